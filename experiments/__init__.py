@@ -1,0 +1,1 @@
+"""Runnable experiments: training loops, data and plots around the jaxsparse library."""
