@@ -1,0 +1,161 @@
+"""The folder of one run: its configuration, its metrics over steps, its summary.
+
+config.json     what was asked for, written first
+metrics.jsonl   one record per logged step: {"step": 100, "loss": 0.51, ...}
+tensorboard/    the same scalars for TensorBoard
+summary.json    what came out, written last: a folder that has it holds a finished run
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class RunFolder:
+    """Writes one run; use it as a context manager, which closes the files.
+
+    Leaving the context does not finish the run: without `finish` the folder counts as unfinished.
+
+    Attributes:
+      path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(path / "tensorboard"))
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Starts a run in a new folder, or over again in the folder of an unfinished run.
+
+        Args:
+          path: the folder, created if missing. Metrics of an unfinished run in it are removed,
+            so that no step appears twice; other files stay.
+          config: what `config.json` says: nested dicts and lists of numbers, strings and paths.
+
+        Returns:
+          The folder, open for `log`.
+
+        Raises:
+          ValueError: `path` holds a finished run, or is a file.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file, expected a folder; pass another --out")
+        if (path / "summary.json").exists():
+            raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "metrics.jsonl").unlink(missing_ok=True)
+        for events in path.glob("tensorboard/events.out.tfevents.*"):
+            events.unlink()
+        _write_json(path / "config.json", config)
+        return cls(path)
+
+    def log(self, step: int, **scalars: float) -> None:
+        """Appends one record; it is in the file when this returns.
+
+        Args:
+          step: optimizer step, not negative.
+          **scalars: numbers or arrays of one element by name. NaN and infinity become null, as
+            JSON has no word for them.
+
+        Raises:
+          ValueError: the folder is closed.
+        """
+        record = _plain({"step": int(step), **scalars})
+        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        self._metrics.flush()
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, float(value), int(step))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the records logged so far, see the function `read_metrics`."""
+        return read_metrics(self.path)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes `summary.json`, whole or not at all, and closes the folder.
+
+        Args:
+          summary: like the config; NaN and infinity become null.
+        """
+        _write_json(self.path / "summary.json", summary)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files; closing twice does nothing."""
+        self._metrics.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads the records of a run, finished or not.
+
+    Args:
+      path: the folder of the run.
+
+    Returns:
+      One dict per record, in the order of logging: "step" and the scalars, None for a null.
+
+    Raises:
+      FileNotFoundError: the folder holds no `metrics.jsonl`.
+    """
+    with open(path / "metrics.jsonl", encoding="utf-8") as file:
+        # A crash can cut the last line short; a whole record ends with its newline.
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Picks one scalar out of the records, for a plot.
+
+    Args:
+      records: what `read_metrics` returns.
+      name: name of the scalar.
+
+    Returns:
+      Steps and values of the records that have it, NaN for a null; both empty if none has.
+
+    >>> series([{"step": 1, "loss": 0.5}, {"step": 2}, {"step": 3, "loss": None}], "loss")
+    ([1, 3], [0.5, nan])
+    """
+    having = [record for record in records if name in record]
+    values = [math.nan if record[name] is None else record[name] for record in having]
+    return [record["step"] for record in having], values
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,100 @@
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.run_folder import RunFolder, read_metrics, series
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_whole_run(tmp_path):
+    path = tmp_path / "runs" / "first"
+    with RunFolder.create(path, {"seed": 0, "data_dir": Path("data"), "update": {"end": 5}}) as run:
+        run.log(0, loss=2.5, num_active=7)
+        run.log(100, **{"loss": 1.5, "val/accuracy": 0.5})
+        assert run.read_metrics() == [
+            {"step": 0, "loss": 2.5, "num_active": 7},
+            {"step": 100, "loss": 1.5, "val/accuracy": 0.5},
+        ]
+        run.finish({"accuracy": np.float32(0.5), "layers": [("a/kernel", 3)]})
+    config, summary = (json.loads((path / f"{n}.json").read_text()) for n in ("config", "summary"))
+    assert config == {"seed": 0, "data_dir": "data", "update": {"end": 5}}
+    assert summary == {"accuracy": 0.5, "layers": [["a/kernel", 3]]}
+    *others, events = sorted(files(path), key=lambda name: "tensorboard" in name)
+    assert others == ["config.json", "metrics.jsonl", "summary.json"]  # no temporary file is left
+    content = (path / events).read_bytes()
+    assert all(tag in content for tag in (b"loss", b"num_active", b"val/accuracy"))
+
+
+def test_a_record_is_on_disk_before_the_next_step(tmp_path):
+    with RunFolder.create(tmp_path, {}) as run:
+        run.log(3, loss=0.5)
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "loss": 0.5}\n'
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    with RunFolder.create(tmp_path, {"limit": math.inf}) as run:
+        run.log(1, loss=math.nan, norm=jnp.inf, other=jnp.float32(-jnp.inf), fine=jnp.float32(0.5))
+        run.finish({"loss": [math.nan, {"x": np.float32("inf")}]})
+    record = '{"step": 1, "loss": null, "norm": null, "other": null, "fine": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == record
+    assert json.loads((tmp_path / "config.json").read_text()) == {"limit": None}
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"loss": [None, {"x": None}]}
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path):
+    with RunFolder.create(tmp_path, {"seed": 0}) as run:
+        run.log(1, loss=0.5)
+        run.finish({})
+    with pytest.raises(ValueError, match=r"holds a finished run .*; pass another --out$") as raised:
+        RunFolder.create(tmp_path, {"seed": 1})
+    assert str(raised.value).startswith(str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0}
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_an_unfinished_run_starts_over(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RunFolder.create(tmp_path, {"seed": 0}) as run:
+        run.log(1, loss=0.5)
+        raise KeyboardInterrupt
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunFolder.create(tmp_path, {"seed": 1}) as run:
+        run.log(2, loss=0.25)
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 0.25}]
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+    assert "notes.txt" in files(tmp_path)
+    assert len(list(tmp_path.glob("tensorboard/*"))) == 1
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "run"
+    path.write_text("")
+    with pytest.raises(ValueError, match="run is a file, expected a folder; pass another --out"):
+        RunFolder.create(path, {})
+
+
+def test_log_after_close(tmp_path):
+    with RunFolder.create(tmp_path, {}) as run:
+        run.finish({})
+        run.close()
+    with pytest.raises(ValueError, match="closed file"):
+        run.log(1, loss=0.5)
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_series():
+    records = [{"step": 1, "loss": 0.5}, {"step": 2, "a": 1}, {"step": 3, "loss": None}]
+    steps, values = series(records, "loss")
+    assert steps == [1, 3]
+    np.testing.assert_equal(values, [0.5, math.nan])
+    assert series(records, "absent") == ([], [])
