@@ -1,0 +1,198 @@
+"""The pictures of a run: accuracy and density over steps, density per layer, runs side by side.
+
+Figures are made through matplotlib's objects and saved to a file, so that nothing global changes
+and no display is needed.
+"""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+Series = tuple[Sequence[float], Sequence[float]]  # steps, ascending, and the values there
+
+WIDTH = 8.0  # inches
+DPI = 150
+# Okabe and Ito (2008), told apart with any colour vision; its yellow is too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":")  # a second mark of difference, which also survives a grey print
+GREY = "#555555"
+LOG_BELOW = 0.1  # a density under this is flat on the floor of a linear axis
+
+
+def plot_run(
+    path_out: Path,
+    *,
+    title: str,
+    accuracy: Mapping[str, Series],
+    density: Series,
+    layers: Mapping[str, tuple[int, int]],
+) -> None:
+    """Writes the picture of one run as PNG, the folder is created if missing.
+
+    Args:
+      path_out: file to write.
+      title: line above the picture; a long one is wrapped.
+      accuracy: accuracies in [0, 1] over steps by name, such as "training" and "validation". NaN
+        leaves a gap, an empty series a name without a line.
+      density: active / prunable of the whole network over steps, in [0, 1]; each value holds
+        until the next step. The axis is logarithmic when a value lies under 0.1.
+      layers: number of active weights and size of each prunable layer at the end of the run by
+        path, drawn from top to bottom.
+
+    Raises:
+      ValueError: a layer has size 0 or less, or `steps` and `values` differ in length.
+    """
+    for name, (num_active, size) in layers.items():
+        if not 0 <= num_active <= size or size == 0:
+            raise ValueError(f"layer {name}: {num_active} of {size} active, expected 0 to size")
+    heights = (2.6, 1.9, 0.55 + 0.24 * max(len(layers), 1))
+    figure, (top, middle, bottom) = _stacked_axes(heights, title)
+    _draw_accuracy(top, accuracy)
+    _draw_density(middle, {"": density})
+    _match_steps(top, middle, [*accuracy.values(), density])
+    _draw_layers(bottom, layers)
+    _save(figure, path_out)
+
+
+def plot_comparison(
+    path_out: Path,
+    *,
+    title: str,
+    accuracy: Mapping[str, Series],
+    density: Mapping[str, Series],
+) -> None:
+    """Writes accuracy and density over steps of several runs as PNG.
+
+    Args:
+      path_out: file to write; its folder is created if missing.
+      title: line above the picture; a long one is wrapped.
+      accuracy: validation accuracy in [0, 1] over steps by name of the run.
+      density: density in [0, 1] over steps by the same names, see `plot_run`.
+
+    Raises:
+      ValueError: the two have different names, or `steps` and `values` differ in length.
+    """
+    if set(accuracy) != set(density):
+        raise ValueError(f"density has the runs {list(density)}, expected {list(accuracy)}")
+    figure, (top, bottom) = _stacked_axes((3.2, 2.4), title)
+    _draw_accuracy(top, accuracy)
+    top.set_ylabel("validation accuracy")
+    _draw_density(bottom, {name: density[name] for name in accuracy})
+    _match_steps(top, bottom, [*accuracy.values(), *density.values()])
+    _save(figure, path_out)
+
+
+def _stacked_axes(heights: tuple[float, ...], title: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    figure.suptitle(textwrap.fill(title, 80), fontsize=12)
+    all_axes = [figure.add_subplot(cell) for cell in grid]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+        axes.set_axisbelow(True)
+        axes.grid(color="#dddddd", linewidth=0.6)
+    return figure, all_axes
+
+
+def _draw_accuracy(axes: Axes, accuracy: Mapping[str, Series]) -> None:
+    for index, (name, (steps, values)) in enumerate(accuracy.items()):
+        label = f"{name}: {100 * values[-1]:.1f} %" if len(values) else f"{name}: no value"
+        marker = "o" if len(values) <= 40 else ""  # one value alone makes no line
+        colour, dash = _style(index)
+        axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, ms=3, label=label)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.set_ylabel("accuracy")
+    _legend_at_right(axes)
+
+
+def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
+    """Draws each value up to the next step; the legend shows a name unless it is empty."""
+    for index, (name, (steps, values)) in enumerate(density.items()):
+        end = _percent(values[-1]) if len(values) else "no value"
+        marker = "o" if len(values) == 1 else ""
+        colour, dash = _style(index)
+        (line,) = axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, ms=3)
+        line.set(drawstyle="steps-post", label=f"{name}: {end}" if name else end)
+    positive = [value for _, values in density.values() for value in values if value > 0]
+    if positive and min(positive) < LOG_BELOW:
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_ylim(min(positive) / 1.6, 1.3)
+        # Over more than three decades there is no room to label 2 and 5.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(positive) > 1e-3 else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(0, 1.06)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.set_ylabel("density")
+    axes.set_xlabel("optimizer step")
+    _legend_at_right(axes)
+
+
+def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
+    """Draws one bar per layer, its numbers in columns at the right where no bar can reach."""
+    width = max([6, *(len(f"{size:,}") for _, size in layers.values())])
+    table = [f"{'density':>8}  {'active':>{width}} / {'size':>{width}}"]
+    for row, (num_active, size) in enumerate(layers.values()):
+        density = num_active / size
+        axes.barh(row, 1, height=0.62, color="#eeeeee")
+        axes.barh(row, density, height=0.62, color=COLOURS[0])
+        table.append(f"{_percent(density):>8}  {num_active:>{width},} / {size:>{width},}")
+    for row, line in enumerate(table, start=-1):  # the heading stands above the first bar
+        axes.text(1.01, row, line, va="center", fontsize=8, family="monospace", color=GREY)
+    axes.set_yticks(range(len(layers)), [_shorten(name) for name in layers])
+    axes.set_ylim(max(len(layers), 1) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.set_xlabel("density per layer at the end")
+
+
+def _match_steps(top: Axes, bottom: Axes, all_series: Iterable[Series]) -> None:
+    """Gives both axes the steps from 0 to the last one, labelled below the lower one only."""
+    last = max([1, *(step for steps, _ in all_series for step in steps)])
+    for axes in (top, bottom):
+        axes.set_xlim(-0.015 * last, 1.015 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    top.tick_params(labelbottom=False)
+
+
+def _legend_at_right(axes: Axes) -> None:
+    if axes.get_lines():
+        legend = axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0,
+            frameon=False,
+            fontsize=9,
+            title="at the end",
+            title_fontsize=9,
+            alignment="left",
+        )
+        legend.get_title().set_color(GREY)
+
+
+def _style(index: int) -> tuple[str, str]:
+    return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+
+
+def _percent(share: float) -> str:
+    """Formats a share with up to three digits: 0.12345 is 12.3 %, 0.00012 is 0.012 %."""
+    return f"{100 * share:.3g} %"
+
+
+def _shorten(path: str) -> str:
+    """Cuts the middle out of a long path, as both ends tell layers apart."""
+    return path if len(path) <= 40 else f"{path[:14]}…{path[-25:]}"
+
+
+def _save(figure: Figure, path_out: Path) -> None:
+    path_out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path_out, format="png")
