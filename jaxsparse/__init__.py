@@ -1,0 +1,75 @@
+"""jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
+
+from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
+from jaxsparse.masks import (
+    apply_mask,
+    apply_masks,
+    dense_masks,
+    masks_from_params,
+    num_active,
+    prunable_paths,
+    sparsity,
+)
+from jaxsparse.method import Method, compose
+from jaxsparse.methods import (
+    dense,
+    gmp,
+    granet,
+    granet_st,
+    rigl,
+    rigl_itop,
+    set_,
+    set_itop,
+    snfs,
+    static,
+)
+from jaxsparse.metrics import check, exploration_rate, explore, summary
+from jaxsparse.selection import top_k, top_k_mask
+from jaxsparse.stages import exchange, prune
+from jaxsparse.timetable import make_timetable
+from jaxsparse.train_state import TrainState
+from jaxsparse.transforms import apply_event, masked
+from jaxsparse.types import Event, EventMetrics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Event",
+    "EventMetrics",
+    "Method",
+    "TrainState",
+    "apply_event",
+    "apply_mask",
+    "apply_masks",
+    "check",
+    "compose",
+    "dense",
+    "dense_masks",
+    "erdos_renyi",
+    "erk",
+    "exchange",
+    "exploration_rate",
+    "explore",
+    "gmp",
+    "granet",
+    "granet_st",
+    "leaf_counts",
+    "make_timetable",
+    "masked",
+    "masks_from_params",
+    "num_active",
+    "prunable_paths",
+    "prune",
+    "rigl",
+    "rigl_itop",
+    "set_",
+    "set_itop",
+    "snfs",
+    "sparsity",
+    "static",
+    "summary",
+    "top_k",
+    "top_k_mask",
+    "uniform",
+    "with_overrides",
+]

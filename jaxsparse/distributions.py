@@ -1,0 +1,192 @@
+"""How a density is shared out among layers: uniform, Erdos-Renyi, ERK, and per-layer overrides.
+
+A distribution maps (shapes by path, density) to a density in [0, 1] for every leaf. `leaf_counts`
+then rounds them to integers, in one place, so that the total is exact. All of it runs on the host
+in float64.
+
+References:
+  Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
+  inspired by network science", Nature Communications 2018 (Erdos-Renyi).
+  Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020 (ERK, section 3).
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+from jaxsparse.types import Distribution, Shapes
+
+
+def uniform() -> Distribution:
+    """Gives every leaf the same density.
+
+    RigL's uniform runs keep the first layer dense:
+    `with_overrides(uniform(), {"Conv_0/kernel": 0.0})`.
+
+    >>> uniform()({"a": (4, 4), "b": (4, 16)}, 0.5)
+    {'a': 0.5, 'b': 0.5}
+    """
+
+    def distribution(shapes: Shapes, density: float) -> dict[str, float]:
+        return {path: density for path in shapes}
+
+    return distribution
+
+
+def erdos_renyi() -> Distribution:
+    """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
+
+    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out).
+
+    >>> {p: round(d, 6) for p, d in erdos_renyi()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
+    {'a': 0.714286, 'b': 0.446429}
+    """
+    return _proportional(lambda shape: sum(shape[-2:]) / math.prod(shape[-2:]))
+
+
+def erk(power: float = 1.0) -> Distribution:
+    """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
+
+    Solves for eps with RigL's iterative dense set: while eps times the largest raw value exceeds 1,
+    all leaves that attain it become dense and the rest share what is left.
+
+        eps = (d * sum_all n_l - sum_dense n_l) / sum_rest raw_l * n_l,    d_l = eps * raw_l
+
+    Args:
+      power: 0 gives uniform, 1 is the published ERK.
+
+    >>> {p: round(d, 6) for p, d in erk()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
+    {'a': 0.714286, 'b': 0.446429}
+    >>> erk()({"a": (2, 2), "b": (8, 8)}, 0.5)  # eps 1.7 would give "a" more than 1
+    {'a': 1.0, 'b': 0.46875}
+    """
+    return _proportional(lambda shape: (sum(shape) / math.prod(shape)) ** power)
+
+
+def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) -> Distribution:
+    """Fixes the sparsity of some leaves; the others share the density among themselves.
+
+    As in RigL's custom sparsity map, overridden leaves are set aside: the asked density holds for
+    the others, so the overall density is what both together give. An overridden leaf has its
+    sparsity at every density, also at the start of a gradual schedule.
+
+    Args:
+      distribution: shares out the rest.
+      sparsities: path regex to sparsity in [0, 1]; the first regex found in a path decides. 0.0
+        keeps a layer dense from start to end.
+
+    Raises:
+      ValueError: a sparsity outside [0, 1]; when called, a regex that is nobody's first match.
+
+    >>> keep_first = with_overrides(uniform(), {"conv1": 0.0})
+    >>> keep_first({"conv1": (3, 3, 1, 6), "conv2": (5, 5, 6, 16)}, 0.1)
+    {'conv1': 1.0, 'conv2': 0.1}
+    """
+    for pattern, sparsity in sparsities.items():
+        if not 0.0 <= sparsity <= 1.0:
+            raise ValueError(f"override {pattern!r}: sparsity {sparsity} is not in [0, 1]")
+
+    def overridden(shapes: Shapes, density: float) -> dict[str, float]:
+        matches = {
+            path: next((pattern for pattern in sparsities if re.search(pattern, path)), None)
+            for path in shapes
+        }
+        for pattern in sparsities:
+            if pattern not in matches.values():
+                raise ValueError(
+                    f"override {pattern!r} is the first match of no prunable leaf; "
+                    f"the prunable leaves are {', '.join(shapes)}"
+                )
+        rest = {path: shape for path, shape in shapes.items() if matches[path] is None}
+        shared = distribution(rest, density) if rest else {}
+        return {
+            path: shared[path] if pattern is None else 1.0 - sparsities[pattern]
+            for path, pattern in matches.items()
+        }
+
+    return overridden
+
+
+def total_count(size: int, density: float) -> int:
+    """Returns how many of `size` weights are active at `density`: N - floor(s*N + 1e-6), s = 1 - d.
+
+    The 1e-6 absorbs float error: int(10000 * (1 - 0.9)) is 999, this is 1000.
+
+    >>> total_count(10_000, 1 - 0.9), total_count(8, 1 - 0.8), total_count(30, 1 - 0.1)
+    (1000, 2, 27)
+    """
+    return size - math.floor((1.0 - density) * size + 1e-6)
+
+
+def leaf_counts(
+    distribution: Distribution, shapes: Shapes, density: float, *, minimum: int = 1
+) -> dict[str, int]:
+    """Returns the number of active weights of every leaf, by largest remainder.
+
+    The total is sum(n_l) - floor(sum((1 - d_l) * n_l) + 1e-6), which for distributions without
+    overrides is `total_count(N, density)`; each leaf lies within [min(minimum, size), size].
+
+    Args:
+      distribution: densities by path.
+      shapes: shapes by path.
+      density: in (0, 1].
+      minimum: fewest active weights of a leaf; a leaf that is overridden to sparsity 1 has none.
+
+    Raises:
+      ValueError: a leaf's density is outside [0, 1], or the total is below `minimum` a leaf.
+
+    >>> leaf_counts(erk(), {"a": (4, 4), "b": (4, 16)}, 0.5)
+    {'a': 11, 'b': 29}
+    """
+    densities = distribution(shapes, density)
+    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    for path in shapes:
+        if not -1e-9 <= densities[path] <= 1.0 + 1e-9:
+            raise ValueError(f"leaf {path}: density {densities[path]} is not in [0, 1]")
+    ideal = {path: densities[path] * sizes[path] for path in shapes}
+    total = sum(sizes.values()) - math.floor(sum(sizes[p] - ideal[p] for p in shapes) + 1e-6)
+    lowest = {p: min(minimum, sizes[p]) if densities[p] > 0 else 0 for p in shapes}
+    if total < sum(lowest.values()):
+        raise ValueError(
+            f"density {density:g} leaves {total} active weights for {len(shapes)} layers, below "
+            f"{minimum} a layer; the sparsity can be at most "
+            f"{1 - sum(lowest.values()) / sum(sizes.values()):.6g}"
+        )
+    return _largest_remainder(ideal, total, lowest, sizes)
+
+
+def _largest_remainder(
+    ideal: dict[str, float], total: int, lowest: dict[str, int], highest: dict[str, int]
+) -> dict[str, int]:
+    """Integers nearest to `ideal` that add up to `total`, each within its bounds."""
+    counts = {p: min(max(math.floor(x + 1e-9), lowest[p]), highest[p]) for p, x in ideal.items()}
+    while (missing := total - sum(counts.values())) != 0:
+        step = 1 if missing > 0 else -1
+        room = [
+            p for p in counts if (counts[p] < highest[p] if step > 0 else counts[p] > lowest[p])
+        ]
+        # The leaf furthest from its ideal count goes first; the sort is stable, so ties go to the
+        # first leaf. A leaf moves once a round: it needs several only where bounds took hold.
+        room.sort(key=lambda p: step * (counts[p] - ideal[p]))
+        for path in room[: abs(missing)]:
+            counts[path] += step
+    return counts
+
+
+def _proportional(raw_of_shape: Callable[[tuple[int, ...]], float]) -> Distribution:
+    def distribution(shapes: Shapes, density: float) -> dict[str, float]:
+        if density >= 1.0:  # the loop below would rely on eps * max(raw) == 1.0 in floats
+            return {path: 1.0 for path in shapes}
+        size = {path: math.prod(shape) for path, shape in shapes.items()}
+        raw = {p: raw_of_shape(shape or (1,)) if size[p] else 0.0 for p, shape in shapes.items()}
+        dense: set[str] = {path for path in shapes if size[path] == 0}
+        while True:
+            rest = [path for path in shapes if path not in dense]
+            budget = density * sum(size.values()) - sum(size[path] for path in dense)
+            eps = budget / sum(raw[path] * size[path] for path in rest)
+            largest = max(raw[path] for path in rest)
+            if eps * largest <= 1.0:
+                return {path: 1.0 if path in dense else eps * raw[path] for path in shapes}
+            dense |= {path for path in rest if raw[path] == largest}
+
+    return distribution

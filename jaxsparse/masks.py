@@ -1,0 +1,212 @@
+"""Masks beside params: which leaves are prunable, and masks made, applied, counted and checked.
+
+A tree of masks has the structure and shapes of params and bool leaves, True where a weight is
+active. Leaves that are not prunable (biases, norms, embeddings) are all True and are never counted.
+There is no None in it, so `jax.tree.map(f, params, masks)` always works.
+"""
+
+import re
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.types import PyTree, Rules
+
+_NEVER = re.compile(r"embed|norm|(^|[/_])bn\d*(/|$)", re.IGNORECASE)
+_ALWAYS = re.compile(r"(^|/)(kernel|weight)$")
+
+
+def leaf_paths(tree: PyTree) -> list[str]:
+    """Returns the path of every leaf, in the tree's order, such as "Dense_0/kernel".
+
+    The trailing "/value" of Flax NNX variables is left out, so one rule serves linen and NNX.
+
+    >>> leaf_paths({"a": {"kernel": 1.0, "bias": 2.0}})
+    ['a/bias', 'a/kernel']
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
+    return [name.removesuffix("/value") for name in names]
+
+
+def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
+    """Returns the paths of the leaves that methods may prune, in the tree's order.
+
+    Args:
+      params: any pytree of arrays (or of masks, or of `jax.ShapeDtypeStruct`).
+      prunable: ordered (path regex, bool) pairs; for each leaf the first regex found in its path
+        (`re.search`) decides, and a leaf without a match stays dense. None is the default: leaves
+        named kernel or weight of rank 2 or more, no embeddings, no norms.
+
+    Raises:
+      ValueError: a rule is nobody's first match, no leaf is left, or a leaf is too large to count.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}}
+    >>> prunable_paths(params)
+    ['conv/kernel']
+    >>> prunable_paths(params, ((r"bias", True), (r".", False)))
+    ['conv/bias']
+    """
+    leaves = dict(zip(leaf_paths(params), jax.tree.leaves(params), strict=True))
+    if prunable is None:
+        chosen = [p for p, x in leaves.items() if _is_prunable_by_default(p, x)]
+    else:
+        first_match = {p: _first_match(p, prunable) for p in leaves}
+        for index, (pattern, _) in enumerate(prunable):
+            if index not in first_match.values():
+                raise ValueError(
+                    f"prunable rule {pattern!r} is the first match of no leaf; "
+                    f"the leaves are {_listed(leaves)}"
+                )
+        chosen = [p for p, i in first_match.items() if i is not None and prunable[i][1]]
+    if not chosen:
+        raise ValueError(f"no leaf is prunable; the leaves are {_listed(leaves)}")
+    for path in chosen:
+        if jnp.size(leaves[path]) >= 2**31:
+            raise ValueError(
+                f"leaf {path} has {jnp.size(leaves[path])} entries; at most {2**31 - 1} count"
+            )
+    return chosen
+
+
+def prunable_leaves(
+    tree: PyTree, prunable: Rules | None = None, *, paths: list[str] | None = None
+) -> dict[str, Any]:
+    """Returns the prunable leaves of params, masks or grads by path, in the tree's order.
+
+    Args:
+      tree: params, or a tree like it.
+      prunable: as in `prunable_paths`.
+      paths: the paths, where they are known already; then `prunable` is not looked at.
+    """
+    paths = prunable_paths(tree, prunable) if paths is None else paths
+    leaves = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+    return {path: leaves[path] for path in paths}
+
+
+def with_leaves(tree: PyTree, leaves: dict[str, jax.Array]) -> PyTree:
+    """Returns `tree` with the leaves at the given paths replaced."""
+    old = zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves.get(p, x) for p, x in old])
+
+
+def dense_masks(params: PyTree) -> PyTree:
+    """Returns masks that keep every weight: a tree of True like params."""
+    return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+
+
+def masks_from_params(params: PyTree, prunable: Rules | None = None) -> PyTree:
+    """Returns the masks of an already sparse model: True where a prunable weight is not 0.
+
+    Args:
+      params: any pytree of arrays.
+      prunable: as in `prunable_paths`; other leaves are all True.
+
+    >>> import jax.numpy as jnp
+    >>> masks_from_params({"kernel": jnp.array([[0.0, -2.0]]), "bias": jnp.zeros(1)})
+    {'bias': Array([ True], dtype=bool), 'kernel': Array([[False,  True]], dtype=bool)}
+    """
+    weights = prunable_leaves(params, prunable)
+    return with_leaves(dense_masks(params), {p: jnp.asarray(w) != 0 for p, w in weights.items()})
+
+
+def apply_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns x where the mask is True and exactly +0 elsewhere, in x's dtype.
+
+    Unlike `x * mask` it does not turn inf into nan or -1 into -0.
+
+    Args:
+      x: any dtype, any shape.
+      mask: bool, x's shape.
+    """
+    return jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
+
+
+def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
+    """Returns params with every inactive weight at exactly 0.
+
+    Do this once, when training starts; `masked` keeps it so. Do not do it inside the loss: the
+    gradient of inactive weights, which methods grow by, would be 0.
+
+    Args:
+      params: any pytree of arrays.
+      masks: bool, the structure and shapes of params.
+
+    Raises:
+      ValueError: the trees differ; names the first leaf.
+    """
+    check_like(masks, params, name="masks", like="params")
+    return jax.tree.map(apply_mask, params, masks)
+
+
+def sparsity(masks: PyTree, prunable: Rules | None = None) -> float:
+    """Returns the share of prunable weights that are inactive, in [0, 1], computed on the host.
+
+    >>> import jax.numpy as jnp
+    >>> sparsity({"kernel": jnp.array([[True, False, False, False]])})
+    0.75
+    """
+    leaves = prunable_leaves(masks, prunable).values()
+    size = sum(int(np.size(mask)) for mask in leaves)
+    return 1.0 - num_active(masks, prunable) / size if size else 0.0
+
+
+def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
+    """Returns the number of active prunable weights, a Python int (waits for the device)."""
+    return sum(
+        int(np.count_nonzero(np.asarray(m))) for m in prunable_leaves(masks, prunable).values()
+    )
+
+
+def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:
+    """Raises a ValueError that names the first leaf where two trees differ in path or shape."""
+    ours = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+    theirs = dict(zip(leaf_paths(reference), jax.tree.leaves(reference), strict=True))
+    for path, leaf in theirs.items():
+        if path not in ours:
+            raise ValueError(f"{name} has no leaf {path}, which {like} has")
+        if jnp.shape(ours[path]) != jnp.shape(leaf):
+            raise ValueError(
+                f"{name} at {path} has shape {jnp.shape(ours[path])}, {like} has {jnp.shape(leaf)}"
+            )
+    for path in ours:
+        if path not in theirs:
+            raise ValueError(f"{name} has a leaf {path}, which {like} lacks")
+
+
+def check_masks(masks: PyTree, params: PyTree) -> None:
+    """Raises a ValueError that names the first leaf of masks that is no mask of params."""
+    check_like(masks, params, name="masks", like="params")
+    for path, mask in zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True):
+        if jnp.result_type(mask) != jnp.bool_:
+            raise ValueError(f"masks at {path} has dtype {jnp.result_type(mask)}; it must be bool")
+
+
+def fold_key(key: jax.Array | None, *data: int | str | jax.Array) -> jax.Array | None:
+    """Folds tags, steps and paths into a key, in order; strings by a hash that never changes.
+
+    None stays None, so that a method that needs no randomness needs no key.
+    """
+    for item in data:
+        if key is None:
+            return None
+        number = zlib.crc32(item.encode()) & 0x7FFFFFFF if isinstance(item, str) else item
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def _is_prunable_by_default(path: str, leaf: Any) -> bool:
+    return bool(_ALWAYS.search(path)) and not _NEVER.search(path) and jnp.ndim(leaf) >= 2
+
+
+def _first_match(path: str, rules: Rules) -> int | None:
+    return next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, path)), None)
+
+
+def _listed(leaves: dict[str, Any], most: int = 8) -> str:
+    names = [f"{path} {jnp.shape(leaf)}" for path, leaf in leaves.items()]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

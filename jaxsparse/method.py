@@ -1,0 +1,210 @@
+"""A method: initial masks, a timetable, and the stages that every event runs.
+
+`compose` is the one way to make a method; the published ones in `jaxsparse.methods` call it. A
+method knows neither a model nor a training loop, holds no state, and its `update` is a pure
+function that the caller compiles.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse.distributions import erk, leaf_counts
+from jaxsparse.masks import (
+    check_like,
+    check_masks,
+    dense_masks,
+    fold_key,
+    prunable_leaves,
+    prunable_paths,
+    with_leaves,
+)
+from jaxsparse.plan import Plan, make_plan
+from jaxsparse.scores import random, score_leaves
+from jaxsparse.selection import top_k
+from jaxsparse.timetable import Segment, Timetable, event_rows, row_at
+from jaxsparse.types import (
+    Distribution,
+    Event,
+    EventMetrics,
+    Leaves,
+    PyTree,
+    Row,
+    Rules,
+    Scope,
+    Selected,
+    Stage,
+)
+
+
+class Method(NamedTuple):
+    """A way to choose and change masks.
+
+    Attributes:
+      name: its name in tables and messages.
+      init: (key, params) -> masks, pure; the masks that training starts with.
+      update: (params, grads, masks, step, *, key=None) -> Event, pure; always performs the event of
+        that step (or of the last one before it). `grads` is the dense gradient, or what `observe`
+        made of it; `step` counts completed steps including this one and may be traced.
+      timetable: the steps that have an event.
+      plan: (params) -> Plan, the dry run; print it.
+      observe: what turns the gradient of every step into the `grads` of `update`.
+      skip_step: whether the optimizer step is left out where there is an event (RigL).
+      prunable: the rules that say which leaves the method may prune; None is the default.
+    """
+
+    name: str
+    init: Callable[[jax.Array, PyTree], PyTree]
+    update: Callable[..., Event]
+    timetable: Timetable
+    plan: Callable[[PyTree], Plan]
+    observe: optax.GradientTransformation = optax.identity()
+    skip_step: bool = False
+    prunable: Rules | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether an event follows optimizer step `step`: a Python int, counted from 1.
+
+        Keep the count in the loop. `int(state.step)` would wait for the device at every step.
+        """
+        return self.timetable.is_due(step)
+
+    def segments(self, start: int = 0) -> Iterator[Segment]:
+        """Yields the stretches of steps between events, for loops built on `lax.scan`."""
+        return self.timetable.segments(start)
+
+
+def compose(
+    name: str,
+    stages: Sequence[Stage],
+    timetable: Timetable,
+    *,
+    initial_density: float = 1.0,
+    distribution: Distribution | None = None,
+    scope: Scope = "layer",
+    min_keep: int = 0,
+    prunable: Rules | None = None,
+    observe: optax.GradientTransformation | None = None,
+    skip_step: bool = False,
+) -> Method:
+    """Makes a method from stages and a timetable.
+
+    At an event the stages run in order. A weight survives it, with its value and optimizer slots,
+    if every stage left it active; one that a stage removed and a later stage brought back starts
+    again at 0, like one that was long inactive.
+
+    Args:
+      name: the method's name.
+      stages: run in order at every event.
+      timetable: the events, from `make_timetable`.
+      initial_density: density of the masks that `init` draws, in (0, 1]; 1 is dense.
+      distribution: shares out densities among layers; None is `erk()`.
+      scope: whether targets are one number ("global") or one per leaf ("layer").
+      min_keep: fewest active weights that the targets leave to each layer on average.
+      prunable: which leaves; as in `prunable_paths`.
+      observe: optax transformation of the dense gradient at every step; None is the identity.
+      skip_step: leave out the optimizer step where there is an event.
+
+    Returns:
+      The method.
+    """
+    distribution = erk() if distribution is None else distribution
+    if scope not in ("global", "layer"):
+        raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
+    if not 0.0 < initial_density <= 1.0:
+        raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
+
+    def rows(shapes: dict[str, tuple[int, ...]]) -> Row:
+        minimum = max(min_keep, 1) if scope == "layer" else min_keep
+        return event_rows(
+            timetable, shapes, scope=scope, distribution=distribution, minimum=minimum
+        )
+
+    def init(key: jax.Array, params: PyTree) -> PyTree:
+        weights = prunable_leaves(params, prunable)
+        if initial_density == 1.0:
+            return dense_masks(params)
+        counts = leaf_counts(distribution, _shapes(weights), initial_density)
+        return with_leaves(dense_masks(params), random_masks(key, weights, counts))
+
+    def update(
+        params: PyTree,
+        grads: PyTree,
+        masks: PyTree,
+        step: int | jax.Array,
+        *,
+        key: jax.Array | None = None,
+    ) -> Event:
+        check_masks(masks, params)
+        check_like(grads, params, name="grads", like="params")
+        paths = prunable_paths(params, prunable)
+        weights = prunable_leaves(params, paths=paths)
+        old = prunable_leaves(masks, paths=paths)
+        if not (stages and timetable.events):
+            unchanged = Selected(old, {p: jnp.int32(0) for p in paths})
+            return Event(masks, masks, _metrics(old, unchanged, old))
+        row = row_at(timetable, rows(_shapes(weights)), step)
+        signal = prunable_leaves(grads, paths=paths)
+        key = fold_key(key, "event", step)
+        new, kept = Selected(old, {p: jnp.int32(0) for p in paths}), old
+        for index, stage in enumerate(stages):
+            after = stage(weights, signal, new.masks, row, fold_key(key, index))
+            new = Selected(
+                {p: after.masks[p] for p in paths},
+                {p: new.num_nan[p] + after.num_nan[p] for p in paths},
+            )
+            kept = {p: kept[p] & new.masks[p] for p in paths}
+        # Leaves that stay dense are all True, whatever the caller's masks say of them.
+        dense = dense_masks(masks)
+        metrics = _metrics(old, new, kept)
+        return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
+
+    def plan(params: PyTree) -> Plan:
+        shapes = _shapes(prunable_leaves(params, prunable))
+        initial = (
+            {p: math.prod(shape) for p, shape in shapes.items()}
+            if initial_density == 1.0
+            else leaf_counts(distribution, shapes, initial_density)
+        )
+        return make_plan(name, timetable, rows(shapes), shapes, initial)
+
+    return Method(
+        name=name,
+        init=init,
+        update=update,
+        timetable=timetable,
+        plan=plan,
+        observe=optax.identity() if observe is None else observe,
+        skip_step=skip_step,
+        prunable=prunable,
+    )
+
+
+def random_masks(key: jax.Array, weights: Leaves, counts: dict[str, int]) -> dict[str, jax.Array]:
+    """Draws masks with exactly `counts[path]` True, every subset of a leaf equally likely.
+
+    Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.
+    """
+    noise = score_leaves(random, weights, weights, fold_key(key, "init"))
+    return top_k(noise, counts).masks
+
+
+def _shapes(weights: Leaves) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(jnp.shape(w)) for path, w in weights.items()}
+
+
+def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
+    def counted(masks: dict[str, Any]) -> jax.Array:
+        return jnp.stack([mask.sum(dtype=jnp.int32) for mask in masks.values()])
+
+    return EventMetrics(
+        num_active=counted(new.masks),
+        num_dropped=counted({p: old[p] & ~new.masks[p] for p in old}),
+        num_grown=counted({p: new.masks[p] & ~old[p] for p in old}),
+        num_restarted=counted({p: new.masks[p] & ~kept[p] for p in old}),
+        num_nan=jnp.stack(list(new.num_nan.values())),
+    )

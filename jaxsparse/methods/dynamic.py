@@ -1,0 +1,269 @@
+"""Dynamic sparse training at a fixed number of weights: RigL, SET, SNFS, and their ITOP forms.
+
+rigl = [exchange(magnitude, gradient, floor)], optimizer step skipped at events
+set_ = [exchange(magnitude, random, floor)]         snfs = rigl on an averaged gradient
+*_itop = the same with ceil, r from 0.5 to 0.005 over all of training, and a long interval
+"""
+
+import optax
+
+from jaxsparse.method import Method, compose
+from jaxsparse.methods.checks import check_fraction, check_sparsity
+from jaxsparse.schedules import cosine, until
+from jaxsparse.scores import gradient, magnitude, random
+from jaxsparse.stages import exchange
+from jaxsparse.timetable import check_steps, make_timetable
+from jaxsparse.types import Distribution, Rounding, Rules, Score
+
+
+def rigl(
+    *,
+    sparsity: float,
+    total_steps: int,
+    update_interval: int = 100,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    drop_fraction: float = 0.3,
+    drop: Score = magnitude,
+    grow: Score = gradient,
+    distribution: Distribution | None = None,
+    skip_step: bool = True,
+    prunable: Rules | None = None,
+) -> Method:
+    """RigL: drops the smallest weights, grows where the dense gradient is largest.
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run.
+      update_interval: steps between events (Delta T).
+      start_step: first step that may have an event.
+      stop_step: T_end, from which on masks stay as they are; None is 3/4 of training.
+      drop_fraction: alpha, which a cosine takes to 0 at `stop_step`, in [0, 1].
+      drop: what active weights are worth.
+      grow: what inactive positions are worth.
+      distribution: shares the density out among layers; None is `erk()`.
+      skip_step: leave out the optimizer step where there is an event, as published; the step count
+        advances.
+      prunable: which leaves; as in `prunable_paths`.
+
+    Raises:
+      ValueError: a number outside its range.
+
+    Differs from the official code in: ties are cut by a hash of the index, where the code adds
+    noise of 1e-5 to the scores, and a skipped step advances the step count.
+
+    Reference: Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020.
+    """
+    stop_step = _stop_step(stop_step, total_steps)
+    return _dynamic(
+        "rigl",
+        drop,
+        grow,
+        "floor",
+        sparsity=sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        stop_step=stop_step,
+        drop_fraction=(drop_fraction, 0.0, stop_step),
+        distribution=distribution,
+        skip_step=skip_step,
+        prunable=prunable,
+    )
+
+
+def set_(
+    *,
+    sparsity: float,
+    total_steps: int,
+    update_interval: int = 100,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    drop_fraction: float = 0.3,
+    drop: Score = magnitude,
+    distribution: Distribution | None = None,
+    skip_step: bool = True,
+    prunable: Rules | None = None,
+) -> Method:
+    """SET: drops the smallest weights, grows at random. `update` needs a key.
+
+    In the form of RigL's comparison: RigL's schedule, |w| for both signs together. (The SET paper
+    removes the smallest positive and least negative 30 % after every epoch.)
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run.
+      update_interval: steps between events.
+      start_step: first step that may have an event.
+      stop_step: from which on masks stay as they are; None is 3/4 of training.
+      drop_fraction: at step 0, which a cosine takes to 0 at `stop_step`, in [0, 1].
+      drop: what active weights are worth.
+      distribution: shares the density out among layers; None is `erk()`.
+      skip_step: leave out the optimizer step where there is an event, as RigL's code does.
+      prunable: which leaves; as in `prunable_paths`.
+
+    Reference: Mocanu et al., Nature Communications 2018; Evci et al. 2020, section 4.
+    """
+    method = rigl(
+        sparsity=sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        stop_step=stop_step,
+        drop_fraction=drop_fraction,
+        drop=drop,
+        grow=random,
+        distribution=distribution,
+        skip_step=skip_step,
+        prunable=prunable,
+    )
+    return method._replace(name="set")
+
+
+def snfs(
+    *,
+    sparsity: float,
+    total_steps: int,
+    momentum: float = 0.9,
+    **options,
+) -> Method:
+    """SNFS: RigL that grows by an average of the dense gradient over steps.
+
+        m <- momentum * m + (1 - momentum) * g,   every step
+
+    In the form of RigL's comparison: weights do not move between layers. (The original also shares
+    the budget out among layers by their mean |m|.)
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run.
+      momentum: decay of the average, in [0, 1).
+      **options: every other option of `rigl`.
+
+    Reference: Dettmers and Zettlemoyer, "Sparse Networks from Scratch", 2019; Evci et al. 2020.
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum {momentum} must be at least 0 and below 1")
+    method = rigl(sparsity=sparsity, total_steps=total_steps, **options)
+    return method._replace(name="snfs", observe=optax.ema(momentum, debias=False))
+
+
+def rigl_itop(
+    *,
+    sparsity: float,
+    total_steps: int,
+    update_interval: int = 4000,
+    start_step: int = 0,
+    drop_fraction: float = 0.5,
+    final_drop_fraction: float = 0.005,
+    drop: Score = magnitude,
+    grow: Score = gradient,
+    distribution: Distribution | None = None,
+    prunable: Rules | None = None,
+) -> Method:
+    """RigL-ITOP: RigL with long intervals and exploration to the end of training.
+
+    Weights that start at 0 get time to grow before the next event ranks them, and more positions
+    have been tried by the end (`exploration_rate`). No optimizer step is skipped.
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run, over which the drop fraction decays.
+      update_interval: steps between events (published: 4000 at batch size 128).
+      start_step: first step that may have an event.
+      drop_fraction: at step 0, in [0, 1].
+      final_drop_fraction: at the end, in [0, 1].
+      drop: what active weights are worth.
+      grow: what inactive positions are worth.
+      distribution: shares the density out among layers; None is `erk()`.
+      prunable: which leaves; as in `prunable_paths`.
+
+    Reference: Liu et al., "Do We Actually Need Dense Over-Parameterization? In-Time
+    Over-Parameterization in Sparse Training", ICML 2021.
+    """
+    check_fraction(final_drop_fraction, "final_drop_fraction")
+    return _dynamic(
+        "rigl_itop",
+        drop,
+        grow,
+        "ceil",
+        sparsity=sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        stop_step=None,
+        drop_fraction=(drop_fraction, final_drop_fraction, total_steps),
+        distribution=distribution,
+        skip_step=False,
+        prunable=prunable,
+    )
+
+
+def set_itop(
+    *, sparsity: float, total_steps: int, update_interval: int = 1500, **options
+) -> Method:
+    """SET-ITOP: the same with random growth. `update` needs a key.
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run.
+      update_interval: steps between events (published: 1500 at batch size 128).
+      **options: every other option of `rigl_itop` but `grow`.
+
+    Reference: Liu et al. 2021 (ITOP). Drops by |w|; the official code's SET keeps the most negative
+    weights instead, which is not followed.
+    """
+    method = rigl_itop(
+        sparsity=sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        grow=random,
+        **options,
+    )
+    return method._replace(name="set_itop")
+
+
+def _stop_step(stop_step: int | None, total_steps: int) -> int:
+    check_steps(total_steps=total_steps)
+    return max(total_steps * 3 // 4, 1) if stop_step is None else stop_step
+
+
+def _dynamic(
+    name: str,
+    drop: Score,
+    grow: Score,
+    rounding: Rounding,
+    *,
+    sparsity: float,
+    total_steps: int,
+    update_interval: int,
+    start_step: int,
+    stop_step: int | None,
+    drop_fraction: tuple[float, float, int],
+    distribution: Distribution | None,
+    skip_step: bool,
+    prunable: Rules | None,
+) -> Method:
+    check_sparsity(sparsity)
+    check_fraction(drop_fraction[0], "drop_fraction")
+    check_steps(total_steps=total_steps)
+    share = cosine(*drop_fraction)
+    if stop_step is not None:
+        check_steps(stop_step=stop_step)
+        share = until(share, stop_step)
+    timetable = make_timetable(
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        initial_density=1.0 - sparsity,
+        drop_fraction=share,
+    )
+    return compose(
+        name,
+        [exchange(drop, grow, rounding=rounding)],
+        timetable,
+        initial_density=1.0 - sparsity,
+        distribution=distribution,
+        skip_step=skip_step,
+        prunable=prunable,
+    )

@@ -1,0 +1,65 @@
+"""Methods whose masks never change: dense, and static sparse training."""
+
+import jax
+
+from jaxsparse.masks import check_masks
+from jaxsparse.method import Method, compose
+from jaxsparse.methods.checks import check_sparsity
+from jaxsparse.timetable import Timetable
+from jaxsparse.types import Distribution, PyTree, Rules
+
+
+def dense(*, total_steps: int = 1, prunable: Rules | None = None) -> Method:
+    """No sparsity: all masks True, no events. The control of every comparison.
+
+    Args:
+      total_steps: length of the run; only the plan shows it.
+      prunable: which leaves are counted.
+    """
+    return compose("dense", [], Timetable(total_steps, ()), prunable=prunable)
+
+
+def static(
+    *,
+    sparsity: float | None = None,
+    masks: PyTree | None = None,
+    total_steps: int = 1,
+    distribution: Distribution | None = None,
+    prunable: Rules | None = None,
+) -> Method:
+    """Static sparse training: masks drawn at random once, or given, and kept.
+
+    To train on from an already sparse model: `static(masks=masks_from_params(params))`.
+
+    Args:
+      sparsity: share of prunable weights that are 0, in [0, 1).
+      masks: given masks, the structure and shapes of params; instead of `sparsity`.
+      total_steps: length of the run; only the plan shows it.
+      distribution: shares the density out among layers; None is `erk()`.
+      prunable: which leaves are counted and pruned.
+
+    Raises:
+      ValueError: both or neither of `sparsity` and `masks`.
+
+    Reference: the paper's "Static" in Evci et al. 2020, which its code calls `scratch` (its option
+    `static` re-draws weak weights in place and is something else).
+    """
+    if (sparsity is None) == (masks is None):
+        raise ValueError("static takes either sparsity= or masks=, exactly one of them")
+    density = 1.0 if sparsity is None else 1.0 - check_sparsity(sparsity)
+    method = compose(
+        "static",
+        [],
+        Timetable(total_steps, ()),
+        initial_density=density,
+        distribution=distribution,
+        prunable=prunable,
+    )
+    if masks is None:
+        return method
+
+    def init(key: jax.Array, params: PyTree) -> PyTree:
+        check_masks(masks, params)
+        return masks
+
+    return method._replace(init=init)

@@ -1,0 +1,219 @@
+"""Gradual pruning, without and with neuroregeneration: GMP, GraNet, GraNet-ST.
+
+    gmp    = [prune]                 granet = [prune, exchange(ceil)]
+
+The sparsity follows Zhu and Gupta's cubic, counted in events; see `schedules.cubic_sparsity`.
+"""
+
+from jaxsparse.method import Method, compose
+from jaxsparse.methods.checks import check_fraction, check_sparsity, check_window
+from jaxsparse.schedules import cosine, cubic_sparsity
+from jaxsparse.scores import gradient, magnitude
+from jaxsparse.stages import exchange, prune
+from jaxsparse.timetable import check_steps, make_timetable
+from jaxsparse.types import Distribution, Rules, Scope, Score, Stage, StepSchedule
+
+
+def gmp(
+    *,
+    sparsity: float,
+    total_steps: int,
+    initial_sparsity: float = 0.0,
+    update_interval: int = 1000,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    scope: Scope = "global",
+    score: Score = magnitude,
+    distribution: Distribution | None = None,
+    min_keep: int = 0,
+    legacy_end: bool = False,
+    prunable: Rules | None = None,
+) -> Method:
+    """Gradual magnitude pruning: from dense to `sparsity` along a cubic, smallest |w| first.
+
+    Pruned weights are set to 0 and do not come back, as in GraNet's code (in Zhu and Gupta's own
+    they are masked, keep their values and may return).
+
+    Args:
+      sparsity: final share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run.
+      initial_sparsity: s_i; above 0, training starts from random masks of that sparsity.
+      update_interval: steps between events.
+      start_step: t0, when the cubic starts.
+      stop_step: tf, when it has arrived; None is half of training (GraNet: 80 of 160 epochs).
+      scope: "global": one threshold over all layers; "layer": every layer to the density that
+        `distribution` gives it.
+      score: what is kept first.
+      distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
+      min_keep: fewest weights that a global threshold leaves in each layer, 0 or more.
+      legacy_end: leave out the cubic's last event, as GraNet's code does.
+      prunable: which leaves; as in `prunable_paths`.
+
+    Raises:
+      ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
+
+    Reference: Zhu and Gupta, "To prune, or not to prune", 2017; as in GraNet (Liu et al. 2021).
+    """
+    return _gradual(
+        "gmp",
+        [prune(score, min_keep=min_keep)],
+        drop_fraction=None,
+        sparsity=sparsity,
+        initial_sparsity=initial_sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        stop_step=stop_step,
+        scope=scope,
+        distribution=distribution,
+        min_keep=min_keep,
+        legacy_end=legacy_end,
+        prunable=prunable,
+    )
+
+
+def granet(
+    *,
+    sparsity: float,
+    total_steps: int,
+    initial_sparsity: float = 0.0,
+    update_interval: int = 1000,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    drop_fraction: float = 0.5,
+    final_drop_fraction: float = 0.005,
+    scope: Scope = "global",
+    drop: Score = magnitude,
+    grow: Score = gradient,
+    distribution: Distribution | None = None,
+    min_keep: int = 0,
+    legacy_end: bool = False,
+    prunable: Rules | None = None,
+) -> Method:
+    """GraNet: gradual pruning with zero-cost neuroregeneration, dense to sparse.
+
+    Every event first prunes to the cubic's sparsity, over all layers together, then in every layer
+    drops ceil(r a) of its a active weights by |w| and grows as many by |g|. After `stop_step` only
+    the second part goes on, to the end of training, with r on a cosine from 0.5 to 0.005.
+
+    Value and optimizer slots of a regrown weight: 0, unless the same exchange dropped it, then it
+    keeps both. With a dense start 83 % of the first event's regrown positions are such.
+
+    Args:
+      sparsity: final share of prunable weights that are 0, in [0, 1).
+      total_steps: length of the run, over which the drop fraction decays.
+      initial_sparsity: s_i; 0 is GraNet, above 0 is GraNet-ST.
+      update_interval: steps between events; magnitude ranks weights that start at 0, so they need
+        time to grow (published: 1000 on CIFAR, 4000 on ImageNet).
+      start_step: t0, first step that may have an event.
+      stop_step: tf, when the cubic has arrived; None is half of training (80 of 160 epochs).
+      drop_fraction: r at step 0, in [0, 1].
+      final_drop_fraction: r at the end, in [0, 1].
+      scope: of the pruning, "global" (published) or "layer"; the exchange is always per layer.
+      drop: what active weights are worth, in pruning and exchange.
+      grow: what inactive positions are worth.
+      distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
+      min_keep: fewest weights that a global threshold leaves in each layer, 0 or more.
+      legacy_end: leave out the cubic's last event, as the code does since 2022.
+      prunable: which leaves; as in `prunable_paths`.
+
+    Raises:
+      ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
+
+    Differs from the official code in: exact counts (see `stages.prune`, `method.random_masks`), the
+    cubic's last event is run, growth can never choose an active weight, and at the very last step
+    of training nothing is exchanged.
+
+    Reference: Liu et al., "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
+    NeurIPS 2021, section 4.
+    """
+    check_fraction(drop_fraction, "drop_fraction")
+    check_fraction(final_drop_fraction, "final_drop_fraction")
+    check_steps(total_steps=total_steps)
+    return _gradual(
+        "granet" if initial_sparsity == 0 else "granet_st",
+        [prune(drop, min_keep=min_keep), exchange(drop, grow, rounding="ceil")],
+        drop_fraction=cosine(drop_fraction, final_drop_fraction, total_steps),
+        sparsity=sparsity,
+        initial_sparsity=initial_sparsity,
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        stop_step=stop_step,
+        scope=scope,
+        distribution=distribution,
+        min_keep=min_keep,
+        legacy_end=legacy_end,
+        prunable=prunable,
+    )
+
+
+def granet_st(
+    *, sparsity: float, total_steps: int, initial_sparsity: float = 0.5, **options
+) -> Method:
+    """GraNet-ST: GraNet from an already sparse start, so that training is sparse throughout.
+
+    Args:
+      sparsity: final share of prunable weights that are 0, at least `initial_sparsity`.
+      total_steps: length of the run.
+      initial_sparsity: of the random ERK masks at the start; published: 0.5.
+      **options: every other option of `granet`.
+
+    Reference: Liu et al. 2021, section 4 (GraNet, sparse-to-sparse).
+    """
+    return granet(
+        sparsity=sparsity, total_steps=total_steps, initial_sparsity=initial_sparsity, **options
+    )
+
+
+def _gradual(
+    name: str,
+    stages: list[Stage],
+    *,
+    drop_fraction: StepSchedule | None,
+    sparsity: float,
+    initial_sparsity: float,
+    total_steps: int,
+    update_interval: int,
+    start_step: int,
+    stop_step: int | None,
+    scope: Scope,
+    distribution: Distribution | None,
+    min_keep: int,
+    legacy_end: bool,
+    prunable: Rules | None,
+) -> Method:
+    check_sparsity(sparsity)
+    check_sparsity(initial_sparsity, "initial_sparsity")
+    if initial_sparsity > sparsity:
+        raise ValueError(f"initial_sparsity {initial_sparsity} is above sparsity {sparsity}")
+    check_steps(total_steps=total_steps, update_interval=update_interval)
+    stop_step = total_steps // 2 if stop_step is None else stop_step
+    check_window(start_step, stop_step, total_steps)
+    target = cubic_sparsity(
+        initial_sparsity=initial_sparsity,
+        sparsity=sparsity,
+        start_step=start_step,
+        stop_step=stop_step,
+        update_interval=update_interval,
+        legacy_end=legacy_end,
+    )
+    initial_density = 1.0 - initial_sparsity
+    timetable = make_timetable(
+        total_steps=total_steps,
+        update_interval=update_interval,
+        start_step=start_step,
+        initial_density=initial_density,
+        density=lambda step: 1.0 - target(step),
+        drop_fraction=drop_fraction,
+    )
+    return compose(
+        name,
+        stages,
+        timetable,
+        initial_density=initial_density,
+        distribution=distribution,
+        scope=scope,
+        min_keep=min_keep,
+        prunable=prunable,
+    )

@@ -1,0 +1,179 @@
+"""Looking at masks: a table per layer, a check of the invariants, exploration over time."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.masks import check_masks, leaf_paths, prunable_leaves
+from jaxsparse.types import PyTree, Rules
+
+
+class LayerSummary(NamedTuple):
+    """One prunable leaf.
+
+    Attributes:
+      path: its path.
+      shape: its shape.
+      num_active: active weights.
+      size: all weights.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    num_active: int
+    size: int
+
+    @property
+    def density(self) -> float:
+        """num_active / size, in [0, 1]; 0 for an empty leaf."""
+        return self.num_active / self.size if self.size else 0.0
+
+
+class Summary(NamedTuple):
+    """All prunable leaves; `print(summary)` shows the table.
+
+    Attributes:
+      layers: in the order of the tree.
+      num_other: parameters in leaves that stay dense (biases, norms), not counted in the sparsity.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    num_other: int
+
+    @property
+    def num_active(self) -> int:
+        """Active prunable weights."""
+        return sum(layer.num_active for layer in self.layers)
+
+    @property
+    def num_prunable(self) -> int:
+        """All prunable weights."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of prunable weights that are inactive, in [0, 1]."""
+        return 1.0 - self.num_active / max(self.num_prunable, 1)
+
+    def __str__(self) -> str:
+        """A table with one line per layer and the total."""
+        total = LayerSummary("total", (), self.num_active, self.num_prunable)
+        rows = [
+            (r.path, str(r.shape) if r.shape else "", f"{r.num_active:,}", f"{r.size:,}", r.density)
+            for r in (*self.layers, total)
+        ]
+        width = [max(len(row[i]) for row in rows) for i in range(4)]
+        width[1:] = [max(a, b) for a, b in zip(width[1:], (5, 6, 7), strict=True)]
+        lines = [
+            f"{'layer':<{width[0]}}  {'shape':<{width[1]}}  {'active':>{width[2]}}  "
+            f"{'weights':>{width[3]}}  sparsity"
+        ]
+        lines += [
+            f"{p:<{width[0]}}  {s:<{width[1]}}  {a:>{width[2]}}  {n:>{width[3]}}  {1 - d:>8.4f}"
+            for p, s, a, n, d in rows
+        ]
+        return "\n".join([*lines, f"and {self.num_other:,} parameters that stay dense"])
+
+
+def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Summary:
+    """Counts active weights per layer, on the host.
+
+    Args:
+      params: any pytree of arrays.
+      masks: bool, the structure and shapes of params.
+      prunable: as in `prunable_paths`.
+
+    Raises:
+      ValueError: the trees differ; names the first leaf.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"fc": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)}}
+    >>> masks = {"fc": {"kernel": jnp.eye(2, 4, dtype=bool), "bias": jnp.ones(4, bool)}}
+    >>> print(summary(params, masks))
+    layer      shape   active  weights  sparsity
+    fc/kernel  (2, 4)       2        8    0.7500
+    total                   2        8    0.7500
+    and 4 parameters that stay dense
+    """
+    check_masks(masks, params)
+    leaves = prunable_leaves(masks, prunable)
+    layers = tuple(
+        LayerSummary(path, tuple(mask.shape), int(np.count_nonzero(np.asarray(mask))), mask.size)
+        for path, mask in leaves.items()
+    )
+    everything = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(params))
+    return Summary(layers, everything - sum(layer.size for layer in layers))
+
+
+def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
+    """Checks that every inactive weight and optimizer slot is exactly 0, on the host.
+
+    A slot of the optimizer state belongs to a parameter if its path ends in the parameter's and the
+    shapes agree.
+
+    Args:
+      params: any pytree of arrays.
+      opt_state: any pytree; pass () to check only params.
+      masks: bool, the structure and shapes of params.
+
+    Raises:
+      ValueError: names the first bad leaf, how many entries are bad, and the first of them.
+
+    >>> import jax.numpy as jnp
+    >>> check({"kernel": jnp.array([[0.0, 3.0]])}, (), {"kernel": jnp.array([[True, False]])})
+    Traceback (most recent call last):
+    ...
+    ValueError: params at kernel: 1 of 1 inactive entries are not 0, the first at (0, 1) is 3.0
+    """
+    check_masks(masks, params)
+    by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
+    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        _check_leaf(f"params at {path}", leaf, by_path[path])
+    for slot_path, slot in zip(leaf_paths(opt_state), jax.tree.leaves(opt_state), strict=True):
+        for path, mask in by_path.items():
+            if f"/{slot_path}".endswith(f"/{path}") and jnp.shape(slot) == mask.shape:
+                _check_leaf(f"optimizer slot {slot_path}", slot, mask)
+
+
+def explore(explored: PyTree, masks: PyTree) -> PyTree:
+    """Adds the masks after an event to all that has been active so far; works under jit.
+
+    Args:
+      explored: bool, like masks: the union of all masks so far. Start with the initial masks.
+      masks: the new masks.
+    """
+    return jax.tree.map(jnp.logical_or, explored, masks)
+
+
+def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Array:
+    """R_s, the share of prunable weights that were active at some time, float32[] in [0, 1].
+
+        R_s = |M_0 or M_1 or ... or M_t| / N
+
+    Reference: Liu et al., "In-Time Over-Parameterization in Sparse Training", ICML 2021.
+
+    >>> import jax.numpy as jnp
+    >>> masks = [
+    ...     {"kernel": jnp.array([m], bool)} for m in ([1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1])
+    ... ]
+    >>> explored = explore(explore(masks[0], masks[1]), masks[2])
+    >>> float(exploration_rate(explored))
+    1.0
+    """
+    leaves = prunable_leaves(explored, prunable).values()
+    counts = [mask.sum(dtype=jnp.int32).astype(jnp.float32) for mask in leaves]
+    return sum(counts, jnp.float32(0)) / max(sum(mask.size for mask in leaves), 1)
+
+
+def _check_leaf(name: str, leaf: jax.Array, mask: jax.Array) -> None:
+    inactive = ~np.asarray(mask)
+    bad = inactive & (np.asarray(leaf) != 0)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}: {bad.sum()} of {inactive.sum()} inactive entries are not 0, "
+            f"the first at {where} is {np.asarray(leaf)[where]}"
+        )

@@ -1,0 +1,50 @@
+"""The two LeNets that pruning papers start with, for 28 x 28 grey images."""
+
+import jax
+from flax import linen as nn
+
+
+class LeNet300100(nn.Module):
+    """Multilayer perceptron 784-300-100-classes with ReLU: 266,610 parameters for 10 classes.
+
+    Attributes:
+      num_classes: width of the output.
+
+    Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
+    """
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[batch, ...] images to float[batch, num_classes] logits."""
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(nn.Dense(300)(x))
+        x = nn.relu(nn.Dense(100)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with widths 6-16-120-84, ReLU and max-pooling: 61,706 parameters for 28 x 28 x 1.
+
+    The first convolution pads to keep 28 x 28, the second does not: 28 -> 14 -> 10 -> 5.
+
+    Attributes:
+      num_classes: width of the output.
+
+    Reference: LeCun et al. 1998 (tanh and average pooling there).
+    """
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[batch, 28, 28, channels] images to float[batch, num_classes] logits."""
+        x = nn.relu(nn.Conv(6, (5, 5), padding="SAME")(x))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = nn.relu(nn.Conv(16, (5, 5), padding="VALID")(x))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(nn.Dense(120)(x))
+        x = nn.relu(nn.Dense(84)(x))
+        return nn.Dense(self.num_classes)(x)

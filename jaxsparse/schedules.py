@@ -1,0 +1,103 @@
+"""Numbers over optimizer steps: target densities and drop fractions, in float64 on the host.
+
+A schedule is a function of the step, counted from 1. None of them runs on the device: the
+timetable turns them into integers once (a cubic schedule evaluated in float32 misses targets).
+"""
+
+import math
+
+from jaxsparse.types import StepSchedule
+
+
+def constant(value: float) -> StepSchedule:
+    """The same value at every step.
+
+    >>> constant(0.3)(7)
+    0.3
+    """
+    return lambda step: value
+
+
+def cubic_sparsity(
+    *,
+    initial_sparsity: float,
+    sparsity: float,
+    start_step: int,
+    stop_step: int,
+    update_interval: int,
+    legacy_end: bool = False,
+) -> StepSchedule:
+    """Zhu and Gupta's cubic schedule, counted in events: steep at first, flat at the end.
+
+        s(i) = s_f + (s_i - s_f) * (1 - i / T)^3,   i = floor(t/D) - floor(t0/D),  0 <= i <= T
+
+    with t the step, D the update interval, t0 the start step and T = floor(tf/D) - floor(t0/D).
+    Before the start it is s_i, from the stop step on it is s_f.
+
+    Args:
+      initial_sparsity: s_i in [0, 1).
+      sparsity: s_f in [0, 1).
+      start_step: t0, the event at t0 itself still has s_i.
+      stop_step: tf, the last event within it has s_f.
+      update_interval: D, in optimizer steps.
+      legacy_end: leave out the last event (i = T), as GraNet's code does since 2022: the schedule
+        then ends at s_f - (s_f - s_i) / T^3.
+
+    Raises:
+      ValueError: the grid has no event after the start and up to the stop (T < 1, or T < 2 with
+        `legacy_end`), so the target would never be reached.
+
+    Reference:
+      Zhu and Gupta, "To prune, or not to prune", 2017, eq. 1; GraNet counts events, not steps.
+
+    >>> s = cubic_sparsity(
+    ...     initial_sparsity=0, sparsity=0.9, start_step=0, stop_step=4, update_interval=1
+    ... )
+    >>> [round(s(t), 7) for t in range(6)]
+    [0.0, 0.5203125, 0.7875, 0.8859375, 0.9, 0.9]
+    """
+    first = start_step // update_interval
+    num_events = stop_step // update_interval - first
+    last = num_events - 1 if legacy_end else num_events
+    if last < 1:
+        raise ValueError(
+            f"sparsity {sparsity} is never reached: update_interval {update_interval} leaves no "
+            f"event between start_step {start_step} and stop_step {stop_step}; take an interval of "
+            f"at most {max(stop_step - start_step, 1) // (2 if legacy_end else 1)} steps"
+        )
+
+    def schedule(step: int) -> float:
+        i = min(max(step // update_interval - first, 0), last)
+        return sparsity + (initial_sparsity - sparsity) * (1.0 - i / num_events) ** 3
+
+    return schedule
+
+
+def cosine(initial: float, final: float, total_steps: int) -> StepSchedule:
+    """Half a cosine from `initial` at step 0 to `final` at `total_steps`, then `final`.
+
+        r(t) = r_min + (r_0 - r_min) * (1 + cos(pi t / T)) / 2
+
+    Reference:
+      RigL (Evci et al. 2020, section 3) with final = 0 and T = T_end; GraNet (Liu et al. 2021) and
+      ITOP with 0.5 to 0.005 over all steps.
+
+    >>> r = cosine(0.5, 0.005, 100)
+    >>> [round(r(t), 6) for t in (0, 25, 50, 75, 100, 200)]
+    [0.5, 0.427509, 0.2525, 0.077491, 0.005, 0.005]
+    """
+
+    def schedule(step: int) -> float:
+        progress = min(max(step / total_steps, 0.0), 1.0)
+        return final + (initial - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+    return schedule
+
+
+def until(schedule: StepSchedule, stop_step: int) -> StepSchedule:
+    """The schedule before `stop_step`, 0 from `stop_step` on (RigL stops updating at T_end).
+
+    >>> [until(constant(0.3), 5)(t) for t in (4, 5)]
+    [0.3, 0.0]
+    """
+    return lambda step: schedule(step) if step < stop_step else 0.0

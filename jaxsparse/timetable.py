@@ -1,0 +1,220 @@
+"""The integer timetable: which steps have an event, and exactly how many weights it concerns.
+
+Everything is decided once, on the host, in float64, from schedules of density and drop fraction.
+`plan` prints it, events index it, so that what runs cannot differ from what was planned.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.distributions import leaf_counts, total_count
+from jaxsparse.types import (
+    HOLD,
+    Distribution,
+    PlannedEvent,
+    Rounding,
+    Row,
+    Scope,
+    Shapes,
+    StepSchedule,
+)
+
+MAX_DENOMINATOR = 46340
+"""Largest q with q*q below 2**31: the products in `take_fraction` stay within int32."""
+
+
+class Segment(NamedTuple):
+    """Steps start+1, ..., stop, without an event before the last one.
+
+    Attributes:
+      start: completed steps before the segment.
+      stop: completed steps after it.
+      event: whether an event is due at `stop`.
+    """
+
+    start: int
+    stop: int
+    event: bool
+
+
+class Timetable(NamedTuple):
+    """All events of a run.
+
+    Attributes:
+      total_steps: length of the run, in optimizer steps.
+      events: ascending in step, each within [1, total_steps].
+    """
+
+    total_steps: int
+    events: tuple[PlannedEvent, ...]
+
+    def is_due(self, step: int) -> bool:
+        """Whether an event follows optimizer step `step`, a Python int counted from 1."""
+        i = bisect_left(self.events, step, key=lambda event: event.step)
+        return i < len(self.events) and self.events[i].step == step
+
+    def segments(self, start: int = 0) -> Iterator[Segment]:
+        """Cuts the steps after `start` at the events: one `lax.scan` each, say.
+
+        >>> events = tuple(PlannedEvent(t, None, Fraction(1, 2)) for t in (2, 4))
+        >>> [tuple(s) for s in Timetable(5, events).segments()]
+        [(0, 2, True), (2, 4, True), (4, 5, False)]
+        """
+        for event in self.events:
+            if event.step > start:
+                yield Segment(start, event.step, True)
+                start = event.step
+        if start < self.total_steps:
+            yield Segment(start, self.total_steps, False)
+
+
+def make_timetable(
+    *,
+    total_steps: int,
+    update_interval: int,
+    start_step: int = 0,
+    initial_density: float = 1.0,
+    density: StepSchedule | None = None,
+    drop_fraction: StepSchedule | None = None,
+) -> Timetable:
+    """Lays the events on the grid of multiples of `update_interval`.
+
+    There is an event at every multiple of the interval within [start_step, total_steps] that has
+    something to do: a density that differs from the event before (else the count is held), or a
+    drop fraction above 0. At the last step of training nothing is dropped: what an exchange would
+    grow there could never train.
+
+    Args:
+      total_steps: length of the run, at least 1.
+      update_interval: steps between events, at least 1.
+      start_step: no event before it; never one at step 0.
+      initial_density: density before the first event.
+      density: target density over steps, in (0, 1]; None holds the initial density.
+      drop_fraction: share of active weights to replace over steps, in [0, 1]; None replaces none.
+
+    Raises:
+      ValueError: a number outside its range, with its name.
+
+    >>> table = make_timetable(
+    ...     total_steps=5, update_interval=2, drop_fraction=lambda t: 0.3, initial_density=0.1
+    ... )
+    >>> [(e.step, e.density, str(e.drop_fraction)) for e in table.events]
+    [(2, None, '3/10'), (4, None, '3/10')]
+    """
+    check_steps(total_steps=total_steps, update_interval=update_interval)
+    if start_step < 0:
+        raise ValueError(f"start_step {start_step} must be at least 0")
+    events = []
+    current = initial_density
+    first = max(math.ceil(start_step / update_interval), 1) * update_interval
+    for step in range(first, total_steps + 1, update_interval):
+        target = density(step) if density else current
+        share = drop_fraction(step) if drop_fraction and step < total_steps else 0.0
+        if not 0.0 < target <= 1.0:
+            raise ValueError(f"density {target} at step {step} is not in (0, 1]")
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"drop_fraction {share} at step {step} is not in [0, 1]")
+        ratio = Fraction(share).limit_denominator(MAX_DENOMINATOR)
+        if target != current or ratio:
+            events.append(PlannedEvent(step, target if target != current else None, ratio))
+        current = target
+    return Timetable(total_steps, tuple(events))
+
+
+def event_rows(
+    timetable: Timetable, shapes: Shapes, *, scope: Scope, distribution: Distribution, minimum: int
+) -> Row:
+    """Returns the targets of all events stacked: a `Row` whose entries are np.int32[events].
+
+    Args:
+      timetable: the events.
+      shapes: shapes of the prunable leaves, by path.
+      scope: "global": one target for all leaves together; "layer": one per leaf.
+      distribution: shares out a layer target; not used for "global".
+      minimum: fewest active weights that a leaf may be asked to have.
+
+    Raises:
+      ValueError: a target below `minimum` a leaf, or more weights than int32 counts.
+    """
+    size = sum(math.prod(shape) for shape in shapes.values())
+    if scope == "global" and size >= HOLD:
+        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
+
+    def target(event: PlannedEvent) -> dict[str, int]:
+        if event.density is None:
+            return dict.fromkeys(shapes if scope == "layer" else [""], HOLD)
+        if scope == "layer":
+            return leaf_counts(distribution, shapes, event.density, minimum=minimum)
+        count = total_count(size, event.density)
+        if count < minimum * len(shapes):
+            raise ValueError(
+                f"the target of {count} active weights at step {event.step} is below "
+                f"{minimum} for each of {len(shapes)} layers"
+            )
+        return {"": count}
+
+    targets = [target(event) for event in timetable.events]
+    stacked = {
+        path: np.array([t[path] for t in targets], np.int32)
+        for path in (shapes if scope == "layer" else [""])
+    }
+    ratios = [event.drop_fraction for event in timetable.events]
+    drop = (
+        np.array([r.numerator for r in ratios], np.int32),
+        np.array([r.denominator for r in ratios], np.int32),
+    )
+    return Row(stacked if scope == "layer" else stacked[""], drop)
+
+
+def row_at(timetable: Timetable, rows: Row, step: int | jax.Array) -> Row:
+    """Returns the row of the last event at or before `step` (the first one before any), traceable.
+
+    Args:
+      timetable: the events; at least one.
+      rows: what `event_rows` made of them.
+      step: int32[], may be traced.
+    """
+    steps = jnp.array([event.step for event in timetable.events], jnp.int32)
+    index = jnp.maximum(jnp.searchsorted(steps, jnp.asarray(step, jnp.int32), side="right") - 1, 0)
+    return jax.tree.map(lambda column: jnp.asarray(column)[index], rows)
+
+
+def take_fraction(
+    count: jax.Array, ratio: tuple[jax.Array, jax.Array], rounding: Rounding
+) -> jax.Array:
+    """Returns floor or ceil of count * numerator / denominator in exact int32 arithmetic.
+
+    With count = a*q + b the product is a*p + b*p/q, and b*p < q*q < 2**31 cannot overflow.
+
+    Args:
+      count: int32[...], at least 0.
+      ratio: (p, q), int32[], 0 <= p <= q <= 46340.
+      rounding: "floor" (RigL) or "ceil" (GraNet, ITOP).
+
+    >>> import jax.numpy as jnp
+    >>> half = (jnp.int32(1), jnp.int32(2))
+    >>> (
+    ...     int(take_fraction(jnp.int32(5), half, "floor")),
+    ...     int(take_fraction(jnp.int32(5), half, "ceil")),
+    ... )
+    (2, 3)
+    """
+    p, q = ratio
+    whole, rest = count // q, count % q
+    return whole * p + (rest * p + (q - 1 if rounding == "ceil" else 0)) // q
+
+
+def check_steps(**steps: int) -> None:
+    """Raises a ValueError that names the first number of steps that is not an int of at least 1."""
+    for name, value in steps.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} {value!r} must be a whole number of steps, at least 1")
+        if value >= 2**31:
+            raise ValueError(f"{name} {value} must be below 2**31")

@@ -1,0 +1,145 @@
+"""A Flax train state that carries masks: everything a sparse run needs, in one pytree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxsparse.masks import apply_masks, check_masks, prunable_paths
+from jaxsparse.method import Method
+from jaxsparse.metrics import explore
+from jaxsparse.transforms import apply_event, masked
+from jaxsparse.types import EventMetrics, PyTree
+
+
+class TrainState(struct.PyTreeNode):
+    """Like `flax.training.train_state.TrainState`, with masks and a method.
+
+        state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.1),
+                                  method=method, key=key)
+
+        @functools.partial(jax.jit, static_argnames="event", donate_argnums=0)
+        def train_step(state, batch, event):
+            grads = jax.grad(loss)(state.params, batch)
+            return state.apply_gradients(grads=grads, event=event)
+
+        for n in range(1, total_steps + 1):
+            state = train_step(state, batch, event=method.is_due(n))
+
+    `event` is a Python bool, so there are two compiled steps, and the one without an event holds no
+    trace of the other. Subclass it to carry more, such as batch statistics.
+
+    Attributes:
+      step: int32[], completed optimizer steps, RigL's skipped ones included.
+      params: stored masked: an inactive weight is exactly 0.
+      masks: bool, the structure and shapes of params.
+      opt_state: the state of `tx`, without masks in it.
+      observe_state: the state of `method.observe`.
+      key: the key of all events; each folds in its step and the paths of the leaves.
+      event_metrics: of the last event; zeros before the first one.
+      explored: the union of all masks so far, or None if it is not tracked.
+      apply_fn: usually `model.apply`.
+      tx: `masked` around the optimizer.
+      method: what chooses the masks.
+    """
+
+    step: jax.Array
+    params: PyTree
+    masks: PyTree
+    opt_state: PyTree
+    observe_state: PyTree
+    key: jax.Array
+    event_metrics: EventMetrics
+    explored: PyTree | None
+    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
+    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
+    method: Method = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        apply_fn: Callable[..., Any],
+        params: PyTree,
+        tx: optax.GradientTransformation,
+        method: Method,
+        key: jax.Array,
+        masks: PyTree | None = None,
+        track_exploration: bool = False,
+        **fields: Any,
+    ) -> "TrainState":
+        """Draws the masks, applies them to params, and wraps the optimizer in `masked`.
+
+        Args:
+          apply_fn: kept for the caller, usually `model.apply`.
+          params: any pytree of arrays.
+          tx: the optimizer, not yet masked.
+          method: chooses the masks.
+          key: for the initial masks and all events.
+          masks: used in place of `method.init` where given.
+          track_exploration: keep the union of all masks (one byte a weight), for
+            `exploration_rate`.
+          **fields: of a subclass.
+
+        Raises:
+          ValueError: masks that do not fit params, or that the method cannot draw.
+        """
+        masks = method.init(key, params) if masks is None else masks
+        check_masks(masks, params)
+        params = apply_masks(params, masks)
+        tx = masked(tx)
+        num_leaves = len(prunable_paths(params, method.prunable))
+        # Buffers of its own throughout: a step that donates the state must neither donate one
+        # buffer twice nor delete what the caller still holds.
+        copy = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            masks=copy(masks),
+            opt_state=tx.init(params),
+            observe_state=method.observe.init(params),
+            key=copy(key),
+            event_metrics=EventMetrics(*(jnp.zeros(num_leaves, jnp.int32) for _ in range(5))),
+            explored=copy(masks) if track_exploration else None,
+            apply_fn=apply_fn,
+            tx=tx,
+            method=method,
+            **fields,
+        )
+
+    def apply_gradients(self, *, grads: PyTree, event: bool = False, **fields: Any) -> "TrainState":
+        """One optimizer step, followed by a mask update where `event`.
+
+        The event sees the gradient that the step was taken with, at the weights before it. A method
+        with `skip_step` (RigL) leaves the optimizer step out there; the step count advances.
+
+        Args:
+          grads: the dense gradient at `params`, a tree like params.
+          event: Python bool, `method.is_due(n)` for the n-th step; static under jit.
+          **fields: replaced in the new state, such as batch statistics.
+        """
+        step = self.step + 1
+        signal, observe_state = self.method.observe.update(grads, self.observe_state, self.params)
+        params, opt_state = self.params, self.opt_state
+        if not (event and self.method.skip_step):
+            updates, opt_state = self.tx.update(grads, opt_state, params, masks=self.masks)
+            params = optax.apply_updates(params, updates)
+        state = self.replace(
+            step=step, params=params, opt_state=opt_state, observe_state=observe_state, **fields
+        )
+        return state._with_event(signal) if event else state
+
+    def _with_event(self, signal: PyTree) -> "TrainState":
+        event = self.method.update(self.params, signal, self.masks, self.step, key=self.key)
+        params, opt_state = apply_event(self.tx, event, self.params, self.opt_state)
+        explored = None if self.explored is None else explore(self.explored, event.masks)
+        return self.replace(
+            params=params,
+            opt_state=opt_state,
+            masks=event.masks,
+            event_metrics=event.metrics,
+            explored=explored,
+        )

@@ -1,0 +1,96 @@
+"""Masks in optax: `masked` around any optimizer, and `apply_event` after a mask update."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse.masks import apply_mask, apply_masks, check_like, check_masks
+from jaxsparse.types import Event, PyTree
+
+
+def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer so that inactive weights and their slots stay exactly 0.
+
+        tx = jaxsparse.masked(optax.sgd(0.1, momentum=0.9))
+        updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
+        params = optax.apply_updates(params, updates)
+
+    NOT to be confused with `optax.masked`, which chooses whole leaves and passes the others on:
+    this one works element by element, and masks are an argument of every update, never state.
+
+    The gradient is masked before `inner` sees it, and so is every parameter-shaped slot of its
+    state (momentum, second moments). Off the mask the update is -p, so that `optax.apply_updates`
+    lands on exactly 0 whatever `inner` does there (weight decay, noise, Muon's dense update).
+    Hence `masked` goes outermost: what is chained after it could undo that. Clipping by global
+    norm inside sees the norm of the masked gradient, before it that of the dense one; both are
+    legitimate.
+
+    Args:
+      inner: any optax transformation whose slots have the shape of their parameters. Slots of other
+        shapes (Adafactor's factored rows and columns) cannot be masked and are left alone.
+
+    Returns:
+      A transformation with the state of `inner` and no more. Its `update(grads, state, params, *,
+      masks, **extra)` takes masks, a tree of bool like params, as a keyword, and needs params.
+
+    Raises:
+      TypeError: `update` without masks.
+      ValueError: `update` without params, or with trees that differ; names the first leaf.
+    """
+    inner_update = optax.with_extra_args_support(inner).update
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, *, masks: PyTree, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if params is None:
+            raise ValueError(
+                "masked(...).update needs params: tx.update(grads, state, params, masks=)"
+            )
+        check_masks(masks, params)
+        check_like(updates, params, name="grads", like="params")
+        state = mask_slots(inner, state, masks)
+        updates = apply_masks(updates, masks)
+        updates, state = inner_update(updates, state, params, masks=masks, **extra)
+        return jax.tree.map(_land_on_zero, updates, params, masks), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTree) -> PyTree:
+    """Returns the optimizer state with every parameter-shaped slot at 0 off the masks.
+
+    Args:
+      tx: the transformation that made the state; only its `init` is used.
+      opt_state: its state.
+      masks: bool, the structure and shapes of params.
+    """
+
+    def mask_slot(slot: Any, mask: jax.Array) -> Any:
+        return apply_mask(slot, mask) if jnp.shape(slot) == jnp.shape(mask) else slot
+
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks)
+
+
+def apply_event(
+    tx: optax.GradientTransformation, event: Event, params: PyTree, opt_state: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Carries out an event: what is not kept starts again at 0, in params and in every slot.
+
+    Args:
+      tx: the `masked` transformation in use.
+      event: what `method.update` returned.
+      params: the parameters, any pytree.
+      opt_state: the state of `tx`.
+
+    Returns:
+      params and opt_state, to go on with under `event.masks`.
+    """
+    return apply_masks(params, event.kept), mask_slots(tx, opt_state, event.kept)
+
+
+def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:
+    """The update on the mask, -p off it, in a dtype that holds -p exactly."""
+    dtype = jnp.promote_types(update.dtype, param.dtype)
+    return jnp.where(mask, update.astype(dtype), -param.astype(dtype))

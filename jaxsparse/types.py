@@ -1,0 +1,148 @@
+"""The vocabulary: aliases, protocols, and the small tuples that pass between the parts.
+
+Everything below the methods works on *leaves by path*: a plain dict that maps the path of each
+prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `jax.tree.map`,
+`jit` and `eval_shape` take it; leaves that stay dense never get there.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+
+PyTree: TypeAlias = Any
+Leaves: TypeAlias = Mapping[str, jax.Array]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Rules: TypeAlias = tuple[tuple[str, bool], ...]
+Scope: TypeAlias = Literal["global", "layer"]
+Rounding: TypeAlias = Literal["floor", "ceil"]
+
+HOLD = 2**31 - 1
+"""A target that no leaf exceeds: the event leaves the number of active weights as it is."""
+
+
+class EventMetrics(NamedTuple):
+    """What an event did, counted per prunable leaf in the order of `prunable_paths(params)`.
+
+    Attributes:
+      num_active: int32[leaves], active after the event.
+      num_dropped: int32[leaves], active before and inactive after.
+      num_grown: int32[leaves], inactive before and active after.
+      num_restarted: int32[leaves], active after the event but starting again at 0: the grown ones,
+        and those that one stage removed and a later stage brought back.
+      num_nan: int32[leaves], NaN scores among the entries that a selection could choose from. NaN
+        orders last, so the counts stay exact, but a number above 0 is a sign of a broken run.
+    """
+
+    num_active: jax.Array
+    num_dropped: jax.Array
+    num_grown: jax.Array
+    num_restarted: jax.Array
+    num_nan: jax.Array
+
+    @property
+    def num_empty(self) -> jax.Array:
+        """int32[], the number of prunable leaves left without an active weight."""
+        return (self.num_active == 0).sum()
+
+
+class Event(NamedTuple):
+    """One mask update.
+
+    Attributes:
+      masks: the new masks, a tree of bool like params.
+      kept: a tree of bool within `masks`: the active weights whose value and optimizer slots
+        survive. Every other active weight starts again at 0.
+      metrics: what happened, per leaf.
+    """
+
+    masks: PyTree
+    kept: PyTree
+    metrics: EventMetrics
+
+
+class Row(NamedTuple):
+    """What the timetable asks of one event: integers, computed on the host.
+
+    Attributes:
+      target: int32[] active weights over all leaves together (scope "global"), or a dict of
+        int32[] by path (scope "layer"). `HOLD` where the event does not prune.
+      drop: (numerator, denominator), int32[] each: the exact share of a leaf's active weights that
+        an exchange replaces; denominator below 46341 so that products stay within int32.
+    """
+
+    target: Any
+    drop: tuple[Any, Any]
+
+
+class Selected(NamedTuple):
+    """What a selection or a stage returns.
+
+    Attributes:
+      masks: bool arrays by path.
+      num_nan: int32[] by path, NaN scores among the eligible entries.
+    """
+
+    masks: dict[str, jax.Array]
+    num_nan: dict[str, jax.Array]
+
+
+class Score(Protocol):
+    """What a weight is worth: higher means keep, or grow. Called once per leaf.
+
+    A new criterion is a new function of this form; see `jaxsparse.scores`.
+    """
+
+    def __call__(self, w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Scores one leaf.
+
+        Args:
+          w: float[shape], the weights (0 where inactive).
+          g: float[shape], the dense gradient, or what the method's `observe` made of it.
+          key: the leaf's own key for this event, or None where the caller gave no key.
+
+        Returns:
+          float[shape], any range; infinities are ordered, NaN is last.
+        """
+        ...
+
+
+class Distribution(Protocol):
+    """How a density is shared out among layers; see `jaxsparse.distributions`."""
+
+    def __call__(self, shapes: Shapes, density: float) -> dict[str, float]:
+        """Returns the density in [0, 1] of every leaf, by path; `leaf_counts` makes it integers."""
+        ...
+
+
+class Stage(Protocol):
+    """One step of an event: a pure function from masks to masks; see `jaxsparse.stages`."""
+
+    def __call__(
+        self, weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
+    ) -> Selected:
+        """Returns the masks after this stage, for the same paths."""
+        ...
+
+
+class StepSchedule(Protocol):
+    """A number over optimizer steps, evaluated on the host in float64; see `schedules`."""
+
+    def __call__(self, step: int) -> float:
+        """Returns the value at `step`, counted from 1."""
+        ...
+
+
+class PlannedEvent(NamedTuple):
+    """One entry of a timetable.
+
+    Attributes:
+      step: the optimizer step, counted from 1, right after which the event happens.
+      density: the target density, or None where the number of active weights is held.
+      drop_fraction: exact share of each leaf's active weights to replace, in [0, 1].
+    """
+
+    step: int
+    density: float | None
+    drop_fraction: Fraction
