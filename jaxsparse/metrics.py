@@ -61,19 +61,16 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         """A table with one line per layer and the total."""
         total = LayerSummary("total", (), self.num_active, self.num_prunable)
-        rows = [
-            (r.path, str(r.shape) if r.shape else "", f"{r.num_active:,}", f"{r.size:,}", r.density)
+        head = ("layer", "shape", "active", "weights", "sparsity")
+        cells = [head] + [
+            (r.path, str(r.shape or ""), f"{r.num_active:,}", f"{r.size:,}", f"{1 - r.density:.4f}")
             for r in (*self.layers, total)
         ]
-        width = [max(len(row[i]) for row in rows) for i in range(4)]
-        width[1:] = [max(a, b) for a, b in zip(width[1:], (5, 6, 7), strict=True)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        align = ("<", "<", ">", ">", ">")
         lines = [
-            f"{'layer':<{width[0]}}  {'shape':<{width[1]}}  {'active':>{width[2]}}  "
-            f"{'weights':>{width[3]}}  sparsity"
-        ]
-        lines += [
-            f"{p:<{width[0]}}  {s:<{width[1]}}  {a:>{width[2]}}  {n:>{width[3]}}  {1 - d:>8.4f}"
-            for p, s, a, n, d in rows
+            "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
+            for row in cells
         ]
         return "\n".join([*lines, f"and {self.num_other:,} parameters that stay dense"])
 
@@ -165,7 +162,7 @@ def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Arr
     """
     leaves = prunable_leaves(explored, prunable).values()
     counts = [mask.sum(dtype=jnp.int32).astype(jnp.float32) for mask in leaves]
-    return sum(counts, jnp.float32(0)) / max(sum(mask.size for mask in leaves), 1)
+    return jnp.stack(counts).sum() / max(sum(mask.size for mask in leaves), 1)
 
 
 def _check_leaf(name: str, leaf: jax.Array, mask: jax.Array) -> None:

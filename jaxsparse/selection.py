@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.types import Leaves, Selected
+from jaxsparse.types import Counts, Leaves, Selected
 
 _INELIGIBLE, _NAN = np.uint32(0), np.uint32(1)  # below the bits of every number
 
@@ -45,7 +45,7 @@ def top_k_mask(
     return top_k({"": scores}, k, None if eligible is None else {"": eligible}).masks[""]
 
 
-def top_k(scores: Leaves, k: int | jax.Array | Leaves, eligible: Leaves | None = None) -> Selected:
+def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None = None) -> Selected:
     """Selects the k largest scores, over all leaves together or in each leaf.
 
     Args:

@@ -1,6 +1,6 @@
 """Masks in optax: `masked` around any optimizer, and `apply_event` after a mask update."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         updates, state = inner_update(updates, state, params, masks=masks, **extra)
         return jax.tree.map(_land_on_zero, updates, params, masks), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    # optax's type of an update does not say that extra arguments may be required.
+    return optax.GradientTransformationExtraArgs(inner.init, cast(Any, update))
 
 
 def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTree) -> PyTree:

@@ -13,6 +13,7 @@ import jax
 
 PyTree: TypeAlias = Any
 Leaves: TypeAlias = Mapping[str, jax.Array]
+Counts: TypeAlias = Mapping[str, int] | Mapping[str, jax.Array]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Rules: TypeAlias = tuple[tuple[str, bool], ...]
 Scope: TypeAlias = Literal["global", "layer"]

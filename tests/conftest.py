@@ -1,0 +1,23 @@
+"""Set-up of all tests: 8 CPU devices, strict dtype promotion, no rank promotion, hypothesis."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
