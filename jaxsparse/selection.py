@@ -118,7 +118,7 @@ def _largest_reached(
 
     def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         shift, threshold, reached, settled = state
-        steps = jnp.arange(1, 4, dtype=jnp.uint32) << shift
+        steps = jnp.arange(1, 4, dtype=jnp.uint32)[None, :] << shift
         candidates = threshold[:, None] | steps
         counts = at_least(candidates)
         # Counts fall with the candidate, so the candidates that enough entries reach come first.
