@@ -1,0 +1,118 @@
+"""Command lines: a dataclass of flags in, one line and a non-zero exit when something is wrong."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+# Flags that may be left out, and say themselves what happens then.
+OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat: TypeAlias = Annotated[
+    float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
+]
+OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+OptionalPath: TypeAlias = Annotated[
+    Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")
+]
+
+
+def nearest(name: str, names: Iterable[str], *, kind: str) -> str:
+    """Returns `name` if it is one of `names`, raises a ValueError with the nearest match if not.
+
+    >>> nearest("granet_ts", ["gmp", "granet_st"], kind="schedule")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown schedule 'granet_ts'; did you mean 'granet_st'?
+    """
+    names = list(names)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+    raise ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[str]) -> int:
+    """Parses the flags, calls `main` and returns the exit status.
+
+    Args:
+      main: the program.
+      config: dataclass whose fields are the flags and whose docstrings are their help.
+      argv: the arguments, without the program's name.
+
+    Returns:
+      0; 2 after one line on standard error for a wrong flag or a value that the library or the
+      system refuses (ValueError, OSError); 130 after Ctrl-C. Anything else is a bug and keeps its
+      traceback.
+    """
+    try:
+        main(parse(config, argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(config: type[Config], argv: Sequence[str]) -> Config:
+    """Returns the config that the flags ask for; `--help` prints and exits.
+
+    Raises:
+      ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
+    """
+    flags = [f"--{field.name}" for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = tyro.cli(
+                config,
+                args=[_underscored(argument) for argument in argv],
+                description=config.__doc__,
+                use_underscores=True,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(_first_paragraph(complaint.getvalue())) from None
+    if unknown:
+        name = unknown[0].split("=")[0]
+        if not name.startswith("-"):
+            raise ValueError(f"unexpected argument {name!r}; flags are written --name=value")
+        nearest(name, flags, kind="flag")
+        raise ValueError(f"flag {name} does not take the value given")
+    return parsed
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Returns the fields of a config dataclass, for `config.json`."""
+    return dataclasses.asdict(config)
+
+
+def _underscored(argument: str) -> str:
+    """--data-dir=A-B to --data_dir=A-B: both spellings of a flag are fine."""
+    name, equals, value = argument.partition("=")
+    return (
+        name.replace("-", "_").replace("__", "--", 1) + equals + value
+        if name[:2] == "--"
+        else argument
+    )
+
+
+def _first_paragraph(box: str) -> str:
+    """The message in the box that tyro draws, as one line."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    end = next((i for i, line in enumerate(lines) if not line or line.startswith("──")), len(lines))
+    return re.sub(r"\s+", " ", " ".join(lines[:end])).strip() or "the flags are wrong, see --help"

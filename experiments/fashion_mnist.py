@@ -1,0 +1,169 @@
+"""Sparse LeNets on Fashion-MNIST.
+
+    python experiments/fashion_mnist.py --model=lenet5 --schedule=granet_st --sparsity=0.95
+
+Without --data_dir it trains on the sample that comes with the repository: 4,500 training, 500
+validation and 1,000 test images. The full set is fetched once by
+
+    python experiments/data/prepare.py fashion_mnist --data_dir=DIR
+
+Recipe: SGD with Nesterov momentum, learning rate divided by 10 at 1/2 and 3/4 of training, as in
+GraNet's CIFAR runs; no augmentation.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import cli, loop
+from experiments.data import fashion_mnist
+from experiments.methods import make_method
+from jaxsparse import Method
+from jaxsparse.nn import LeNet5, LeNet300100
+
+MODELS = {"lenet_300_100": LeNet300100, "lenet5": LeNet5}
+MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
+
+    model: str = "lenet5"
+    """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
+    schedule: str = "granet_st"
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    sparsity: float = 0.95
+    """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
+    steps: int = 2000
+    """Optimizer steps."""
+    seed: int = 0
+    """Of the initial weights, the masks and the order of the data."""
+    out: cli.OptionalPath = None
+    """Folder of the run. Default: runs/fashion_mnist/MODEL-SCHEDULE-SPARSITY-seedN."""
+    data_dir: cli.OptionalPath = None
+    """Folder with the full data set. Default: the sample in the repository."""
+    plan: bool = False
+    """Print every event of the run and its number of weights, and stop."""
+
+    learning_rate: float = 0.05
+    """At the start."""
+    momentum: float = 0.9
+    """Of SGD, with Nesterov."""
+    weight_decay: float = 5e-4
+    """L2, added to the gradient of every parameter."""
+    batch_size: int = 128
+    """Images a step."""
+    val_fraction: float = 0.1
+    """Share of the training set that is held out for validation."""
+    eval_every: int = 100
+    """Steps between validations."""
+
+    update_interval: cli.OptionalInt = None
+    """Steps between mask updates. Default: the method's published share of training."""
+    start_step: cli.OptionalInt = None
+    """No mask update before this step. Default: 0."""
+    stop_step: cli.OptionalInt = None
+    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
+    initial_sparsity: cli.OptionalFloat = None
+    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
+    drop_fraction: cli.OptionalFloat = None
+    """Share of each layer's weights that an update replaces, at the start. Default: published."""
+    distribution: cli.OptionalStr = None
+    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
+    scope: cli.OptionalStr = None
+    """global or layer: over what gradual pruning compares weights. Default: global."""
+    min_keep: cli.OptionalInt = None
+    """Fewest weights that global pruning leaves in each layer. Default: 0."""
+
+
+def main(config: Config) -> None:
+    """Runs the experiment, or prints its plan."""
+    model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    method = method_of(config)
+    if config.plan:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+        print(method.plan(shapes["params"]))
+        return
+    print(describe(train(config)))
+
+
+def train(config: Config) -> dict:
+    """Trains as the config says and returns the summary, with the folder as "out"."""
+    out = folder_of(config)
+    run = loop.Run(
+        model=MODELS[cli.nearest(config.model, MODELS, kind="model")](),
+        dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
+        normalise=normalise,
+        method=method_of(config),
+        tx=optimizer(config),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        eval_every=config.eval_every,
+    )
+    title = f"{config.model} {config.schedule}"
+    if config.schedule != "dense":
+        title += f" {config.sparsity:g}"
+    return loop.train(run, out, cli.as_dict(config), title=title) | {"out": out}
+
+
+def method_of(config: Config) -> Method:
+    """The method that the flags ask for."""
+    return make_method(
+        config.schedule,
+        sparsity=config.sparsity,
+        steps=config.steps,
+        update_interval=config.update_interval,
+        start_step=config.start_step,
+        stop_step=config.stop_step,
+        initial_sparsity=config.initial_sparsity,
+        drop_fraction=config.drop_fraction,
+        distribution=config.distribution,
+        scope=config.scope,
+        min_keep=config.min_keep,
+    )
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum and L2; the learning rate falls tenfold at 1/2 and 3/4."""
+    drops = {config.steps // 2: 0.1, config.steps * 3 // 4: 0.1}
+    learning_rate = optax.piecewise_constant_schedule(config.learning_rate, drops)
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(learning_rate, momentum=config.momentum, nesterov=True),
+    )
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """uint8[...] pixels to float32[...] of mean 0 and standard deviation 1."""
+    return (images.astype(jnp.float32) / 255.0 - MEAN) / STD
+
+
+def folder_of(config: Config) -> Path:
+    """Where the run goes."""
+    sparsity = "" if config.schedule == "dense" else f"-{config.sparsity:g}"
+    name = f"{config.model}-{config.schedule}{sparsity}-seed{config.seed}"
+    return config.out or Path("runs/fashion_mnist") / name
+
+
+def describe(summary: dict) -> str:
+    """A few lines that say what came out."""
+    return "\n".join(
+        [
+            f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
+            f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
+            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
+            f"(sparsity {summary['sparsity']:.4f})",
+            f"speed           {summary['steps_per_second']:.0f} steps a second",
+            f"folder          {summary['out']}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Config, sys.argv[1:]))

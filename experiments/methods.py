@@ -1,0 +1,87 @@
+"""The table from `--schedule` names to methods, with intervals that suit a run of any length.
+
+Published intervals belong to published lengths. Here they are shares of the run: GraNet's 1000 of
+56,320 steps are 1/56 of it, RigL-ITOP's 4000 of 88,000 are 1/22. RigL's own 100 steps stay as they
+are, unless that would be under 20 events.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jaxsparse
+from experiments.cli import nearest
+from jaxsparse import Method
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes:
+      factory: makes it.
+      interval: from the number of steps to the update interval; None for a method without events.
+      options: the flags it takes besides the sparsity.
+    """
+
+    factory: Callable[..., Method]
+    interval: Callable[[int], int] | None
+    options: tuple[str, ...] = ()
+
+
+def _events(count: int) -> Callable[[int], int]:
+    return lambda steps: max(round(steps / count), 1)
+
+
+_rigl_interval = lambda steps: max(min(100, steps // 20), 1)
+
+_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", "distribution", "min_keep")
+_DROPS = ("drop_fraction",)
+_RIGL = ("update_interval", "start_step", "stop_step", "distribution", *_DROPS)
+_ITOP = ("update_interval", "start_step", "distribution", *_DROPS)
+
+METHODS: dict[str, Entry] = {
+    "dense": Entry(jaxsparse.dense, None),
+    "static": Entry(jaxsparse.static, None, ("distribution",)),
+    "gmp": Entry(jaxsparse.gmp, _events(56), (*_GRADUAL, "initial_sparsity")),
+    "set": Entry(jaxsparse.set_, _rigl_interval, _RIGL),
+    "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
+    "set_itop": Entry(jaxsparse.set_itop, _events(59), _ITOP),
+    "rigl_itop": Entry(jaxsparse.rigl_itop, _events(22), _ITOP),
+    "snfs": Entry(jaxsparse.snfs, _rigl_interval, _RIGL),
+    "granet": Entry(jaxsparse.granet, _events(56), (*_GRADUAL, *_DROPS)),
+    "granet_st": Entry(jaxsparse.granet_st, _events(56), (*_GRADUAL, *_DROPS, "initial_sparsity")),
+}
+
+DISTRIBUTIONS = {
+    "erk": jaxsparse.erk,
+    "erdos_renyi": jaxsparse.erdos_renyi,
+    "uniform": jaxsparse.uniform,
+}
+
+
+def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -> Method:
+    """Makes the method that `--schedule` names.
+
+    Args:
+      schedule: a name in METHODS.
+      sparsity: final sparsity in [0, 1); "dense" has none and ignores it.
+      steps: length of the run, at least 1.
+      **options: values of flags; None stands for the method's own default.
+
+    Raises:
+      ValueError: an unknown name, with the nearest one; an option that the method does not have; a
+        value outside its range.
+    """
+    entry = METHODS[nearest(schedule, METHODS, kind="schedule")]
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in entry.options:
+            takes = ", ".join(f"--{option}" for option in entry.options) or "no options"
+            raise ValueError(f"--{name} is no option of {schedule}, which takes {takes}")
+    if "distribution" in given:
+        name = nearest(given["distribution"], DISTRIBUTIONS, kind="distribution")
+        given["distribution"] = DISTRIBUTIONS[name]()
+    if entry.interval is not None:
+        given.setdefault("update_interval", entry.interval(steps))
+    if schedule != "dense":
+        given["sparsity"] = sparsity
+    return entry.factory(total_steps=steps, **given)
