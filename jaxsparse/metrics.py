@@ -1,6 +1,7 @@
 """Looking at masks: a table per layer, a check of the invariants, exploration over time."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -108,8 +109,9 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
 def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     """Checks that every inactive weight and optimizer slot is exactly 0, on the host.
 
-    A slot of the optimizer state belongs to a parameter if its path ends in the parameter's and the
-    shapes agree.
+    Slots are found without the optimizer: every part of its state with the structure of params is
+    a tree of slots; elsewhere (under `optax.masked` or `optax.partition`) a slot belongs to the
+    parameter with the longest path that its own path ends in. The shapes must agree as well.
 
     Args:
       params: any pytree of arrays.
@@ -129,10 +131,9 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         _check_leaf(f"params at {path}", leaf, by_path[path])
-    for slot_path, slot in zip(leaf_paths(opt_state), jax.tree.leaves(opt_state), strict=True):
-        for path, mask in by_path.items():
-            if f"/{slot_path}".endswith(f"/{path}") and jnp.shape(slot) == mask.shape:
-                _check_leaf(f"optimizer slot {slot_path}", slot, mask)
+    for name, slot, path in _slots(opt_state, params):
+        if jnp.shape(slot) == by_path[path].shape:
+            _check_leaf(f"optimizer slot {name}", slot, by_path[path])
 
 
 def explore(explored: PyTree, masks: PyTree) -> PyTree:
@@ -163,6 +164,22 @@ def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Arr
     leaves = prunable_leaves(explored, prunable).values()
     counts = [mask.sum(dtype=jnp.int32).astype(jnp.float32) for mask in leaves]
     return jnp.stack(counts).sum() / max(sum(mask.size for mask in leaves), 1)
+
+
+def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, str]]:
+    """Yields (name, slot, path of its parameter); a slot without a parameter is left out."""
+    structure, paths = jax.tree.structure(params), leaf_paths(params)
+
+    def like_params(node: PyTree) -> bool:
+        return jax.tree.structure(node) == structure
+
+    for at, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=like_params)[0]:
+        name = jax.tree_util.keystr(at, simple=True, separator="/").removesuffix("/value")
+        if like_params(node):
+            for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
+                yield f"{name}/{path}".strip("/"), slot, path
+        elif owners := [path for path in paths if f"/{name}".endswith(f"/{path}")]:
+            yield name, node, max(owners, key=len)
 
 
 def _check_leaf(name: str, leaf: jax.Array, mask: jax.Array) -> None:

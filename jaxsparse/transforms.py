@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsparse.masks import apply_mask, apply_masks, check_like, check_masks
+from jaxsparse.masks import apply_mask, apply_masks, check_like, check_masks, dense_masks
 from jaxsparse.types import Event, PyTree
 
 
@@ -37,9 +37,21 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     Raises:
       TypeError: `update` without masks.
-      ValueError: `update` without params, or with trees that differ; names the first leaf.
+      ValueError: `init` of an optimizer whose slots cannot be found (lookahead, SM3, L-BFGS);
+        `update` without params, or with trees that differ, naming the first leaf.
     """
     inner_update = optax.with_extra_args_support(inner).update
+
+    def init(params: PyTree) -> PyTree:
+        state = inner.init(params)
+        try:
+            jax.eval_shape(lambda state: mask_slots(inner, state, dense_masks(params)), state)
+        except Exception as error:  # whatever this optimizer's own init makes of a placeholder
+            raise ValueError(
+                "masked cannot tell which parts of this optimizer's state belong to which "
+                "parameter, so it could not keep them at 0 off the mask"
+            ) from error
+        return state
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None, *, masks: PyTree, **extra: Any
@@ -56,7 +68,7 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         return jax.tree.map(_land_on_zero, updates, params, masks), state
 
     # optax's type of an update does not say that extra arguments may be required.
-    return optax.GradientTransformationExtraArgs(inner.init, cast(Any, update))
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTree) -> PyTree:
@@ -68,10 +80,17 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       masks: bool, the structure and shapes of params.
     """
 
-    def mask_slot(slot: Any, mask: jax.Array) -> Any:
-        return apply_mask(slot, mask) if jnp.shape(slot) == jnp.shape(mask) else slot
+    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
+    # subtree, that one of their optimizers does not look after.
+    def is_hole(slot: Any) -> bool:
+        return isinstance(slot, optax.MaskedNode)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks)
+    def mask_slot(slot: Any, mask: Any) -> Any:
+        if is_hole(slot) or jnp.shape(slot) != jnp.shape(mask):
+            return slot
+        return apply_mask(slot, mask)
+
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=is_hole)
 
 
 def apply_event(
