@@ -158,7 +158,9 @@ def describe(summary: dict) -> str:
             f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
             f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
             f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
-            f"(sparsity {summary['sparsity']:.4f})",
+            f"(sparsity {summary['sparsity']:.6g})",
+            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
+            f"{summary['test_flops_ratio']:.3f} of dense",
             f"speed           {summary['steps_per_second']:.0f} steps a second",
             f"folder          {summary['out']}",
         ]

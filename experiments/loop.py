@@ -6,6 +6,7 @@ without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is sever
 """
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from experiments import plots
 from experiments.data.fashion_mnist import Dataset, Split
 from experiments.run_folder import RunFolder, series
 from jaxsparse import Method, TrainState
+from jaxsparse.flops import layer_flops, sparse_flops
+from jaxsparse.metrics import Summary
 from jaxsparse.timetable import check_steps
 
 
@@ -89,7 +92,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     best: dict[str, Any] = {"val_accuracy": -1.0}
     started, paused = time.perf_counter(), 0.0
-    with folder, tqdm(total=run.steps, unit="step", desc=title, dynamic_ncols=True) as progress:
+    with folder, progress_bar(run.steps, title) as progress:
         folder.log(0, density=density_of(state))
         for step in range(1, run.steps + 1):
             event = run.method.is_due(step)
@@ -130,6 +133,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             "exploration_rate": float(
                 jaxsparse.exploration_rate(state.explored, run.method.prunable)
             ),
+            **forward_flops(run, state.params, layers),
             "steps": run.steps,
             "steps_per_second": run.steps / seconds,
             "device": jax.devices()[0].device_kind,
@@ -138,6 +142,12 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         draw(folder, layers, title)
         folder.finish(summary)
     return summary
+
+
+def progress_bar(steps: int, title: str) -> tqdm:
+    """A bar for a terminal; in a log file a line every ten seconds."""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=steps, unit="step", desc=title, dynamic_ncols=True, mininterval=interval)
 
 
 def create_state(run: Run) -> TrainState:
@@ -232,7 +242,16 @@ def event_scalars(state: TrainState) -> dict[str, float]:
     return {**counts, "num_empty": empty, "exploration_rate": float(explored)}
 
 
-def draw(folder: RunFolder, layers: Any, title: str) -> None:
+def forward_flops(run: Run, params: Any, layers: Summary) -> dict[str, float]:
+    """Returns the FLOPs of classifying one image, dense and at the layers' densities."""
+    image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
+    dense = layer_flops(lambda params, x: run.model.apply({"params": params}, x), params, image)
+    sparse = sparse_flops(dense, {layer.path: layer.density for layer in layers.layers})
+    total = sum(dense.values())
+    return {"test_flops": sparse, "dense_test_flops": total, "test_flops_ratio": sparse / total}
+
+
+def draw(folder: RunFolder, layers: Summary, title: str) -> None:
     """Writes `plot.png`: accuracy and density over steps, density per layer."""
     records = folder.read_metrics()
     plots.plot_run(

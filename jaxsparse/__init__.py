@@ -1,6 +1,7 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
+from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
     apply_mask,
     apply_masks,
@@ -53,6 +54,7 @@ __all__ = [
     "gmp",
     "granet",
     "granet_st",
+    "layer_flops",
     "leaf_counts",
     "make_timetable",
     "masked",
@@ -65,6 +67,7 @@ __all__ = [
     "set_",
     "set_itop",
     "snfs",
+    "sparse_flops",
     "sparsity",
     "static",
     "summary",
