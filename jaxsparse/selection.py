@@ -58,10 +58,15 @@ def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None =
       The masks, and the number of NaN scores among the eligible entries of each leaf.
 
     Raises:
-      ValueError: a score that is not floating point, with its path.
+      ValueError: a score that is not floating point, with its path, or more scores to compare with
+        each other than int32 counts.
     """
     paths = list(scores)
     per_leaf = isinstance(k, Mapping)
+    sizes = {path: scores[path].size for path in paths}
+    for where, size in sizes.items() if per_leaf else [("", sum(sizes.values()))]:
+        if size >= 2**31:
+            raise ValueError(f"{size} scores{_of(where)} to choose from; at most {2**31 - 1} count")
     group = {path: i if per_leaf else 0 for i, path in enumerate(paths)}
     wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
@@ -69,7 +74,7 @@ def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None =
     def total(counts: dict[str, jax.Array]) -> jax.Array:
         """int32[leaves or 1, ...]: counts of the leaves, joined into their group."""
         stacked = jnp.stack([counts[path] for path in paths])
-        return stacked if per_leaf else stacked.sum(0, keepdims=True)
+        return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
 
     bits = {}
     for path in paths:
@@ -85,7 +90,7 @@ def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None =
 
     # Where more than k scores reach the threshold it is the exact k-th largest, and only the
     # entries that equal it are in question. The hash of an index is unique, so this ends exactly.
-    offsets = np.cumsum([0] + [0 if per_leaf else scores[p].size for p in paths[:-1]])
+    offsets = np.cumsum([0] + [0 if per_leaf else sizes[p] for p in paths[:-1]])
     hashes = {p: _index_hash(scores[p].shape, int(o)) for p, o in zip(paths, offsets, strict=True)}
     ties = {p: bits[p] == threshold[group[p]] for p in paths}
     num_ties = total({p: ties[p].sum(dtype=jnp.int32) for p in paths})
@@ -142,9 +147,8 @@ def _largest_reached(
 def _ordered_bits(path: str, scores: jax.Array, eligible: jax.Array | None) -> jax.Array:
     """uint32 that order like the scores: ineligible < NaN < -inf < ... < inf."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
-        where = f" of {path}" if path else ""
         raise ValueError(
-            f"the scores{where} have dtype {scores.dtype}; they must be floating point"
+            f"the scores{_of(path)} have dtype {scores.dtype}; they must be floating point"
         )
     x = scores.astype(jnp.float32)
     x = jnp.where(x == 0, jnp.float32(0), x)
@@ -152,6 +156,10 @@ def _ordered_bits(path: str, scores: jax.Array, eligible: jax.Array | None) -> j
     bits = jnp.where(raw >> 31 == 1, ~raw, raw | np.uint32(1 << 31))
     bits = jnp.where(jnp.isnan(x), _NAN, bits)
     return bits if eligible is None else jnp.where(eligible, bits, _INELIGIBLE)
+
+
+def _of(path: str) -> str:
+    return f" of {path}" if path else ""
 
 
 def _count(values: jax.Array, candidates: list, among: jax.Array | None = None) -> jax.Array:
