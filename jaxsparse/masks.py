@@ -32,6 +32,20 @@ def leaf_paths(tree: PyTree) -> list[str]:
     return [name.removesuffix("/value") for name in names]
 
 
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves by path, in the tree's order.
+
+    Raises:
+      ValueError: two leaves share a path, such as {"a": {"b": x}, "a/b": y}.
+    """
+    paths, leaves = leaf_paths(tree), jax.tree.leaves(tree)
+    by_path = dict(zip(paths, leaves, strict=True))
+    if len(by_path) < len(paths):
+        path = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"two leaves have the path {path}; rename a key that holds a '/'")
+    return by_path
+
+
 def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
     """Returns the paths of the leaves that methods may prune, in the tree's order.
 
@@ -42,7 +56,8 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
         named kernel or weight of rank 2 or more, no embeddings, no norms.
 
     Raises:
-      ValueError: a rule is nobody's first match, no leaf is left, or a leaf is too large to count.
+      ValueError: a rule is nobody's first match, no leaf is left, two leaves share a path, or a
+        leaf is too large to count.
 
     >>> import jax.numpy as jnp
     >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}}
@@ -51,7 +66,7 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
     >>> prunable_paths(params, ((r"bias", True), (r".", False)))
     ['conv/bias']
     """
-    leaves = dict(zip(leaf_paths(params), jax.tree.leaves(params), strict=True))
+    leaves = leaves_by_path(params)
     if prunable is None:
         chosen = [p for p, x in leaves.items() if _is_prunable_by_default(p, x)]
     else:
@@ -84,14 +99,14 @@ def prunable_leaves(
       paths: the paths, where they are known already; then `prunable` is not looked at.
     """
     paths = prunable_paths(tree, prunable) if paths is None else paths
-    leaves = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+    leaves = leaves_by_path(tree)
     return {path: leaves[path] for path in paths}
 
 
 def with_leaves(tree: PyTree, leaves: dict[str, jax.Array]) -> PyTree:
     """Returns `tree` with the leaves at the given paths replaced."""
-    old = zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
-    return jax.tree.unflatten(jax.tree.structure(tree), [leaves.get(p, x) for p, x in old])
+    new = [leaves.get(path, old) for path, old in leaves_by_path(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
 def dense_masks(params: PyTree) -> PyTree:
@@ -164,8 +179,7 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
 
 def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:
     """Raises a ValueError that names the first leaf where two trees differ in path or shape."""
-    ours = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
-    theirs = dict(zip(leaf_paths(reference), jax.tree.leaves(reference), strict=True))
+    ours, theirs = leaves_by_path(tree), leaves_by_path(reference)
     for path, leaf in theirs.items():
         if path not in ours:
             raise ValueError(f"{name} has no leaf {path}, which {like} has")
@@ -181,7 +195,7 @@ def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None
 def check_masks(masks: PyTree, params: PyTree) -> None:
     """Raises a ValueError that names the first leaf of masks that is no mask of params."""
     check_like(masks, params, name="masks", like="params")
-    for path, mask in zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True):
+    for path, mask in leaves_by_path(masks).items():
         if jnp.result_type(mask) != jnp.bool_:
             raise ValueError(f"masks at {path} has dtype {jnp.result_type(mask)}; it must be bool")
 
