@@ -119,7 +119,12 @@ def total_count(size: int, density: float) -> int:
 
 
 def leaf_counts(
-    distribution: Distribution, shapes: Shapes, density: float, *, minimum: int = 1
+    distribution: Distribution,
+    shapes: Shapes,
+    density: float,
+    *,
+    minimum: int = 1,
+    at_most: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Returns the number of active weights of every leaf, by largest remainder.
 
@@ -131,6 +136,8 @@ def leaf_counts(
       shapes: shapes by path.
       density: in (0, 1].
       minimum: fewest active weights of a leaf; a leaf that is overridden to sparsity 1 has none.
+      at_most: most active weights of a leaf, where pruning has to get there from these counts;
+        None is the leaf's size. (Rounding alone can ask for one more at a lower density.)
 
     Raises:
       ValueError: a leaf's density is outside [0, 1], or the total is below `minimum` a leaf.
@@ -143,20 +150,22 @@ def leaf_counts(
     for path in shapes:
         if not -1e-9 <= densities[path] <= 1.0 + 1e-9:
             raise ValueError(f"leaf {path}: density {densities[path]} is not in [0, 1]")
-    ideal = {path: densities[path] * sizes[path] for path in shapes}
+    ideal = {path: min(max(densities[path], 0.0), 1.0) * sizes[path] for path in shapes}
     total = sum(sizes.values()) - math.floor(sum(sizes[p] - ideal[p] for p in shapes) + 1e-6)
-    lowest = {p: min(minimum, sizes[p]) if densities[p] > 0 else 0 for p in shapes}
+    highest = sizes if at_most is None else at_most
+    total = min(total, sum(highest.values()))
+    lowest = {p: min(minimum, highest[p]) if densities[p] > 0 else 0 for p in shapes}
     if total < sum(lowest.values()):
         raise ValueError(
             f"density {density:g} leaves {total} active weights for {len(shapes)} layers, below "
             f"{minimum} a layer; the sparsity can be at most "
             f"{1 - sum(lowest.values()) / sum(sizes.values()):.6g}"
         )
-    return _largest_remainder(ideal, total, lowest, sizes)
+    return _largest_remainder(ideal, total, lowest, highest)
 
 
 def _largest_remainder(
-    ideal: dict[str, float], total: int, lowest: dict[str, int], highest: dict[str, int]
+    ideal: dict[str, float], total: int, lowest: dict[str, int], highest: Mapping[str, int]
 ) -> dict[str, int]:
     """Integers nearest to `ideal` that add up to `total`, each within its bounds."""
     counts = {p: min(max(math.floor(x + 1e-9), lowest[p]), highest[p]) for p, x in ideal.items()}
@@ -182,6 +191,8 @@ def _proportional(raw_of_shape: Callable[[tuple[int, ...]], float]) -> Distribut
         dense: set[str] = {path for path in shapes if size[path] == 0}
         while True:
             rest = [path for path in shapes if path not in dense]
+            if not rest:  # every leaf is empty, or the density is 1 but for rounding
+                return {path: 1.0 for path in shapes}
             budget = density * sum(size.values()) - sum(size[path] for path in dense)
             eps = budget / sum(raw[path] * size[path] for path in rest)
             largest = max(raw[path] for path in rest)

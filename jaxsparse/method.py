@@ -5,7 +5,6 @@ method knows neither a model nor a training loop, holds no state, and its `updat
 function that the caller compiles.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -121,14 +120,19 @@ def compose(
     def rows(shapes: dict[str, tuple[int, ...]]) -> Row:
         minimum = max(min_keep, 1) if scope == "layer" else min_keep
         return event_rows(
-            timetable, shapes, scope=scope, distribution=distribution, minimum=minimum
+            timetable,
+            shapes,
+            scope=scope,
+            distribution=distribution,
+            minimum=minimum,
+            initial_density=initial_density,
         )
 
     def init(key: jax.Array, params: PyTree) -> PyTree:
         weights = prunable_leaves(params, prunable)
-        if initial_density == 1.0:
-            return dense_masks(params)
         counts = leaf_counts(distribution, _shapes(weights), initial_density)
+        if counts == {path: jnp.size(w) for path, w in weights.items()}:
+            return dense_masks(params)
         return with_leaves(dense_masks(params), random_masks(key, weights, counts))
 
     def update(
@@ -165,11 +169,7 @@ def compose(
 
     def plan(params: PyTree) -> Plan:
         shapes = _shapes(prunable_leaves(params, prunable))
-        initial = (
-            {p: math.prod(shape) for p, shape in shapes.items()}
-            if initial_density == 1.0
-            else leaf_counts(distribution, shapes, initial_density)
-        )
+        initial = leaf_counts(distribution, shapes, initial_density)
         return make_plan(name, timetable, rows(shapes), shapes, initial)
 
     return Method(

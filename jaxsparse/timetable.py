@@ -129,7 +129,13 @@ def make_timetable(
 
 
 def event_rows(
-    timetable: Timetable, shapes: Shapes, *, scope: Scope, distribution: Distribution, minimum: int
+    timetable: Timetable,
+    shapes: Shapes,
+    *,
+    scope: Scope,
+    distribution: Distribution,
+    minimum: int,
+    initial_density: float = 1.0,
 ) -> Row:
     """Returns the targets of all events stacked: a `Row` whose entries are np.int32[events].
 
@@ -139,28 +145,43 @@ def event_rows(
       scope: "global": one target for all leaves together; "layer": one per leaf.
       distribution: shares out a layer target; not used for "global".
       minimum: fewest active weights that a leaf may be asked to have.
+      initial_density: density before the first event.
 
     Raises:
-      ValueError: a target below `minimum` a leaf, or more weights than int32 counts.
+      ValueError: a target below `minimum` a leaf or below 1, or more weights than int32 counts.
     """
     size = sum(math.prod(shape) for shape in shapes.values())
     if scope == "global" and size >= HOLD:
         raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
 
-    def target(event: PlannedEvent) -> dict[str, int]:
+    def global_target(event: PlannedEvent) -> dict[str, int]:
         if event.density is None:
-            return dict.fromkeys(shapes if scope == "layer" else [""], HOLD)
-        if scope == "layer":
-            return leaf_counts(distribution, shapes, event.density, minimum=minimum)
+            return {"": HOLD}
         count = total_count(size, event.density)
-        if count < minimum * len(shapes):
+        if count < max(minimum * len(shapes), 1):
             raise ValueError(
-                f"the target of {count} active weights at step {event.step} is below "
-                f"{minimum} for each of {len(shapes)} layers"
+                f"the target of {count} active weights of {size} at step {event.step} is below "
+                + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")
             )
         return {"": count}
 
-    targets = [target(event) for event in timetable.events]
+    def layer_targets() -> Iterator[dict[str, int]]:
+        density = initial_density
+        counts = leaf_counts(distribution, shapes, density)
+        for event in timetable.events:
+            if event.density is None:
+                yield dict.fromkeys(shapes, HOLD)
+                continue
+            # Pruning cannot add a weight: no leaf may round up, or the total would be missed.
+            at_most = counts if event.density <= density else None
+            density = event.density
+            counts = leaf_counts(distribution, shapes, density, minimum=minimum, at_most=at_most)
+            yield counts
+
+    if scope == "layer":
+        targets = list(layer_targets())
+    else:
+        targets = [global_target(event) for event in timetable.events]
     stacked = {
         path: np.array([t[path] for t in targets], np.int32)
         for path in (shapes if scope == "layer" else [""])

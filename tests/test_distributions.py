@@ -1,0 +1,244 @@
+"""Distributions against the tables of the papers, and their integer counts."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxsparse.distributions import (
+    erdos_renyi,
+    erk,
+    leaf_counts,
+    total_count,
+    uniform,
+    with_overrides,
+)
+
+
+def resnet50():
+    """Shapes of the conv and fc weights of ResNet-50 v1.5 and the side of each layer's output."""
+    layers = {"conv1": ((7, 7, 3, 64), 112)}
+    n_in, side = 64, 56
+    for stage, (blocks, width) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True)):
+        for block in range(blocks):
+            # v1.5: the 3 x 3 convolution strides, so the 1 x 1 before it sees the larger input.
+            before, side = side, side // 2 if stage > 0 and block == 0 else side
+            name = f"stage{stage}/block{block}"
+            layers[f"{name}/conv1"] = ((1, 1, n_in, width), before)
+            layers[f"{name}/conv2"] = ((3, 3, width, width), side)
+            layers[f"{name}/conv3"] = ((1, 1, width, 4 * width), side)
+            if block == 0:
+                layers[f"{name}/project"] = ((1, 1, n_in, 4 * width), side)
+            n_in = 4 * width
+    return layers | {"fc": ((2048, 1000), 1)}
+
+
+RESNET50 = {path: shape for path, (shape, _) in resnet50().items()}
+FLOPS = {path: 2 * math.prod(shape) * side**2 for path, (shape, side) in resnet50().items()}
+ALL = [uniform(), erdos_renyi(), erk(), erk(power=0.5)]
+
+
+def flops_ratio(densities):
+    return sum(densities[path] * FLOPS[path] for path in FLOPS) / sum(FLOPS.values())
+
+
+# Items 4 and 5. Shapes, density, expected densities.
+SMALL = [
+    # eps 40 / 28 = 1.428571; raw 8/16 and 20/64: 8 eps + 20 eps = 40 of 80 weights
+    ({"a": (4, 4), "b": (4, 16)}, 0.5, {"a": 0.714286, "b": 0.446429}),
+    # eps 34 / 20 = 1.7 gives "a" 1.7: dense. Then eps 30 / 16 = 1.875: 4 + 30 of 68 weights.
+    ({"a": (2, 2), "b": (8, 8)}, 0.5, {"a": 1.0, "b": 0.46875}),
+    ({"a": (2, 2), "b": (8, 8)}, 1.0, {"a": 1.0, "b": 1.0}),
+    # Both attain the largest raw value: both dense at once. Then 64 of 128 - 8 = 56 remain.
+    ({"a": (2, 2), "c": (2, 2), "b": (8, 8)}, 0.5, {"a": 1.0, "c": 1.0, "b": 28 / 64}),
+]
+
+
+@pytest.mark.parametrize(("shapes", "density", "expected"), SMALL)
+def test_erk_small(shapes, density, expected):
+    assert erk()(shapes, density) == pytest.approx(expected, abs=1e-6)
+
+
+# Item 7: spec 3.3.
+TABLE = [
+    # density     eps  dense  conv1      fc  ERK/dense  uniform with conv1 dense
+    (0.50, 303.952, 32, 1.0000, 0.4524, 0.7143, 0.5144),
+    (0.20, 99.5610, 8, 0.8572, 0.1482, 0.4138, 0.2231),
+    (0.10, 48.7860, 1, 0.4200, 0.0726, 0.2418, 0.1260),
+    (0.05, 24.3720, 0, 0.2098, 0.0363, 0.1217, 0.0774),
+]
+
+
+def test_resnet50_size():
+    assert sum(math.prod(shape) for shape in RESNET50.values()) == 25_502_912
+    assert sum(FLOPS.values()) == 8_178_368_512
+    assert len(RESNET50) == 54
+
+
+@pytest.mark.parametrize(
+    ("density", "eps", "num_dense", "conv1", "fc", "ratio"), [row[:-1] for row in TABLE]
+)
+def test_erk_resnet50(density, eps, num_dense, conv1, fc, ratio):
+    densities = erk()(RESNET50, density)
+    assert sum(d == 1.0 for d in densities.values()) == num_dense
+    assert densities["conv1"] == pytest.approx(conv1, abs=1e-4)
+    assert densities["fc"] == pytest.approx(fc, abs=1e-4)
+    assert densities["fc"] * 2048 * 1000 / (2048 + 1000) == pytest.approx(eps, abs=1e-3)
+    assert flops_ratio(densities) == pytest.approx(ratio, abs=1e-4)
+    kept = sum(densities[path] * math.prod(shape) for path, shape in RESNET50.items())
+    assert kept == pytest.approx(density * 25_502_912, abs=1e-3)
+
+
+@pytest.mark.parametrize(("density", "ratio"), [(row[0], row[-1]) for row in TABLE])
+def test_uniform_resnet50_with_first_layer_dense(density, ratio):
+    distribution = with_overrides(uniform(), {"^conv1$": 0.0})
+    assert flops_ratio(distribution(RESNET50, density)) == pytest.approx(ratio, abs=1e-4)
+
+
+# Item 6.
+def test_erk_does_not_see_the_layout():
+    shapes = {"conv": (3, 3, 8, 16), "fc": (8, 32)}
+    expected = erk()(shapes, 0.3)
+    for order in itertools.permutations(range(4)):
+        permuted = {"conv": tuple(shapes["conv"][i] for i in order), "fc": (32, 8)}
+        assert erk()(permuted, 0.3) == pytest.approx(expected, abs=1e-12)
+
+
+def test_erk_power():
+    shapes = {"a": (4, 4), "b": (4, 16)}
+    assert erk(power=0.0)(shapes, 0.5) == pytest.approx({"a": 0.5, "b": 0.5})
+    # raw = sqrt(1/2), sqrt(5/16); the ratio of the densities is that of the raw values
+    densities = erk(power=0.5)(shapes, 0.5)
+    assert densities["a"] / densities["b"] == pytest.approx(math.sqrt(8 / 5))
+
+
+def test_erdos_renyi_ignores_the_kernel_size():
+    # raw (8 + 4) / (8 * 4) = 3/8 for both
+    densities = erdos_renyi()({"conv": (3, 3, 8, 4), "fc": (8, 4)}, 0.3)
+    assert densities == pytest.approx({"conv": 0.3, "fc": 0.3})
+
+
+shapes_drawn = st.lists(
+    st.lists(st.integers(0, 12), max_size=4).map(tuple), min_size=1, max_size=6
+).map(lambda shapes: {f"layer{i}": shape for i, shape in enumerate(shapes)})
+
+
+@pytest.mark.parametrize("distribution", ALL, ids=["uniform", "er", "erk", "erk sqrt"])
+@given(shapes=shapes_drawn, density=st.floats(1e-3, 1.0))
+def test_densities_keep_the_total(distribution, shapes, density):
+    densities = distribution(shapes, density)
+    size = {path: math.prod(shape) for path, shape in shapes.items()}
+    assert list(densities) == list(shapes)
+    assert all(0.0 <= d <= 1.0 for d in densities.values())
+    kept = sum(densities[path] * size[path] for path in shapes)
+    assert kept == pytest.approx(density * sum(size.values()), rel=1e-9)
+
+
+@pytest.mark.parametrize("distribution", ALL, ids=["uniform", "er", "erk", "erk sqrt"])
+@given(shapes=shapes_drawn, density=st.floats(1e-3, 1.0))
+def test_counts_have_the_exact_total(distribution, shapes, density):
+    size = {path: math.prod(shape) for path, shape in shapes.items()}
+    total = total_count(sum(size.values()), density)
+    if total < sum(n > 0 for n in size.values()):
+        with pytest.raises(ValueError, match="active weights for"):
+            leaf_counts(distribution, shapes, density)
+        return
+    counts = leaf_counts(distribution, shapes, density)
+    assert sum(counts.values()) == total
+    assert all(min(1, size[path]) <= counts[path] <= size[path] for path in shapes)
+
+
+# Item 8: RigL's own cases, and where floats mislead.
+@pytest.mark.parametrize(
+    ("size", "sparsity", "expected"),
+    [
+        (120, 0.5, 60),
+        (8, 0.8, 2),  # 8 - floor(6.4)
+        (30, 0.1, 27),
+        (10_000, 0.9, 1_000),  # int(10_000 * (1 - 0.9)) is 999
+        (25_502_912, 0.9, 2_550_292),
+        (7, 0.0, 7),
+        (0, 0.5, 0),
+    ],
+)
+def test_total_count(size, sparsity, expected):
+    assert total_count(size, 1 - sparsity) == expected
+
+
+def test_counts_go_to_the_largest_remainders():
+    # ideal 2.4, 2.4, 1.2: six in all; both 2.4 are further from their floor than 1.2
+    shapes = {"a": (4,), "b": (4,), "c": (2,)}
+    assert leaf_counts(uniform(), shapes, 0.6) == {"a": 3, "b": 2, "c": 1}
+    # ideal 11.43 and 28.57: forty in all
+    assert leaf_counts(erk(), {"a": (4, 4), "b": (4, 16)}, 0.5) == {"a": 11, "b": 29}
+
+
+def test_no_layer_is_left_without_a_weight():
+    # ideal 0.02, 0.02 and 9.96 of 10
+    shapes = {"a": (2,), "b": (2,), "c": (996,)}
+    assert leaf_counts(uniform(), shapes, 0.01) == {"a": 1, "b": 1, "c": 8}
+    assert leaf_counts(uniform(), shapes, 0.01, minimum=2) == {"a": 2, "b": 2, "c": 6}
+
+
+def test_counts_that_pruning_starts_from_bound_the_new_ones():
+    # Alone, density 3/5 would round "a" up from 2 to 3: see the test before the last.
+    shapes = {"a": (4,), "b": (4,), "c": (2,)}
+    counts = leaf_counts(uniform(), shapes, 0.6, at_most={"a": 2, "b": 4, "c": 2})
+    assert counts == {"a": 2, "b": 3, "c": 1}
+
+
+@pytest.mark.parametrize(("fixed", "kept"), [(0.0, 16), (0.75, 4), (1.0, 0)])
+def test_overrides(fixed, kept):
+    distribution = with_overrides(erk(), {"^first": fixed})
+    shapes = {"first": (4, 4), "a": (4, 4), "b": (4, 16)}
+    assert distribution(shapes, 0.5) == pytest.approx(
+        {"first": 1 - fixed, "a": 0.714286, "b": 0.446429}, abs=1e-6
+    )
+    assert leaf_counts(distribution, shapes, 0.5) == {"first": kept, "a": 11, "b": 29}
+
+
+def test_overrides_take_the_first_match():
+    distribution = with_overrides(uniform(), {"a1": 0.0, "a": 0.25})
+    assert distribution({"a1": (4,), "a2": (4,)}, 0.5) == {"a1": 1.0, "a2": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "message"),
+    [
+        ({"fc": 1.5}, r"override 'fc': sparsity 1.5 is not in \[0, 1\]"),
+        ({"fc": math.nan}, "override 'fc': sparsity nan"),
+        ({"head": 0.5}, "override 'head' is the first match of no prunable leaf; .* are conv, fc"),
+        ({"c": 0.5, "fc": 0.5}, "override 'fc' is the first match of no prunable leaf"),
+    ],
+)
+def test_overrides_out_of_place(sparsities, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(uniform(), sparsities)({"conv": (4,), "fc": (4,)}, 0.5)
+
+
+def test_budget_below_one_weight_a_layer():
+    # 32 weights at 0.05: 32 - floor(30.4) = 2 for three layers; one each is 29 of 32 = 0.90625
+    shapes = {"a": (4, 4), "b": (2, 4), "c": (8,)}
+    message = "density 0.05 leaves 2 active weights for 3 layers, .* at most 0.90625"
+    with pytest.raises(ValueError, match=message):
+        leaf_counts(erk(), shapes, 0.05)
+
+
+@pytest.mark.parametrize("density", [-0.1, 1.1, math.nan])
+def test_custom_distribution_out_of_range(density):
+    with pytest.raises(ValueError, match=r"leaf a: density .* is not in \[0, 1\]"):
+        leaf_counts(lambda shapes, _: {"a": density}, {"a": (4,)}, 0.5)
+
+
+def test_custom_distribution_a_rounding_error_above_one():
+    counts = leaf_counts(lambda shapes, _: {"a": 1.0 + 5e-10}, {"a": (100, 1000)}, 1.0)
+    assert counts == {"a": 100_000}
+
+
+@pytest.mark.parametrize("distribution", ALL, ids=["uniform", "er", "erk", "erk sqrt"])
+def test_density_one_ulp_below_one(distribution):
+    densities = distribution({"a": (7, 5), "b": (7, 5), "c": (3, 3)}, np.nextafter(1.0, 0.0))
+    assert densities == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0})
