@@ -44,8 +44,8 @@ def cubic_sparsity(
         then ends at s_f - (s_f - s_i) / T^3.
 
     Raises:
-      ValueError: the grid has no event after the start and up to the stop (T < 1, or T < 2 with
-        `legacy_end`), so the target would never be reached.
+      ValueError: s_i differs from s_f and the grid has no event after the start and up to the stop
+        (T < 1, or T < 2 with `legacy_end`), so the target would never be reached.
 
     Reference:
       Zhu and Gupta, "To prune, or not to prune", 2017, eq. 1; GraNet counts events, not steps.
@@ -56,6 +56,8 @@ def cubic_sparsity(
     >>> [round(s(t), 7) for t in range(6)]
     [0.0, 0.5203125, 0.7875, 0.8859375, 0.9, 0.9]
     """
+    if initial_sparsity == sparsity:  # there already, with or without an event
+        return constant(sparsity)
     first = start_step // update_interval
     num_events = stop_step // update_interval - first
     last = num_events - 1 if legacy_end else num_events

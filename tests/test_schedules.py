@@ -1,0 +1,94 @@
+"""Schedules against the numbers of the papers (items 1 and 3 of the specification)."""
+
+import itertools
+
+import pytest
+
+from jaxsparse.schedules import constant, cosine, cubic_sparsity, until
+
+
+def cubic(**options):
+    window = {"start_step": 0, "stop_step": 4, "update_interval": 1}
+    return cubic_sparsity(**{"initial_sparsity": 0.0, "sparsity": 0.9} | window | options)
+
+
+# Item 1: T = 4, s_f = 0.9.
+@pytest.mark.parametrize(
+    ("initial", "expected"),
+    [
+        (0.0, [0.0, 0.5203125, 0.7875, 0.8859375, 0.9]),
+        (0.5, [0.5, 0.7312500, 0.8500, 0.8937500, 0.9]),
+    ],
+)
+def test_cubic(initial, expected):
+    s = cubic(initial_sparsity=initial)
+    assert [s(i) for i in range(5)] == pytest.approx(expected, abs=1e-12)
+    assert s(4) == s(5) == s(1000) == 0.9  # not only nearly: the counts of the end are exact
+
+
+def test_cubic_is_monotone():
+    s = cubic(initial_sparsity=0.3, start_step=50, stop_step=800, update_interval=7)
+    values = [s(step) for step in range(1000)]
+    assert all(a <= b for a, b in itertools.pairwise(values))
+    assert values[0] == values[55] == pytest.approx(0.3)
+    assert values[56] > 0.3
+
+
+# Item 2: i counts events, floors on both sides; between events nothing changes.
+@pytest.mark.parametrize(
+    ("start", "steps"),
+    [
+        (0, {0: 0.0, 999: 0.0, 1000: 0.5203125, 1999: 0.5203125, 2000: 0.7875, 4000: 0.9}),
+        # t0 1500: floor gives 1, so the event at 2000 has i = 1 of T = 3: .9 (1 - (2/3)^3)
+        (1500, {1999: 0.0, 2000: 0.6333333, 3000: 0.8666667, 4000: 0.9}),
+        (2000, {2000: 0.0, 3000: 0.7875, 4000: 0.9}),  # the event at t0 itself still has s_i
+    ],
+)
+def test_cubic_counts_events(start, steps):
+    s = cubic(start_step=start, stop_step=4000, update_interval=1000)
+    assert {step: s(step) for step in steps} == pytest.approx(steps, abs=1e-6)
+
+
+def test_cubic_without_its_last_event():
+    s = cubic(legacy_end=True)
+    assert [s(i) for i in (3, 4, 9)] == pytest.approx([0.8859375] * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"update_interval": 5},
+            "sparsity 0.9 is never reached: update_interval 5 leaves no event between start_step 0 "
+            "and stop_step 4; take an interval of at most 4 steps",
+        ),
+        ({"update_interval": 3, "legacy_end": True}, "interval of at most 2 steps"),
+        ({"start_step": 1000, "stop_step": 1999, "update_interval": 1000}, "at most 999 steps"),
+    ],
+)
+def test_cubic_that_cannot_arrive(options, message):
+    with pytest.raises(ValueError, match=message):
+        cubic(**options)
+
+
+def test_cubic_that_is_there_already_needs_no_event():
+    s = cubic(initial_sparsity=0.9, update_interval=5)
+    assert [s(step) for step in (0, 5, 100)] == [0.9, 0.9, 0.9]
+
+
+# Item 3.
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (
+            cosine(0.5, 0.005, 100),
+            {0: 0.5, 25: 0.427509, 50: 0.2525, 75: 0.077491, 100: 0.005, 101: 0.005},
+        ),
+        (cosine(0.3, 0.0, 75), {0: 0.3, 25: 0.225, 37.5: 0.15, 50: 0.075, 75: 0.0, 80: 0.0}),
+        (until(cosine(0.3, 0.0, 75), 50), {25: 0.225, 49: 0.080506, 50: 0.0}),
+        (constant(0.3), {0: 0.3, 1000: 0.3}),
+    ],
+    ids=["GraNet", "RigL", "until", "constant"],
+)
+def test_drop_fractions(schedule, expected):
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected, abs=1e-6)
