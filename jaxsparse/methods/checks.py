@@ -23,7 +23,7 @@ def check_fraction(value: float, name: str) -> float:
 
 def check_window(start_step: int, stop_step: int, total_steps: int) -> None:
     """Raises a ValueError unless 0 <= start_step < stop_step <= total_steps."""
-    check_steps(total_steps=total_steps)
+    check_steps(total_steps=total_steps, stop_step=stop_step)
     if not 0 <= start_step < stop_step <= total_steps:
         raise ValueError(
             f"start_step {start_step} and stop_step {stop_step} must satisfy "

@@ -8,7 +8,7 @@ set_ = [exchange(magnitude, random, floor)]         snfs = rigl on an averaged g
 import optax
 
 from jaxsparse.method import Method, compose
-from jaxsparse.methods.checks import check_fraction, check_sparsity
+from jaxsparse.methods.checks import check_fraction, check_sparsity, check_window
 from jaxsparse.schedules import cosine, until
 from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import exchange
@@ -246,10 +246,9 @@ def _dynamic(
 ) -> Method:
     check_sparsity(sparsity)
     check_fraction(drop_fraction[0], "drop_fraction")
-    check_steps(total_steps=total_steps)
+    check_window(start_step, total_steps if stop_step is None else stop_step, total_steps)
     share = cosine(*drop_fraction)
     if stop_step is not None:
-        check_steps(stop_step=stop_step)
         share = until(share, stop_step)
     timetable = make_timetable(
         total_steps=total_steps,

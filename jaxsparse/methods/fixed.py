@@ -1,12 +1,14 @@
 """Methods whose masks never change: dense, and static sparse training."""
 
 import jax
+import numpy as np
 
-from jaxsparse.masks import check_masks
+from jaxsparse.masks import check_masks, prunable_leaves
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
+from jaxsparse.plan import Plan, make_plan
 from jaxsparse.timetable import Timetable
-from jaxsparse.types import Distribution, PyTree, Rules
+from jaxsparse.types import Distribution, PyTree, Row, Rules
 
 
 def dense(*, total_steps: int = 1, prunable: Rules | None = None) -> Method:
@@ -62,4 +64,11 @@ def static(
         check_masks(masks, params)
         return masks
 
-    return method._replace(init=init)
+    def plan(params: PyTree) -> Plan:
+        check_masks(masks, params)
+        leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
+        shapes = {p: mask.shape for p, mask in leaves.items()}
+        active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
+        return make_plan("static", method.timetable, Row({}, ((), ())), shapes, active)
+
+    return method._replace(init=init, plan=plan)
