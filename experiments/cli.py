@@ -6,6 +6,7 @@ import difflib
 import io
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -72,12 +73,13 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
       ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
     """
     flags = [f"--{field.name}" for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    arguments = [_underscored(argument) for argument in argv]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             parsed, unknown = tyro.cli(
                 config,
-                args=[_underscored(argument) for argument in argv],
+                args=arguments,
                 description=config.__doc__,
                 use_underscores=True,
                 return_unknown_args=True,
@@ -86,7 +88,7 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ValueError(_first_paragraph(complaint.getvalue())) from None
+        raise ValueError(_complaint(config, arguments, complaint.getvalue())) from None
     if unknown:
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
@@ -111,8 +113,14 @@ def _underscored(argument: str) -> str:
     )
 
 
-def _first_paragraph(box: str) -> str:
-    """The message in the box that tyro draws, as one line."""
+def _complaint(config: type, arguments: list[str], box: str) -> str:
+    """What is wrong, from the box that tyro draws, as one line."""
+    if flag := re.search(r"Error parsing --(\w+)", box):
+        words = [word for argument in arguments for word in argument.split("=", 1)]
+        value = words[words.index(f"--{flag[1]}") + 1]
+        kind = str(typing.get_type_hints(config)[flag[1]]).replace("<class 'int'>", "int")
+        takes = "a whole number" if "int" in kind else "a number" if "float" in kind else "a value"
+        return f"--{flag[1]} takes {takes}, not {value!r}"
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     end = next((i for i, line in enumerate(lines) if not line or line.startswith("──")), len(lines))
     return re.sub(r"\s+", " ", " ".join(lines[:end])).strip() or "the flags are wrong, see --help"

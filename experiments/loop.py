@@ -6,6 +6,7 @@ without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is sever
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +81,6 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if not 1 <= run.batch_size <= num_images:
         raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
     check_steps(eval_every=run.eval_every, log_every=run.log_every)
-    folder = RunFolder.create(out, config)
     state = create_state(run)
     settled_step = max(
         (event.step for event in run.method.timetable.events if event.density is not None),
@@ -88,58 +88,36 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     )
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size)
-    steps = compile_steps(run, state, images, labels)
-
     best: dict[str, Any] = {"val_accuracy": -1.0}
-    started, paused = time.perf_counter(), 0.0
-    with folder, progress_bar(run.steps, title) as progress:
+
+    with RunFolder.create(out, config) as folder, progress_bar(run.steps, title) as progress:
+        steps = compile_steps(run, state, images, labels)
+        started, paused = time.perf_counter(), 0.0
         folder.log(0, density=density_of(state))
         for step in range(1, run.steps + 1):
             event = run.method.is_due(step)
             state, loss = steps[event](state, images, labels, next(indices))
             progress.update()
-            if event:
-                folder.log(step, density=density_of(state), **event_scalars(state))
+            record = event_scalars(state) if event else {}
             if step % run.log_every == 0:
-                folder.log(step, train_loss=float(loss))
+                record["train_loss"] = finite(float(loss), step)
             if step % run.eval_every == 0 or step == run.steps:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
                 accuracy = evaluate(run, state.params, run.dataset.val)
-                folder.log(step, val_accuracy=accuracy)
-                progress.set_postfix(val=f"{accuracy:.4f}", density=f"{density_of(state):.4f}")
+                record |= {"val_accuracy": accuracy, "density": density_of(state)}
+                progress.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
                 if step >= settled_step and accuracy > best["val_accuracy"]:
                     # A copy: the next step donates these buffers.
                     params = jax.tree.map(jnp.copy, state.params)
                     best = {"val_accuracy": accuracy, "step": step, "params": params}
                 paused += time.perf_counter() - pause
+            if record:
+                folder.log(step, **record)
         seconds = time.perf_counter() - started - paused
 
-        jaxsparse.check(state.params, state.opt_state, state.masks)
-        layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
-        summary = {
-            "method": config["schedule"],
-            "dataset": run.dataset.name,
-            "model": config["model"],
-            "seed": run.seed,
-            "sparsity": layers.sparsity,
-            "num_active": layers.num_active,
-            "num_prunable": layers.num_prunable,
-            "test_accuracy": evaluate(run, state.params, run.dataset.test),
-            "val_accuracy": evaluate(run, state.params, run.dataset.val),
-            "best_step": best["step"],
-            "best_val_accuracy": best["val_accuracy"],
-            "best_test_accuracy": evaluate(run, best["params"], run.dataset.test),
-            "exploration_rate": float(
-                jaxsparse.exploration_rate(state.explored, run.method.prunable)
-            ),
-            **forward_flops(run, state.params, layers),
-            "steps": run.steps,
-            "steps_per_second": run.steps / seconds,
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-        }
-        draw(folder, layers, title)
+        summary = summarise(run, state, best, config) | {"steps_per_second": run.steps / seconds}
+        draw(folder, state, title)
         folder.finish(summary)
     return summary
 
@@ -239,7 +217,46 @@ def event_scalars(state: TrainState) -> dict[str, float]:
     }
     explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
     empty = int(state.event_metrics.num_empty)
-    return {**counts, "num_empty": empty, "exploration_rate": float(explored)}
+    return {
+        "density": density_of(state),
+        **counts,
+        "num_empty": empty,
+        "exploration_rate": float(explored),
+    }
+
+
+def finite(loss: float, step: int) -> float:
+    """Returns the loss, raises a ValueError if it is not a finite number."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the training loss at step {step} is {loss}; lower --learning_rate")
+    return loss
+
+
+def summarise(
+    run: Run, state: TrainState, best: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Checks the masks' invariants once more, looks at the test images, and says what came out."""
+    jaxsparse.check(state.params, state.opt_state, state.masks)
+    layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
+    return {
+        "method": config["schedule"],
+        "dataset": run.dataset.name,
+        "model": config["model"],
+        "seed": run.seed,
+        "sparsity": layers.sparsity,
+        "num_active": layers.num_active,
+        "num_prunable": layers.num_prunable,
+        "test_accuracy": evaluate(run, state.params, run.dataset.test),
+        "val_accuracy": evaluate(run, state.params, run.dataset.val),
+        "best_step": best["step"],
+        "best_val_accuracy": best["val_accuracy"],
+        "best_test_accuracy": evaluate(run, best["params"], run.dataset.test),
+        "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
+        **forward_flops(run, state.params, layers),
+        "steps": run.steps,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
 
 
 def forward_flops(run: Run, params: Any, layers: Summary) -> dict[str, float]:
@@ -251,13 +268,14 @@ def forward_flops(run: Run, params: Any, layers: Summary) -> dict[str, float]:
     return {"test_flops": sparse, "dense_test_flops": total, "test_flops_ratio": sparse / total}
 
 
-def draw(folder: RunFolder, layers: Summary, title: str) -> None:
+def draw(folder: RunFolder, state: TrainState, title: str) -> None:
     """Writes `plot.png`: accuracy and density over steps, density per layer."""
     records = folder.read_metrics()
+    layers = jaxsparse.summary(state.params, state.masks, state.method.prunable).layers
     plots.plot_run(
         folder.path / "plot.png",
         title=title,
         accuracy={"validation": series(records, "val_accuracy")},
         density=series(records, "density"),
-        layers={layer.path: (layer.num_active, layer.size) for layer in layers.layers},
+        layers={layer.path: (layer.num_active, layer.size) for layer in layers},
     )

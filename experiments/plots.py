@@ -121,8 +121,9 @@ def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
         line.set(drawstyle="steps-post", label=f"{name}: {end}" if name else end)
     positive = [value for _, values in density.values() for value in values if value > 0]
     if positive and min(positive) < LOG_BELOW:
-        axes.set_yscale("log", nonpositive="mask")
+        # Limits first: on a constant density the change of scale would find none of its own.
         axes.set_ylim(min(positive) / 1.6, 1.3)
+        axes.set_yscale("log", nonpositive="mask")
         # Over more than three decades there is no room to label 2 and 5.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(positive) > 1e-3 else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())

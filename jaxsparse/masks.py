@@ -81,9 +81,9 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
     if not chosen:
         raise ValueError(f"no leaf is prunable; the leaves are {_listed(leaves)}")
     for path in chosen:
-        if jnp.size(leaves[path]) >= 2**31:
+        if np.size(leaves[path]) >= 2**31:
             raise ValueError(
-                f"leaf {path} has {jnp.size(leaves[path])} entries; at most {2**31 - 1} count"
+                f"leaf {path} has {np.size(leaves[path])} entries; at most {2**31 - 1} count"
             )
     return chosen
 
@@ -111,7 +111,7 @@ def with_leaves(tree: PyTree, leaves: dict[str, jax.Array]) -> PyTree:
 
 def dense_masks(params: PyTree) -> PyTree:
     """Returns masks that keep every weight: a tree of True like params."""
-    return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+    return jax.tree.map(lambda x: jnp.ones(np.shape(x), bool), params)
 
 
 def masks_from_params(params: PyTree, prunable: Rules | None = None) -> PyTree:
@@ -183,9 +183,9 @@ def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None
     for path, leaf in theirs.items():
         if path not in ours:
             raise ValueError(f"{name} has no leaf {path}, which {like} has")
-        if jnp.shape(ours[path]) != jnp.shape(leaf):
+        if np.shape(ours[path]) != np.shape(leaf):
             raise ValueError(
-                f"{name} at {path} has shape {jnp.shape(ours[path])}, {like} has {jnp.shape(leaf)}"
+                f"{name} at {path} has shape {np.shape(ours[path])}, {like} has {np.shape(leaf)}"
             )
     for path in ours:
         if path not in theirs:
@@ -214,7 +214,7 @@ def fold_key(key: jax.Array | None, *data: int | str | jax.Array) -> jax.Array |
 
 
 def _is_prunable_by_default(path: str, leaf: Any) -> bool:
-    return bool(_ALWAYS.search(path)) and not _NEVER.search(path) and jnp.ndim(leaf) >= 2
+    return bool(_ALWAYS.search(path)) and not _NEVER.search(path) and np.ndim(leaf) >= 2
 
 
 def _first_match(path: str, rules: Rules) -> int | None:
@@ -222,5 +222,5 @@ def _first_match(path: str, rules: Rules) -> int | None:
 
 
 def _listed(leaves: dict[str, Any], most: int = 8) -> str:
-    names = [f"{path} {jnp.shape(leaf)}" for path, leaf in leaves.items()]
+    names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

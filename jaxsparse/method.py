@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse.distributions import erk, leaf_counts
@@ -131,7 +132,7 @@ def compose(
     def init(key: jax.Array, params: PyTree) -> PyTree:
         weights = prunable_leaves(params, prunable)
         counts = leaf_counts(distribution, _shapes(weights), initial_density)
-        if counts == {path: jnp.size(w) for path, w in weights.items()}:
+        if counts == {path: np.size(w) for path, w in weights.items()}:
             return dense_masks(params)
         return with_leaves(dense_masks(params), random_masks(key, weights, counts))
 
@@ -194,7 +195,7 @@ def random_masks(key: jax.Array, weights: Leaves, counts: dict[str, int]) -> dic
 
 
 def _shapes(weights: Leaves) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(jnp.shape(w)) for path, w in weights.items()}
+    return {path: tuple(np.shape(w)) for path, w in weights.items()}
 
 
 def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:

@@ -102,7 +102,7 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
         LayerSummary(path, tuple(mask.shape), int(np.count_nonzero(np.asarray(mask))), mask.size)
         for path, mask in leaves.items()
     )
-    everything = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(params))
+    everything = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
     return Summary(layers, everything - sum(layer.size for layer in layers))
 
 
@@ -132,7 +132,7 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         _check_leaf(f"params at {path}", leaf, by_path[path])
     for name, slot, path in _slots(opt_state, params):
-        if jnp.shape(slot) == by_path[path].shape:
+        if np.shape(slot) == by_path[path].shape:
             _check_leaf(f"optimizer slot {name}", slot, by_path[path])
 
 

@@ -13,6 +13,7 @@ made of it; `key` the leaf's own random key for this event, or None.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse.masks import fold_key
 from jaxsparse.types import Leaves, Score
@@ -46,7 +47,7 @@ def random(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
     """
     if key is None:
         raise ValueError("a random score needs a key: call method.update(..., key=key)")
-    return jax.random.uniform(key, jnp.shape(w), jnp.float32)
+    return jax.random.uniform(key, np.shape(w), jnp.float32)
 
 
 def score_leaves(
@@ -59,9 +60,9 @@ def score_leaves(
     """
     scores = {p: score(weights[p], signal[p], fold_key(key, p)) for p in weights}
     for path, values in scores.items():
-        if jnp.shape(values) != jnp.shape(weights[path]):
+        if np.shape(values) != np.shape(weights[path]):
             raise ValueError(
-                f"the score of {path} has shape {jnp.shape(values)}, the leaf "
-                f"{jnp.shape(weights[path])}"
+                f"the score of {path} has shape {np.shape(values)}, the leaf "
+                f"{np.shape(weights[path])}"
             )
     return scores

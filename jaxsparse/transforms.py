@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse.masks import apply_mask, apply_masks, check_like, check_masks, dense_masks
@@ -86,7 +87,7 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
         return isinstance(slot, optax.MaskedNode)
 
     def mask_slot(slot: Any, mask: Any) -> Any:
-        if is_hole(slot) or jnp.shape(slot) != jnp.shape(mask):
+        if is_hole(slot) or np.shape(slot) != np.shape(mask):
             return slot
         return apply_mask(slot, mask)
 

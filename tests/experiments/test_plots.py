@@ -90,12 +90,21 @@ def test_density_under_a_tenth_is_logarithmic(tmp_path, figures, lowest, scale):
     [
         {"accuracy": {"validation": ([7], [0.1])}, "density": ([7], [0.05])},
         {"accuracy": {"validation": (STEPS, [0.1, math.nan, math.nan])}},
+        {"density": (STEPS, [1 - 0.9] * 3)},
         {"accuracy": {"validation": ([], [])}, "density": ([], [])},
         {"accuracy": {}, "density": (STEPS, [0.1, 0.0, 0.0]), "layers": {}},
         {"title": "a long title " * 20},
         {"layers": {f"layer_{i}/{'x' * 60}/kernel": (i, 10**8) for i in range(54)}},
     ],
-    ids=["one value", "NaN", "no value", "no layer", "long title", "many long layers"],
+    ids=[
+        "one value",
+        "NaN",
+        "constant density",
+        "no value",
+        "no layer",
+        "long title",
+        "many long layers",
+    ],
 )
 def test_unusual_runs_are_drawn_without_overlap(tmp_path, figures, change):
     plots.plot_run(tmp_path / "run.png", **RUN | change)

@@ -1,0 +1,104 @@
+"""Command lines: flags in both spellings, and one clear line for everything that is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli, demo, fashion_mnist
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def parse(*argv):
+    return cli.parse(fashion_mnist.Config, argv)
+
+
+def test_flags_in_both_spellings():
+    config = parse("--data-dir=a-b", "--update_interval", "7", "--plan", "--learning-rate=0.1")
+    assert config.data_dir == Path("a-b")
+    assert (config.update_interval, config.plan, config.learning_rate) == (7, True, 0.1)
+
+
+def test_defaults_are_the_ones_of_the_readme():
+    config = parse()
+    assert (config.model, config.schedule, config.sparsity) == ("lenet5", "granet_st", 0.95)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--sparsity=1.0"], "sparsity 1.0 must be at least 0 and below 1"),
+        (["--sparsity=-0.1"], "sparsity -0.1 must be at least 0 and below 1"),
+        (["--sparsity=nan"], "sparsity nan must be at least 0 and below 1"),
+        (["--schedule=granet_ts"], "unknown schedule 'granet_ts'; did you mean 'granet_st'?"),
+        (["--schedule=zzz"], "unknown schedule 'zzz'; there are dense, static, gmp, set"),
+        (["--model=lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
+        (["--distribution=erq"], "unknown distribution 'erq'; did you mean 'erk'?"),
+        (["--scope=galactic"], "scope 'galactic' must be 'global' or 'layer'"),
+        (["--sparsty=0.9"], "unknown flag '--sparsty'; did you mean '--sparsity'?"),
+        (["0.9"], "unexpected argument '0.9'"),
+        (["--steps=many"], "--steps takes a whole number, not 'many'"),
+        (["--drop_fraction", "half"], "--drop_fraction takes a number, not 'half'"),
+        (["--steps"], "--steps"),
+        (["--steps=0"], "total_steps 0 must be a whole number of steps, at least 1"),
+        (["--update_interval=5000"], "sparsity 0.95 is never reached: update_interval 5000"),
+        (["--schedule=rigl", "--sparsity=0.99999"], "below 1 a layer"),
+        (["--schedule=rigl", "--scope=layer"], "--scope is no option of rigl"),
+        (["--data_dir=no/such/folder"], "no/such/folder"),
+        (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
+        (["--eval_every=0"], "eval_every 0"),
+        (["--val_fraction=1.5"], "1.5"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_non_zero_exit(argv, message, capsys, tmp_path):
+    argv = [*argv, f"--out={tmp_path}/run"] if argv != ["--steps"] else argv
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 2
+    complaint = capsys.readouterr().err.splitlines()
+    assert len(complaint) == 1
+    assert complaint[0].startswith("error: ")
+    assert message in complaint[0]
+
+
+def test_a_finished_run_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    argv = [f"--out={tmp_path}", "--steps=60"]
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 2
+    assert "finished run" in capsys.readouterr().err
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
+def test_bugs_keep_their_traceback():
+    def broken(config):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        cli.run(broken, fashion_mnist.Config, [])
+
+
+@pytest.mark.parametrize("config", [fashion_mnist.Config, demo.Config])
+def test_help_says_what_every_flag_is(config, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(config, ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in config.__dataclass_fields__:
+        assert f"--{name}" in text
+    assert "None" not in text
+
+
+def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):
+    argv = ["--plan", "--steps=100", "--update_interval=10", f"--out={tmp_path}/run"]
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 0
+    text = capsys.readouterr().out
+    assert "granet_st: 9 events in 100 steps, 3,074 of 61,470 weights active" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_from_a_shell_the_exit_status_and_one_line():
+    command = [sys.executable, "experiments/fashion_mnist.py", "--schedule=granet_ts"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown schedule 'granet_ts'; did you mean 'granet_st'?\n"

@@ -1,0 +1,102 @@
+"""Whole runs on the shipped sample: they learn, end exactly at their sparsity, leave a folder."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import fashion_mnist, loop
+from experiments.methods import METHODS
+from experiments.run_folder import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+FIELDS = (
+    "method dataset model seed sparsity num_active num_prunable test_accuracy val_accuracy "
+    "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio steps "
+    "steps_per_second"
+).split()
+
+
+def train(tmp_path, **options):
+    options = {"model": "lenet_300_100", "steps": 60, "eval_every": 30, "sparsity": 0.9} | options
+    return fashion_mnist.train(fashion_mnist.Config(out=tmp_path / "run", **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", METHODS)
+def test_every_schedule_learns_and_ends_exactly_at_its_sparsity(schedule, tmp_path):
+    summary = train(tmp_path, schedule=schedule)
+    assert summary["num_prunable"] == 266_200
+    assert summary["num_active"] == (266_200 if schedule == "dense" else 26_620)
+    assert summary["test_accuracy"] > 0.6  # chance is 0.1
+    assert set(FIELDS) <= set(summary)
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_run(tmp_path):
+    summary = train(tmp_path, schedule="granet_st", update_interval=10)
+    out = summary.pop("out")
+    assert json.loads((out / "summary.json").read_text()) == summary
+    config = json.loads((out / "config.json").read_text())
+    assert (config["schedule"], config["update_interval"], config["seed"]) == ("granet_st", 10, 0)
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    assert (out / "plot.png").stat().st_size > 10_000
+
+    records = read_metrics(out)
+    steps = [record["step"] for record in records]
+    assert steps == sorted(set(steps))  # one record a step
+    active = {r["step"]: r["num_active"] for r in records if "num_active" in r}
+    # cubic from 0.5 to 0.9 in 3 events: 0.9 - 0.4 * (1 - i/3)^3, then held
+    expected = [266_200 - math.floor(266_200 * (0.9 - 0.4 * (1 - i / 3) ** 3)) for i in (1, 2, 3)]
+    assert [active[10], active[20], active[30]] == expected
+    assert active[40] == active[50] == 26_620
+    event = next(r for r in records if r["step"] == 40)
+    assert event["num_dropped"] == event["num_grown"]
+    assert event["num_nan"] == event["num_empty"] == 0
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    first, again, other = (
+        train(tmp_path / str(i), schedule="set", seed=seed) for i, seed in enumerate((3, 3, 4))
+    )
+    losses = [
+        [r["train_loss"] for r in read_metrics(run["out"]) if "train_loss" in r]
+        for run in (first, again, other)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.slow
+def test_best_is_chosen_only_at_the_final_sparsity(tmp_path):
+    summary = train(tmp_path, schedule="gmp", eval_every=5, stop_step=40, update_interval=10)
+    assert summary["best_step"] >= 40
+
+
+def test_batches_visit_every_image_once_an_epoch():
+    drawn = loop.batches(jax.random.key(0), 10, 3)
+    epochs = [np.concatenate([next(drawn) for _ in range(3)]) for _ in range(2)]
+    assert [len(set(epoch.tolist())) for epoch in epochs] == [9, 9]
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_a_diverged_run_says_so(tmp_path):
+    with pytest.raises(ValueError, match="training loss at step 50 is nan; lower --learning_rate"):
+        train(tmp_path, schedule="dense", learning_rate=1e6)
+
+
+@pytest.mark.slow
+def test_the_demo_from_a_shell(tmp_path):
+    command = [sys.executable, "experiments/demo.py", "--steps=60", f"--out={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    granet = next(line.split() for line in lines if line.startswith("granet_st"))
+    assert granet[2:4] == ["0.9500", "3,074"]
+    assert lines[-1] == f"plot: {tmp_path}/plot.png"
+    assert (tmp_path / "plot.png").stat().st_size > 10_000

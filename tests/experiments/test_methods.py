@@ -1,0 +1,49 @@
+"""The table of `--schedule` names: every method is in it, with an interval for any length."""
+
+import jax.numpy as jnp
+import pytest
+
+import jaxsparse
+from experiments.methods import METHODS, make_method
+from jaxsparse import methods
+
+PARAMS = {"a": {"kernel": jnp.zeros((40, 50))}, "b": {"kernel": jnp.zeros((50, 20))}}
+
+
+def test_every_method_of_the_library_is_in_the_table():
+    assert {entry.factory for entry in METHODS.values()} == {
+        getattr(methods, name) for name in methods.__all__
+    }
+
+
+@pytest.mark.parametrize("schedule", METHODS)
+@pytest.mark.parametrize("steps", [10, 100, 2000, 50_000])
+def test_every_method_makes_a_plan_for_runs_of_any_length(schedule, steps):
+    method = make_method(schedule, sparsity=0.9, steps=steps)
+    end = method.plan(PARAMS).rows[-1]
+    assert end.num_active == (3000 if schedule == "dense" else 300)
+    assert method.name == schedule
+    for event in method.timetable.events:
+        assert 1 <= event.step <= steps
+
+
+@pytest.mark.parametrize("schedule", METHODS)
+def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
+    values = {
+        "update_interval": 7,
+        "start_step": 5,
+        "stop_step": 60,
+        "scope": "layer",
+        "distribution": "uniform",
+        "min_keep": 1,
+        "initial_sparsity": 0.25,
+        "drop_fraction": 0.125,
+    }
+    options = {name: values[name] for name in METHODS[schedule].options}
+    method = make_method(schedule, sparsity=0.5, steps=100, **options)
+    steps = [event.step for event in method.timetable.events]
+    if "update_interval" in options:
+        assert steps[0] == 7
+        assert all(step % 7 == 0 for step in steps)
+    if "initial_sparsity" in options:
+        assert jaxsparse.sparsity(method.init(key, PARAMS)) == 0.25

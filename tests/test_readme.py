@@ -1,0 +1,44 @@
+"""The README's code runs as written, and a new criterion takes under 15 lines."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsparse
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readmes_code_runs_in_order(capsys):
+    names: dict = {}
+    with jax.numpy_rank_promotion("allow"):  # as users have it
+        for block in BLOCKS:
+            exec(compile(block, "README.md", "exec"), names)
+    assert jaxsparse.num_active(names["state"].masks) == 266_200 - int(0.95 * 266_200)
+    printed = capsys.readouterr().out
+    assert "410" in printed  # granet_st's 10 % of 4,096, in the summary
+    assert "mine: 4 events in 100 steps" in printed
+
+
+def test_a_new_criterion_takes_under_15_lines_and_decides():
+    block = re.search(r"<!-- new criterion -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+    assert len(block.strip().splitlines()) < 15
+    names: dict = {"jaxsparse": jaxsparse}
+    exec(compile(block, "README.md", "exec"), names)
+
+    w, g = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(np.float32)
+    params, grads = {"kernel": jnp.asarray(w)}, {"kernel": jnp.asarray(g)}
+    masks = names["method"].init(jax.random.key(0), params)
+    event = names["method"].update(params, grads, masks, 50)  # the cubic has arrived: 40 of 400
+    expected = np.zeros(400, bool)
+    expected[np.argsort(-(-w * g).ravel())[:40]] = True
+    np.testing.assert_array_equal(np.asarray(event.masks["kernel"]).ravel(), expected)
+
+
+def test_the_readme_names_every_method():
+    for name in ("granet_st", "granet", "gmp", "rigl", "set_", "snfs", "rigl_itop", "set_itop"):
+        assert f"`{name}`" in README
