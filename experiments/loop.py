@@ -81,7 +81,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if not 1 <= run.batch_size <= num_images:
         raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
     check_steps(eval_every=run.eval_every, log_every=run.log_every)
-    state = create_state(run)
+    # What cannot work is refused before anything is written.
+    run.method.plan(jax.eval_shape(functools.partial(initial_params, run)))
     settled_step = max(
         (event.step for event in run.method.timetable.events if event.density is not None),
         default=0,
@@ -91,6 +92,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     best: dict[str, Any] = {"val_accuracy": -1.0}
 
     with RunFolder.create(out, config) as folder, progress_bar(run.steps, title) as progress:
+        state = create_state(run)
         steps = compile_steps(run, state, images, labels)
         started, paused = time.perf_counter(), 0.0
         folder.log(0, density=density_of(state))
@@ -129,18 +131,21 @@ def progress_bar(steps: int, title: str) -> tqdm:
 
 
 def create_state(run: Run) -> TrainState:
-    """Initial weights and masks; the same seed gives the same weights to every method."""
-    key = jax.random.key(run.seed)
-    image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    params = run.model.init(jax.random.fold_in(key, 0), image)["params"]
+    """Initial weights and masks."""
     return TrainState.create(
         apply_fn=run.model.apply,
-        params=params,
+        params=jax.jit(functools.partial(initial_params, run))(),
         tx=run.tx,
         method=run.method,
-        key=jax.random.fold_in(key, 1),
+        key=jax.random.fold_in(jax.random.key(run.seed), 1),
         track_exploration=True,
     )
+
+
+def initial_params(run: Run) -> Any:
+    """Initial weights: the same seed gives every method the same ones."""
+    image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
+    return run.model.init(jax.random.fold_in(jax.random.key(run.seed), 0), image)["params"]
 
 
 def compile_steps(
