@@ -1,0 +1,51 @@
+"""The two LeNets: sizes as published, and layers that methods find by their names."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxsparse
+from jaxsparse.nn import LeNet5, LeNet300100
+
+
+@pytest.mark.parametrize(
+    ("model", "num_params", "kernels"),
+    [
+        (
+            LeNet300100(),
+            266_610,
+            {"Dense_0": (784, 300), "Dense_1": (300, 100), "Dense_2": (100, 10)},
+        ),
+        (
+            LeNet5(),
+            61_706,
+            {
+                "Conv_0": (5, 5, 1, 6),
+                "Conv_1": (5, 5, 6, 16),
+                "Dense_0": (400, 120),
+                "Dense_1": (120, 84),
+                "Dense_2": (84, 10),
+            },
+        ),
+    ],
+    ids=["LeNet-300-100", "LeNet-5"],
+)
+def test_size(model, num_params, kernels, key):
+    params = jax.eval_shape(model.init, key, jnp.zeros((1, 28, 28, 1)))["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == num_params
+    assert {name: layer["kernel"].shape for name, layer in params.items()} == kernels
+    assert jaxsparse.prunable_paths(params) == [f"{name}/kernel" for name in kernels]
+
+
+@pytest.mark.parametrize(
+    "model", [LeNet300100(num_classes=7), LeNet5(num_classes=7)], ids=["300-100", "5"]
+)
+def test_inactive_weights_have_a_gradient(model, key):
+    x = jax.random.normal(key, (2, 28, 28, 1))
+    variables = jax.jit(model.init)(key, x)
+    masks = jax.tree.map(lambda w: w > 0, variables)
+    params = jaxsparse.apply_masks(variables, masks)
+    assert jax.eval_shape(model.apply, params, x).shape == (2, 7)
+    grads = jax.jit(jax.grad(lambda p: (model.apply(p, x) ** 2).sum()))(params)
+    inactive = ~masks["params"]["Dense_1"]["kernel"]
+    assert (grads["params"]["Dense_1"]["kernel"][inactive] != 0).any()

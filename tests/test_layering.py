@@ -1,0 +1,100 @@
+"""The arrows of the design point one way, and the public names are complete and documented."""
+
+import ast
+import graphlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxsparse
+
+ROOT = Path(jaxsparse.__file__).parent
+
+# What each module may import from the package: types <- masks <- {distributions, ...} <- ... .
+CORE = {"types", "masks"}
+TOOLS = CORE | {"distributions", "schedules", "scores", "selection"}
+STEPS = TOOLS | {"timetable"}
+MAY_IMPORT = {
+    "types": set(),
+    "masks": {"types"},
+    "distributions": CORE,
+    "schedules": CORE,
+    "scores": CORE,
+    "selection": CORE,
+    "timetable": TOOLS,
+    "stages": STEPS,
+    "plan": STEPS,
+    "method": STEPS | {"stages", "plan"},
+    "methods": STEPS | {"stages", "plan", "method", "methods"},
+    "transforms": CORE,
+    "metrics": CORE,
+    "flops": CORE,
+    "train_state": CORE | {"method", "metrics", "transforms"},
+    "nn": {"nn"},
+}
+
+
+def imports(path):
+    """The dotted names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def modules():
+    """Module or folder of the package -> dotted names that it imports."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        part = path.relative_to(ROOT).with_suffix("").parts[0]
+        if part != "__init__":
+            found.setdefault(part, set()).update(imports(path))
+    return found
+
+
+IMPORTS = modules()
+INSIDE = {
+    part: {name.split(".")[1] for name in names if name.startswith("jaxsparse.")}
+    for part, names in IMPORTS.items()
+}
+
+
+@pytest.mark.parametrize("part", IMPORTS)
+def test_arrows(part):
+    assert INSIDE[part] <= MAY_IMPORT[part]
+    assert "jaxsparse" not in IMPORTS[part]  # the front door is for users
+
+
+def test_no_cycle_even_between_files():
+    graph = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        graph[name.removesuffix(".__init__")] = {
+            n for n in imports(path) if n.startswith("jaxsparse")
+        }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_what_comes_from_outside():
+    def users(package):
+        return {
+            part for part, names in IMPORTS.items() for n in names if n.split(".")[0] == package
+        }
+
+    assert users("flax") == {"nn", "train_state"}
+    assert users("experiments") == users("orbax") == users("tests") == set()
+    allowed = {"jax", "numpy", "optax", "chex", "flax", "jaxsparse"}
+    outside = {n.split(".")[0] for names in IMPORTS.values() for n in names}
+    assert {n for n in outside - allowed if n not in sys.stdlib_module_names} == set()
+
+
+def test_public_names_are_sorted_complete_and_documented():
+    names = jaxsparse.__all__
+    assert names == sorted(names)
+    public = {n for n, x in vars(jaxsparse).items() if n[0] != "_" and not inspect.ismodule(x)}
+    assert public == set(names)
+    assert [n for n in names if not inspect.getdoc(getattr(jaxsparse, n))] == []
