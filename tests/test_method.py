@@ -145,7 +145,10 @@ def test_metrics_count_nan_and_go_in_the_order_of_the_paths():
 
 
 def test_update_of_a_traced_step_compiles_once_and_equals_no_jit(key):
-    method = jaxsparse.set_(sparsity=0.5, total_steps=40, update_interval=10, start_step=10)
+    # The same share at every step: what differs between steps is the key alone.
+    method = jaxsparse.set_itop(
+        sparsity=0.5, total_steps=40, update_interval=10, final_drop_fraction=0.5
+    )
     params = {"fc": {"kernel": jax.random.normal(key, (8, 8))}}
     masks = method.init(key, params)
     traces = []

@@ -217,6 +217,10 @@ def test_take_fraction_is_exact(count, p, q):
 
 @pytest.mark.parametrize("q", [1, MAX_DENOMINATOR - 1, MAX_DENOMINATOR])
 def test_take_fraction_at_the_ends(q):
+    # The largest products: count = a q + (q - 1), p next to q.
+    count, p = 2**31 // q * q - 1, max(q - 1, 0)
+    assert int(FLOOR(np.int32(count), np.int32(p), np.int32(q))) == count * p // q
+    assert int(CEIL(np.int32(count), np.int32(q), np.int32(q))) == count
     most = np.int32(2**31 - 1)
     for take in (FLOOR, CEIL):
         assert int(take(most, np.int32(q), np.int32(q))) == most
