@@ -1,0 +1,193 @@
+"""The table of all methods, and the loop of the README that the conformance tests run them in."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+import jaxsparse
+from jaxsparse.schedules import constant
+from jaxsparse.scores import random, saliency
+from tests.trees import FIXED, every_other, fill
+
+TOTAL, EVERY, SPARSITY = 12, 2, 0.7
+
+
+class Case(NamedTuple):
+    """One row.
+
+    Attributes:
+      make: params -> method.
+      sparsities: what the masks have at the start, and after each event in turn.
+      steps: of the events.
+      scope: what keeps its count at an event or reaches its target: "leaf", or only all "together".
+      random_start: whether the initial masks depend on the key.
+      random_events: whether events do.
+    """
+
+    make: Callable[[Any], jaxsparse.Method]
+    sparsities: tuple[float, ...]
+    steps: tuple[int, ...] = ()
+    scope: str = "leaf"
+    random_start: bool = False
+    random_events: bool = False
+
+
+def cubic(initial: float, stop: int, last: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Sparsities and steps, with no part of the library: s_i + (s_f - s_i) (1 - (1 - i/T)^3)."""
+    num = stop // EVERY
+    rise = lambda i: 1 - (1 - min(i / num, 1.0)) ** 3
+    events = range(1, last // EVERY + 1)
+    sparsities = tuple(initial + (SPARSITY - initial) * rise(i) for i in (0, *events))
+    return sparsities, tuple(i * EVERY for i in events)
+
+
+def held(last: int, **options: bool) -> dict[str, Any]:
+    steps = tuple(range(EVERY, last + 1, EVERY))
+    return {"sparsities": (SPARSITY,) * (len(steps) + 1), "steps": steps, "random_start": True} | (
+        options
+    )
+
+
+def composed(params: Any) -> jaxsparse.Method:
+    """What a user might write: prune by |w g|, then a SET exchange by |w g|, on averaged grads."""
+    timetable = jaxsparse.make_timetable(
+        total_steps=TOTAL,
+        update_interval=EVERY,
+        initial_density=0.6,
+        density=lambda step: 0.6 - 0.3 * min(step / 6, 1.0),
+        drop_fraction=constant(0.4),
+    )
+    return jaxsparse.compose(
+        "composed",
+        [
+            jaxsparse.prune(saliency),
+            jaxsparse.exchange(drop=saliency, grow=random, rounding="floor"),
+        ],
+        timetable,
+        initial_density=0.6,
+        distribution=jaxsparse.uniform(),
+        scope="global",
+        observe=optax.ema(0.5),
+    )
+
+
+_RUN = {"total_steps": TOTAL, "update_interval": EVERY}
+_PRUNED = {"sparsity": SPARSITY, "stop_step": 6, **_RUN}
+_FIXED = {"sparsity": SPARSITY, **_RUN}
+
+CASES = {
+    "dense": Case(lambda p: jaxsparse.dense(total_steps=TOTAL), (0.0,)),
+    "static": Case(
+        lambda p: jaxsparse.static(sparsity=SPARSITY, total_steps=TOTAL),
+        (SPARSITY,),
+        random_start=True,
+    ),
+    "static_given": Case(
+        lambda p: jaxsparse.static(masks=every_other(p), total_steps=TOTAL), (30 / 61,)
+    ),
+    "gmp": Case(lambda p: jaxsparse.gmp(**_PRUNED), *cubic(0.0, 6, 6), scope="together"),
+    "gmp_layer": Case(lambda p: jaxsparse.gmp(scope="layer", **_PRUNED), *cubic(0.0, 6, 6)),
+    "gmp_sparse_start": Case(
+        lambda p: jaxsparse.gmp(scope="layer", initial_sparsity=0.3, **_PRUNED),
+        *cubic(0.3, 6, 6),
+        random_start=True,
+    ),
+    "granet": Case(lambda p: jaxsparse.granet(**_PRUNED), *cubic(0.0, 6, 10), scope="together"),
+    "granet_to_the_end": Case(
+        lambda p: jaxsparse.granet(**_PRUNED | {"stop_step": TOTAL}),
+        *cubic(0.0, TOTAL, TOTAL),
+        scope="together",
+    ),
+    "granet_layer": Case(lambda p: jaxsparse.granet(scope="layer", **_PRUNED), *cubic(0.0, 6, 10)),
+    "granet_min_keep": Case(
+        lambda p: jaxsparse.granet(min_keep=2, **_PRUNED), *cubic(0.0, 6, 10), scope="together"
+    ),
+    "granet_st": Case(
+        lambda p: jaxsparse.granet_st(initial_sparsity=0.5, **_PRUNED),
+        *cubic(0.5, 6, 10),
+        scope="together",
+        random_start=True,
+    ),
+    "rigl": Case(lambda p: jaxsparse.rigl(**_FIXED), **held(8)),
+    "set": Case(lambda p: jaxsparse.set_(**_FIXED), **held(8, random_events=True)),
+    "snfs": Case(lambda p: jaxsparse.snfs(**_FIXED), **held(8)),
+    "rigl_itop": Case(lambda p: jaxsparse.rigl_itop(**_FIXED), **held(10)),
+    "set_itop": Case(lambda p: jaxsparse.set_itop(**_FIXED), **held(10, random_events=True)),
+    "composed": Case(
+        composed,
+        (0.4, 0.5, 0.6, 0.7, 0.7, 0.7),
+        (2, 4, 6, 8, 10),
+        scope="together",
+        random_start=True,
+        random_events=True,
+    ),
+}
+
+OPTIMIZERS = {
+    "momentum": jaxsparse.masked(optax.sgd(0.1, momentum=0.9)),
+    "adamw": jaxsparse.masked(optax.adamw(0.01, weight_decay=0.1)),
+    "multi_steps": jaxsparse.masked(
+        optax.MultiSteps(
+            optax.sgd(0.1, momentum=0.9), every_k_schedule=EVERY
+        ).gradient_transformation()
+    ),
+}
+
+
+@functools.cache
+def method_of(name: str) -> jaxsparse.Method:
+    """The method of a row, for the fixed tree; one object each, so that jit's caches serve all."""
+    return CASES[name].make(fill(FIXED, 0))
+
+
+class Step(NamedTuple):
+    """What a step of `train` left behind; `old_masks` are those it was taken with."""
+
+    n: int
+    params: Any
+    opt_state: Any
+    masks: Any
+    old_masks: Any
+    event: jaxsparse.Event | None
+
+
+def train(method: jaxsparse.Method, params: Any, tx: Any, key: jax.Array) -> Iterator[Step]:
+    """Trains on gradients drawn by seed; yields every step."""
+    masks = init(method, key, params)
+    params = jaxsparse.apply_masks(params, masks)
+    opt_state, observe_state = tx.init(params), method.observe.init(params)
+    for n in range(1, TOTAL + 1):
+        grads = fill(params, 1000 + n, jax.tree.leaves(params)[0].dtype)
+        signal, observe_state = method.observe.update(grads, observe_state, params)
+        due, event, old_masks = method.is_due(n), None, masks
+        if not (due and method.skip_step):
+            params, opt_state = _optimize(tx, grads, opt_state, params, masks)
+        if due:
+            event = update(method, params, signal, masks, n, key)
+            params, opt_state = _apply_event(tx, event, params, opt_state)
+            masks = event.masks
+        yield Step(n, params, opt_state, masks, old_masks, event)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(method, key, params) -> Any:
+    return method.init(key, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update(method, params, signal, masks, step, key) -> jaxsparse.Event:
+    return method.update(params, signal, masks, step, key=key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _optimize(tx, grads, opt_state, params, masks):
+    updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
+    return optax.apply_updates(params, updates), opt_state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply_event(tx, event, params, opt_state):
+    return jaxsparse.apply_event(tx, event, params, opt_state)
