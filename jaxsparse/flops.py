@@ -44,7 +44,7 @@ def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
 
     >>> import jax, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((784, 300)), "bias": jnp.ones(300)}
-    >>> layer_flops(lambda p, x: x @ p["kernel"] + p["bias"], params, jnp.ones((1, 784)))
+    >>> layer_flops(lambda p, x: x @ p["kernel"] + p["bias"][None], params, jnp.ones((1, 784)))
     {'kernel': 470400}
     """
     closed = jax.make_jaxpr(forward)(params, *inputs)
