@@ -1,0 +1,176 @@
+"""The table of a summary, the check that names the first bad leaf, and exploration over time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse.metrics import LayerSummary
+
+PARAMS = {
+    "conv": {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.ones(4)},
+    "fc": {"kernel": jnp.ones((40, 100)), "bias": jnp.ones(100)},
+}
+
+
+def masks_with(conv: int, fc: int):
+    first = lambda n, shape: (jnp.arange(np.prod(shape)) < n).reshape(shape)
+    masks = jaxsparse.dense_masks(PARAMS)
+    masks["conv"]["kernel"] = first(conv, (3, 3, 1, 4))
+    masks["fc"]["kernel"] = first(fc, (40, 100))
+    return masks
+
+
+def test_summary_as_text():
+    assert str(jaxsparse.summary(PARAMS, masks_with(36, 1000))) == "\n".join(
+        [
+            "layer        shape         active  weights  sparsity",
+            "conv/kernel  (3, 3, 1, 4)      36       36    0.0000",
+            "fc/kernel    (40, 100)      1,000    4,000    0.7500",
+            "total                       1,036    4,036    0.7433",
+            "and 104 parameters that stay dense",
+        ]
+    )
+
+
+def test_summary_as_numbers():
+    masks = masks_with(18, 400)
+    summary = jaxsparse.summary(PARAMS, masks)
+    assert summary.layers == (
+        LayerSummary("conv/kernel", (3, 3, 1, 4), 18, 36),
+        LayerSummary("fc/kernel", (40, 100), 400, 4000),
+    )
+    assert [layer.density for layer in summary.layers] == [0.5, 0.1]
+    assert (summary.num_active, summary.num_prunable, summary.num_other) == (418, 4036, 104)
+    assert summary.sparsity == jaxsparse.sparsity(masks) == 1 - 418 / 4036
+    assert summary.num_active == jaxsparse.num_active(masks)
+
+
+def test_summary_counts_what_the_rules_say():
+    rules = ((r"fc/kernel", True),)
+    summary = jaxsparse.summary(PARAMS, masks_with(0, 400), rules)
+    assert [layer.path for layer in summary.layers] == ["fc/kernel"]
+    assert summary.sparsity == pytest.approx(0.9)
+    assert jaxsparse.sparsity(masks_with(0, 400), rules) == pytest.approx(0.9)
+
+
+def test_summary_of_an_empty_layer_and_an_empty_leaf():
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((0, 3))}}
+    summary = jaxsparse.summary(params, jax.tree.map(lambda x: jnp.zeros(x.shape, bool), params))
+    assert [layer.density for layer in summary.layers] == [0.0, 0.0]
+    assert summary.sparsity == 1.0
+
+
+def test_summary_names_the_leaf_that_differs():
+    masks = masks_with(1, 1)
+    masks["fc"]["bias"] = jnp.ones(99, bool)
+    with pytest.raises(ValueError, match=r"masks at fc/bias has shape \(99,\)"):
+        jaxsparse.summary(PARAMS, masks)
+
+
+# --- check
+
+MASKS = masks_with(20, 1000)
+SOUND = jaxsparse.apply_masks(PARAMS, MASKS)
+
+
+@pytest.mark.parametrize("value", [3.0, jnp.inf, jnp.nan, -1e-30])
+def test_check_names_the_first_bad_weight(value):
+    bad = SOUND | {"fc": SOUND["fc"] | {"kernel": SOUND["fc"]["kernel"].at[10:12, 5].set(value)}}
+    message = r"params at fc/kernel: 2 of 3000 inactive entries .* the first at \(10, 5\) is "
+    with pytest.raises(ValueError, match=message):
+        jaxsparse.check(bad, (), MASKS)
+
+
+@pytest.mark.parametrize(
+    ("inner", "slots"),
+    [
+        (optax.sgd(0.1, momentum=0.9), ["0/trace"]),
+        (optax.adam(0.1), ["0/mu", "0/nu"]),
+        (optax.chain(optax.clip(1.0), optax.adam(0.1)), ["1/0/mu", "1/0/nu"]),
+        (
+            optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+            ["acc_grads", "inner_opt_state/0/mu", "inner_opt_state/0/nu"],
+        ),
+        (optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9), ["inner_state/0/trace"]),
+        (
+            optax.masked(optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+            ["inner_state/trace"],
+        ),
+    ],
+    ids=["momentum", "adam", "chain", "multi_steps", "injected", "holes"],
+)
+def test_check_names_the_first_bad_slot_of_every_optimizer(inner, slots):
+    state = jaxsparse.masked(inner).init(SOUND)
+    jaxsparse.check(SOUND, state, MASKS)
+    paths = jax.tree_util.tree_flatten_with_path(state)[0]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    for slot in slots:
+        name = f"{slot}/conv/kernel"
+        index = names.index(name)
+        leaves = jax.tree.leaves(state)
+        leaves[index] = leaves[index].at[2, 2, 0, 3].set(0.5)
+        bad = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        message = rf"optimizer slot {name}: 1 of 16 .* at \(2, 2, 0, 3\) is 0.5"
+        with pytest.raises(ValueError, match=message):
+            jaxsparse.check(SOUND, bad, MASKS)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x, y: {"kernel": x, "a": {"kernel": y}},  # one path ends in the other
+        lambda x, y: {"trace": {"kernel": x}, "kernel": y},  # ... and in the name of a slot
+        lambda x, y: [x, [y, x]],
+        lambda x, y: (y, {"0": x, "1": y}),
+    ],
+)
+def test_check_takes_each_slot_for_its_own_parameter(build):
+    masks = build(jnp.eye(2, dtype=bool), ~jnp.eye(2, dtype=bool))
+    params = jax.tree.map(lambda m: jnp.where(m, 1.0, 0.0), masks)
+    tx = jaxsparse.masked(optax.sgd(0.1, momentum=0.9))
+    state = tx.init(params)
+    updates, state = tx.update(params, state, params, masks=masks)
+    assert all(jax.tree.leaves(jax.tree.map(lambda x: bool(x.any()), state)))
+    jaxsparse.check(params, state, masks)
+    leaves = jax.tree.leaves(state)
+    for index, leaf in enumerate(leaves):
+        bad = [*leaves]
+        bad[index] = jnp.ones_like(leaf)
+        with pytest.raises(ValueError, match="optimizer slot .* 2 of 2"):
+            jaxsparse.check(params, jax.tree.unflatten(jax.tree.structure(state), bad), masks)
+
+
+def test_check_of_params_that_are_one_array():
+    mask = jnp.eye(3, dtype=bool)
+    state = optax.sgd(0.1, momentum=0.9).init(jnp.ones((3, 3)))
+    jaxsparse.check(jnp.eye(3), state, mask)
+    with pytest.raises(ValueError, match="optimizer slot 0/trace: 6 of 6"):
+        jaxsparse.check(jnp.eye(3), jax.tree.map(jnp.ones_like, state), mask)
+
+
+def test_check_wants_masks_of_bool():
+    with pytest.raises(ValueError, match="masks at conv/bias has dtype float32"):
+        jaxsparse.check(PARAMS, (), PARAMS)
+
+
+# --- exploration
+
+
+def test_exploration_is_the_union_over_time():
+    rows = [[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
+    masks = [{"kernel": jnp.array([row], bool), "bias": jnp.ones(5, bool)} for row in rows]
+    explored, rates = masks[0], []
+    for mask in masks:
+        explored = jax.jit(jaxsparse.explore)(explored, mask)
+        rates.append(round(float(jaxsparse.exploration_rate(explored)), 6))
+    assert rates == [0.4, 0.6, 0.8]
+
+
+def test_exploration_rate_counts_what_the_rules_say_and_is_traceable():
+    explored = masks_with(9, 4000)
+    rate = jax.jit(lambda tree: jaxsparse.exploration_rate(tree, ((r"conv/kernel", True),)))
+    assert float(rate(explored)) == 0.25
+    assert float(jaxsparse.exploration_rate(explored)) == pytest.approx(4009 / 4036)
