@@ -11,9 +11,9 @@ References:
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 
+from jaxsparse.masks import first_matches
 from jaxsparse.types import Distribution, Shapes
 
 
@@ -68,7 +68,9 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
 
     As in RigL's custom sparsity map, overridden leaves are set aside: the asked density holds for
     the others, so the overall density is what both together give. An overridden leaf has its
-    sparsity at every density, also at the start of a gradual schedule.
+    sparsity at every density, also at the start of a gradual schedule. Pruning over all layers
+    together (scope "global") knows no layer's share: there overrides shape the initial masks only,
+    and a layer is kept dense with a `prunable` rule.
 
     Args:
       distribution: shares out the rest.
@@ -87,22 +89,11 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
             raise ValueError(f"override {pattern!r}: sparsity {sparsity} is not in [0, 1]")
 
     def overridden(shapes: Shapes, density: float) -> dict[str, float]:
-        matches = {
-            path: next((pattern for pattern in sparsities if re.search(pattern, path)), None)
-            for path in shapes
-        }
-        for pattern in sparsities:
-            if pattern not in matches.values():
-                raise ValueError(
-                    f"override {pattern!r} is the first match of no prunable leaf; "
-                    f"the prunable leaves are {', '.join(shapes)}"
-                )
-        rest = {path: shape for path, shape in shapes.items() if matches[path] is None}
+        first = first_matches(list(sparsities), shapes, name="override")
+        rest = {path: shape for path, shape in shapes.items() if first[path] is None}
         shared = distribution(rest, density) if rest else {}
-        return {
-            path: shared[path] if pattern is None else 1.0 - sparsities[pattern]
-            for path, pattern in matches.items()
-        }
+        fixed = [1.0 - sparsity for sparsity in sparsities.values()]
+        return {path: shared[path] if i is None else fixed[i] for path, i in first.items()}
 
     return overridden
 
@@ -146,6 +137,8 @@ def leaf_counts(
     {'a': 11, 'b': 29}
     """
     densities = distribution(shapes, density)
+    if missing := [path for path in shapes if path not in densities]:
+        raise ValueError(f"the distribution gives leaf {missing[0]} no density")
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
     for path in shapes:
         if not -1e-9 <= densities[path] <= 1.0 + 1e-9:

@@ -7,6 +7,7 @@ There is no None in it, so `jax.tree.map(f, params, masks)` always works.
 
 import re
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxsparse.types import PyTree, Rules
 
-_NEVER = re.compile(r"embed|norm|(^|[/_])bn\d*(/|$)", re.IGNORECASE)
+_NEVER = re.compile(r"embed|norm|(^|[/_])bn_?\d*(/|$)", re.IGNORECASE)
 _ALWAYS = re.compile(r"(^|/)(kernel|weight)$")
 
 
@@ -70,16 +71,11 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
     if prunable is None:
         chosen = [p for p, x in leaves.items() if _is_prunable_by_default(p, x)]
     else:
-        first_match = {p: _first_match(p, prunable) for p in leaves}
-        for index, (pattern, _) in enumerate(prunable):
-            if index not in first_match.values():
-                raise ValueError(
-                    f"prunable rule {pattern!r} is the first match of no leaf; "
-                    f"the leaves are {_listed(leaves)}"
-                )
-        chosen = [p for p, i in first_match.items() if i is not None and prunable[i][1]]
+        first = first_matches([pattern for pattern, _ in prunable], leaves, name="prunable rule")
+        chosen = [p for p, i in first.items() if i is not None and prunable[i][1]]
     if not chosen:
-        raise ValueError(f"no leaf is prunable; the leaves are {_listed(leaves)}")
+        names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
+        raise ValueError(f"no leaf is prunable; the leaves are {_listed(names)}")
     for path in chosen:
         if np.size(leaves[path]) >= 2**31:
             raise ValueError(
@@ -101,6 +97,31 @@ def prunable_leaves(
     paths = prunable_paths(tree, prunable) if paths is None else paths
     leaves = leaves_by_path(tree)
     return {path: leaves[path] for path in paths}
+
+
+def first_matches(
+    patterns: Sequence[str], paths: Iterable[str], *, name: str
+) -> dict[str, int | None]:
+    """Returns for each path the index of the first regex found in it, or None.
+
+    Raises:
+      ValueError: a pattern that is no regex, or nobody's first match; `name` says what it is.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name} {pattern!r} is no regular expression: {error}") from None
+    first = {
+        path: next((i for i, pattern in enumerate(patterns) if re.search(pattern, path)), None)
+        for path in paths
+    }
+    for index, pattern in enumerate(patterns):
+        if index not in first.values():
+            raise ValueError(
+                f"{name} {pattern!r} is the first match of no leaf; there are {_listed(first)}"
+            )
+    return first
 
 
 def with_leaves(tree: PyTree, leaves: dict[str, jax.Array]) -> PyTree:
@@ -178,7 +199,7 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
 
 
 def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:
-    """Raises a ValueError that names the first leaf where two trees differ in path or shape."""
+    """Raises a ValueError if two trees differ, with the first leaf of another path or shape."""
     ours, theirs = leaves_by_path(tree), leaves_by_path(reference)
     for path, leaf in theirs.items():
         if path not in ours:
@@ -190,6 +211,10 @@ def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None
     for path in ours:
         if path not in theirs:
             raise ValueError(f"{name} has a leaf {path}, which {like} lacks")
+    if jax.tree.structure(tree) != jax.tree.structure(reference):
+        raise ValueError(
+            f"{name} has the leaves of {like} in other containers (tuple or list, say)"
+        )
 
 
 def check_masks(masks: PyTree, params: PyTree) -> None:
@@ -217,10 +242,6 @@ def _is_prunable_by_default(path: str, leaf: Any) -> bool:
     return bool(_ALWAYS.search(path)) and not _NEVER.search(path) and np.ndim(leaf) >= 2
 
 
-def _first_match(path: str, rules: Rules) -> int | None:
-    return next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, path)), None)
-
-
-def _listed(leaves: dict[str, Any], most: int = 8) -> str:
-    names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -210,8 +210,8 @@ def test_overrides_take_the_first_match():
     [
         ({"fc": 1.5}, r"override 'fc': sparsity 1.5 is not in \[0, 1\]"),
         ({"fc": math.nan}, "override 'fc': sparsity nan"),
-        ({"head": 0.5}, "override 'head' is the first match of no prunable leaf; .* are conv, fc"),
-        ({"c": 0.5, "fc": 0.5}, "override 'fc' is the first match of no prunable leaf"),
+        ({"head": 0.5}, "override 'head' is the first match of no leaf; there are conv, fc"),
+        ({"c": 0.5, "fc": 0.5}, "override 'fc' is the first match of no leaf"),
     ],
 )
 def test_overrides_out_of_place(sparsities, message):
@@ -242,3 +242,8 @@ def test_custom_distribution_a_rounding_error_above_one():
 def test_density_one_ulp_below_one(distribution):
     densities = distribution({"a": (7, 5), "b": (7, 5), "c": (3, 3)}, np.nextafter(1.0, 0.0))
     assert densities == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0})
+
+
+def test_a_distribution_that_forgets_a_leaf():
+    with pytest.raises(ValueError, match="the distribution gives leaf fc no density"):
+        leaf_counts(lambda shapes, density: {"conv": 0.5}, {"conv": (4,), "fc": (4,)}, 0.5)

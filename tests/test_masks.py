@@ -200,6 +200,13 @@ def test_check_like_says_what_it_compares():
         check_like({"a": 1.0}, {"a": 1.0, "b": 2.0}, name="grads", like="params")
     with pytest.raises(ValueError, match=r"masks at a has shape \(2,\), params has \(\)"):
         apply_masks({"a": 1.0}, {"a": jnp.ones(2, bool)})
+    with pytest.raises(ValueError, match="grads has the leaves of params in other containers"):
+        check_like([1.0, 2.0], (1.0, 2.0), name="grads", like="params")
+
+
+def test_a_rule_that_is_no_regex():
+    with pytest.raises(ValueError, match=r"prunable rule 'fc\(' is no regular expression: missing"):
+        prunable_paths({"fc": jnp.ones((2, 2))}, ((r"fc(", True),))
 
 
 def test_fold_key_depends_on_every_item_and_on_nothing_else(key):
