@@ -96,8 +96,11 @@ def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: Counter, times: int)
 
 
 def _walk_scan(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> list[_Origin]:
-    body = eqn.params["jaxpr"].jaxpr
-    first, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    body = _opened(eqn.params["jaxpr"])
+    # Inputs are constants, carry and slices; outputs carry and slices. Slices have one axis less
+    # inside than outside (JAX's versions name these numbers differently, the shapes agree).
+    carry = _num_whole(eqn.outvars, body.outvars)
+    first = _num_whole(eqn.invars, body.invars) - carry
     # A carry that becomes data in the first turn is data in the others: find out, then count.
     outputs = _walk(body, inputs, Counter(), times)
     inputs = [
@@ -107,18 +110,22 @@ def _walk_scan(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> l
     return _walk(body, inputs, flops, times * eqn.params["length"])
 
 
+def _num_whole(outer: list[Any], inner: list[Any]) -> int:
+    return sum(len(x.aval.shape) == len(y.aval.shape) for x, y in zip(outer, inner, strict=True))
+
+
 def _walk_cond(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> list[_Origin]:
     """The dearest branch counts."""
     counts, outputs = [], []
     for branch in eqn.params["branches"]:
         counts.append(Counter())
-        outputs.append(_walk(branch.jaxpr, inputs[1:], counts[-1], times))
+        outputs.append(_walk(_opened(branch), inputs[1:], counts[-1], times))
     flops.update(max(counts, key=lambda count: sum(count.values())))
     return [_joined(list(choices)) for choices in zip(*outputs, strict=True)]
 
 
 def _walk_while(eqn: Any, inputs: list[_Origin]) -> list[_Origin]:
-    body, count = eqn.params["body_jaxpr"].jaxpr, Counter()
+    body, count = _opened(eqn.params["body_jaxpr"]), Counter()
     _walk(body, [None] * len(body.invars), count, 1)
     if count:
         raise ValueError(
@@ -133,8 +140,13 @@ def _called(eqn: Any) -> core.Jaxpr | None:
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(name)
         if inner is not None:
-            return inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+            return _opened(inner)
     return None
+
+
+def _opened(jaxpr: Any) -> core.Jaxpr:
+    """The jaxpr itself, of one that is closed over constants or not."""
+    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
 def _joined(origins: list[_Origin]) -> _Origin:
