@@ -71,7 +71,7 @@ def cubic_sparsity(
     def schedule(step: int) -> float:
         i = min(max(step // update_interval - first, 0), last)
         if i == 0:  # exactly s_i: a rounding error would make an event that prunes nothing
-            return initial_sparsity
+            return float(initial_sparsity)
         return sparsity + (initial_sparsity - sparsity) * (1.0 - i / num_events) ** 3
 
     return schedule

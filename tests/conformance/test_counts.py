@@ -180,3 +180,18 @@ def test_counts_are_exact_on_drawn_trees(name, tree, seed):
         assert all(leaf.all() for leaf in (*others(masks), *others(event.kept)))
         if name == "granet_min_keep":
             assert all(m.sum() >= min(2, m.size) for m in prunable(masks))
+
+
+@pytest.mark.parametrize("initial", [0.0, 0.1, 0.2, 0.3, 0.5, 0.6])
+@pytest.mark.parametrize("final", [0.65, 0.7, 0.8, 0.9, 0.95])
+def test_the_start_of_the_cubic_is_no_event(initial, final):
+    """At start_step the cubic is at s_i exactly, whatever s_f + (s_i - s_f) rounds to."""
+    method = jaxsparse.gmp(
+        sparsity=final,
+        initial_sparsity=initial,
+        total_steps=20,
+        update_interval=2,
+        start_step=4,
+        stop_step=12,
+    )
+    assert [event.step for event in method.timetable.events] == [6, 8, 10, 12]
