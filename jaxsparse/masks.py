@@ -150,6 +150,15 @@ def masks_from_params(params: PyTree, prunable: Rules | None = None) -> PyTree:
     return with_leaves(dense_masks(params), {p: jnp.asarray(w) != 0 for p, w in weights.items()})
 
 
+def pruned_only(masks: PyTree, prunable: Rules | None = None) -> PyTree:
+    """Returns masks with every leaf that is not prunable all True.
+
+    Masks made by hand, `jax.tree.map(lambda p: p != 0, params)` say, would else hold on to biases
+    that are 0 at the start.
+    """
+    return with_leaves(dense_masks(masks), prunable_leaves(masks, prunable))
+
+
 def apply_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns x where the mask is True and exactly +0 elsewhere, in x's dtype.
 

@@ -113,6 +113,8 @@ def compose(
       The method.
     """
     distribution = erk() if distribution is None else distribution
+    # A tuple, so that a method can be a static argument of jit.
+    prunable = None if prunable is None else tuple((pattern, take) for pattern, take in prunable)
     if scope not in ("global", "layer"):
         raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
     if not 0.0 < initial_density <= 1.0:

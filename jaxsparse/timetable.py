@@ -158,7 +158,8 @@ def event_rows(
         if event.density is None:
             return {"": HOLD}
         count = total_count(size, event.density)
-        if count < max(minimum * len(shapes), 1):
+        fewest = max(sum(min(minimum, math.prod(shape)) for shape in shapes.values()), 1)
+        if count < fewest:
             raise ValueError(
                 f"the target of {count} active weights of {size} at step {event.step} is below "
                 + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxsparse.masks import apply_masks, check_masks, prunable_paths
+from jaxsparse.masks import apply_masks, check_masks, prunable_paths, pruned_only
 from jaxsparse.method import Method
 from jaxsparse.metrics import explore
 from jaxsparse.transforms import apply_event, masked
@@ -79,7 +79,8 @@ class TrainState(struct.PyTreeNode):
           tx: the optimizer, not yet masked.
           method: chooses the masks.
           key: for the initial masks and all events.
-          masks: used in place of `method.init` where given.
+          masks: used in place of `method.init` where given; leaves that are not prunable are taken
+            as all True.
           track_exploration: keep the union of all masks (one byte a weight), for
             `exploration_rate`.
           **fields: of a subclass.
@@ -89,6 +90,7 @@ class TrainState(struct.PyTreeNode):
         """
         masks = method.init(key, params) if masks is None else masks
         check_masks(masks, params)
+        masks = pruned_only(masks, method.prunable)
         params = apply_masks(params, masks)
         tx = masked(tx)
         num_leaves = len(prunable_paths(params, method.prunable))

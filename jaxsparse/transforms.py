@@ -28,6 +28,11 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     norm inside sees the norm of the masked gradient, before it that of the dense one; both are
     legitimate.
 
+    Slots are masked on entry: what an optimizer itself puts there off the mask (noise ahead of a
+    momentum, Adafactor's epsilon) stands until the next step. With `optax.MultiSteps` let events
+    fall on steps that emit an update, and give RigL and SET `skip_step=False`: a skipped step would
+    not count as one of the accumulated ones.
+
     Args:
       inner: any optax transformation whose slots have the shape of their parameters. Slots of other
         shapes (Adafactor's factored rows and columns) cannot be masked and are left alone.

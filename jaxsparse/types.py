@@ -5,7 +5,7 @@ prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `
 `jit` and `eval_shape` take it; leaves that stay dense never get there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -15,7 +15,7 @@ PyTree: TypeAlias = Any
 Leaves: TypeAlias = Mapping[str, jax.Array]
 Counts: TypeAlias = Mapping[str, int] | Mapping[str, jax.Array]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-Rules: TypeAlias = tuple[tuple[str, bool], ...]
+Rules: TypeAlias = Sequence[tuple[str, bool]]
 Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
 

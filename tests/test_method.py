@@ -259,3 +259,8 @@ def test_a_new_criterion_and_a_new_stage_are_functions(key):
     event = method.update(params, grads, {"w": jnp.array([True, False, False, False])}, 1)
     assert event.masks["w"].tolist() == [True, False, False, True]
     assert event.kept["w"].tolist() == [True, False, False, False]
+
+
+def test_a_method_with_rules_in_a_list_is_hashable_for_jit():
+    method = jaxsparse.rigl(sparsity=0.5, total_steps=10, prunable=[(r"kernel", True)])
+    assert isinstance(hash(method), int)

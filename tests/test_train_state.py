@@ -296,3 +296,21 @@ def test_it_can_be_described_without_computing():
     state = jax.eval_shape(lambda: make(granet_st(), track_exploration=True))
     real = make(granet_st(), track_exploration=True)
     chex.assert_trees_all_equal_shapes_and_dtypes(*map(jax.tree.leaves, (state, real)))
+
+
+def test_given_masks_that_hold_on_to_biases_are_mended():
+    params = {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(4)}
+    by_hand = jax.tree.map(lambda p: p != 0, params)  # all False at the bias, which starts at 0
+    for method, masks in [
+        (jaxsparse.rigl(sparsity=0.5, total_steps=10), by_hand),
+        (jaxsparse.static(masks=by_hand), None),
+    ]:
+        state = jaxsparse.TrainState.create(
+            apply_fn=None,
+            params=params,
+            tx=optax.sgd(0.1),
+            method=method,
+            key=jax.random.key(0),
+            masks=masks,
+        )
+        assert state.masks["bias"].all()

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxsparse.masks import check_masks, prunable_leaves
+from jaxsparse.masks import check_masks, prunable_leaves, pruned_only
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
 from jaxsparse.plan import Plan, make_plan
@@ -35,7 +35,8 @@ def static(
 
     Args:
       sparsity: share of prunable weights that are 0, in [0, 1).
-      masks: given masks, the structure and shapes of params; instead of `sparsity`.
+      masks: given masks, the structure and shapes of params, instead of `sparsity`; leaves that
+        are not prunable are taken as all True.
       total_steps: length of the run; only the plan shows it.
       distribution: shares the density out among layers; None is `erk()`.
       prunable: which leaves are counted and pruned.
@@ -62,7 +63,7 @@ def static(
 
     def init(key: jax.Array, params: PyTree) -> PyTree:
         check_masks(masks, params)
-        return masks
+        return pruned_only(masks, prunable)
 
     def plan(params: PyTree) -> Plan:
         check_masks(masks, params)
