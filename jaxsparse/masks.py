@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsparse.types import PyTree, Rules
 
@@ -205,6 +206,19 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
     return sum(
         int(np.count_nonzero(np.asarray(m))) for m in prunable_leaves(masks, prunable).values()
     )
+
+
+def count_true(*masks: jax.Array) -> jax.Array:
+    """Returns int32[len(masks)], the number of True in each mask, in one pass over what they share.
+
+    Args:
+      *masks: bool, all of one shape.
+    """
+    ones = tuple(mask.astype(jnp.int32) for mask in masks)
+    # One variadic reduction: on CPU, separate sums would each compute and read their mask.
+    zeros = tuple(np.int32(0) for _ in ones)
+    counts = lax.reduce(ones, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(ones[0].ndim))
+    return jnp.stack(counts)
 
 
 def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:

@@ -6,7 +6,7 @@ function that the caller compiles.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxsparse.distributions import erk, leaf_counts
 from jaxsparse.masks import (
     check_like,
     check_masks,
+    count_true,
     dense_masks,
     fold_key,
     prunable_leaves,
@@ -201,13 +202,11 @@ def _shapes(weights: Leaves) -> dict[str, tuple[int, ...]]:
 
 
 def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
-    def counted(masks: dict[str, Any]) -> jax.Array:
-        return jnp.stack([mask.sum(dtype=jnp.int32) for mask in masks.values()])
-
-    return EventMetrics(
-        num_active=counted(new.masks),
-        num_dropped=counted({p: old[p] & ~new.masks[p] for p in old}),
-        num_grown=counted({p: new.masks[p] & ~old[p] for p in old}),
-        num_restarted=counted({p: new.masks[p] & ~kept[p] for p in old}),
-        num_nan=jnp.stack(list(new.num_nan.values())),
+    counts = jnp.stack(
+        [
+            count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
+            for p, mask in new.masks.items()
+        ],
+        axis=1,
     )
+    return EventMetrics(*counts, num_nan=jnp.stack(list(new.num_nan.values())))

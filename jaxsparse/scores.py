@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.masks import fold_key
-from jaxsparse.types import Leaves, Score
+from jaxsparse.types import Leaves, Score, Scores
 
 
 def magnitude(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -50,19 +50,31 @@ def random(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
     return jax.random.uniform(key, np.shape(w), jnp.float32)
 
 
-def score_leaves(
-    score: Score, weights: Leaves, signal: Leaves, key: jax.Array | None
-) -> dict[str, jax.Array]:
-    """Scores every leaf, each with its own key.
+def score_leaves(score: Score, weights: Leaves, signal: Leaves, key: jax.Array | None) -> Scores:
+    """Returns the scores of all leaves, each with its own key.
+
+    Scores that draw from their key are computed once and stored, others wherever they are needed.
 
     Raises:
       ValueError: a score has another shape than its leaf; names the leaf.
     """
-    scores = {p: score(weights[p], signal[p], fold_key(key, p)) for p in weights}
-    for path, values in scores.items():
-        if np.shape(values) != np.shape(weights[path]):
+
+    def compute(inputs: tuple[Leaves, Leaves]) -> dict[str, jax.Array]:
+        return {p: score(w, inputs[1][p], fold_key(key, p)) for p, w in inputs[0].items()}
+
+    for path, kind in jax.eval_shape(compute, (dict(weights), dict(signal))).items():
+        if kind.shape != np.shape(weights[path]):
             raise ValueError(
-                f"the score of {path} has shape {np.shape(values)}, the leaf "
-                f"{np.shape(weights[path])}"
+                f"the score of {path} has shape {kind.shape}, the leaf {np.shape(weights[path])}"
             )
-    return scores
+    if _draws(score, next(iter(weights.values())), key):
+        return Scores(compute((weights, signal)), lambda scores: scores)
+    return Scores((weights, signal), compute)
+
+
+def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:
+    """Whether the score makes use of its key."""
+    if key is None:
+        return False
+    jaxpr = jax.make_jaxpr(score)(leaf, leaf, key).jaxpr
+    return any(jaxpr.invars[-1] in eqn.invars for eqn in jaxpr.eqns)

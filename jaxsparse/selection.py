@@ -1,25 +1,33 @@
 """Exact top-k masks without sorting: bisection on the bits of the scores.
 
-The k-th largest of n scores is found by counting how many scores reach a candidate. A float's bits,
-flipped so that they order like the float, are a 32-bit integer; every pass over the scores tries
-three candidates and settles two of those bits, and the search ends as soon as some candidate is
-reached by exactly k scores. Ties at the threshold are cut by the same search over a bijective hash
-of the element's index, so the count is always exact and does not depend on layout or devices.
+The k-th largest of n scores is found by counting how many scores reach a candidate. Floats order
+like 32-bit integers (their bits, flipped where negative), so this is a search over integers: a pass
+over the scores tries seven candidates, which leaves an eighth of the bracket, and the search ends
+as soon as exactly k scores reach one. Ties at the threshold are cut by the same search over a hash
+of the element's index. No two elements share a hash, so the count is always exact, and the choice
+does not depend on layout or devices.
 
-Only counts are communicated: on a mesh the search compiles to all-reduces of a few integers, where
-a sort would gather the scores.
+A pass keeps nothing but counts, and `Scores` are computed again by every pass: selecting takes no
+memory beside the masks, and on a mesh it communicates a few integers, where a sort would gather.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.types import Counts, Leaves, Selected
+from jaxsparse.masks import count_true
+from jaxsparse.types import Counts, Leaves, Scores, Selected
 
-_INELIGIBLE, _NAN = np.uint32(0), np.uint32(1)  # below the bits of every number
+CANDIDATES = 7
+"""Thresholds that one pass counts: more of them cost arithmetic, fewer cost passes."""
+
+_MINUS_INF, _ABOVE_INF = np.uint32(0x007FFFFF), np.uint32(0xFF800001)  # as ordered integers
+_LOWEST = np.finfo(np.float32).min
+_NUM_HASHES = np.uint32(1 << 31)
 
 
 def top_k_mask(
@@ -45,11 +53,13 @@ def top_k_mask(
     return top_k({"": scores}, k, None if eligible is None else {"": eligible}).masks[""]
 
 
-def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None = None) -> Selected:
+def top_k(
+    scores: Leaves | Scores, k: int | jax.Array | Counts, eligible: Leaves | None = None
+) -> Selected:
     """Selects the k largest scores, over all leaves together or in each leaf.
 
     Args:
-      scores: float arrays by path, as in `top_k_mask`.
+      scores: float arrays by path, as in `top_k_mask`, or how to compute them.
       k: int32[]: over all leaves together; or int32[] by path: in each leaf. Cut to the number of
         eligible entries.
       eligible: bool arrays by path, or None.
@@ -61,124 +71,162 @@ def top_k(scores: Leaves, k: int | jax.Array | Counts, eligible: Leaves | None =
       ValueError: a score that is not floating point, with its path, or more scores to compare with
         each other than int32 counts.
     """
-    paths = list(scores)
+    inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
+    kinds = jax.eval_shape(compute, inputs)
     per_leaf = isinstance(k, Mapping)
-    sizes = {path: scores[path].size for path in paths}
-    for where, size in sizes.items() if per_leaf else [("", sum(sizes.values()))]:
-        if size >= 2**31:
-            raise ValueError(f"{size} scores{_of(where)} to choose from; at most {2**31 - 1} count")
-    group = {path: i if per_leaf else 0 for i, path in enumerate(paths)}
-    wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
-    wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
+    _check(kinds, per_leaf)
+    paths, shapes = list(kinds), [kinds[path].shape for path in kinds]
+    offsets = [0 if per_leaf else sum(kinds[p].size for p in paths[:i]) for i in range(len(paths))]
+    group = [i if per_leaf else 0 for i in range(len(paths))]
 
-    def total(counts: dict[str, jax.Array]) -> jax.Array:
-        """int32[leaves or 1, ...]: counts of the leaves, joined into their group."""
-        stacked = jnp.stack([counts[path] for path in paths])
+    def values(inputs: Any, eligible: Leaves | None) -> list[jax.Array]:
+        computed = compute(inputs)
+        return [_comparable(computed[p], None if eligible is None else eligible[p]) for p in paths]
+
+    def joined(counts: list[jax.Array]) -> jax.Array:
+        """int32[groups, ...]: counts per leaf, added up where all leaves are one group."""
+        stacked = jnp.stack(counts)
         return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
 
-    bits = {}
-    for path in paths:
-        allowed = None if eligible is None else eligible[path]
-        bits[path] = _ordered_bits(path, scores[path], allowed)
-    present = {path: _count(bits[path], [_NAN, _NAN + 1]) for path in paths}
-    wanted = jnp.clip(wanted, 0, total(present)[:, 0])
+    num_nan, present = _num_nan_and_present(compute(inputs), eligible)
+    wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
+    wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
+    num_present = joined(list(present.values()))
+    wanted = jnp.clip(wanted, 0, num_present)
 
-    def at_least(candidates: jax.Array) -> jax.Array:
-        return total({p: _count(bits[p], list(candidates[group[p]])) for p in paths})
+    def num_reaching(candidates: jax.Array) -> jax.Array:
+        # Without the barrier the compiler hoists the scores out of the search, and stores them.
+        *now, limits = lax.optimization_barrier((inputs, eligible, _to_float(candidates)))
+        leaves = enumerate(values(*now))
+        return joined([count_true(*(x >= c for c in limits[group[i]])) for i, x in leaves])
 
-    threshold, reached = _largest_reached(at_least, wanted, jnp.zeros_like(wanted, bool))
+    low, high, reached, above = _narrow(
+        num_reaching, wanted, _MINUS_INF, _ABOVE_INF, num_present, CANDIDATES
+    )
 
-    # Where more than k scores reach the threshold it is the exact k-th largest, and only the
-    # entries that equal it are in question. The hash of an index is unique, so this ends exactly.
-    offsets = np.cumsum([0] + [0 if per_leaf else sizes[p] for p in paths[:-1]])
-    hashes = {p: _index_hash(scores[p].shape, int(o)) for p, o in zip(paths, offsets, strict=True)}
-    ties = {p: bits[p] == threshold[group[p]] for p in paths}
-    num_ties = total({p: ties[p].sum(dtype=jnp.int32) for p in paths})
-    open_ties = jnp.where(reached == wanted, num_ties, wanted - (reached - num_ties))
+    # Where more than k scores reach the low end, it is the k-th largest score: those above it are
+    # in, and of those that equal it the ones with the largest hashes.
+    exact = reached == wanted
+    cut, level = _to_float(jnp.where(exact, low, high)), _to_float(low)
+    num_tied = reached - above
+    wanted_tied = jnp.where(exact, num_tied, wanted - above)
 
-    def ties_at_least(candidates: jax.Array) -> jax.Array:
-        return total({p: _count(hashes[p], list(candidates[group[p]]), ties[p]) for p in paths})
+    def num_tied_reaching(candidates: jax.Array) -> jax.Array:
+        *now, limits, start = lax.optimization_barrier(
+            (inputs, eligible, candidates, jnp.array(offsets, jnp.uint32))
+        )
+        counts = []
+        for i, x in enumerate(values(*now)):
+            tied, index = x == level[group[i]], _index_hash(shapes[i], start[i])
+            counts.append(count_true(*(tied & (index >= c) for c in limits[group[i]])))
+        return joined(counts)
 
-    lowest, _ = _largest_reached(ties_at_least, open_ties, open_ties == num_ties)
-    masks = {
-        p: (bits[p] > threshold[group[p]]) | (ties[p] & (hashes[p] >= lowest[group[p]]))
-        for p in paths
-    }
-    return Selected(masks, {p: present[p][0] - present[p][1] for p in paths})
+    # Rarely more than a pass or none, so few candidates: they cost time to compile.
+    first, *_ = _narrow(num_tied_reaching, wanted_tied, np.uint32(0), _NUM_HASHES, num_tied, 3)
+
+    masks = {}
+    for i, (path, x) in enumerate(zip(paths, values(inputs, eligible), strict=True)):
+        tied = (x == level[group[i]]) & (_index_hash(shapes[i], offsets[i]) >= first[group[i]])
+        masks[path] = (x >= cut[group[i]]) | tied
+    return Selected(masks, num_nan)
 
 
-def _largest_reached(
-    at_least: Callable[[jax.Array], jax.Array], k: jax.Array, settled: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Finds, per group, a threshold that k entries reach, or the largest that more than k reach.
+def _narrow(
+    num_reaching: Callable[[jax.Array], jax.Array],
+    k: jax.Array,
+    low: np.uint32,
+    high: np.uint32,
+    num_low: jax.Array,
+    num_candidates: int,
+) -> tuple[jax.Array, ...]:
+    """Narrows, per group, a bracket of integers around the k-th largest entry.
+
+    At least k entries reach the low end, fewer than k (or none) the high end. Ends where exactly k
+    reach the low end, or where the bracket holds one integer.
 
     Args:
-      at_least: uint32[groups, 3] candidates to int32[groups, 3] counts of entries >= candidate.
+      num_reaching: uint32[groups, num_candidates] to int32[groups, num_candidates]: entries that
+        are at least the candidate.
       k: int32[groups].
-      settled: bool[groups], True where there is nothing to search: threshold 0 will do.
+      low: to begin with, at most every entry.
+      high: to begin with, more than every entry.
+      num_low: int32[groups], the number of entries, at least k.
+      num_candidates: how many a pass tries; it leaves 1 / (num_candidates + 1) of the bracket.
 
     Returns:
-      uint32[groups] thresholds, int32[groups] counts of entries that reach them.
+      uint32[groups] low and high, int32[groups] the number of entries that reach each.
     """
 
-    def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        shift, threshold, reached, settled = state
-        steps = jnp.arange(1, 4, dtype=jnp.uint32)[None, :] << shift
-        candidates = threshold[:, None] | steps
-        counts = at_least(candidates)
-        # Counts fall with the candidate, so the candidates that enough entries reach come first.
-        enough = (counts >= k[:, None]).sum(1)
-        found = jnp.take_along_axis(counts, jnp.maximum(enough - 1, 0)[:, None], 1)[:, 0]
-        moved = threshold | (enough.astype(jnp.uint32) << shift)
-        threshold = jnp.where(settled, threshold, moved)
-        reached = jnp.where(settled | (enough == 0), reached, found)
-        return shift - 2, threshold, reached, settled | (reached == k)
-
     def searching(state: tuple[jax.Array, ...]) -> jax.Array:
-        shift, _, _, settled = state
-        return (shift < 32) & ~settled.all()  # below 0 a uint32 wraps around
+        low, high, num_low, _ = state
+        return ((num_low != k) & (high - low > 1)).any()
 
-    unknown = jnp.full_like(k, jnp.iinfo(jnp.int32).max)
-    start = (jnp.uint32(30), jnp.zeros(k.shape, jnp.uint32), unknown, settled)
-    _, threshold, reached, _ = lax.while_loop(searching, body, start)
-    return threshold, reached
+    def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, num_low, num_high = state
+        step = (high - low + np.uint32(num_candidates)) // np.uint32(num_candidates + 1)
+        ranks = jnp.arange(1, num_candidates + 1, dtype=jnp.uint32)
+        candidates = jnp.minimum(low[:, None] + step[:, None] * ranks[None, :], high[:, None])
+        counts = num_reaching(candidates)
+        # Counts fall along the row: the new bracket lies where they fall below k.
+        ends = jnp.concatenate([low[:, None], candidates, high[:, None]], 1)
+        counts = jnp.concatenate([num_low[:, None], counts, num_high[:, None]], 1)
+        last = (counts[:, 1:-1] >= k[:, None]).sum(1, dtype=jnp.int32)
+        done = (num_low == k) | (high - low <= 1)
+        at = lambda table, index: jnp.take_along_axis(table, index[:, None], 1)[:, 0]
+        moved = (at(ends, last), at(ends, last + 1), at(counts, last), at(counts, last + 1))
+        return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
 
-
-def _ordered_bits(path: str, scores: jax.Array, eligible: jax.Array | None) -> jax.Array:
-    """uint32 that order like the scores: ineligible < NaN < -inf < ... < inf."""
-    if not jnp.issubdtype(scores.dtype, jnp.floating):
-        raise ValueError(
-            f"the scores{_of(path)} have dtype {scores.dtype}; they must be floating point"
-        )
-    x = scores.astype(jnp.float32)
-    x = jnp.where(x == 0, jnp.float32(0), x)
-    raw = lax.bitcast_convert_type(x, jnp.uint32)
-    bits = jnp.where(raw >> 31 == 1, ~raw, raw | np.uint32(1 << 31))
-    bits = jnp.where(jnp.isnan(x), _NAN, bits)
-    return bits if eligible is None else jnp.where(eligible, bits, _INELIGIBLE)
-
-
-def _of(path: str) -> str:
-    return f" of {path}" if path else ""
+    full = lambda value: jnp.full(k.shape, value, jnp.uint32)
+    return lax.while_loop(searching, body, (full(low), full(high), num_low, jnp.zeros_like(k)))
 
 
-def _count(values: jax.Array, candidates: list, among: jax.Array | None = None) -> jax.Array:
-    """int32[candidates]: how many values reach each candidate, in one pass over the values."""
-    hits = [values >= c if among is None else among & (values >= c) for c in candidates]
-    ones = tuple(hit.astype(jnp.int32) for hit in hits)
-    zeros = tuple(np.int32(0) for _ in hits)
-    # One variadic reduction: on CPU, separate sums would each read the values again.
-    counts = lax.reduce(ones, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(values.ndim))
-    return jnp.stack(counts)
+def _check(scores: Mapping[str, jax.ShapeDtypeStruct], per_leaf: bool) -> None:
+    of = lambda path: f" of {path}" if path else ""
+    for path, x in scores.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"the scores{of(path)} have dtype {x.dtype}; they must be floating point"
+            )
+    sizes = {path: x.size for path, x in scores.items()}
+    for path, size in sizes.items() if per_leaf else [("", sum(sizes.values()))]:
+        if size >= 2**31:
+            raise ValueError(f"{size} scores{of(path)} to choose from; at most {2**31 - 1} count")
 
 
-def _index_hash(shape: tuple[int, ...], offset: int) -> jax.Array:
-    """uint32[shape]: a bijective mix of offset + flat index (Wellons' lowbias32)."""
-    x = jnp.full(shape, np.uint32(offset))
+def _num_nan_and_present(
+    scores: Leaves, eligible: Leaves | None
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """int32[] by path: the NaN among the eligible entries, and all of these."""
+    num_nan, present = {}, {}
+    for path, x in scores.items():
+        allowed = jnp.ones(x.shape, bool) if eligible is None else eligible[path]
+        num_nan[path], present[path] = count_true(allowed & jnp.isnan(x), allowed)
+    return num_nan, present
+
+
+def _comparable(scores: jax.Array, eligible: jax.Array | None) -> jax.Array:
+    """float32 that compare like the scores, NaN as -inf; what is not eligible reaches nothing."""
+    values = jnp.maximum(scores.astype(jnp.float32), _LOWEST)  # -inf moves up to make room
+    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+    return values if eligible is None else jnp.where(eligible, values, jnp.nan)
+
+
+def _to_float(ordered: jax.Array) -> jax.Array:
+    """The float32 at a place in the order; NaN, which nothing reaches, above inf."""
+    positive = ordered >> 31 == 1
+    bits = jnp.where(positive, ordered ^ np.uint32(1 << 31), ~ordered)
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def _index_hash(shape: tuple[int, ...], offset: int | jax.Array) -> jax.Array:
+    """uint32[shape] below 2**31: a bijective mix of offset + flat index, itself below 2**31."""
+    x = jnp.full(shape, offset, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
         x = x + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
         stride *= shape[axis]
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    # Odd multipliers and right shifts are bijections of 31-bit integers (after Wellons' lowbias32).
+    low31 = np.uint32(0x7FFFFFFF)
+    x = ((x ^ (x >> 16)) * np.uint32(0x7FEB352D)) & low31
+    x = ((x ^ (x >> 15)) * np.uint32(0x846CA68B)) & low31
     return x ^ (x >> 16)

@@ -36,15 +36,15 @@ def prune(score: Score = magnitude, *, min_keep: int = 0) -> Stage:
         scores = score_leaves(score, weights, signal, fold_key(key, "prune"))
         if not min_keep:
             return top_k(scores, row.target, eligible=masks)
-        reserved = top_k(scores, dict.fromkeys(scores, min_keep), eligible=masks)
+        reserved = top_k(scores, dict.fromkeys(masks, min_keep), eligible=masks)
         taken = {p: mask.sum(dtype=jnp.int32) for p, mask in reserved.masks.items()}
         if isinstance(row.target, dict):
-            target = {p: row.target[p] - taken[p] for p in scores}
+            target = {p: row.target[p] - taken[p] for p in masks}
         else:
             target = row.target - sum(taken.values())
-        others = {p: masks[p] & ~reserved.masks[p] for p in scores}
+        others = {p: masks[p] & ~reserved.masks[p] for p in masks}
         chosen = top_k(scores, target, eligible=others)
-        return Selected({p: reserved.masks[p] | chosen.masks[p] for p in scores}, reserved.num_nan)
+        return Selected({p: reserved.masks[p] | chosen.masks[p] for p in masks}, reserved.num_nan)
 
     return stage
 

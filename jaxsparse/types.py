@@ -5,7 +5,7 @@ prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `
 `jit` and `eval_shape` take it; leaves that stay dense never get there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -75,6 +75,18 @@ class Row(NamedTuple):
 
     target: Any
     drop: tuple[Any, Any]
+
+
+class Scores(NamedTuple):
+    """Scores that are computed where they are needed instead of being stored.
+
+    Attributes:
+      inputs: a pytree of arrays.
+      compute: inputs -> float arrays by path; cheap, since a search calls it at every pass.
+    """
+
+    inputs: Any
+    compute: Callable[[Any], Mapping[str, jax.Array]]
 
 
 class Selected(NamedTuple):

@@ -42,10 +42,10 @@ def test_random_needs_a_key():
 
 def test_leaves_of_one_shape_draw_different_numbers(key):
     leaves = {"a/kernel": W, "b/kernel": W}
-    scores = score_leaves(random, leaves, leaves, key)
+    scores, _ = score_leaves(random, leaves, leaves, key)  # drawn once: the inputs are the scores
     assert (scores["a/kernel"] != scores["b/kernel"]).all()
     # A leaf's numbers depend on its own path, not on which other leaves there are.
-    alone = score_leaves(random, {"b/kernel": W}, {"b/kernel": W}, key)
+    alone, _ = score_leaves(random, {"b/kernel": W}, {"b/kernel": W}, key)
     np.testing.assert_array_equal(alone["b/kernel"], scores["b/kernel"])
 
 

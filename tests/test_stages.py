@@ -22,7 +22,7 @@ def target(count):
 def run(stage, weights, masks, row, *, signal=None, key=None):
     """Runs a stage under jit and returns the masks as strings of 0 and 1, by path."""
     weights = {p: jnp.asarray(w, jnp.float32) for p, w in weights.items()}
-    masks = {p: jnp.array([c == "1" for c in mask]) for p, mask in masks.items()}
+    masks = {p: jnp.array([c == "1" for c in mask], bool) for p, mask in masks.items()}
     signal = weights if signal is None else {p: jnp.asarray(g) for p, g in signal.items()}
     selected = jax.jit(stage)(weights, signal, masks, row, key)
     return {p: "".join("01"[int(bit)] for bit in mask) for p, mask in selected.masks.items()}
