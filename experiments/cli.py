@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 import sys
 import typing
@@ -52,17 +53,19 @@ def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[s
 
     Returns:
       0; 2 after one line on standard error for a wrong flag or a value that the library or the
-      system refuses (ValueError, OSError); 130 after Ctrl-C. Anything else is a bug and keeps its
-      traceback.
+      system refuses (ValueError, OSError); 130 after Ctrl-C. Any other exception keeps its
+      traceback, and with JAXSPARSE_TRACEBACK=1 in the environment these do too.
     """
     try:
         main(parse(config, argv))
     except (ValueError, OSError) as error:
+        if os.environ.get("JAXSPARSE_TRACEBACK"):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # XLA may be compiling in another thread, which a normal exit would crash
     return 0
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from experiments import cli, fashion_mnist, plots
+from experiments.methods import make_method
 from experiments.run_folder import read_metrics, series
 
 
@@ -31,10 +32,12 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains both networks and prints how they compare."""
+    make_method("granet_st", sparsity=config.sparsity, steps=config.steps)  # refuse it right away
     summaries = {}
     for schedule in ("dense", "granet_st"):
         folder = config.out / schedule
-        shutil.rmtree(folder, ignore_errors=True)
+        if (folder / "config.json").exists():  # an earlier demo, and nothing else
+            shutil.rmtree(folder)
         summaries[schedule] = fashion_mnist.train(
             fashion_mnist.Config(
                 schedule=schedule,

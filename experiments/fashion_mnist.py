@@ -44,7 +44,7 @@ class Config:
     seed: int = 0
     """Of the initial weights, the masks and the order of the data."""
     out: cli.OptionalPath = None
-    """Folder of the run. Default: runs/fashion_mnist/MODEL-SCHEDULE-SPARSITY-seedN."""
+    """Folder of the run. Default: runs/DATA/MODEL-SCHEDULE-SPARSITY-stepsN-seedN."""
     data_dir: cli.OptionalPath = None
     """Folder with the full data set. Default: the sample in the repository."""
     plan: bool = False
@@ -101,7 +101,6 @@ def train(config: Config) -> dict:
         normalise=normalise,
         method=method_of(config),
         tx=optimizer(config),
-        steps=config.steps,
         batch_size=config.batch_size,
         seed=config.seed,
         eval_every=config.eval_every,
@@ -147,14 +146,17 @@ def normalise(images: jax.Array) -> jax.Array:
 def folder_of(config: Config) -> Path:
     """Where the run goes."""
     sparsity = "" if config.schedule == "dense" else f"-{config.sparsity:g}"
-    name = f"{config.model}-{config.schedule}{sparsity}-seed{config.seed}"
-    return config.out or Path("runs/fashion_mnist") / name
+    name = f"{config.model}-{config.schedule}{sparsity}-steps{config.steps}-seed{config.seed}"
+    data = "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
+    return config.out or Path("runs") / data / name
 
 
 def describe(summary: dict) -> str:
     """A few lines that say what came out."""
+    empty = ", ".join(summary["empty_layers"])
     return "\n".join(
         [
+            *([f"warning         no weight is left in {empty}"] if empty else []),
             f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
             f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
             f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "

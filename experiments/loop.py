@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 import jaxsparse
 from experiments import plots
-from experiments.data.fashion_mnist import Dataset, Split
+from experiments.data.dataset import Dataset, Split
 from experiments.run_folder import RunFolder, series
 from jaxsparse import Method, TrainState
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.metrics import Summary
+from jaxsparse.paths import prunable_leaves
 from jaxsparse.timetable import check_steps
 
 
@@ -39,7 +40,6 @@ class Run(NamedTuple):
       normalise: uint8 images to floats, inside the compiled step.
       method: chooses the masks.
       tx: the optimizer, not yet masked.
-      steps: optimizer steps.
       batch_size: images a step.
       seed: of the initial weights, the masks and the order of the data.
       eval_every: steps between validations.
@@ -51,11 +51,15 @@ class Run(NamedTuple):
     normalise: Callable[[jax.Array], jax.Array]
     method: Method
     tx: optax.GradientTransformation
-    steps: int
     batch_size: int
     seed: int
     eval_every: int
     log_every: int = 50
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.method.timetable.total_steps
 
 
 def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[str, Any]:
@@ -222,8 +226,9 @@ def event_scalars(state: TrainState) -> dict[str, float]:
     }
     explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
     empty = int(state.event_metrics.num_empty)
+    sizes = [x.size for x in prunable_leaves(state.masks, state.method.prunable).values()]
     return {
-        "density": density_of(state),
+        "density": counts["num_active"] / sum(sizes),
         **counts,
         "num_empty": empty,
         "exploration_rate": float(explored),
@@ -251,6 +256,8 @@ def summarise(
         "sparsity": layers.sparsity,
         "num_active": layers.num_active,
         "num_prunable": layers.num_prunable,
+        "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
+        "num_events": len(run.method.timetable.events),
         "test_accuracy": evaluate(run, state.params, run.dataset.test),
         "val_accuracy": evaluate(run, state.params, run.dataset.val),
         "best_step": best["step"],
@@ -261,6 +268,7 @@ def summarise(
         "steps": run.steps,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
+        "jaxsparse": jaxsparse.__version__,
     }
 
 

@@ -84,4 +84,10 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
         given.setdefault("update_interval", entry.interval(steps))
     if schedule != "dense":
         given["sparsity"] = sparsity
-    return entry.factory(total_steps=steps, **given)
+    method = entry.factory(total_steps=steps, **given)
+    if entry.interval is not None and not method.timetable.events:
+        raise ValueError(
+            f"{schedule} has no mask update within {steps} steps; lower --update_interval "
+            f"{given['update_interval']}"
+        )
+    return method

@@ -8,7 +8,6 @@ from jaxsparse.masks import (
     dense_masks,
     masks_from_params,
     num_active,
-    prunable_paths,
     sparsity,
 )
 from jaxsparse.method import Method, compose
@@ -25,6 +24,7 @@ from jaxsparse.methods import (
     static,
 )
 from jaxsparse.metrics import check, exploration_rate, explore, summary
+from jaxsparse.paths import prunable_paths
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import make_timetable

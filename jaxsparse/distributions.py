@@ -13,7 +13,7 @@ References:
 import math
 from collections.abc import Callable, Mapping
 
-from jaxsparse.masks import first_matches
+from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
 

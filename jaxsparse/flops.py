@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxsparse.masks import leaf_paths
+from jaxsparse.paths import leaf_paths
 from jaxsparse.types import PyTree
 
 OTHER = "other"

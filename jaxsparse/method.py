@@ -14,21 +14,15 @@ import numpy as np
 import optax
 
 from jaxsparse.distributions import erk, leaf_counts
-from jaxsparse.masks import (
-    check_like,
-    check_masks,
-    count_true,
-    dense_masks,
-    fold_key,
-    prunable_leaves,
-    prunable_paths,
-    with_leaves,
-)
+from jaxsparse.keys import fold_key
+from jaxsparse.masks import check_masks, count_true, dense_masks
+from jaxsparse.paths import check_like, check_rules, prunable_leaves, prunable_paths, with_leaves
 from jaxsparse.plan import Plan, make_plan
 from jaxsparse.scores import random, score_leaves
 from jaxsparse.selection import top_k
 from jaxsparse.timetable import Segment, Timetable, event_rows, row_at
 from jaxsparse.types import (
+    Counts,
     Distribution,
     Event,
     EventMetrics,
@@ -48,13 +42,16 @@ class Method(NamedTuple):
     Attributes:
       name: its name in tables and messages.
       init: (key, params) -> masks, pure; the masks that training starts with.
-      update: (params, grads, masks, step, *, key=None) -> Event, pure; always performs the event of
-        that step (or of the last one before it). `grads` is the dense gradient, or what `observe`
-        made of it; `step` counts completed steps including this one and may be traced.
+      update: (params, grads, masks, step, *, key=None) -> Event, pure and compiled; always performs
+        the event of that step (or of the last one before it). `grads` is the dense gradient, or
+        what `observe` made of it; `step` counts completed steps including this one and may be
+        traced.
       timetable: the steps that have an event.
       plan: (params) -> Plan, the dry run; print it.
-      observe: what turns the gradient of every step into the `grads` of `update`.
-      skip_step: whether the optimizer step is left out where there is an event (RigL).
+      observe: what turns the gradient of every step into the `grads` of `update` (SNFS). A loop
+        of one's own runs it at every step; `TrainState` does.
+      skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS). A
+        loop of one's own has to leave it out; `TrainState` does.
       prunable: the rules that say which leaves the method may prune; None is the default.
     """
 
@@ -84,7 +81,6 @@ def compose(
     stages: Sequence[Stage],
     timetable: Timetable,
     *,
-    initial_density: float = 1.0,
     distribution: Distribution | None = None,
     scope: Scope = "layer",
     min_keep: int = 0,
@@ -101,11 +97,11 @@ def compose(
     Args:
       name: the method's name.
       stages: run in order at every event.
-      timetable: the events, from `make_timetable`.
-      initial_density: density of the masks that `init` draws, in (0, 1]; 1 is dense.
+      timetable: the start and the events, from `make_timetable`.
       distribution: shares out densities among layers; None is `erk()`.
       scope: whether targets are one number ("global") or one per leaf ("layer").
-      min_keep: fewest active weights that the targets leave to each layer on average.
+      min_keep: fewest active weights that pruning leaves to each layer; with scope "layer" it is at
+        least 1 in any case.
       prunable: which leaves; as in `prunable_paths`.
       observe: optax transformation of the dense gradient at every step; None is the identity.
       skip_step: leave out the optimizer step where there is an event.
@@ -115,26 +111,21 @@ def compose(
     """
     distribution = erk() if distribution is None else distribution
     # A tuple, so that a method can be a static argument of jit.
-    prunable = None if prunable is None else tuple((pattern, take) for pattern, take in prunable)
-    if scope not in ("global", "layer"):
-        raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
-    if not 0.0 < initial_density <= 1.0:
-        raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
+    prunable = check_rules(prunable)
+    _check_options(distribution, scope, min_keep)
 
     def rows(shapes: dict[str, tuple[int, ...]]) -> Row:
-        minimum = max(min_keep, 1) if scope == "layer" else min_keep
         return event_rows(
             timetable,
             shapes,
             scope=scope,
             distribution=distribution,
-            minimum=minimum,
-            initial_density=initial_density,
+            min_keep=min_keep,
         )
 
     def init(key: jax.Array, params: PyTree) -> PyTree:
         weights = prunable_leaves(params, prunable)
-        counts = leaf_counts(distribution, _shapes(weights), initial_density)
+        counts = leaf_counts(distribution, _shapes(weights), timetable.initial_density)
         if counts == {path: np.size(w) for path, w in weights.items()}:
             return dense_masks(params)
         return with_leaves(dense_masks(params), random_masks(key, weights, counts))
@@ -155,17 +146,10 @@ def compose(
         if not (stages and timetable.events):
             unchanged = Selected(old, {p: jnp.int32(0) for p in paths})
             return Event(masks, masks, _metrics(old, unchanged, old))
-        row = row_at(timetable, rows(_shapes(weights)), step)
+        active = {p: count_true(mask)[0] for p, mask in old.items()}
+        row = row_at(timetable, rows(_shapes(weights)), step, active)
         signal = prunable_leaves(grads, paths=paths)
-        key = fold_key(key, "event", step)
-        new, kept = Selected(old, {p: jnp.int32(0) for p in paths}), old
-        for index, stage in enumerate(stages):
-            after = stage(weights, signal, new.masks, row, fold_key(key, index))
-            new = Selected(
-                {p: after.masks[p] for p in paths},
-                {p: new.num_nan[p] + after.num_nan[p] for p in paths},
-            )
-            kept = {p: kept[p] & new.masks[p] for p in paths}
+        new, kept = _run_stages(stages, weights, signal, old, row, fold_key(key, "event", step))
         # Leaves that stay dense are all True, whatever the caller's masks say of them.
         dense = dense_masks(masks)
         metrics = _metrics(old, new, kept)
@@ -173,13 +157,13 @@ def compose(
 
     def plan(params: PyTree) -> Plan:
         shapes = _shapes(prunable_leaves(params, prunable))
-        initial = leaf_counts(distribution, shapes, initial_density)
+        initial = leaf_counts(distribution, shapes, timetable.initial_density)
         return make_plan(name, timetable, rows(shapes), shapes, initial)
 
     return Method(
         name=name,
         init=init,
-        update=update,
+        update=jax.jit(update),
         timetable=timetable,
         plan=plan,
         observe=optax.identity() if observe is None else observe,
@@ -188,7 +172,37 @@ def compose(
     )
 
 
-def random_masks(key: jax.Array, weights: Leaves, counts: dict[str, int]) -> dict[str, jax.Array]:
+def _check_options(distribution: Distribution, scope: str, min_keep: int) -> None:
+    if not callable(distribution):
+        raise ValueError(f"distribution {distribution!r} must be a function such as erk()")
+    if scope not in ("global", "layer"):
+        raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
+    if min_keep < 0:
+        raise ValueError(f"min_keep {min_keep} must be at least 0")
+
+
+def _run_stages(
+    stages: Sequence[Stage],
+    weights: Leaves,
+    signal: Leaves,
+    masks: Leaves,
+    row: Row,
+    key: jax.Array | None,
+) -> tuple[Selected, Leaves]:
+    """The masks after all stages, and what every stage left active."""
+    new, kept = Selected(dict(masks), {p: jnp.int32(0) for p in masks}), masks
+    for index, stage in enumerate(stages):
+        after = stage(weights, signal, new.masks, row, fold_key(key, index))
+        new = Selected(
+            {p: after.masks[p] for p in masks},
+            {p: new.num_nan[p] + after.num_nan[p] for p in masks},
+        )
+        kept = {p: kept[p] & new.masks[p] for p in masks}
+    return new, kept
+
+
+@jax.jit  # op by op, the search would be compiled leaf by leaf, and again at every call
+def random_masks(key: jax.Array, weights: Leaves, counts: Counts) -> dict[str, jax.Array]:
     """Draws masks with exactly `counts[path]` True, every subset of a leaf equally likely.
 
     Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.masks import check_masks, leaf_paths, prunable_leaves
+from jaxsparse.masks import check_masks
+from jaxsparse.paths import leaf_paths, prunable_leaves
 from jaxsparse.types import PyTree, Rules
 
 

@@ -3,10 +3,8 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxsparse.timetable import Timetable
-from jaxsparse.types import HOLD, Row, Shapes
+from jaxsparse.types import Row, Shapes
 
 
 class PlanRow(NamedTuple):
@@ -17,7 +15,8 @@ class PlanRow(NamedTuple):
       num_active: active prunable weights after it.
       density: num_active / number of prunable weights.
       drop_fraction: share of each layer's active weights that is replaced.
-      num_replaced: about how many that is (each layer rounds its own share).
+      num_replaced: about how many that is (each layer rounds its own share, a dense one has none).
+      layers: active weights after it by path; see `Plan.layers_are_estimates`.
     """
 
     step: int
@@ -25,6 +24,7 @@ class PlanRow(NamedTuple):
     density: float
     drop_fraction: float
     num_replaced: int
+    layers: dict[str, int]
 
 
 class Plan(NamedTuple):
@@ -33,19 +33,22 @@ class Plan(NamedTuple):
     Attributes:
       method: the method's name.
       total_steps: length of the run.
-      num_prunable: number of prunable weights.
+      sizes: weights of every prunable leaf, by path.
       rows: the start and every event.
-      layers: active weights at the start and at the end, by path. With a global target the end is
-        decided by the scores, and the second number is an estimate in proportion to the first.
-      layers_are_estimates: whether that is so.
+      layers_are_estimates: with a global target the scores decide what each layer keeps, and the
+        rows' layers are estimates in proportion to the start.
     """
 
     method: str
     total_steps: int
-    num_prunable: int
+    sizes: dict[str, int]
     rows: tuple[PlanRow, ...]
-    layers: dict[str, tuple[int, int, int]]
     layers_are_estimates: bool
+
+    @property
+    def num_prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(self.sizes.values())
 
     def __str__(self) -> str:
         """The table of events (the middle of a long one left out) and of layers."""
@@ -73,10 +76,11 @@ class Plan(NamedTuple):
         return lines
 
     def _layers(self) -> list[str]:
-        width = max(len(path) for path in self.layers)
+        width = max(map(len, self.sizes))
         end = "end (estimate)" if self.layers_are_estimates else "end"
         lines = [f"{'layer':<{width}} {'weights':>13} {'start':>13} {end:>14}"]
-        for path, (size, start, stop) in self.layers.items():
+        for path, size in self.sizes.items():
+            start, stop = self.rows[0].layers[path], self.rows[-1].layers[path]
             lines.append(f"{path:<{width}} {size:>13,} {start:>13,} {stop:>14,}")
         return lines
 
@@ -95,21 +99,20 @@ def make_plan(
     """
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
     size = max(sum(sizes.values()), 1)
-    active = dict(initial)
-    total = sum(active.values())
-    table = [PlanRow(0, total, total / size, 0.0, 0)]
+    num_initial = sum(initial.values())
+    active, estimated = dict(initial), False
+    table = [PlanRow(0, num_initial, num_initial / size, 0.0, 0, active)]
     for i, event in enumerate(timetable.events):
-        if isinstance(rows.target, dict):
-            active = {p: min(int(rows.target[p][i]), active[p]) for p in active}
+        total = table[-1].num_active
+        if event.density is not None and isinstance(rows.target, dict):
+            active = {p: int(rows.target[p][i]) for p in active}
             total = sum(active.values())
-        elif int(np.asarray(rows.target)[i]) != HOLD:
-            total = min(int(np.asarray(rows.target)[i]), total)
+        elif event.density is not None:
+            total, estimated = int(rows.target[i]), True
+            active = {p: round(count * total / max(num_initial, 1)) for p, count in initial.items()}
         share = float(event.drop_fraction)
-        table.append(PlanRow(event.step, total, total / size, share, round(share * total)))
-    estimated = total != sum(active.values())
-    before = max(sum(initial.values()), 1)
-    layers = {
-        p: (sizes[p], initial[p], round(initial[p] * total / before) if estimated else active[p])
-        for p in initial
-    }
-    return Plan(name, timetable.total_steps, sum(sizes.values()), tuple(table), layers, estimated)
+        movable = sum(count for p, count in active.items() if count < sizes[p])
+        table.append(
+            PlanRow(event.step, total, total / size, share, round(share * movable), active)
+        )
+    return Plan(name, timetable.total_steps, sizes, tuple(table), estimated)

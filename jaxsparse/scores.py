@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.masks import fold_key
+from jaxsparse.keys import fold_key
 from jaxsparse.types import Leaves, Score, Scores
 
 
@@ -35,7 +35,10 @@ def gradient(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
 
 
 def saliency(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
-    """|w g|, to first order the change of the loss without the weight (SNIP, Lee et al. 2019)."""
+    """|w g|, to first order the change of the loss without the weight (SNIP, Lee et al. 2019).
+
+    A score to keep or drop by: it is 0 wherever w is, so nothing new grows by it.
+    """
     return jnp.abs(w * g)
 
 
@@ -58,6 +61,8 @@ def score_leaves(score: Score, weights: Leaves, signal: Leaves, key: jax.Array |
     Raises:
       ValueError: a score has another shape than its leaf; names the leaf.
     """
+    if not callable(score):
+        raise ValueError(f"score {score!r} must be a function (w, g, key) -> array")
 
     def compute(inputs: tuple[Leaves, Leaves]) -> dict[str, jax.Array]:
         return {p: score(w, inputs[1][p], fold_key(key, p)) for p, w in inputs[0].items()}

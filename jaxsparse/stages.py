@@ -6,25 +6,25 @@ by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` do
 """
 
 import jax
-import jax.numpy as jnp
 
-from jaxsparse.masks import fold_key
+from jaxsparse.keys import fold_key
+from jaxsparse.masks import count_true
 from jaxsparse.scores import gradient, magnitude, score_leaves
 from jaxsparse.selection import top_k
 from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Rounding, Row, Score, Selected, Stage
 
 
-def prune(score: Score = magnitude, *, min_keep: int = 0) -> Stage:
+def prune(score: Score = magnitude) -> Stage:
     """Keeps the best of the active weights, as many as the row's target says.
 
     Keeps min(target, active): over all leaves together where the target is one number (scope
     "global"), in each leaf where it is one per leaf (scope "layer"). It never makes a mask denser.
+    With one number, the best `row.min_keep` weights of every leaf (or all that are active, if
+    fewer) survive first.
 
     Args:
       score: what an active weight is worth.
-      min_keep: with a global target, the best `min_keep` weights of every leaf (or all that are
-        active, if fewer) survive first; 0 lets a layer be emptied.
 
     Differs from GraNet's code, which keeps what is strictly above (CIFAR) or at least at (ImageNet)
     the k-th value and so misses the count by one, by ties, or wholly when that value is 0.
@@ -34,16 +34,12 @@ def prune(score: Score = magnitude, *, min_keep: int = 0) -> Stage:
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
         scores = score_leaves(score, weights, signal, fold_key(key, "prune"))
-        if not min_keep:
+        if isinstance(row.target, dict) or not row.min_keep:
             return top_k(scores, row.target, eligible=masks)
-        reserved = top_k(scores, dict.fromkeys(masks, min_keep), eligible=masks)
-        taken = {p: mask.sum(dtype=jnp.int32) for p, mask in reserved.masks.items()}
-        if isinstance(row.target, dict):
-            target = {p: row.target[p] - taken[p] for p in masks}
-        else:
-            target = row.target - sum(taken.values())
+        reserved = top_k(scores, dict.fromkeys(masks, row.min_keep), eligible=masks)
+        taken = sum(count_true(mask)[0] for mask in reserved.masks.values())
         others = {p: masks[p] & ~reserved.masks[p] for p in masks}
-        chosen = top_k(scores, target, eligible=others)
+        chosen = top_k(scores, row.target - taken, eligible=others)
         return Selected({p: reserved.masks[p] | chosen.masks[p] for p in masks}, reserved.num_nan)
 
     return stage
@@ -66,11 +62,13 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
     Reference: Evci et al., "Rigging the Lottery", ICML 2020, algorithm 1; Liu et al., "Sparse
     Training via Boosting Pruning Plasticity with Neuroregeneration", NeurIPS 2021, section 4.
     """
+    if rounding not in ("floor", "ceil"):
+        raise ValueError(f"rounding {rounding!r} must be 'floor' or 'ceil'")
 
     def stage(
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
-        active = {p: mask.sum(dtype=jnp.int32) for p, mask in masks.items()}
+        active = {p: count_true(mask)[0] for p, mask in masks.items()}
         n = {p: take_fraction(count, row.drop, rounding) for p, count in active.items()}
         worth = score_leaves(drop, weights, signal, fold_key(key, "drop"))
         stayed = top_k(worth, {p: active[p] - n[p] for p in active}, eligible=masks)

@@ -6,7 +6,7 @@ Everything is decided once, on the host, in float64, from schedules of density a
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxsparse.distributions import leaf_counts, total_count
 from jaxsparse.types import (
-    HOLD,
     Distribution,
     PlannedEvent,
     Rounding,
@@ -25,6 +24,9 @@ from jaxsparse.types import (
     Shapes,
     StepSchedule,
 )
+
+HOLD = 2**31 - 1
+"""In place of a target: the event leaves the number of active weights as it is."""
 
 MAX_DENOMINATOR = 46340
 """Largest q with q*q below 2**31: the products in `take_fraction` stay within int32."""
@@ -50,10 +52,12 @@ class Timetable(NamedTuple):
     Attributes:
       total_steps: length of the run, in optimizer steps.
       events: ascending in step, each within [1, total_steps].
+      initial_density: density of the masks that training starts with, in (0, 1].
     """
 
     total_steps: int
     events: tuple[PlannedEvent, ...]
+    initial_density: float = 1.0
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`, a Python int counted from 1."""
@@ -62,6 +66,8 @@ class Timetable(NamedTuple):
 
     def segments(self, start: int = 0) -> Iterator[Segment]:
         """Cuts the steps after `start` at the events: one `lax.scan` each, say.
+
+        Where a segment has an event, its last step is the one with `event=True`.
 
         >>> events = tuple(PlannedEvent(t, None, Fraction(1, 2)) for t in (2, 4))
         >>> [tuple(s) for s in Timetable(5, events).segments()]
@@ -95,7 +101,7 @@ def make_timetable(
       total_steps: length of the run, at least 1.
       update_interval: steps between events, at least 1.
       start_step: no event before it; never one at step 0.
-      initial_density: density before the first event.
+      initial_density: density of the masks that training starts with, in (0, 1]; 1 is dense.
       density: target density over steps, in (0, 1]; None holds the initial density.
       drop_fraction: share of active weights to replace over steps, in [0, 1]; None replaces none.
 
@@ -111,6 +117,11 @@ def make_timetable(
     check_steps(total_steps=total_steps, update_interval=update_interval)
     if start_step < 0:
         raise ValueError(f"start_step {start_step} must be at least 0")
+    if not 0.0 < initial_density <= 1.0:
+        raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
+    for name, schedule in (("density", density), ("drop_fraction", drop_fraction)):
+        if schedule is not None and not callable(schedule):
+            raise ValueError(f"{name} {schedule!r} must be a function of the step")
     events = []
     current = initial_density
     first = max(math.ceil(start_step / update_interval), 1) * update_interval
@@ -125,7 +136,7 @@ def make_timetable(
         if target != current or ratio:
             events.append(PlannedEvent(step, target if target != current else None, ratio))
         current = target
-    return Timetable(total_steps, tuple(events))
+    return Timetable(total_steps, tuple(events), initial_density)
 
 
 def event_rows(
@@ -134,21 +145,21 @@ def event_rows(
     *,
     scope: Scope,
     distribution: Distribution,
-    minimum: int,
-    initial_density: float = 1.0,
+    min_keep: int,
 ) -> Row:
-    """Returns the targets of all events stacked: a `Row` whose entries are np.int32[events].
+    """Returns the rows of all events stacked: a `Row` whose entries are np.int32[events].
+
+    A target is `HOLD` where the event does not change the number of active weights.
 
     Args:
       timetable: the events.
       shapes: shapes of the prunable leaves, by path.
       scope: "global": one target for all leaves together; "layer": one per leaf.
       distribution: shares out a layer target; not used for "global".
-      minimum: fewest active weights that a leaf may be asked to have.
-      initial_density: density before the first event.
+      min_keep: fewest active weights of a leaf; with scope "layer" at least 1 in any case.
 
     Raises:
-      ValueError: a target below `minimum` a leaf or below 1, or more weights than int32 counts.
+      ValueError: a target below `min_keep` a leaf or below 1, or more weights than int32 counts.
     """
     size = sum(math.prod(shape) for shape in shapes.values())
     if scope == "global" and size >= HOLD:
@@ -158,16 +169,16 @@ def event_rows(
         if event.density is None:
             return {"": HOLD}
         count = total_count(size, event.density)
-        fewest = max(sum(min(minimum, math.prod(shape)) for shape in shapes.values()), 1)
+        fewest = max(sum(min(min_keep, math.prod(shape)) for shape in shapes.values()), 1)
         if count < fewest:
             raise ValueError(
                 f"the target of {count} active weights of {size} at step {event.step} is below "
-                + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")
+                + (f"{min_keep} for each of {len(shapes)} layers" if min_keep else "1")
             )
         return {"": count}
 
     def layer_targets() -> Iterator[dict[str, int]]:
-        density = initial_density
+        density = timetable.initial_density
         counts = leaf_counts(distribution, shapes, density)
         for event in timetable.events:
             if event.density is None:
@@ -176,7 +187,9 @@ def event_rows(
             # Pruning cannot add a weight: no leaf may round up, or the total would be missed.
             at_most = counts if event.density <= density else None
             density = event.density
-            counts = leaf_counts(distribution, shapes, density, minimum=minimum, at_most=at_most)
+            counts = leaf_counts(
+                distribution, shapes, density, minimum=max(min_keep, 1), at_most=at_most
+            )
             yield counts
 
     if scope == "layer":
@@ -192,20 +205,29 @@ def event_rows(
         np.array([r.numerator for r in ratios], np.int32),
         np.array([r.denominator for r in ratios], np.int32),
     )
-    return Row(stacked if scope == "layer" else stacked[""], drop)
+    return Row(stacked if scope == "layer" else stacked[""], drop, min_keep)
 
 
-def row_at(timetable: Timetable, rows: Row, step: int | jax.Array) -> Row:
+def row_at(
+    timetable: Timetable, rows: Row, step: int | jax.Array, active: Mapping[str, jax.Array]
+) -> Row:
     """Returns the row of the last event at or before `step` (the first one before any), traceable.
 
     Args:
       timetable: the events; at least one.
       rows: what `event_rows` made of them.
       step: int32[], may be traced.
+      active: int32[] by path, active weights before the event: the target where it is held.
     """
     steps = jnp.array([event.step for event in timetable.events], jnp.int32)
     index = jnp.maximum(jnp.searchsorted(steps, jnp.asarray(step, jnp.int32), side="right") - 1, 0)
-    return jax.tree.map(lambda column: jnp.asarray(column)[index], rows)
+    target, drop = jax.tree.map(lambda column: jnp.asarray(column)[index], rows[:2])
+    held = lambda planned, now: jnp.where(planned == HOLD, now, planned)
+    if isinstance(target, dict):
+        target = {path: held(planned, active[path]) for path, planned in target.items()}
+    else:
+        target = held(target, jnp.stack(list(active.values())).sum(dtype=jnp.int32))
+    return Row(target, drop, rows.min_keep)
 
 
 def take_fraction(

@@ -1,6 +1,6 @@
 """A Flax train state that carries masks: everything a sparse run needs, in one pytree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxsparse.masks import apply_masks, check_masks, prunable_paths, pruned_only
+from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
 from jaxsparse.method import Method
-from jaxsparse.metrics import explore
+from jaxsparse.metrics import Summary, explore, summary
+from jaxsparse.paths import prunable_paths
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
@@ -80,7 +81,8 @@ class TrainState(struct.PyTreeNode):
           method: chooses the masks.
           key: for the initial masks and all events.
           masks: used in place of `method.init` where given; leaves that are not prunable are taken
-            as all True.
+            as all True. Only a target that changes moves their number: a method of fixed sparsity
+            keeps as many as are given, whatever its own sparsity.
           track_exploration: keep the union of all masks (one byte a weight), for
             `exploration_rate`.
           **fields: of a subclass.
@@ -96,38 +98,60 @@ class TrainState(struct.PyTreeNode):
         num_leaves = len(prunable_paths(params, method.prunable))
         # Buffers of its own throughout: a step that donates the state must neither donate one
         # buffer twice nor delete what the caller still holds.
-        copy = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+        own = lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x
+        copy = lambda tree: jax.tree.map(own, tree)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             masks=copy(masks),
-            opt_state=tx.init(params),
-            observe_state=method.observe.init(params),
+            opt_state=copy(tx.init(params)),  # Prodigy and others keep the initial params there
+            observe_state=copy(method.observe.init(params)),
             key=copy(key),
             event_metrics=EventMetrics(*(jnp.zeros(num_leaves, jnp.int32) for _ in range(5))),
             explored=copy(masks) if track_exploration else None,
             apply_fn=apply_fn,
             tx=tx,
             method=method,
-            **fields,
+            **copy(fields),
         )
 
-    def apply_gradients(self, *, grads: PyTree, event: bool = False, **fields: Any) -> "TrainState":
+    @property
+    def sparsity(self) -> float:
+        """Share of the method's prunable weights that are inactive (waits for the device)."""
+        return sparsity(self.masks, self.method.prunable)
+
+    def summary(self) -> Summary:
+        """The table per layer of the method's prunable weights (waits for the device)."""
+        return summary(self.params, self.masks, self.method.prunable)
+
+    def apply_gradients(
+        self,
+        *,
+        grads: PyTree,
+        event: bool = False,
+        tx_args: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> "TrainState":
         """One optimizer step, followed by a mask update where `event`.
 
         The event sees the gradient that the step was taken with, at the weights before it. A method
-        with `skip_step` (RigL) leaves the optimizer step out there; the step count advances.
+        with `skip_step` (RigL) leaves the optimizer step out there: the step count advances, the
+        optimizer's own counts (of its learning-rate schedule, say) do not.
 
         Args:
           grads: the dense gradient at `params`, a tree like params.
           event: Python bool, `method.is_due(n)` for the n-th step; static under jit.
+          tx_args: extra arguments of the optimizer's update, such as `value` for
+            `optax.contrib.reduce_on_plateau`.
           **fields: replaced in the new state, such as batch statistics.
         """
         step = self.step + 1
         signal, observe_state = self.method.observe.update(grads, self.observe_state, self.params)
         params, opt_state = self.params, self.opt_state
         if not (event and self.method.skip_step):
-            updates, opt_state = self.tx.update(grads, opt_state, params, masks=self.masks)
+            updates, opt_state = self.tx.update(
+                grads, opt_state, params, masks=self.masks, **(tx_args or {})
+            )
             params = optax.apply_updates(params, updates)
         state = self.replace(
             step=step, params=params, opt_state=opt_state, observe_state=observe_state, **fields

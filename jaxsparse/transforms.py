@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsparse.masks import apply_mask, apply_masks, check_like, check_masks, dense_masks
+from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks
+from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
 
 
@@ -60,8 +61,15 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         return state
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree | None = None, *, masks: PyTree, **extra: Any
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree | None = None,
+        *,
+        masks: PyTree | None = None,
+        **extra: Any,
     ) -> tuple[PyTree, PyTree]:
+        if masks is None:
+            raise TypeError("masked(...).update needs masks=, a tree of bool like params")
         if params is None:
             raise ValueError(
                 "masked(...).update needs params: tx.update(grads, state, params, masks=)"

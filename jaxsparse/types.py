@@ -19,9 +19,6 @@ Rules: TypeAlias = Sequence[tuple[str, bool]]
 Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
 
-HOLD = 2**31 - 1
-"""A target that no leaf exceeds: the event leaves the number of active weights as it is."""
-
 
 class EventMetrics(NamedTuple):
     """What an event did, counted per prunable leaf in the order of `prunable_paths(params)`.
@@ -68,13 +65,15 @@ class Row(NamedTuple):
 
     Attributes:
       target: int32[] active weights over all leaves together (scope "global"), or a dict of
-        int32[] by path (scope "layer"). `HOLD` where the event does not prune.
+        int32[] by path (scope "layer"): how many there should be after the event.
       drop: (numerator, denominator), int32[] each: the exact share of a leaf's active weights that
         an exchange replaces; denominator below 46341 so that products stay within int32.
+      min_keep: Python int, fewest weights that a global target may leave to each leaf.
     """
 
     target: Any
     drop: tuple[Any, Any]
+    min_keep: int = 0
 
 
 class Scores(NamedTuple):

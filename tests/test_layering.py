@@ -12,13 +12,15 @@ import jaxsparse
 
 ROOT = Path(jaxsparse.__file__).parent
 
-# What each module may import from the package: types <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "masks"}
+# What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
+CORE = {"types", "keys", "paths", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection"}
 STEPS = TOOLS | {"timetable"}
 MAY_IMPORT = {
     "types": set(),
-    "masks": {"types"},
+    "keys": {"types"},
+    "paths": {"types"},
+    "masks": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,
     "scores": CORE,

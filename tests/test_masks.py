@@ -9,21 +9,17 @@ import numpy as np
 import pytest
 from flax.core import freeze
 
+from jaxsparse.keys import fold_key
 from jaxsparse.masks import (
     apply_mask,
     apply_masks,
-    check_like,
     check_masks,
     dense_masks,
-    fold_key,
-    leaf_paths,
     masks_from_params,
     num_active,
-    prunable_leaves,
-    prunable_paths,
     sparsity,
-    with_leaves,
 )
+from jaxsparse.paths import check_like, leaf_paths, prunable_leaves, prunable_paths, with_leaves
 
 
 class Layer(NamedTuple):

@@ -41,14 +41,14 @@ def counts(masks):
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_initial_masks_have_the_exact_count(shape, sparsity, expected, seed):
-    method = jaxsparse.static(sparsity=sparsity, prunable=ALL)
+    method = jaxsparse.static(sparsity=sparsity, prunable=ALL, total_steps=10)
     masks = method.init(jax.random.key(seed), {"w": jnp.ones(shape)})
     assert masks["w"].shape == shape and masks["w"].dtype == bool
     assert counts(masks) == {"w": expected}
 
 
 def test_initial_masks_depend_on_key_and_path_only(key):
-    method = jaxsparse.static(sparsity=0.5, distribution=uniform())
+    method = jaxsparse.static(sparsity=0.5, distribution=uniform(), total_steps=10)
     params = {
         "a": {"kernel": jnp.ones((8, 8)), "bias": jnp.zeros(8)},
         "b": {"kernel": jnp.ones((8, 8))},
@@ -67,7 +67,8 @@ def test_overrides_hold_from_a_dense_start(key):
     distribution = with_overrides(uniform(), {"a": 0.75})
     method = one_event([prune()], distribution=distribution, scope="layer", prunable=ALL)
     assert counts(method.init(key, params)) == {"a": 2, "b": 8}
-    assert method.plan(params).layers == {"a": (8, 2, 2), "b": (8, 8, 4)}
+    assert method.plan(params).rows[0].layers == {"a": 2, "b": 8}
+    assert method.plan(params).rows[-1].layers == {"a": 2, "b": 4}
 
 
 class Layer(NamedTuple):
@@ -173,14 +174,23 @@ def test_update_of_a_traced_step_compiles_once_and_equals_no_jit(key):
     ("options", "message"),
     [
         ({"scope": "globl"}, "scope 'globl' must be 'global' or 'layer'"),
-        ({"initial_density": 0.0}, r"initial_density 0.0 must be in \(0, 1\]"),
-        ({"initial_density": 1.5}, "initial_density 1.5"),
-        ({"initial_density": float("nan")}, "initial_density nan"),
+        ({"distribution": "erk"}, r"distribution 'erk' must be a function such as erk\(\)"),
+        ({"min_keep": -5}, "min_keep -5 must be at least 0"),
+        ({"prunable": ("kernel",)}, r"prunable \('kernel',\) must be \(path regex, bool\) pairs"),
+        ({"prunable": 3}, r"prunable 3 must be \(path regex, bool\) pairs"),
     ],
 )
 def test_compose_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         one_event([prune()], **options)
+
+
+def test_stages_out_of_range():
+    with pytest.raises(ValueError, match="rounding 'round' must be 'floor' or 'ceil'"):
+        exchange(rounding="round")
+    method = one_event([exchange(grow="gradient", rounding="floor")])
+    with pytest.raises(ValueError, match="score 'gradient' must be a function"):
+        method.update(PARAMS, PARAMS, MASKS, 10)
 
 
 PARAMS = {"fc": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)}}

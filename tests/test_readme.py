@@ -23,6 +23,12 @@ def test_the_readmes_code_runs_in_order(capsys):
     assert "410" in printed  # granet_st's 10 % of 4,096, in the summary
     assert "mine: 4 events in 100 steps" in printed
 
+    params = {"kernel": jax.random.normal(jax.random.key(0), (100, 100))}
+    grads = {"kernel": jax.random.normal(jax.random.key(1), (100, 100))}
+    masks = names["mine"].init(jax.random.key(2), params)
+    event = names["mine"].update(jaxsparse.apply_masks(params, masks), grads, masks, 20)
+    assert 0 < int(event.metrics.num_grown[0]) <= 100  # a tenth, some of it dropped and back
+
 
 def test_a_new_criterion_takes_under_15_lines_and_decides():
     block = re.search(r"<!-- new criterion -->\n```python\n(.*?)```", README, re.DOTALL)[1]

@@ -7,7 +7,7 @@ import pytest
 
 from jaxsparse.scores import gradient, random
 from jaxsparse.stages import exchange, prune
-from jaxsparse.types import HOLD, Row
+from jaxsparse.types import Row
 
 NO_DROP = (jnp.int32(0), jnp.int32(1))
 HALF = (jnp.int32(1), jnp.int32(2))
@@ -24,7 +24,7 @@ def run(stage, weights, masks, row, *, signal=None, key=None):
     weights = {p: jnp.asarray(w, jnp.float32) for p, w in weights.items()}
     masks = {p: jnp.array([c == "1" for c in mask], bool) for p, mask in masks.items()}
     signal = weights if signal is None else {p: jnp.asarray(g) for p, g in signal.items()}
-    selected = jax.jit(stage)(weights, signal, masks, row, key)
+    selected = jax.jit(lambda w, g, m, key: stage(w, g, m, row, key))(weights, signal, masks, key)
     return {p: "".join("01"[int(bit)] for bit in mask) for p, mask in selected.masks.items()}
 
 
@@ -44,7 +44,7 @@ DENSE = {"A": "1111", "B": "1111"}
         # Fewer active than the target: unchanged, never denser.
         ({"A": "0101", "B": "0010"}, target(4), {"A": "0101", "B": "0010"}),
         ({"A": "0101", "B": "0010"}, target({"A": 1, "B": 3}), {"A": "0100", "B": "0010"}),
-        ({"A": "0101", "B": "0010"}, target(HOLD), {"A": "0101", "B": "0010"}),
+        ({"A": "0101", "B": "0010"}, target(2**31 - 1), {"A": "0101", "B": "0010"}),
         (DENSE, target(0), {"A": "0000", "B": "0000"}),
     ],
 )
@@ -64,7 +64,8 @@ def test_prune(masks, row, expected):
 def test_prune_keeps_a_minimum_of_each_leaf(min_keep, total, expected):
     weights = {"A": [9, 8, 7, 6, 5], "B": [0.3, 0.2, 0.1], "C": [0.01]}
     masks = {"A": "11111", "B": "111", "C": "1"}
-    assert run(prune(min_keep=min_keep), weights, masks, target(total)) == expected
+    row = target(total)._replace(min_keep=min_keep)
+    assert run(prune(), weights, masks, row) == expected
 
 
 def test_prune_counts_exactly_among_ties():
@@ -82,8 +83,9 @@ def test_prune_by_another_score():
 def test_prune_drops_nan_first_and_reports_it():
     weights = {"A": jnp.array([NAN, 0.1, 0.0, INF])}
     masks = {"A": jnp.ones(4, bool)}
-    for stage in (prune(), prune(min_keep=1)):
-        selected = stage(weights, weights, masks, target(3), None)
+    for min_keep in (0, 1):
+        row = target(3)._replace(min_keep=min_keep)
+        selected = prune()(weights, weights, masks, row, None)
         np.testing.assert_array_equal(selected.masks["A"], [False, True, True, True])
         assert selected.num_nan["A"] == 1
 
@@ -102,7 +104,7 @@ ACTIVE = {"A": "11111000"}
     ],
 )
 def test_exchange(rounding, expected):
-    row = Row(jnp.int32(HOLD), HALF)
+    row = Row(jnp.int32(2**31 - 1), HALF)
     assert run(exchange(rounding=rounding), W, ACTIVE, row, signal=G) == {"A": expected}
     # The gradient of the survivors 0 and 1 has no say.
     smaller = {"A": np.concatenate([np.zeros(2, np.float32), G["A"][2:]])}
@@ -121,7 +123,7 @@ def test_exchange(rounding, expected):
 )
 @pytest.mark.parametrize("rounding", ["ceil", "floor"])
 def test_exchange_at_the_ends(mask, ratio, expected, rounding):
-    row = Row(jnp.int32(HOLD), jax.tree.map(jnp.int32, ratio))
+    row = Row(jnp.int32(2**31 - 1), jax.tree.map(jnp.int32, ratio))
     assert run(exchange(rounding=rounding), W, {"A": mask}, row, signal=G) == {"A": expected}
 
 
@@ -132,7 +134,7 @@ def test_exchange_keeps_every_count_whatever_the_gradient(signal, rounding):
     weights = {p: np.linspace(-1, 1, n, dtype=np.float32) for p, (n, _) in sizes.items()}
     masks = {p: "1" * k + "0" * (n - k) for p, (n, k) in sizes.items()}
     signals = {p: np.full(n, signal, np.float32) for p, (n, _) in sizes.items()}
-    row = Row(jnp.int32(HOLD), HALF)
+    row = Row(jnp.int32(2**31 - 1), HALF)
     after = run(exchange(rounding=rounding), weights, masks, row, signal=signals)
     assert {p: mask.count("1") for p, mask in after.items()} == {
         p: k for p, (_, k) in sizes.items()
@@ -143,7 +145,7 @@ def test_exchange_with_nan_weights_drops_them_first():
     weights = {"A": jnp.array([NAN, 0.1, 0.2, 0.3, 0.0, 0.0])}
     signal = {"A": jnp.array([0.0, 0.0, 0.0, 0.0, 5.0, NAN])}
     masks = {"A": jnp.array([True, True, True, True, False, False])}
-    row = Row(jnp.int32(HOLD), (jnp.int32(1), jnp.int32(4)))
+    row = Row(jnp.int32(2**31 - 1), (jnp.int32(1), jnp.int32(4)))
     selected = exchange(rounding="floor")(weights, signal, masks, row, None)
     np.testing.assert_array_equal(selected.masks["A"], [False, True, True, True, True, False])
     assert selected.num_nan["A"] == 2  # one weight, one gradient
@@ -152,7 +154,7 @@ def test_exchange_with_nan_weights_drops_them_first():
 def test_exchange_at_random_differs_between_leaves_and_keys(key):
     weights = {"A": np.linspace(1, 2, 60), "B": np.linspace(1, 2, 60)}
     masks = dict.fromkeys(weights, "1" * 30 + "0" * 30)
-    row = Row(jnp.int32(HOLD), HALF)
+    row = Row(jnp.int32(2**31 - 1), HALF)
     stage = exchange(grow=random, rounding="floor")
     first = run(stage, weights, masks, row, key=key)
     assert first == run(stage, weights, masks, row, key=key)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxsparse.distributions import erk, total_count, uniform
 from jaxsparse.schedules import constant, cosine, cubic_sparsity, until
 from jaxsparse.timetable import (
+    HOLD,
     MAX_DENOMINATOR,
     Timetable,
     event_rows,
@@ -20,7 +21,7 @@ from jaxsparse.timetable import (
     row_at,
     take_fraction,
 )
-from jaxsparse.types import HOLD, PlannedEvent
+from jaxsparse.types import PlannedEvent, Row
 
 FLOOR = jax.jit(lambda count, p, q: take_fraction(count, (p, q), "floor"))
 CEIL = jax.jit(lambda count, p, q: take_fraction(count, (p, q), "ceil"))
@@ -143,13 +144,13 @@ SHAPES = {"a": (4, 4), "b": (4, 16)}
 
 
 def test_rows_of_a_global_target():
-    rows = event_rows(EVENTS, SHAPES, scope="global", distribution=erk(), minimum=0)
+    rows = event_rows(EVENTS, SHAPES, scope="global", distribution=erk(), min_keep=0)
     np.testing.assert_array_equal(rows.target, np.array([40, HOLD, 20], np.int32))
     np.testing.assert_array_equal(rows.drop, np.array([[0, 1, 1], [1, 3, 4]], np.int32))
 
 
 def test_rows_of_layer_targets():
-    rows = event_rows(EVENTS, SHAPES, scope="layer", distribution=erk(), minimum=1)
+    rows = event_rows(EVENTS, SHAPES, scope="layer", distribution=erk(), min_keep=1)
     # ERK: 11.43 and 28.57 of 40, half of it for 20: 5.71 and 14.29
     np.testing.assert_array_equal(rows.target["a"], np.array([11, HOLD, 6], np.int32))
     np.testing.assert_array_equal(rows.target["b"], np.array([29, HOLD, 14], np.int32))
@@ -159,10 +160,12 @@ def test_rows_of_layer_targets():
     ("step", "row"), [(1, 0), (10, 0), (19, 0), (20, 1), (29, 1), (30, 2), (2**31 - 1, 2)]
 )
 def test_row_at_a_traced_step(step, row):
-    rows = event_rows(EVENTS, SHAPES, scope="global", distribution=erk(), minimum=0)
-    at = jax.jit(lambda t: row_at(EVENTS, rows, t))(step)
+    rows = event_rows(EVENTS, SHAPES, scope="global", distribution=erk(), min_keep=0)
+    active = {"a": jnp.int32(11), "b": jnp.int32(31)}
+    at = jax.jit(lambda t: row_at(EVENTS, rows, t, active)[:2])(step)
+    at = Row(*at)
     assert at.target.dtype == jnp.int32
-    assert int(at.target) == [40, HOLD, 20][row]
+    assert int(at.target) == [40, 42, 20][row]  # held: as many as there are
     assert tuple(map(int, at.drop)) == [(0, 1), (1, 3), (1, 4)][row]
 
 
@@ -175,31 +178,42 @@ def test_layer_targets_fall_and_have_the_exact_total(sizes, sparsity):
     )
     if total_count(sum(sizes), 1.0 - sparsity) < len(sizes):
         return
-    rows = event_rows(table, shapes, scope="layer", distribution=uniform(), minimum=1)
+    rows = event_rows(table, shapes, scope="layer", distribution=uniform(), min_keep=1)
     targets = np.stack([rows.target[path] for path in shapes])
     assert (np.diff(targets, axis=1) <= 0).all()
     assert targets.sum(0).tolist() == [total_count(sum(sizes), e.density) for e in table.events]
 
 
 @pytest.mark.parametrize(
-    ("scope", "minimum", "density", "message"),
+    ("scope", "min_keep", "density", "message"),
     [
         ("global", 0, 1e-9, "the target of 0 active weights of 80 at step 10 is below 1"),
         ("global", 3, 0.05, "the target of 4 .* at step 10 is below 3 for each of 2 layers"),
         ("layer", 1, 1e-9, "density 1e-09 leaves 0 active weights for 2 layers, below 1 a layer"),
     ],
 )
-def test_targets_too_low(scope, minimum, density, message):
+def test_targets_too_low(scope, min_keep, density, message):
     table = Timetable(100, (PlannedEvent(10, density, Fraction(0)),))
     with pytest.raises(ValueError, match=message):
-        event_rows(table, SHAPES, scope=scope, distribution=erk(), minimum=minimum)
+        event_rows(table, SHAPES, scope=scope, distribution=erk(), min_keep=min_keep)
+
+
+@pytest.mark.parametrize("density", [0.0, 1.5, float("nan")])
+def test_initial_density_out_of_range(density):
+    with pytest.raises(ValueError, match=rf"initial_density {density} must be in \(0, 1\]"):
+        make_timetable(total_steps=9, update_interval=3, initial_density=density)
+
+
+def test_a_schedule_that_is_a_number():
+    with pytest.raises(ValueError, match=r"drop_fraction 0.1 must be a function of the step"):
+        make_timetable(total_steps=9, update_interval=3, drop_fraction=0.1)
 
 
 def test_more_weights_than_int32_counts_together():
     huge = {"a": (2**15, 2**15), "b": (2**15, 2**15)}
     with pytest.raises(ValueError, match="2147483648 weights are too many for scope='global'"):
-        event_rows(EVENTS, huge, scope="global", distribution=erk(), minimum=0)
-    rows = event_rows(EVENTS, huge, scope="layer", distribution=uniform(), minimum=1)
+        event_rows(EVENTS, huge, scope="global", distribution=erk(), min_keep=0)
+    rows = event_rows(EVENTS, huge, scope="layer", distribution=uniform(), min_keep=1)
     assert rows.target["a"].tolist() == [2**29, HOLD, 2**28]
 
 

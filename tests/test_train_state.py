@@ -100,12 +100,14 @@ def test_a_run_learns_and_ends_at_its_sparsity():
 
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
 @pytest.mark.parametrize(
-    "method", [granet_st(), jaxsparse.dense(), jaxsparse.snfs(sparsity=0.5, total_steps=9)]
+    "method",
+    [granet_st(), jaxsparse.dense(total_steps=10), jaxsparse.snfs(sparsity=0.5, total_steps=9)],
 )
 def test_the_state_can_be_donated_and_the_callers_arrays_live_on(method, given):
     params, key = fresh_params(), jax.random.key(0)
     masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params) if given else None
-    method = jaxsparse.static(masks=masks) if given and not method.timetable.events else method
+    if given and not method.timetable.events:
+        method = jaxsparse.static(masks=masks, total_steps=10)
     state = jaxsparse.TrainState.create(
         apply_fn=NET.apply,
         params=params,
@@ -284,7 +286,7 @@ def test_training_on_from_a_sparse_model_keeps_its_counts():
     masks = jaxsparse.masks_from_params(params)
     chex.assert_trees_all_equal(masks, state.masks)
     before = [m.sum() for m in kernels(masks)]
-    for method, given in ((jaxsparse.static(masks=masks), None), (rigl(), masks)):
+    for method, given in ((jaxsparse.static(masks=masks, total_steps=10), None), (rigl(), masks)):
         new = make(method, params=params, masks=given)
         for n in range(1, TOTAL + 1):
             new = step(new, event=new.method.is_due(n))
@@ -303,7 +305,7 @@ def test_given_masks_that_hold_on_to_biases_are_mended():
     by_hand = jax.tree.map(lambda p: p != 0, params)  # all False at the bias, which starts at 0
     for method, masks in [
         (jaxsparse.rigl(sparsity=0.5, total_steps=10), by_hand),
-        (jaxsparse.static(masks=by_hand), None),
+        (jaxsparse.static(masks=by_hand, total_steps=10), None),
     ]:
         state = jaxsparse.TrainState.create(
             apply_fn=None,
@@ -314,3 +316,29 @@ def test_given_masks_that_hold_on_to_biases_are_mended():
             masks=masks,
         )
         assert state.masks["bias"].all()
+
+
+@pytest.mark.parametrize(
+    ("tx", "tx_args"),
+    [
+        (optax.contrib.prodigy(1.0), {}),  # keeps the initial params in its state
+        (optax.contrib.dowg(1.0), {}),
+        (optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), {"value": 1.0}),
+    ],
+    ids=["prodigy", "dowg", "reduce_on_plateau"],
+)
+def test_donation_with_optimizers_that_alias_params_and_extra_arguments(tx, tx_args):
+    params = {"kernel": jnp.ones((4, 4))}
+    state = jaxsparse.TrainState.create(
+        apply_fn=None,
+        params=params,
+        tx=tx,
+        method=jaxsparse.static(sparsity=0.5, total_steps=10),
+        key=jax.random.key(0),
+    )
+    step = jax.jit(
+        lambda state: state.apply_gradients(grads=params, tx_args=tx_args), donate_argnums=0
+    )
+    state = step(step(state))
+    assert int(state.step) == 2
+    jaxsparse.check(state.params, (), state.masks)

@@ -19,9 +19,10 @@ import tempfile
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from experiments.data.dataset import Dataset, Split
 
 NUM_CLASSES = 10
 SAMPLE_DIR = Path(__file__).parent / "sample"
@@ -36,23 +37,6 @@ CONTENT_SHA256 = {
 _OFFICIAL_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _DEBIAN_PACKAGE = "dataset-fashion-mnist"
 _DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
-
-
-class Split(NamedTuple):
-    """Images with their labels; the arrays are read-only."""
-
-    images: np.ndarray  # uint8[n, 28, 28, 1], 0 is background
-    labels: np.ndarray  # int32[n], in [0, 10)
-
-
-class Dataset(NamedTuple):
-    """Three disjoint splits of one data set."""
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    num_classes: int
 
 
 def load(data_dir: Path | None, *, val_fraction: float = 0.1) -> Dataset:

@@ -42,8 +42,9 @@ def rigl(
       drop: what active weights are worth.
       grow: what inactive positions are worth.
       distribution: shares the density out among layers; None is `erk()`.
-      skip_step: leave out the optimizer step where there is an event, as published; the step count
-        advances.
+      skip_step: leave out the optimizer step where there is an event, as published. The step count
+        advances; the optimizer's own does not, so that a learning-rate schedule inside it falls
+        behind by one step an event.
       prunable: which leaves; as in `prunable_paths`.
 
     Raises:
@@ -261,7 +262,6 @@ def _dynamic(
         name,
         [exchange(drop, grow, rounding=rounding)],
         timetable,
-        initial_density=1.0 - sparsity,
         distribution=distribution,
         skip_step=skip_step,
         prunable=prunable,

@@ -3,41 +3,43 @@
 import jax
 import numpy as np
 
-from jaxsparse.masks import check_masks, prunable_leaves, pruned_only
+from jaxsparse.masks import check_masks, pruned_only
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
+from jaxsparse.paths import prunable_leaves
 from jaxsparse.plan import Plan, make_plan
-from jaxsparse.timetable import Timetable
+from jaxsparse.timetable import Timetable, check_steps
 from jaxsparse.types import Distribution, PyTree, Row, Rules
 
 
-def dense(*, total_steps: int = 1, prunable: Rules | None = None) -> Method:
+def dense(*, total_steps: int, prunable: Rules | None = None) -> Method:
     """No sparsity: all masks True, no events. The control of every comparison.
 
     Args:
-      total_steps: length of the run; only the plan shows it.
+      total_steps: length of the run, for the plan and `segments`.
       prunable: which leaves are counted.
     """
+    check_steps(total_steps=total_steps)
     return compose("dense", [], Timetable(total_steps, ()), prunable=prunable)
 
 
 def static(
     *,
+    total_steps: int,
     sparsity: float | None = None,
     masks: PyTree | None = None,
-    total_steps: int = 1,
     distribution: Distribution | None = None,
     prunable: Rules | None = None,
 ) -> Method:
     """Static sparse training: masks drawn at random once, or given, and kept.
 
-    To train on from an already sparse model: `static(masks=masks_from_params(params))`.
+    To train on from an already sparse model give it `masks=masks_from_params(params)`.
 
     Args:
+      total_steps: length of the run, for the plan and `segments`.
       sparsity: share of prunable weights that are 0, in [0, 1).
       masks: given masks, the structure and shapes of params, instead of `sparsity`; leaves that
         are not prunable are taken as all True.
-      total_steps: length of the run; only the plan shows it.
       distribution: shares the density out among layers; None is `erk()`.
       prunable: which leaves are counted and pruned.
 
@@ -49,12 +51,12 @@ def static(
     """
     if (sparsity is None) == (masks is None):
         raise ValueError("static takes either sparsity= or masks=, exactly one of them")
+    check_steps(total_steps=total_steps)
     density = 1.0 if sparsity is None else 1.0 - check_sparsity(sparsity)
     method = compose(
         "static",
         [],
-        Timetable(total_steps, ()),
-        initial_density=density,
+        Timetable(total_steps, (), density),
         distribution=distribution,
         prunable=prunable,
     )

@@ -56,7 +56,7 @@ def gmp(
     """
     return _gradual(
         "gmp",
-        [prune(score, min_keep=min_keep)],
+        [prune(score)],
         drop_fraction=None,
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
@@ -132,7 +132,7 @@ def granet(
     check_steps(total_steps=total_steps)
     return _gradual(
         "granet" if initial_sparsity == 0 else "granet_st",
-        [prune(drop, min_keep=min_keep), exchange(drop, grow, rounding="ceil")],
+        [prune(drop), exchange(drop, grow, rounding="ceil")],
         drop_fraction=cosine(drop_fraction, final_drop_fraction, total_steps),
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
@@ -198,12 +198,11 @@ def _gradual(
         update_interval=update_interval,
         legacy_end=legacy_end,
     )
-    initial_density = 1.0 - initial_sparsity
     timetable = make_timetable(
         total_steps=total_steps,
         update_interval=update_interval,
         start_step=start_step,
-        initial_density=initial_density,
+        initial_density=1.0 - initial_sparsity,
         density=lambda step: 1.0 - target(step),
         drop_fraction=drop_fraction,
     )
@@ -211,7 +210,6 @@ def _gradual(
         name,
         stages,
         timetable,
-        initial_density=initial_density,
         distribution=distribution,
         scope=scope,
         min_keep=min_keep,

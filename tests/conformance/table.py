@@ -67,7 +67,6 @@ def composed(params: Any) -> jaxsparse.Method:
             jaxsparse.exchange(drop=saliency, grow=random, rounding="floor"),
         ],
         timetable,
-        initial_density=0.6,
         distribution=jaxsparse.uniform(),
         scope="global",
         observe=optax.ema(0.5),

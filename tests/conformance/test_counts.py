@@ -53,7 +53,7 @@ def test_counts_are_exact_at_every_step(name, key):
     plan = method.plan(params)
     before = counts(init(method, key, params))
     assert sum(before) == plan.rows[0].num_active == target(case.sparsities[0])
-    assert before == [layer[1] for layer in plan.layers.values()]
+    assert before == list(plan.rows[0].layers.values())
     planned = dict(zip(case.steps, case.sparsities[1:], strict=True))
     for step in train(method, params, OPTIMIZERS["momentum"], key):
         after = counts(step.masks)
@@ -65,7 +65,7 @@ def test_counts_are_exact_at_every_step(name, key):
             assert after == before, "an exchange changed the count of a leaf"
         before = after
     if case.scope == "leaf":
-        assert before == [layer[2] for layer in plan.layers.values()]
+        assert before == list(plan.rows[-1].layers.values())
     assert jaxsparse.num_active(step.masks) == plan.rows[-1].num_active
     assert jaxsparse.sparsity(step.masks) == pytest.approx(case.sparsities[-1], abs=1 / NUM_WEIGHTS)
 
