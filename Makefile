@@ -13,11 +13,11 @@ help:
 
 setup: $(BIN)/.ready
 
-$(BIN)/.ready: pyproject.toml
+$(BIN)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"jaxsparse needs Python 3.11 or later, {sys.executable} is {v.major}.{v.minor}; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup
