@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsparse.selection import top_k, top_k_mask
+from tests import draw_selections
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 SHAPES = [(), (0,), (1,), (2,), (3, 5), (0, 4), (4, 1, 8), (200,)]
@@ -189,3 +190,7 @@ def test_more_scores_than_int32_counts():
     # In each leaf on its own there is room for both.
     shapes = jax.eval_shape(lambda s: top_k(s, {"a": 1, "b": 1}), {"a": half, "b": half})
     assert shapes.masks["b"].shape == half.shape
+
+
+def test_drawn_selections_agree_with_sorting():
+    assert draw_selections.run(300, seed=1) == (0, 0)

@@ -1,0 +1,95 @@
+"""Draws selections at random and compares each with a NumPy oracle; a few of them run as a test.
+
+    python tests/draw_selections.py --draws=100000 --seed=0
+
+A draw has 1 to 3 leaves of 0 to 10,000 scores together, with ties, zeros of both signs, infinities,
+NaN and bfloat16 in any mixture, some of them eligible, and k from -1 to beyond their number, over
+all leaves or in each. The oracle sorts. Sizes vary by eligibility inside leaves of few fixed sizes,
+so that few programs compile.
+"""
+
+import argparse
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.selection import top_k
+
+SIZES = ((0,), (1,), (3, 0), (40,), (100, 1, 60), (1000, 24), (3000, 6000, 1000))
+
+
+def draw(rng, sizes, dtype):
+    """Scores and eligibility by path, and k: one number, or one a leaf."""
+    scores, eligible = {}, {}
+    for i, size in enumerate(sizes):
+        kind = rng.integers(5)
+        x = rng.normal(size=size) * 10.0 ** rng.integers(-6, 7)
+        if kind == 1:
+            x = np.round(3 * rng.normal(size=size))  # many ties
+        elif kind == 2:
+            x = np.full(size, rng.choice([0.0, 1.0, -2.5, np.inf, -np.inf, np.nan]))
+        elif kind == 3:
+            x = np.abs(x) * (rng.random(size) < 0.1)  # mostly zeros
+        special = rng.random(size) < rng.choice([0.0, 0.01, 0.3])
+        x = np.where(special, rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan], size), x)
+        scores[str(i)] = np.asarray(jnp.asarray(x, jnp.float32).astype(dtype).astype(jnp.float32))
+        eligible[str(i)] = rng.random(size) < rng.choice([0.0, 0.05, 0.5, 1.0])
+    if rng.integers(2):
+        return scores, eligible, {p: int(rng.integers(-1, x.size + 2)) for p, x in scores.items()}
+    return scores, eligible, int(rng.integers(-1, sum(sizes) + 2))
+
+
+def is_right(scores, eligible, k, masks):
+    """Whether the masks have k True (or all eligible), none below an eligible False."""
+    groups = [[p] for p in scores] if isinstance(k, dict) else [list(scores)]
+    for group in groups:
+        x = np.concatenate([scores[p] for p in group])
+        may = np.concatenate([eligible[p] for p in group])
+        mask = np.concatenate([np.asarray(masks[p]) for p in group])
+        wanted = k[group[0]] if isinstance(k, dict) else k
+        # Order: NaN below -inf, -0 equal to 0.
+        rank = np.unique(np.where(np.isnan(x), -np.inf, x) + 0.0, return_inverse=True)[1] * 2 + 2
+        rank = np.where(np.isnan(x), 0, rank)
+        if mask.sum() != np.clip(wanted, 0, may.sum()) or (mask & ~may).any():
+            return False
+        if mask.any() and (may & ~mask).any() and rank[mask].min() < rank[may & ~mask].max():
+            return False
+    return True
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def select(scores, k, eligible, dtype):
+    scores = {p: x.astype(dtype) for p, x in scores.items()}
+    return top_k(scores, k, eligible)
+
+
+def run(draws, seed):
+    """Returns the number of wrong selections, and of wrong counts of NaN."""
+    rng = np.random.default_rng(seed)
+    wrong = wrong_nan = 0
+    for number in range(draws):
+        sizes = SIZES[rng.integers(len(SIZES))]
+        dtype = jnp.bfloat16 if rng.integers(4) == 0 else jnp.float32
+        scores, eligible, k = draw(rng, sizes, dtype)
+        found = select(scores, k, eligible, dtype)
+        wrong += not is_right(scores, eligible, k, found.masks)
+        num_nan = {p: int((np.isnan(x) & eligible[p]).sum()) for p, x in scores.items()}
+        wrong_nan += num_nan != {p: int(n) for p, n in found.num_nan.items()}
+        if sys.stderr.isatty() and number % 1000 == 0:
+            print(f"\r{number:,} of {draws:,}", end="", file=sys.stderr)
+    return wrong, wrong_nan
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    wrong, wrong_nan = run(flags.draws, flags.seed)
+    print(
+        f"{flags.draws:,} selections, seed {flags.seed}: wrong masks {wrong}, NaN counts {wrong_nan}"
+    )
+    sys.exit(bool(wrong or wrong_nan))
