@@ -1,8 +1,8 @@
 """A method: initial masks, a timetable, and the stages that every event runs.
 
 `compose` is the one way to make a method; the published ones in `jaxsparse.methods` call it. A
-method knows neither a model nor a training loop and holds no state; its `init` and `update` are pure
-functions, to be called as they are or inside a compiled step.
+method knows neither a model nor a training loop and holds no state; its `init` and `update` are
+pure functions, to be called as they are or inside a compiled step.
 """
 
 from collections.abc import Callable, Iterator, Sequence

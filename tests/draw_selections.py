@@ -89,7 +89,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     wrong, wrong_nan = run(flags.draws, flags.seed)
-    print(
-        f"{flags.draws:,} selections, seed {flags.seed}: wrong masks {wrong}, NaN counts {wrong_nan}"
-    )
+    print(f"{flags.draws:,} draws, seed {flags.seed}: {wrong} wrong, {wrong_nan} wrong NaN counts")
     sys.exit(bool(wrong or wrong_nan))
