@@ -1,0 +1,80 @@
+"""Sparse training of a Flax NNX model: masks beside its parameters, everything else as usual.
+
+    python examples/nnx_training.py
+
+Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. Lines that
+sparse training adds are marked.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxsparse
+from experiments.data import fashion_mnist
+from jaxsparse.metrics import Summary
+
+STEPS, BATCH = 1000, 128
+
+
+class MLP(nnx.Module):
+    """784-300-100-10 with ReLU."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Linear(784, 300, rngs=rngs)
+        self.second = nnx.Linear(300, 100, rngs=rngs)
+        self.head = nnx.Linear(100, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[batch, 28, 28, 1] to float[batch, 10] logits."""
+        x = x.reshape(x.shape[0], -1)
+        x = nnx.relu(self.first(x))
+        return self.head(nnx.relu(self.second(x)))
+
+
+def main(steps: int = STEPS) -> tuple[float, Summary]:
+    """Trains, prints and returns the test accuracy and the table of layers."""
+    data = fashion_mnist.load(None)
+    graphdef, params = nnx.split(MLP(nnx.Rngs(0)), nnx.Param)
+
+    method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
+    key = jax.random.key(1)
+    masks = method.init(key, params)  # sparse
+    params = jaxsparse.apply_masks(params, masks)  # sparse
+    tx = jaxsparse.masked(optax.adam(1e-3))  # sparse: masked(...)
+    opt_state = tx.init(params)
+
+    def loss(params, images, labels):
+        logits = nnx.merge(graphdef, params)(images / 255.0)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @jax.jit
+    def step(params, opt_state, masks, images, labels):
+        grads = jax.grad(loss)(params, images, labels)
+        updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
+        return optax.apply_updates(params, updates), opt_state, grads
+
+    order = np.random.default_rng(0)
+    for n in range(1, steps + 1):
+        batch = order.integers(len(data.train.labels), size=BATCH)
+        images, labels = (
+            jnp.asarray(data.train.images[batch]),
+            jnp.asarray(data.train.labels[batch]),
+        )
+        params, opt_state, grads = step(params, opt_state, masks, images, labels)
+        if method.is_due(n):  # sparse
+            event = method.update(params, grads, masks, n, key=key)
+            params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
+            masks = event.masks
+
+    logits = nnx.merge(graphdef, params)(jnp.asarray(data.test.images) / 255.0)
+    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(data.test.labels)).mean())
+    table = jaxsparse.summary(params, masks)
+    print(f"test accuracy {accuracy:.4f}\n{table}")
+    return accuracy, table
+
+
+if __name__ == "__main__":
+    main()
