@@ -1,0 +1,50 @@
+"""An event on 8 devices is the event on one, bit for bit, however the weights are laid out."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxsparse
+
+SHAPES = {
+    "conv": {"kernel": (3, 3, 16, 32)},
+    "fc": {"kernel": (64, 128)},
+    "head": {"kernel": (9, 7)},
+}
+LAYOUTS = {
+    "output": {"conv": (None, None, None, "x"), "fc": (None, "x"), "head": ()},
+    "input": {"conv": (None, None, "x"), "fc": ("x",), "head": ()},
+    "replicated": {"conv": (), "fc": (), "head": ()},
+}
+
+
+def drawn(seed):
+    leaves, tree = jax.tree.flatten(SHAPES, is_leaf=lambda shape: isinstance(shape, tuple))
+    rng = np.random.default_rng(seed)
+    # Rounded, so that there are ties to cut.
+    return tree.unflatten([np.round(rng.normal(size=s), 1).astype(np.float32) for s in leaves])
+
+
+def laid_out(tree, layout):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    place = lambda path, x: jax.device_put(
+        x, NamedSharding(mesh, PartitionSpec(*LAYOUTS[layout][path[0].key]))
+    )
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st, jaxsparse.set_])
+def test_an_event_on_eight_devices_is_the_event_on_one(make, layout, key):
+    method = make(sparsity=0.9, total_steps=20, update_interval=2)
+    params, grads = drawn(0), drawn(1)
+    masks = method.init(key, params)
+    one = method.update(params, grads, masks, jnp.int32(4), key=key)
+    eight = method.update(
+        *(laid_out(tree, layout) for tree in (params, grads, masks)), jnp.int32(4), key=key
+    )
+    chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
+    assert jaxsparse.num_active(eight.masks) == jaxsparse.num_active(one.masks)
