@@ -93,8 +93,8 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
     )
 
 
-def count_true(*masks: jax.Array) -> jax.Array:
-    """Returns int32[len(masks)], the number of True in each mask, in one pass over what they share.
+def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns int32[] per mask, the number of True in it, in one pass over what they share.
 
     Args:
       *masks: bool, all of one shape.
@@ -102,8 +102,8 @@ def count_true(*masks: jax.Array) -> jax.Array:
     ones = tuple(mask.astype(jnp.int32) for mask in masks)
     # One variadic reduction: on CPU, separate sums would each compute and read their mask.
     zeros = tuple(np.int32(0) for _ in ones)
-    counts = lax.reduce(ones, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(ones[0].ndim))
-    return jnp.stack(counts)
+    add = lambda a, b: tuple(map(lax.add, a, b))
+    return tuple(lax.reduce(ones, zeros, add, range(ones[0].ndim)))
 
 
 def check_masks(masks: PyTree, params: PyTree) -> None:

@@ -216,11 +216,9 @@ def _shapes(weights: Leaves) -> dict[str, tuple[int, ...]]:
 
 
 def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
-    counts = jnp.stack(
-        [
-            count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
-            for p, mask in new.masks.items()
-        ],
-        axis=1,
-    )
-    return EventMetrics(*counts, num_nan=jnp.stack(list(new.num_nan.values())))
+    counts = [
+        count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
+        for p, mask in new.masks.items()
+    ]
+    columns = [jnp.stack(column) for column in zip(*counts, strict=True)]
+    return EventMetrics(*columns, num_nan=jnp.stack(list(new.num_nan.values())))

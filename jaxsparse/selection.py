@@ -83,15 +83,17 @@ def top_k(
         computed = compute(inputs)
         return [_comparable(computed[p], None if eligible is None else eligible[p]) for p in paths]
 
-    def joined(counts: list[jax.Array]) -> jax.Array:
-        """int32[groups, ...]: counts per leaf, added up where all leaves are one group."""
-        stacked = jnp.stack(counts)
+    def joined(counts: list[tuple[jax.Array, ...]]) -> jax.Array:
+        """int32[groups, n]: n counts per leaf, added up where all leaves are one group."""
+        # One concatenation: small operations by leaf take longer to compile than the counting.
+        stacked = jnp.stack([count for leaf in counts for count in leaf])
+        stacked = stacked.reshape(len(counts), -1)
         return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
 
     num_nan, present = _num_nan_and_present(compute(inputs), eligible)
     wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
-    num_present = joined(list(present.values()))
+    num_present = joined([(count,) for count in present.values()])[:, 0]
     wanted = jnp.clip(wanted, 0, num_present)
 
     def num_reaching(candidates: jax.Array) -> jax.Array:
