@@ -342,3 +342,35 @@ def test_donation_with_optimizers_that_alias_params_and_extra_arguments(tx, tx_a
     state = step(step(state))
     assert int(state.step) == 2
     jaxsparse.check(state.params, (), state.masks)
+
+
+def test_a_state_counts_by_its_methods_own_rules():
+    params = {"body": {"kernel": jnp.ones((10, 10))}, "head": {"kernel": jnp.ones((10, 10))}}
+    rules = ((r"head", False), (r"kernel$", True))
+    state = jaxsparse.TrainState.create(
+        apply_fn=None,
+        params=params,
+        tx=optax.sgd(0.1),
+        method=jaxsparse.static(sparsity=0.9, total_steps=10, prunable=rules),
+        key=jax.random.key(0),
+    )
+    assert state.sparsity == pytest.approx(0.9)
+    assert [layer.path for layer in state.summary().layers] == ["body/kernel"]
+    assert jaxsparse.sparsity(state.masks) == pytest.approx(0.45)  # the default rules see both
+
+
+def test_a_skipped_step_leaves_the_optimizers_count_behind():
+    params = {"kernel": jnp.ones((4, 4))}
+    state = jaxsparse.TrainState.create(
+        apply_fn=None,
+        params=params,
+        tx=optax.adam(0.1),
+        method=jaxsparse.rigl(sparsity=0.5, total_steps=8, update_interval=2),
+        key=jax.random.key(0),
+    )
+    for n in range(1, 9):
+        state = state.apply_gradients(grads=params, event=state.method.is_due(n))
+    events = len(state.method.timetable.events)
+    assert events == 2  # at 2 and 4; T_end is 6
+    assert int(state.step) == 8
+    assert int(optax.tree.get(state.opt_state, "count")) == 8 - events

@@ -1,7 +1,9 @@
 """Command lines: flags in both spellings, and one clear line for everything that is wrong."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,11 @@ def test_defaults_are_the_ones_of_the_readme():
         (["--update_interval=5000"], "sparsity 0.95 is never reached: update_interval 5000"),
         (["--schedule=rigl", "--sparsity=0.99999"], "below 1 a layer"),
         (["--schedule=rigl", "--scope=layer"], "--scope is no option of rigl"),
+        (
+            ["--schedule=rigl", "--update_interval=5000"],
+            "rigl has no mask update within 2000 steps",
+        ),
+        (["--min_keep=-5"], "min_keep -5 must be at least 0"),
         (["--data_dir=no/such/folder"], "no/such/folder"),
         (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
         (["--eval_every=0"], "eval_every 0"),
@@ -94,6 +101,32 @@ def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "granet_st: 9 events in 100 steps, 3,074 of 61,470 weights active" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_without_weights_is_said_to_have_none():
+    summary = dict.fromkeys(
+        "test_accuracy best_test_accuracy best_step num_active num_prunable sparsity test_flops "
+        "test_flops_ratio steps_per_second out".split(),
+        0,
+    )
+    text = fashion_mnist.describe(summary | {"empty_layers": ["Conv_0/kernel", "Dense_1/kernel"]})
+    assert "no weight is left in Conv_0/kernel, Dense_1/kernel" in text.splitlines()[0]
+    assert "warning" not in fashion_mnist.describe(summary | {"empty_layers": []})
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_word_and_130(tmp_path):
+    command = [sys.executable, "experiments/fashion_mnist.py", f"--out={tmp_path}/run"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        while not (tmp_path / "run" / "config.json").exists():  # it has begun, and compiles now
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        _, complaint = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert complaint.splitlines()[-1].endswith("interrupted")
+    assert "Traceback" not in complaint
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.slow
