@@ -8,7 +8,6 @@ There is no None in it, so `jax.tree.map(f, params, masks)` always works.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsparse.paths import check_like, leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.types import PyTree, Rules
@@ -91,19 +90,6 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
     return sum(
         int(np.count_nonzero(np.asarray(m))) for m in prunable_leaves(masks, prunable).values()
     )
-
-
-def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns int32[] per mask, the number of True in it, in one pass over what they share.
-
-    Args:
-      *masks: bool, all of one shape.
-    """
-    ones = tuple(mask.astype(jnp.int32) for mask in masks)
-    # One variadic reduction: on CPU, separate sums would each compute and read their mask.
-    zeros = tuple(np.int32(0) for _ in ones)
-    add = lambda a, b: tuple(map(lax.add, a, b))
-    return tuple(lax.reduce(ones, zeros, add, range(ones[0].ndim)))
 
 
 def check_masks(masks: PyTree, params: PyTree) -> None:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsparse.counting import count_true
 from jaxsparse.distributions import erk, leaf_counts
 from jaxsparse.keys import fold_key
-from jaxsparse.masks import check_masks, count_true, dense_masks
+from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, check_rules, prunable_leaves, prunable_paths, with_leaves
 from jaxsparse.plan import Plan, make_plan
 from jaxsparse.scores import random, score_leaves

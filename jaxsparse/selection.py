@@ -11,7 +11,7 @@ A pass keeps nothing but counts, and `Scores` are computed again by every pass: 
 memory beside the masks, and on a mesh it communicates a few integers, where a sort would gather.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.masks import count_true
+from jaxsparse.counting import count_true
 from jaxsparse.types import Counts, Leaves, Scores, Selected
 
 CANDIDATES = 7
 """Thresholds that one pass counts: more of them cost arithmetic, fewer cost passes."""
 
-_MINUS_INF, _ABOVE_INF = np.uint32(0x007FFFFF), np.uint32(0xFF800001)  # as ordered integers
-_LOWEST = np.finfo(np.float32).min
+# As ordered integers; NaN takes the place below -inf (0x007FFFFF).
+_NAN, _INF = np.uint32(0x007FFFFE), np.uint32(0xFF800000)
 _NUM_HASHES = np.uint32(1 << 31)
 
 
@@ -75,62 +75,75 @@ def top_k(
     kinds = jax.eval_shape(compute, inputs)
     per_leaf = isinstance(k, Mapping)
     _check(kinds, per_leaf)
-    paths, shapes = list(kinds), [kinds[path].shape for path in kinds]
-    offsets = [0 if per_leaf else sum(kinds[p].size for p in paths[:i]) for i in range(len(paths))]
+    paths = list(kinds)
+    leaves = lambda inputs, eligible: _leaves(paths, compute(inputs), eligible)
+    joined = lambda counts: _joined(counts, per_leaf)
     group = [i if per_leaf else 0 for i in range(len(paths))]
+    sizes = [0 if per_leaf else kinds[path].size for path in paths]
+    offsets = np.cumsum([0, *sizes[:-1]], dtype=np.uint32)
 
-    def values(inputs: Any, eligible: Leaves | None) -> list[jax.Array]:
-        computed = compute(inputs)
-        return [_comparable(computed[p], None if eligible is None else eligible[p]) for p in paths]
-
-    def joined(counts: list[tuple[jax.Array, ...]]) -> jax.Array:
-        """int32[groups, n]: n counts per leaf, added up where all leaves are one group."""
-        # One concatenation: small operations by leaf take longer to compile than the counting.
-        stacked = jnp.stack([count for leaf in counts for count in leaf])
-        stacked = stacked.reshape(len(counts), -1)
-        return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
-
-    num_nan, present = _num_nan_and_present(compute(inputs), eligible)
+    present = [count_true(mask, mask & (x != x)) for x, mask in leaves(inputs, eligible)]
+    num_present = joined(present)[:, 0]
     wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
-    num_present = joined([(count,) for count in present.values()])[:, 0]
     wanted = jnp.clip(wanted, 0, num_present)
 
     def num_reaching(candidates: jax.Array) -> jax.Array:
         # Without the barrier the compiler hoists the scores out of the search, and stores them.
         *now, limits = lax.optimization_barrier((inputs, eligible, _to_float(candidates)))
-        leaves = enumerate(values(*now))
-        return joined([count_true(*(x >= c for c in limits[group[i]])) for i, x in leaves])
+        # `where(mask, x, nan) >= limit` would be as good, and four times slower on CPU.
+        reaching = lambda x, mask, i: count_true(*(mask & (x >= limit) for limit in limits[i]))
+        return joined([reaching(*leaf, i) for i, leaf in zip(group, leaves(*now), strict=True)])
 
     low, high, reached, above = _narrow(
-        num_reaching, wanted, _MINUS_INF, _ABOVE_INF, num_present, CANDIDATES
+        num_reaching, wanted, _NAN, _INF + np.uint32(1), num_present, CANDIDATES
     )
 
     # Where more than k scores reach the low end, it is the k-th largest score: those above it are
     # in, and of those that equal it the ones with the largest hashes.
-    exact = reached == wanted
-    cut, level = _to_float(jnp.where(exact, low, high)), _to_float(low)
-    num_tied = reached - above
-    wanted_tied = jnp.where(exact, num_tied, wanted - above)
+    level = _to_float(jnp.minimum(low, _INF))
+    is_nan, num_tied = jnp.isnan(level), reached - above
+    wanted_tied = jnp.where(reached == wanted, num_tied, wanted - above)
+
+    def split(inputs: Any, eligible: Leaves | None, start: jax.Array) -> Iterator[_Split]:
+        for i, (x, mask) in enumerate(leaves(inputs, eligible)):
+            at, nan = level[group[i]], is_nan[group[i]]
+            over = (x > at) | (nan & (x == x))  # every number is above NaN
+            tied = (x == at) | (nan & (x != x))
+            yield group[i], mask & over, mask & tied, _index_hash(x.shape, start[i])
 
     def num_tied_reaching(candidates: jax.Array) -> jax.Array:
-        *now, limits, start = lax.optimization_barrier(
-            (inputs, eligible, candidates, jnp.array(offsets, jnp.uint32))
-        )
-        counts = []
-        for i, x in enumerate(values(*now)):
-            tied, index = x == level[group[i]], _index_hash(shapes[i], start[i])
-            counts.append(count_true(*(tied & (index >= c) for c in limits[group[i]])))
-        return joined(counts)
+        *now, limits = lax.optimization_barrier((inputs, eligible, offsets, candidates))
+        reaching = lambda i, tied, index: count_true(*(tied & (index >= c) for c in limits[i]))
+        return joined([reaching(i, tied, index) for i, _, tied, index in split(*now)])
 
     # Rarely more than a pass or none, so few candidates: they cost time to compile.
     first, *_ = _narrow(num_tied_reaching, wanted_tied, np.uint32(0), _NUM_HASHES, num_tied, 3)
 
-    masks = {}
-    for i, (path, x) in enumerate(zip(paths, values(inputs, eligible), strict=True)):
-        tied = (x == level[group[i]]) & (_index_hash(shapes[i], offsets[i]) >= first[group[i]])
-        masks[path] = (x >= cut[group[i]]) | tied
-    return Selected(masks, num_nan)
+    now = lax.optimization_barrier((inputs, eligible, offsets))  # else the hashes are stored
+    masks = [over | (tied & (index >= first[i])) for i, over, tied, index in split(*now)]
+    num_nan = [counts[1] for counts in present]
+    return Selected(*(dict(zip(paths, column, strict=True)) for column in (masks, num_nan)))
+
+
+_Split = tuple[int, jax.Array, jax.Array, jax.Array]
+"""Of a leaf: its group, what is above the level, what is at it, and the hashes of the indices."""
+
+
+def _leaves(
+    paths: list[str], scores: Leaves, eligible: Leaves | None
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """By leaf: scores in float32, and where they are eligible."""
+    for path in paths:
+        x = scores[path].astype(jnp.float32)
+        yield x, jnp.ones(x.shape, bool) if eligible is None else eligible[path]
+
+
+def _joined(counts: list[tuple[jax.Array, ...]], per_leaf: bool) -> jax.Array:
+    """int32[groups, n]: n counts per leaf, added up where all leaves are one group."""
+    # One concatenation: small operations by leaf take longer to compile than the counting.
+    stacked = jnp.stack([count for leaf in counts for count in leaf]).reshape(len(counts), -1)
+    return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
 
 
 def _narrow(
@@ -143,8 +156,8 @@ def _narrow(
 ) -> tuple[jax.Array, ...]:
     """Narrows, per group, a bracket of integers around the k-th largest entry.
 
-    At least k entries reach the low end, fewer than k (or none) the high end. Ends where exactly k
-    reach the low end, or where the bracket holds one integer.
+    At least k entries reach the low end, fewer than k the high end. Ends where exactly k reach the
+    low end, or where the bracket holds one integer. Where k is 0 both ends are the high one.
 
     Args:
       num_reaching: uint32[groups, num_candidates] to int32[groups, num_candidates]: entries that
@@ -179,7 +192,9 @@ def _narrow(
         return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
 
     full = lambda value: jnp.full(k.shape, value, jnp.uint32)
-    return lax.while_loop(searching, body, (full(low), full(high), num_low, jnp.zeros_like(k)))
+    none, zero = k == 0, jnp.zeros_like(k)
+    state = (jnp.where(none, full(high), full(low)), full(high), jnp.where(none, 0, num_low), zero)
+    return lax.while_loop(searching, body, state)
 
 
 def _check(scores: Mapping[str, jax.ShapeDtypeStruct], per_leaf: bool) -> None:
@@ -195,26 +210,8 @@ def _check(scores: Mapping[str, jax.ShapeDtypeStruct], per_leaf: bool) -> None:
             raise ValueError(f"{size} scores{of(path)} to choose from; at most {2**31 - 1} count")
 
 
-def _num_nan_and_present(
-    scores: Leaves, eligible: Leaves | None
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """int32[] by path: the NaN among the eligible entries, and all of these."""
-    num_nan, present = {}, {}
-    for path, x in scores.items():
-        allowed = jnp.ones(x.shape, bool) if eligible is None else eligible[path]
-        num_nan[path], present[path] = count_true(allowed & jnp.isnan(x), allowed)
-    return num_nan, present
-
-
-def _comparable(scores: jax.Array, eligible: jax.Array | None) -> jax.Array:
-    """float32 that compare like the scores, NaN as -inf; what is not eligible reaches nothing."""
-    values = jnp.maximum(scores.astype(jnp.float32), _LOWEST)  # -inf moves up to make room
-    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-    return values if eligible is None else jnp.where(eligible, values, jnp.nan)
-
-
 def _to_float(ordered: jax.Array) -> jax.Array:
-    """The float32 at a place in the order; NaN, which nothing reaches, above inf."""
+    """The float32 at a place in the order; NaN, which nothing reaches, below -inf and above inf."""
     positive = ordered >> 31 == 1
     bits = jnp.where(positive, ordered ^ np.uint32(1 << 31), ~ordered)
     return lax.bitcast_convert_type(bits, jnp.float32)

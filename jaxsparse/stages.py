@@ -6,9 +6,10 @@ by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` do
 """
 
 import jax
+import jax.numpy as jnp
 
+from jaxsparse.counting import count_true
 from jaxsparse.keys import fold_key
-from jaxsparse.masks import count_true
 from jaxsparse.scores import gradient, magnitude, score_leaves
 from jaxsparse.selection import top_k
 from jaxsparse.timetable import take_fraction
@@ -68,12 +69,15 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
     def stage(
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
-        active = {p: count_true(mask)[0] for p, mask in masks.items()}
-        n = {p: take_fraction(count, row.drop, rounding) for p, count in active.items()}
+        # All leaves in one vector: small operations by leaf take long to compile.
+        active = jnp.stack([count_true(mask)[0] for mask in masks.values()])
+        n = take_fraction(active, row.drop, rounding)
+        by_path = lambda counts: dict(zip(masks, counts, strict=True))
         worth = score_leaves(drop, weights, signal, fold_key(key, "drop"))
-        stayed = top_k(worth, {p: active[p] - n[p] for p in active}, eligible=masks)
+        stayed = top_k(worth, by_path(active - n), eligible=masks)
         promise = score_leaves(grow, weights, signal, fold_key(key, "grow"))
-        grown = top_k(promise, n, eligible={p: ~mask for p, mask in stayed.masks.items()})
+        inactive = {p: ~mask for p, mask in stayed.masks.items()}
+        grown = top_k(promise, by_path(n), eligible=inactive)
         return Selected(
             {p: stayed.masks[p] | grown.masks[p] for p in masks},
             {p: stayed.num_nan[p] + grown.num_nan[p] for p in masks},

@@ -221,13 +221,16 @@ def row_at(
     """
     steps = jnp.array([event.step for event in timetable.events], jnp.int32)
     index = jnp.maximum(jnp.searchsorted(steps, jnp.asarray(step, jnp.int32), side="right") - 1, 0)
-    target, drop = jax.tree.map(lambda column: jnp.asarray(column)[index], rows[:2])
-    held = lambda planned, now: jnp.where(planned == HOLD, now, planned)
-    if isinstance(target, dict):
-        target = {path: held(planned, active[path]) for path, planned in target.items()}
+    numerator, denominator = (jnp.asarray(column)[index] for column in rows.drop)
+    now = jnp.stack(list(active.values()))
+    # All leaves in one vector: small operations by leaf take long to compile.
+    if isinstance(rows.target, dict):
+        planned = jnp.asarray(np.stack([rows.target[path] for path in active], 1))[index]
+        target = dict(zip(active, jnp.where(planned == HOLD, now, planned), strict=True))
     else:
-        target = held(target, jnp.stack(list(active.values())).sum(dtype=jnp.int32))
-    return Row(target, drop, rows.min_keep)
+        planned = jnp.asarray(rows.target)[index]
+        target = jnp.where(planned == HOLD, now.sum(dtype=jnp.int32), planned)
+    return Row(target, (numerator, denominator), rows.min_keep)
 
 
 def take_fraction(

@@ -13,13 +13,14 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "paths", "masks"}
+CORE = {"types", "keys", "paths", "counting", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection"}
 STEPS = TOOLS | {"timetable"}
 MAY_IMPORT = {
     "types": set(),
     "keys": {"types"},
     "paths": {"types"},
+    "counting": set(),
     "masks": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,

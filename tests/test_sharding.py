@@ -1,5 +1,8 @@
 """An event on 8 devices is the event on one, bit for bit, however the weights are laid out."""
 
+import math
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
+from jaxsparse.selection import CANDIDATES
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 16, 32)},
@@ -28,8 +32,8 @@ def drawn(seed):
     return tree.unflatten([np.round(rng.normal(size=s), 1).astype(np.float32) for s in leaves])
 
 
-def laid_out(tree, layout):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+def laid_out(tree, layout, kind=AxisType.Auto):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
     place = lambda path, x: jax.device_put(
         x, NamedSharding(mesh, PartitionSpec(*LAYOUTS[layout][path[0].key]))
     )
@@ -48,3 +52,33 @@ def test_an_event_on_eight_devices_is_the_event_on_one(make, layout, key):
     )
     chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
     assert jaxsparse.num_active(eight.masks) == jaxsparse.num_active(one.masks)
+
+
+def test_the_same_with_explicit_axes(key):
+    method = jaxsparse.granet_st(sparsity=0.9, total_steps=20, update_interval=2)
+    trees = drawn(0), drawn(1), method.init(key, drawn(0))
+    one = method.update(*trees, jnp.int32(4))
+    eight = method.update(
+        *(laid_out(tree, "input", AxisType.Explicit) for tree in trees), jnp.int32(4)
+    )
+    chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
+
+
+COLLECTIVE = r"= (\(.*?\)|\S+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st])
+def test_an_event_adds_up_a_few_integers_and_gathers_nothing(make, layout, key):
+    method = make(sparsity=0.9, total_steps=20, update_interval=2)
+    trees = drawn(0), drawn(1), method.init(key, drawn(0))
+    args = [laid_out(tree, layout) for tree in trees]
+    text = jax.jit(method.update).lower(*args, jnp.int32(4)).compile().as_text()
+    found = re.findall(COLLECTIVE, text)
+    assert bool(found) == (layout != "replicated")
+    for result, kind in found:
+        assert kind == "all-reduce"
+        shapes = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        assert {dtype for dtype, _ in shapes} == {"s32"}
+        elements = sum(math.prod(map(int, filter(None, dims.split(",")))) for _, dims in shapes)
+        assert elements <= len(SHAPES) * CANDIDATES

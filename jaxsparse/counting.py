@@ -1,0 +1,102 @@
+"""Counting True in one pass: on one device one reduction, on a mesh one small all-reduce."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+
+def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns int32[] per mask, the number of True in it, in one pass over what they share.
+
+    Masks may be sharded in any way: every device counts its own part and only the counts travel.
+
+    Args:
+      *masks: bool, all of one shape.
+
+    >>> import jax.numpy as jnp
+    >>> count_true(jnp.array([True, False, True]), jnp.zeros(3, bool))
+    (Array(2, dtype=int32), Array(0, dtype=int32))
+    """
+    if len(masks) > 1:
+        return _count(*masks)
+    # On CPU a reduction of one operand would first store it as integers; of two it would not. The
+    # barrier keeps the second.
+    return lax.optimization_barrier(_count(masks[0], ~masks[0]))[:1]
+
+
+def _count_plainly(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    # One variadic reduction: on CPU, separate sums would each compute and read their mask.
+    ones = [mask.astype(jnp.int32) for mask in masks]
+    add = lambda a, b: tuple(map(lax.add, a, b))
+    return tuple(lax.reduce(ones, [np.int32(0)] * len(ones), add, range(masks[0].ndim)))
+
+
+def _count_parts(axes: tuple[str, ...], *masks: jax.Array) -> tuple[jax.Array, ...]:
+    """The counts over a mesh, from one device's part of the masks."""
+    counts = _count_plainly(*masks)
+    return tuple(lax.psum(jnp.stack(counts), axes)) if axes else counts
+
+
+# Left to itself, XLA gathers the parts of a variadic reduction instead of adding them up.
+@custom_partitioning
+def _count_on_any_mesh(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    return _count_plainly(*masks)
+
+
+def _partition(mesh: Any, args: Any, results: Any) -> tuple[Any, ...]:
+    sharding = args[0].sharding
+    if not isinstance(sharding, NamedSharding):  # no mesh is known: every device counts all of it
+        everywhere = SingleDeviceSharding(jax.devices()[0])
+        return mesh, _count_plainly, (everywhere,) * len(results), (everywhere,) * len(args)
+    counting = lambda *masks: _count_parts(_axes(sharding.spec), *masks)
+    return mesh, counting, _replicated(mesh, args, results), (sharding,) * len(args)
+
+
+def _replicated(mesh: Any, args: Any, results: Any) -> tuple[NamedSharding, ...]:
+    return (NamedSharding(mesh, PartitionSpec()),) * len(results)
+
+
+def _rule(mesh: Any, args: Any, results: Any) -> str:
+    dimensions = " ".join(f"d{axis}" for axis in range(len(args[0].shape)))
+    return ", ".join([dimensions] * len(args)) + " -> " + ", ".join([""] * len(results))
+
+
+def _axes(spec: PartitionSpec) -> tuple[str, ...]:
+    """The names of all mesh axes that a layout uses."""
+    names = (name if isinstance(name, tuple) else (name,) for name in spec if name is not None)
+    return tuple(name for group in names for name in group)
+
+
+_count_on_any_mesh.def_partition(
+    partition=_partition, infer_sharding_from_operands=_replicated, sharding_rule=_rule
+)
+
+
+@custom_vmap
+def _count(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    sharding = jax.typeof(masks[0]).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return _count_on_any_mesh(*masks)
+    if not (axes := _axes(sharding.spec)):
+        return _count_plainly(*masks)
+    return jax.shard_map(
+        lambda *masks: _count_parts(axes, *masks),
+        mesh=sharding.mesh,
+        in_specs=sharding.spec,
+        out_specs=PartitionSpec(),
+        axis_names=set(axes),
+    )(*masks)
+
+
+@_count.def_vmap
+def _count_batch(
+    axis_size: int, batched: list[bool], *masks: jax.Array
+) -> tuple[tuple[jax.Array, ...], tuple[bool, ...]]:
+    axes = tuple(0 if is_batched else None for is_batched in batched)
+    return jax.vmap(_count_plainly, axes)(*masks), (True,) * len(masks)
