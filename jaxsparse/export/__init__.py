@@ -2,7 +2,7 @@
 
 from jaxsparse.export.files import load_safetensors, save_safetensors
 from jaxsparse.export.forward import export_forward
-from jaxsparse.export.pytorch import masks_from_torch, params_from_torch
+from jaxsparse.export.pytorch import masks_from_torch, params_from_torch, to_jax_layout
 from jaxsparse.export.sizes import LeafSize, SizeReport
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "masks_from_torch",
     "params_from_torch",
     "save_safetensors",
+    "to_jax_layout",
 ]

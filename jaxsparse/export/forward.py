@@ -27,12 +27,15 @@ def export_forward(
 
     A leaf that is mostly 0 goes in as its other values and their positions, and the program fills
     the kernel before it runs; so the file is about as large as the active weights, 8 bytes for each
-    one in float32. The result is that of the dense model, to the bit on CPU. It does not run any
-    faster. Masks play no part: inactive weights are 0 in params, and a weight of 0 that is active
-    makes no difference to a forward pass. A leaf of which half or more is left goes in dense.
+    one in float32. A leaf of which half or more is left goes in dense. Masks play no part: inactive
+    weights are 0 in params, and an active weight of 0 makes no difference to a forward pass. It
+    does not run any faster than the dense model.
 
-    The weights are in the program, not arguments of it, so that one file is the whole model. To
-    change them under one program, call `jax.export` as it is and save params beside it.
+    The weights are constants of the program, not arguments, so that one file is the whole model. On
+    CPU its results are those of `jax.jit(lambda x: forward(params, x))` to the bit. With weights as
+    arguments XLA may sum in another order, and results differ by rounding; where that matters, or
+    one program is to serve many weights, export (params, inputs) with `jax.export` itself, which is
+    exact, and save params beside it (`examples/export_model.py` does both).
 
     Args:
       forward: function of (params, *inputs).

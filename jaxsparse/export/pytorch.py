@@ -56,7 +56,7 @@ def masks_from_torch(
     `torch.nn.utils.prune` makes, if there is one; else it is True where "conv1.weight" is not 0,
     which serves models stored masked and dicts from names to masks of 0 and 1 alike.
 
-        rename = [(r"Conv_(.*)/kernel", r"features.conv\1.weight"), (r"Dense_0/kernel", "fc.weight")]
+        rename = [(r"Conv_(.*)/kernel", r"conv\1.weight"), (r"Dense_0/kernel", "fc.weight")]
         masks = masks_from_torch(torch.load("model.pt"), params, rename=rename)
 
     Args:
