@@ -3,7 +3,8 @@
 A kernel of any rank is seen as a matrix with one row per output channel, its last axis, and one
 column per weight that the channel sums over, the leading axes in C order. Rows are output channels
 since then `matrix @ x` is the layer, a kernel that computes one output at a time walks one row, and
-a position in a row is small: 16 bits reach 65,536 inputs, which no layer of a ResNet exceeds.
+a position in a row is small: 16 bits reach 65,536 inputs, which no layer of a ResNet exceeds. (Of
+a kernel with several output axes, such as attention heads, only the last one counts as such.)
 
 Which weights are active comes from the mask and never from the values: a weight that was just grown
 is 0 and stays in. So a leaf and its mask come back bit for bit. All of this is NumPy on the host;

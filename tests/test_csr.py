@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,31 +10,9 @@ import scipy.sparse
 from hypothesis import given
 
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
-from jaxsparse.masks import apply_masks, dense_masks
+from jaxsparse.masks import apply_masks
+from tests.leaves import bits, leaves, masked
 from tests.trees import FIXED, every_other, fill
-
-DTYPES = ["float32", "bfloat16", "float16", "float64", "int8", "float8_e4m3fn"]
-
-
-@st.composite
-def leaves(draw):
-    """(weights, mask): any bits at all (NaN, inf, -0.0), some active zeros, rank 0 to 5."""
-    shape = tuple(draw(st.lists(st.integers(0, 4), max_size=5)))
-    dtype = jnp.dtype(draw(st.sampled_from(DTYPES)))
-    density = draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    size = int(np.prod(shape))
-    weights = np.frombuffer(rng.bytes(size * dtype.itemsize), dtype).reshape(shape)
-    weights = np.where(rng.random(shape) < 0.2, np.zeros((), dtype), weights)
-    return weights, np.asarray(rng.random(shape) < density)
-
-
-def bits(x):
-    return x.dtype, x.shape, np.asarray(x).tobytes()
-
-
-def masked(weights, mask):
-    return np.where(mask, weights, np.zeros((), weights.dtype))
 
 
 def test_a_kernel_by_eye():
@@ -158,4 +135,3 @@ def test_under_jit_the_values_are_what_is_traced():
     csr = to_csr(np.eye(3, dtype=np.float32), np.eye(3, dtype=bool))
     doubled = jax.jit(lambda c: dataclasses.replace(c, values=2 * c.values))(csr)
     np.testing.assert_array_equal(from_csr(doubled)[0], 2 * np.eye(3))
-    assert dense_masks(csr).shape == (3, 3)

@@ -80,7 +80,7 @@ def save_safetensors(
 
     Raises:
       ImportError: safetensors is not installed.
-      ValueError: trees that differ, a dtype that the format lacks, two tensors of one name, or
+      ValueError: trees that differ, a dtype that the format lacks, a name that is taken, or
         metadata that is not strings.
 
     >>> import tempfile
@@ -103,8 +103,8 @@ def save_safetensors(
         weights, mask = _array(name, leaf), np.asarray(by_path[name])
         form, parts = _compressed(weights, mask)
         for suffix, part in parts.items():
-            if name + suffix in tensors:
-                raise ValueError(f"two tensors would be called {name + suffix}; rename a leaf")
+            if name + suffix in tensors or name == "__metadata__":  # which is the header's own
+                raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
             tensors[name + suffix] = part
         if form != "dense":
             sparse[name] = {"form": form, "shape": weights.shape}
@@ -235,7 +235,7 @@ def _described(text: str | None) -> dict[str, tuple[Form, tuple[int, ...]]]:
         understood = all(
             f in ("csr", "bits") and min(s, default=0) >= 0 for f, s in sparse.values()
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         version, sparse, understood = _VERSION, {}, False
     if version > _VERSION:
         raise ValueError(f"written in format {version}; this jaxsparse reads up to {_VERSION}")

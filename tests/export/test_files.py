@@ -13,7 +13,7 @@ from hypothesis import given
 
 from jaxsparse.export import load_safetensors, save_safetensors
 from jaxsparse.masks import apply_masks, dense_masks
-from tests.test_csr import bits, leaves, masked
+from tests.leaves import bits, leaves, masked
 from tests.trees import FIXED, every_other, fill
 
 PARAMS = {
@@ -186,6 +186,23 @@ def test_a_damaged_file(path, damage):
         load_safetensors(path)
 
 
+def test_whatever_the_damage_it_is_one_kind_of_error(path):
+    save_safetensors(path, PARAMS, MASKS)
+    good, rng, raised = path.read_bytes(), np.random.default_rng(0), 0
+    header = 8 + int.from_bytes(good[:8], "little")
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(header)] = ord(rng.choice(list('0123456789",[]{}:ae.-')))
+        path.write_bytes(data)
+        try:
+            load_safetensors(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+            raised += 1
+    assert 250 < raised < 300  # a file may stay one that says something
+
+
 def test_a_dtype_that_numpy_lacks(path):
     header = b'{"a":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"0")
@@ -207,8 +224,9 @@ def test_no_such_file(path):
         (
             {"a": np.ones(2), "a.values": np.ones(2)},
             {"a": np.array([True, False]), "a.values": np.ones(2, bool)},
-            "two tensors would be called a.values",
+            "the name a.values is taken in the file; rename the leaf",
         ),
+        ({"__metadata__": np.ones(2)}, None, "the name __metadata__ is taken in the file"),
     ],
 )
 def test_trees_that_cannot_be_written(path, params, masks, message):

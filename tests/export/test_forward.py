@@ -7,7 +7,8 @@ import pytest
 
 import jaxsparse
 from jaxsparse.nn import LeNet5
-from tests.test_csr import bits
+from tests.leaves import bits
+from tests.trees import fill, map_prunable
 
 
 def test_every_leaf_comes_back_to_the_bit():
@@ -29,11 +30,10 @@ def test_every_leaf_comes_back_to_the_bit():
 
 def test_a_network_at_95_percent(tmp_path):
     pytest.importorskip("flatbuffers")
-    model = LeNet5()
-    images = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
-    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
-    method = jaxsparse.static(sparsity=0.95, total_steps=1)
-    sparse = jaxsparse.apply_masks(params, method.init(jax.random.key(2), params))
+    model, rng = LeNet5(), np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 28, 28, 1)), jnp.float32)
+    params = fill(jax.eval_shape(model.init, jax.random.key(0), images)["params"], seed=0)
+    sparse = map_prunable(lambda w: w * (rng.random(w.shape) < 0.05), params)
     forward = lambda params, x: model.apply({"params": params}, x)
 
     path = tmp_path / "forward.bin"
@@ -45,7 +45,7 @@ def test_a_network_at_95_percent(tmp_path):
         logits = again(images[:batch])
         # As constants of a compiled function, that is: XLA may sum these in another order.
         assert bits(logits) == bits(jax.jit(lambda x: forward(sparse, x))(images[:batch]))
-        np.testing.assert_allclose(logits, jax.jit(forward)(sparse, images[:batch]), atol=1e-6)
+        np.testing.assert_allclose(logits, jax.jit(forward)(sparse, images[:batch]), rtol=1e-4)
 
     num_active = jaxsparse.num_active(jaxsparse.masks_from_params(sparse))
     dense = jaxsparse.export_forward(forward, params, images)
