@@ -144,15 +144,13 @@ def load_safetensors(
     data = path.read_bytes()
     try:
         leaves = _leaves(*_parsed(data))
-        trees = tuple(
-            _nested({name: pair[i] for name, pair in leaves.items()})
-            if like is None
-            else _as_in(like, {name: pair[i] for name, pair in leaves.items()})
-            for i in (0, 1)
-        )
+        weights = {name: weights for name, (weights, _) in leaves.items()}
+        masks = {name: mask for name, (_, mask) in leaves.items()}
+        if like is None:
+            return _nested(weights), _nested(masks)
+        return _as_in(like, weights), _as_in(like, masks)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return trees[0], trees[1]
 
 
 def _compressed(weights: np.ndarray, mask: np.ndarray) -> tuple[Form, dict[str, np.ndarray]]:
@@ -185,8 +183,8 @@ def _restored(
 def _leaves(
     tensors: dict[str, np.ndarray], sparse: dict[str, tuple[Form, tuple[int, ...]]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(weights, mask) by path; consumes the tensors."""
-    leaves = {}
+    """(weights, mask) by path."""
+    leaves, tensors = {}, dict(tensors)
     for name, (form, shape) in sparse.items():
         missing = [name + part for part in _PARTS[form] if name + part not in tensors]
         if missing:
