@@ -1,6 +1,14 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
+from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
+from jaxsparse.export import (
+    export_forward,
+    load_safetensors,
+    masks_from_torch,
+    params_from_torch,
+    save_safetensors,
+)
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
     apply_mask,
@@ -35,6 +43,7 @@ from jaxsparse.types import Event, EventMetrics
 __version__ = "0.1.0"
 
 __all__ = [
+    "Csr",
     "Event",
     "EventMetrics",
     "Method",
@@ -51,19 +60,26 @@ __all__ = [
     "exchange",
     "exploration_rate",
     "explore",
+    "export_forward",
+    "from_csr",
+    "from_csr_tree",
     "gmp",
     "granet",
     "granet_st",
     "layer_flops",
     "leaf_counts",
+    "load_safetensors",
     "make_timetable",
     "masked",
     "masks_from_params",
+    "masks_from_torch",
     "num_active",
+    "params_from_torch",
     "prunable_paths",
     "prune",
     "rigl",
     "rigl_itop",
+    "save_safetensors",
     "set_",
     "set_itop",
     "snfs",
@@ -71,6 +87,8 @@ __all__ = [
     "sparsity",
     "static",
     "summary",
+    "to_csr",
+    "to_csr_tree",
     "top_k",
     "top_k_mask",
     "uniform",

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "transforms": CORE,
     "metrics": CORE,
     "flops": CORE,
+    "csr": CORE,
+    "export": CORE | {"csr", "export"},
     "train_state": CORE | {"method", "metrics", "transforms"},
     "nn": {"nn"},
 }
@@ -90,7 +92,8 @@ def test_what_comes_from_outside():
 
     assert users("flax") == {"nn", "train_state"}
     assert users("experiments") == users("orbax") == users("tests") == set()
-    allowed = {"jax", "numpy", "optax", "chex", "flax", "jaxsparse"}
+    assert users("safetensors") == {"export"}
+    allowed = {"jax", "numpy", "optax", "chex", "flax", "safetensors", "jaxsparse"}
     outside = {n.split(".")[0] for names in IMPORTS.values() for n in names}
     assert {n for n in outside - allowed if n not in sys.stdlib_module_names} == set()
 

@@ -1,0 +1,119 @@
+"""A sparse model leaves the library: as safetensors files, and as programs that need JAX alone.
+
+    python examples/export_model.py
+
+Trains LeNet-300-100 on the Fashion-MNIST sample with GraNet-ST at 95 %, writes it in four files,
+reads each one back, and compares their sizes and what they compute. Needs
+`pip install 'jaxsparse[export]'`.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxsparse
+from experiments.data import fashion_mnist
+from experiments.data.dataset import Dataset
+from jaxsparse.nn import LeNet300100
+
+STEPS, BATCH = 500, 128
+
+
+def forward(params: Any, images: Any) -> Any:
+    """Maps uint8[batch, 28, 28, 1] images to logits: what is exported includes the scaling."""
+    return LeNet300100().apply({"params": params}, images / 255.0)
+
+
+def train(data: Dataset, steps: int) -> jaxsparse.TrainState:
+    """A short sparse run, as in the README."""
+    method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=steps // 20)
+    state = jaxsparse.TrainState.create(
+        apply_fn=forward,
+        params=LeNet300100().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"],
+        tx=optax.adam(1e-3),
+        method=method,
+        key=jax.random.key(1),
+    )
+
+    @functools.partial(jax.jit, static_argnames="event", donate_argnames="state")
+    def step(state, images, labels, event):
+        def loss(params):
+            logits = forward(params, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return state.apply_gradients(grads=jax.grad(loss)(state.params), event=event)
+
+    order = np.random.default_rng(0)
+    for n in range(1, steps + 1):
+        batch = order.integers(len(data.train.labels), size=BATCH)
+        images, labels = data.train.images[batch], data.train.labels[batch]
+        state = step(state, images, labels, event=method.is_due(n))
+    return state
+
+
+def write(folder: Path, state: jaxsparse.TrainState, images: np.ndarray) -> None:
+    """The model in four files."""
+    params, masks = state.params, state.masks
+    # 1. Weights for any program that reads safetensors: inactive ones are there, as zeros.
+    jaxsparse.save_safetensors(folder / "dense.safetensors", params)
+    # 2. Active weights and where they are, to go on training from or to serve; with sizes.
+    print(jaxsparse.save_safetensors(folder / "sparse.safetensors", params, masks))
+    # 3. The whole model as one program, its active weights inside.
+    exported = jaxsparse.export_forward(forward, params, images)
+    (folder / "model.bin").write_bytes(exported.serialize())
+    # 4. A program without weights, for those of file 1 or 2: plain JAX.
+    (batch,) = jax.export.symbolic_shape("batch")
+    specs = (
+        jax.eval_shape(lambda p: p, params),
+        jax.ShapeDtypeStruct((batch, *images.shape[1:]), images.dtype),
+    )
+    exported = jax.export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))(*specs)
+    (folder / "program.bin").write_bytes(exported.serialize())
+
+
+def read(folder: Path, images: np.ndarray) -> dict[str, jax.Array]:
+    """The logits that each file gives, with no model at hand but `forward` for the first two."""
+
+    def call(name):
+        return jax.jit(jax.export.deserialize(bytearray((folder / name).read_bytes())).call)
+
+    dense, _ = jaxsparse.load_safetensors(folder / "dense.safetensors")
+    sparse, _ = jaxsparse.load_safetensors(folder / "sparse.safetensors")
+    return {
+        "dense.safetensors": jax.jit(forward)(dense, images),
+        "sparse.safetensors": jax.jit(forward)(sparse, images),
+        "model.bin": call("model.bin")(images),
+        "program.bin": call("program.bin")(sparse, images),
+    }
+
+
+def main(folder: Path = Path("runs/export_model"), steps: int = STEPS) -> dict[str, int]:
+    """Trains, writes, reads back, prints and returns the size of every file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = fashion_mnist.load(None)
+    state = train(data, steps)
+    images, labels = data.test.images, data.test.labels
+    write(folder, state, images)
+    _, masks = jaxsparse.load_safetensors(folder / "sparse.safetensors", like=state.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, masks, state.masks
+    )  # those that were just grown too
+
+    expected = jax.jit(forward)(state.params, images)
+    sizes = {}
+    print(f"\n{'file':<20} {'bytes':>9} {'accuracy':>9} {'largest difference':>19}")
+    for name, logits in read(folder, images).items():
+        sizes[name] = (folder / name).stat().st_size
+        accuracy = float((jnp.argmax(logits, -1) == labels).mean())
+        difference = float(jnp.abs(logits - expected).max())
+        print(f"{name:<20} {sizes[name]:>9,} {accuracy:>9.4f} {difference:>19.1e}")
+    return sizes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Models as safetensors files: dense, or as large as their active weights.
+
+Tensors are named by the path of their leaf. A leaf whose mask is all True is one tensor,
+"Dense_0/bias". Of any other leaf only the active weights are written, as "Dense_0/kernel.values" in
+the order of `Csr`, and which they are in the smaller of two forms:
+
+    csr     "Dense_0/kernel.indices" and ".indptr", as in `Csr`
+    bits    "Dense_0/kernel.bits", one bit per weight in the order of `Csr`, packed by np.packbits
+
+With 16-bit indices csr is the smaller one below a density of about 1/16, with 8-bit ones below 1/8.
+The entry "jaxsparse" of the file's metadata holds, as JSON, the form and shape of every such leaf.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.csr import Csr, from_csr, from_matrix, matrix_shape, to_csr, to_matrix
+from jaxsparse.export.sizes import Form, LeafSize, SizeReport
+from jaxsparse.masks import check_masks, dense_masks
+from jaxsparse.paths import leaves_by_path
+from jaxsparse.types import PyTree
+
+_KEY, _VERSION = "jaxsparse", 1
+_PARTS: dict[Form, tuple[str, ...]] = {
+    "dense": ("",),
+    "csr": (".values", ".indices", ".indptr"),
+    "bits": (".values", ".bits"),
+}
+# The format's names of dtypes that NumPy has, with those that JAX adds to it.
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "C64": "complex64",
+    "BOOL": "bool",
+}
+
+
+def save_safetensors(
+    path: str | os.PathLike,
+    params: PyTree,
+    masks: PyTree | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> SizeReport:
+    """Writes a model and returns how large it is; print the result for a table.
+
+    Without masks every leaf is written dense, for any program that reads safetensors; within this
+    library params are stored masked, so inactive weights are 0. With masks only active weights are
+    written, and `load_safetensors` gives back both trees bit for bit, active weights that are
+    0 included. What is off the mask is not written.
+
+    The file appears whole or not at all, and replaces one that is there, as in `safetensors`
+    itself. The same trees give the same bytes (but metadata of one's own comes in any order).
+
+    Args:
+      path: the file; its folder exists.
+      params: any pytree of arrays. bfloat16 and 8-bit floats are written as such, scalars with
+        shape ().
+      masks: bool, the structure and shapes of params, or None.
+      metadata: strings to keep in the file's header, under any name but "jaxsparse".
+
+    Raises:
+      ImportError: safetensors is not installed.
+      ValueError: trees that differ, a dtype that the format lacks, a name that is taken, or
+        metadata that is not strings.
+
+    >>> import tempfile
+    >>> params = {"kernel": jnp.zeros((64, 64)).at[3].set(1.0), "bias": jnp.zeros(64)}
+    >>> masks = {"kernel": params["kernel"] != 0, "bias": jnp.ones(64, bool)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(save_safetensors(f"{folder}/model.safetensors", params, masks))
+    leaf            stored as  weights  active  dense bytes  bytes   ratio
+    kernel          csr          4,096      64       16,384    385  0.0235
+    1 dense leaves  dense           64      64          256    256  1.0000
+    header                                                     392
+    file                         4,160     128       16,640  1,033  0.0621
+    """
+    masks = dense_masks(params) if masks is None else masks
+    check_masks(masks, params)
+    tensors: dict[str, np.ndarray] = {}
+    rows, sparse = [], {}
+    by_path = leaves_by_path(masks)
+    for name, leaf in leaves_by_path(params).items():
+        weights, mask = _array(name, leaf), np.asarray(by_path[name])
+        form, parts = _compressed(weights, mask)
+        for suffix, part in parts.items():
+            if name + suffix in tensors or name == "__metadata__":  # which is the header's own
+                raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
+            tensors[name + suffix] = part
+        if form != "dense":
+            sparse[name] = {"form": form, "shape": weights.shape}
+        stored = sum(part.nbytes for part in parts.values())
+        num_active = int(np.count_nonzero(mask))
+        rows.append(LeafSize(name, mask.shape, form, num_active, mask.size, weights.nbytes, stored))
+    header = dict(_checked_metadata(metadata or {}))
+    if sparse:
+        header[_KEY] = json.dumps({"version": _VERSION, "sparse": sparse}, separators=(",", ":"))
+    data = _safetensors().numpy.save(tensors, header or None)
+    _write(Path(path), data)
+    return SizeReport(tuple(rows), len(data) - sum(row.stored_bytes for row in rows))
+
+
+def load_safetensors(
+    path: str | os.PathLike, *, like: PyTree | None = None
+) -> tuple[PyTree, PyTree]:
+    """Reads (params, masks) as `save_safetensors` wrote them, or dense tensors of any program.
+
+    Args:
+      path: the file.
+      like: a tree of params, or of `jax.ShapeDtypeStruct`, whose containers the result has; its
+        paths and shapes are compared with the file's. None gives nested dicts, which is what linen
+        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}.
+
+    Returns:
+      params and masks of NumPy arrays, exact in every dtype; `jax.device_put` places them. A leaf
+      that was written dense has a mask that is all True (`masks_from_params` knows better for a
+      sparse model from elsewhere).
+
+    Raises:
+      ImportError: safetensors is not installed.
+      ValueError: the file is damaged, is something else, or does not fit `like`; names the file,
+        the leaf and what is wrong. The format has no checksum: a wrong value goes unnoticed.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        leaves = _leaves(*_parsed(data))
+        weights = {name: weights for name, (weights, _) in leaves.items()}
+        masks = {name: mask for name, (_, mask) in leaves.items()}
+        if like is None:
+            return _nested(weights), _nested(masks)
+        return _as_in(like, weights), _as_in(like, masks)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _compressed(weights: np.ndarray, mask: np.ndarray) -> tuple[Form, dict[str, np.ndarray]]:
+    """The smallest form of a leaf, and its tensors by suffix."""
+    if mask.all():
+        return "dense", {"": weights}
+    csr, bits = to_csr(weights, mask), np.packbits(to_matrix(mask))
+    if csr.indices.nbytes + csr.indptr.nbytes <= bits.nbytes:
+        return "csr", {".values": csr.values, ".indices": csr.indices, ".indptr": csr.indptr}
+    return "bits", {".values": csr.values, ".bits": bits}
+
+
+def _restored(
+    form: Form, shape: tuple[int, ...], parts: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    if form == "csr":
+        return from_csr(Csr(*parts, shape=shape))
+    values, bits = parts
+    rows, columns = matrix_shape(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-rows * columns // 8),):
+        raise ValueError(f"bits {bits.dtype}{bits.shape} do not fit {rows * columns} weights")
+    active = np.unpackbits(bits, count=rows * columns).astype(bool)
+    if values.shape != (active.sum(),):
+        raise ValueError(f"{active.sum()} bits are set, but values have shape {values.shape}")
+    weights = np.zeros(active.shape, values.dtype)
+    weights[active] = values
+    return from_matrix(weights, shape), from_matrix(active, shape)
+
+
+def _leaves(
+    tensors: dict[str, np.ndarray], sparse: dict[str, tuple[Form, tuple[int, ...]]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(weights, mask) by path."""
+    leaves, tensors = {}, dict(tensors)
+    for name, (form, shape) in sparse.items():
+        missing = [name + part for part in _PARTS[form] if name + part not in tensors]
+        if missing:
+            raise ValueError(f"tensor {missing[0]} is missing")
+        parts = [tensors.pop(name + part) for part in _PARTS[form]]
+        try:
+            leaves[name] = _restored(form, shape, parts)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    for name, weights in tensors.items():
+        if name in leaves:
+            raise ValueError(f"{name} is there dense and sparse")
+        leaves[name] = weights, np.ones(weights.shape, bool)
+    return leaves
+
+
+def _parsed(
+    data: bytes,
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[Form, tuple[int, ...]]]]:
+    """All tensors by name, and the form and shape of the sparse leaves."""
+    package = _safetensors()
+    try:
+        entries = package.deserialize(data)
+    except package.SafetensorError as error:
+        raise ValueError(f"not a whole safetensors file ({error})") from None
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{name} has dtype {entry['dtype']}, which NumPy lacks")
+        flat = np.frombuffer(entry["data"], jnp.dtype(_DTYPES[entry["dtype"]]))
+        tensors[name] = flat.reshape(entry["shape"])
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, _described(header.get("__metadata__", {}).get(_KEY))
+
+
+def _described(text: str | None) -> dict[str, tuple[Form, tuple[int, ...]]]:
+    if text is None:
+        return {}
+    try:
+        entry = json.loads(text)
+        version = int(entry["version"])
+        sparse = {
+            name: (leaf["form"], tuple(map(int, leaf["shape"])))
+            for name, leaf in entry["sparse"].items()
+        }
+        understood = all(
+            f in ("csr", "bits") and min(s, default=0) >= 0 for f, s in sparse.values()
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        version, sparse, understood = _VERSION, {}, False
+    if version > _VERSION:
+        raise ValueError(f"written in format {version}; this jaxsparse reads up to {_VERSION}")
+    if not understood:
+        raise ValueError(f"its metadata {_KEY!r} cannot be understood")
+    return sparse
+
+
+def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *above, last = path.split("/")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path} is inside another leaf, so no nested dict can hold it")
+        if last in node:
+            raise ValueError(f"{path} has leaves inside, so no nested dict can hold it")
+        node[last] = leaf
+    return tree
+
+
+def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
+    wanted = leaves_by_path(like)
+    for path, leaf in wanted.items():
+        if path not in leaves:
+            raise ValueError(f"has no leaf {path}, which like has")
+        if leaves[path].shape != np.shape(leaf):
+            raise ValueError(f"{path} has shape {leaves[path].shape}, in like {np.shape(leaf)}")
+    for path in leaves:
+        if path not in wanted:
+            raise ValueError(f"has a leaf {path}, which like lacks")
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
+
+
+def _array(path: str, leaf: Any) -> np.ndarray:
+    # In C order: safetensors writes the memory of an array as it lies, without a look at strides.
+    array = np.asarray(leaf, order="C")
+    if array.dtype.name not in _DTYPES.values():
+        raise ValueError(
+            f"params at {path} has dtype {array.dtype.name}; a safetensors file can hold "
+            + ", ".join(_DTYPES.values())
+        )
+    return array
+
+
+def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    for name, text in metadata.items():
+        if name == _KEY or not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(
+                f"metadata {name!r}: {text!r} must be strings, under a name but {_KEY}"
+            )
+    return metadata
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError(
+            "safetensors files need the package safetensors: pip install 'jaxsparse[export]'"
+        ) from None
+    return safetensors

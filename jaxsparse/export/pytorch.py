@@ -1,0 +1,176 @@
+"""Masks and weights out of a PyTorch state dict, into the layouts of JAX; PyTorch is not imported.
+
+Shapes are compared leaf by leaf, but some differences do not show in a shape:
+
+    The first dense layer after a convolution. PyTorch flattens channels first, Flax channels last,
+    so the rows of that kernel come in another order. Permute them in `layout`.
+    A transposed convolution has its channels the other way round, and its taps in reverse: for
+    `flax.linen.ConvTranspose` return `np.flip(x, (2, 3)).transpose(2, 3, 0, 1)` from `layout`.
+    Two layers of one shape. Nothing but the names tells them apart.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.masks import dense_masks
+from jaxsparse.paths import leaves_by_path, prunable_paths, with_leaves
+from jaxsparse.types import PyTree, Rules
+
+Rename: TypeAlias = Callable[[str], str] | Mapping[str, str] | Sequence[tuple[str, str]]
+Layout: TypeAlias = Callable[[str, np.ndarray], np.ndarray]
+
+
+def to_jax_layout(path: str, x: np.ndarray) -> np.ndarray:
+    """Moves PyTorch's leading (out, in) axes to the end, as (in, out).
+
+    Linear (out, in) becomes (in, out), a convolution OIHW becomes HWIO, in one to three dimensions,
+    grouped and depthwise ones too. Vectors and leaves named "embedding" stay as they are.
+
+    Args:
+      path: of the leaf in params.
+      x: the tensor of the state dict.
+
+    >>> to_jax_layout("Conv_0/kernel", np.zeros((64, 3, 7, 5))).shape
+    (7, 5, 3, 64)
+    """
+    if x.ndim < 2 or path.rpartition("/")[2] == "embedding":
+        return x
+    return np.moveaxis(x, (1, 0), (-2, -1))
+
+
+def masks_from_torch(
+    state_dict: Mapping[str, Any],
+    params: PyTree,
+    *,
+    rename: Rename | None = None,
+    prunable: Rules | None = None,
+    layout: Layout = to_jax_layout,
+) -> PyTree:
+    r"""Returns masks for `params` out of a PyTorch model's state dict, or of a dict of its masks.
+
+    The mask of a leaf whose name there is "conv1.weight" is the entry "conv1.weight_mask" that
+    `torch.nn.utils.prune` makes, if there is one; else it is True where "conv1.weight" is not 0,
+    which serves models stored masked and dicts from names to masks of 0 and 1 alike.
+
+        rename = [(r"Conv_(.*)/kernel", r"conv\1.weight"), (r"Dense_0/kernel", "fc.weight")]
+        masks = masks_from_torch(torch.load("model.pt"), params, rename=rename)
+
+    Args:
+      state_dict: names to arrays: torch tensors on any device, or anything NumPy takes.
+      params: the tree that the masks are for; arrays or `jax.ShapeDtypeStruct`.
+      rename: gives the PyTorch name of a leaf by its path: a function, a dict, or ordered
+        (regex, replacement) pairs as in `re.sub`, of which the first whose regex matches the whole
+        path counts. None: dots for slashes, and "weight" for kernel, scale and embedding.
+      prunable: as in `prunable_paths`; other leaves are all True.
+      layout: (path, tensor) -> array in the shape of the leaf. The default is for Flax; Equinox has
+        PyTorch's layouts, `lambda path, x: x`. Read the top of this module for what shapes hide.
+
+    Raises:
+      ValueError: a prunable leaf without an entry, an entry of another shape, or an entry left over
+        that holds zeros (a matrix or a mask) and whose sparsity would so be lost; names the leaf,
+        both shapes, what is left over.
+    """
+    entries = dict(state_dict)
+    masks, taken = {}, set()
+    leaves = leaves_by_path(params)
+    for path in prunable_paths(params, prunable):
+        name = _torch_name(path, rename)
+        found = name + "_mask" if name + "_mask" in entries else name
+        masks[path] = jnp.asarray(_fitted(entries, found, path, leaves[path], layout) != 0)
+        taken |= {found, name, name + "_orig"}
+    for name, tensor in entries.items():
+        if name not in taken and (np.ndim(tensor) > 1 or name.endswith("_mask")):
+            array = _to_numpy(tensor)
+            if num_zero := int((array == 0).sum()):
+                raise ValueError(
+                    f"state dict: {name} {array.shape} is left over, and {num_zero} of its "
+                    f"{array.size} entries are 0; name it in rename, take its leaf into prunable, "
+                    "or leave it out if its leaf is to be dense"
+                )
+    return with_leaves(dense_masks(params), masks)
+
+
+def params_from_torch(
+    state_dict: Mapping[str, Any],
+    params: PyTree,
+    *,
+    rename: Rename | None = None,
+    layout: Layout = to_jax_layout,
+) -> PyTree:
+    """Returns the weights of a PyTorch model in the tree of `params`, in the dtypes of its leaves.
+
+    Of a tensor under `torch.nn.utils.prune`, "weight_orig" where "weight_mask" is not 0. Running
+    statistics of norms are no parameters: call it again for them, with names of their own.
+
+    Args:
+      state_dict: names to arrays, as in `masks_from_torch`.
+      params: the tree to fill; arrays or `jax.ShapeDtypeStruct`.
+      rename: as in `masks_from_torch`.
+      layout: as in `masks_from_torch`.
+
+    Raises:
+      ValueError: a leaf without an entry, or one of another shape; names the leaf, both shapes.
+    """
+    entries, filled = dict(state_dict), {}
+    for path, leaf in leaves_by_path(params).items():
+        name = _torch_name(path, rename)
+        pruned = name + "_orig" in entries and name + "_mask" in entries
+        weights = _fitted(entries, name + "_orig" if pruned else name, path, leaf, layout)
+        if pruned:
+            mask = _fitted(entries, name + "_mask", path, leaf, layout)
+            weights = np.where(mask != 0, weights, 0)
+        filled[path] = jnp.asarray(weights, leaf.dtype)
+    return with_leaves(params, filled)
+
+
+def _torch_name(path: str, rename: Rename | None) -> str:
+    if rename is None:
+        return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", path.replace("/", "."))
+    if isinstance(rename, Mapping):
+        name = rename.get(path)
+    elif callable(rename):
+        name = rename(path)
+    else:
+        matches = ((re.fullmatch(pattern, path), into) for pattern, into in rename)
+        name = next((match.expand(into) for match, into in matches if match), None)
+    if not isinstance(name, str):
+        raise ValueError(f"rename gives no name for the leaf {path}")
+    return name
+
+
+def _fitted(
+    entries: Mapping[str, Any], name: str, path: str, leaf: Any, layout: Layout
+) -> np.ndarray:
+    """The entry as an array in the layout of the leaf."""
+    shape = tuple(np.shape(leaf))
+    if name not in entries:
+        raise ValueError(
+            f"state dict: no entry {name} for the leaf {path} {shape}; it has {_listed(entries)}"
+        )
+    tensor = _to_numpy(entries[name])
+    array = layout(path, tensor)
+    if array.shape != shape:
+        raise ValueError(
+            f"state dict: {name} has shape {tensor.shape}, {array.shape} in JAX's layout, and the "
+            f"leaf {path} has {shape}"
+        )
+    return array
+
+
+def _listed(entries: Mapping[str, Any], most: int = 8) -> str:
+    names = [f"{name} {tuple(np.shape(entry))}" for name, entry in entries.items()]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    """A torch tensor (known by what it can do) or anything else as a NumPy array."""
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        if "bfloat16" in str(tensor.dtype):  # PyTorch does not hand these to NumPy
+            tensor = tensor.float()
+        tensor = tensor.numpy()
+    return np.asarray(tensor)

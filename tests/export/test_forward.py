@@ -1,0 +1,73 @@
+"""Exported forward passes: the model's own bits, any batch, a file like the active weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse.nn import LeNet5
+from tests.leaves import bits
+from tests.trees import fill, map_prunable
+
+
+def test_every_leaf_comes_back_to_the_bit():
+    params = {
+        "sparse": np.zeros((5, 4), np.float32),
+        "half": np.array([[1.0, 0.0], [2.0, 0.0]], np.float32),
+        "bfloat16": np.zeros((3, 3, 2), jnp.bfloat16),
+        "int": np.zeros(9, np.int32),
+        "bool": np.arange(8) == 3,
+        "empty": np.zeros((0, 3), np.float32),
+        "zeros": np.zeros(3, np.float16),
+        "scalar": np.float32(3.0),
+    }
+    params["sparse"][[0, 2, 3, 4], [1, 0, 3, 3]] = [np.nan, -0.0, -np.inf, 1e-45]
+    params["bfloat16"][1, 2, 1], params["int"][4] = 0.1, -7
+    exported = jaxsparse.export_forward(lambda p: p, params)
+    assert jax.tree.map(bits, exported.call()) == jax.tree.map(bits, params)
+
+
+def test_a_network_at_95_percent(tmp_path):
+    pytest.importorskip("flatbuffers")
+    model, rng = LeNet5(), np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 28, 28, 1)), jnp.float32)
+    params = fill(jax.eval_shape(model.init, jax.random.key(0), images)["params"], seed=0)
+    sparse = map_prunable(lambda w: w * (rng.random(w.shape) < 0.05), params)
+    forward = lambda params, x: model.apply({"params": params}, x)
+
+    path = tmp_path / "forward.bin"
+    exported = jaxsparse.export_forward(forward, sparse, images)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    path.write_bytes(exported.serialize())
+    again = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+    for batch in (3, 1):  # neither knows the other's size
+        logits = again(images[:batch])
+        # As constants of a compiled function, that is: XLA may sum these in another order.
+        assert bits(logits) == bits(jax.jit(lambda x: forward(sparse, x))(images[:batch]))
+        np.testing.assert_allclose(logits, jax.jit(forward)(sparse, images[:batch]), rtol=1e-4)
+
+    num_active = jaxsparse.num_active(jaxsparse.masks_from_params(sparse))
+    dense = jaxsparse.export_forward(forward, params, images)
+    assert path.stat().st_size < 8 * num_active + 15_000 < 60_000
+    assert len(dense.serialize()) > 4 * 61_706
+
+
+def test_shapes_of_inputs():
+    forward = lambda params, x, extra: (x["a"] + x["b"]).sum() + params * extra
+    x = {"a": jnp.ones((2, 3)), "b": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+    exported = jaxsparse.export_forward(forward, jnp.float32(2.0), x, jnp.float32(1.0))
+    assert [str(aval.shape) for aval in exported.in_avals] == ["(batch, 3)", "(batch, 3)", "()"]
+    fixed = jaxsparse.export_forward(
+        forward, jnp.float32(2.0), x, jnp.float32(1.0), symbolic_batch=False, platforms=["cpu"]
+    )
+    assert [aval.shape for aval in fixed.in_avals] == [(2, 3), (2, 3), ()]
+    assert fixed.platforms == ("cpu",)
+
+
+def test_symbolic_shapes_of_ones_own():
+    rows, columns = jax.export.symbolic_shape("rows, columns")
+    spec = jax.ShapeDtypeStruct((rows, columns), jnp.float32)
+    exported = jaxsparse.export_forward(lambda p, x: x * p, jnp.float32(2.0), spec)
+    assert str(exported.in_avals[0].shape) == "(rows, columns)"
+    np.testing.assert_array_equal(exported.call(jnp.ones((2, 5))), np.full((2, 5), 2.0))
