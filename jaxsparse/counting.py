@@ -23,11 +23,12 @@ def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
     >>> count_true(jnp.array([True, False, True]), jnp.zeros(3, bool))
     (Array(2, dtype=int32), Array(0, dtype=int32))
     """
-    if len(masks) > 1:
+    first, *others = masks
+    if others:
         return _count(*masks)
     # On CPU a reduction of one operand would first store it as integers; of two it would not. The
     # barrier keeps the second.
-    return lax.optimization_barrier(_count(masks[0], ~masks[0]))[:1]
+    return lax.optimization_barrier(_count(first, ~first))[:1]
 
 
 def _count_plainly(*masks: jax.Array) -> tuple[jax.Array, ...]:

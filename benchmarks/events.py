@@ -1,0 +1,141 @@
+"""Mask updates of a ResNet-50: against the same update by sorting, and against the limit.
+
+    python -m benchmarks.events
+
+The limit is to read the scores once: a selection has to look at every one of them. The same event
+by sorting is the same method with stages that find each threshold with `jnp.sort` (which is cheaper
+than the argsort of the nearest peer, and leaves ties uncut).
+"""
+
+import argparse
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxsparse
+from benchmarks import resnet50, timing
+from jaxsparse.counting import count_true
+from jaxsparse.timetable import take_fraction
+from jaxsparse.types import Leaves, Row, Selected
+
+SPARSITY, STEP = 0.9, 400
+OPTIONS: dict[str, Any] = {"sparsity": SPARSITY, "total_steps": 1000, "update_interval": 100}
+
+
+def prune_by_sort(
+    weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
+) -> Selected:
+    """The stage `prune` over all leaves together."""
+    scores = {p: jnp.where(masks[p], jnp.abs(w), -1.0) for p, w in weights.items()}
+    order = jnp.sort(jnp.concatenate([x.ravel() for x in scores.values()]))
+    threshold = order[order.size - row.target]
+    return Selected({p: x >= threshold for p, x in scores.items()}, _no_nan(masks))
+
+
+def exchange_by_sort(
+    weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
+) -> Selected:
+    """The stage `exchange` by magnitude and gradient."""
+    new = {}
+    for path, mask in masks.items():
+        active = count_true(mask)[0]
+        n = take_fraction(active, row.drop, "floor")
+        stayed = _top_by_sort(jnp.abs(weights[path]), active - n, mask)
+        new[path] = stayed | _top_by_sort(jnp.abs(signal[path]), n, ~stayed)
+    return Selected(new, _no_nan(masks))
+
+
+def _top_by_sort(scores: jax.Array, k: jax.Array, eligible: jax.Array) -> jax.Array:
+    scores = jnp.where(eligible, scores, -1.0)
+    order = jnp.sort(scores.ravel())
+    return (scores >= order[jnp.minimum(order.size - k, order.size - 1)]) & (k > 0)
+
+
+def _no_nan(masks: Leaves) -> dict[str, jax.Array]:
+    return dict.fromkeys(masks, jnp.int32(0))
+
+
+def methods() -> dict[str, tuple[jaxsparse.Method, list[Any], str]]:
+    """Name -> the method, the stages that do the same by sorting, and their scope."""
+    return {
+        "gmp (global magnitude)": (jaxsparse.gmp(**OPTIONS), [prune_by_sort], "global"),
+        "rigl": (jaxsparse.rigl(**OPTIONS), [exchange_by_sort], "layer"),
+        "granet": (jaxsparse.granet(**OPTIONS), [prune_by_sort, exchange_by_sort], "global"),
+    }
+
+
+def main() -> None:
+    """Prints one line per event."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=15, help="calls per median (by sort: 3)")
+    times = parser.parse_args().times
+    print(timing.machine())
+    params, grads = resnet50.params(0), resnet50.params(1)
+    nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
+    print(f"{len(resnet50.shapes())} leaves, {nbytes // 4:,} weights, to {SPARSITY:.0%} sparsity")
+    read, _ = timing.compile_with_time(
+        lambda params: [jnp.abs(x).sum() for x in jax.tree.leaves(params)], params
+    )
+    limit = timing.median_seconds(functools.partial(read, params), times=times)
+    print(f"reading the scores once: {limit * 1e3:.2f} ms\n")
+    print(
+        f"{'event':<24} {'ms':>7} {'x read':>7} {'by sort ms':>11} {'x faster':>9} "
+        f"{'compile s':>10} {'memory':>7} {'by sort':>8}   (memory: temp + output, x params)"
+    )
+    report_selection(params, limit, times)
+    for name, (method, stages, scope) in methods().items():
+        slow = jaxsparse.compose("by sort", stages, method.timetable, scope=scope)  # pyright: ignore[reportArgumentType]
+        masks = jax.jit(method.init)(jax.random.key(2), params)
+        args = (params, grads, masks, jnp.int32(STEP))
+        fast, compile_seconds = timing.compile_with_time(method.update, *args)
+        by_sort, _ = timing.compile_with_time(slow.update, *args)
+        check_same(fast(*args), by_sort(*args))
+        seconds = timing.median_seconds(functools.partial(fast, *args), times=times)
+        sorting = timing.median_seconds(functools.partial(by_sort, *args), times=3)
+        print(
+            f"{name:<24} {seconds * 1e3:>7.1f} {seconds / limit:>7.1f} {sorting * 1e3:>11.0f} "
+            f"{sorting / seconds:>9.1f} {compile_seconds:>10.1f} {memory(fast, nbytes):>7.2f} "
+            f"{memory(by_sort, nbytes):>8.2f}",
+            flush=True,
+        )
+
+
+def report_selection(params: Any, limit: float, times: int) -> None:
+    """The selection alone: the tenth of all |w|, without the counts and masks of an event."""
+
+    def select(params: Any) -> Any:
+        leaves = {name: leaf["kernel"] for name, leaf in params.items()}
+        magnitudes = lambda leaves: {p: jnp.abs(w) for p, w in leaves.items()}
+        size = sum(w.size for w in leaves.values())
+        return jaxsparse.top_k(jaxsparse.types.Scores(leaves, magnitudes), size // 10).masks
+
+    selection, compile_seconds = timing.compile_with_time(select, params)
+    seconds = timing.median_seconds(functools.partial(selection, params), times=times)
+    print(
+        f"{'(global top_k alone)':<24} {seconds * 1e3:>7.1f} {seconds / limit:>7.1f} "
+        f"{'':>11} {'':>9} {compile_seconds:>10.1f} "
+        f"{memory(selection, sum(x.nbytes for x in jax.tree.leaves(params))):>7.2f}",
+        flush=True,
+    )
+
+
+def memory(compiled: Any, nbytes: int) -> float:
+    """Temporary and output bytes, as a multiple of the parameters'."""
+    analysis = compiled.memory_analysis()
+    return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / nbytes
+
+
+def check_same(event: jaxsparse.Event, by_sort: jaxsparse.Event) -> None:
+    """Raises unless both choose the same weights; ties that a sort leaves uncut are let pass."""
+    differing = sum(
+        int((a != b).sum())
+        for a, b in zip(jax.tree.leaves(event.masks), jax.tree.leaves(by_sort.masks), strict=True)
+    )
+    if differing > 1000:
+        raise AssertionError(f"the two events differ in {differing} weights")
+
+
+if __name__ == "__main__":
+    main()

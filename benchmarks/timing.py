@@ -1,0 +1,108 @@
+"""How things are timed: two compiled functions in turn, and one against itself as the control.
+
+On a shared machine single timings differ by half, and the same program measured twice in a row by
+some percent. So a claim is a ratio of two functions timed in interleaved pairs, the median with its
+quartiles, beside the ratio that the first function has to itself in the same run (A/A). A ratio
+that lies within the control's quartiles is no difference.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Run = Callable[[], Any]
+"""Does the work once and returns arrays to wait for."""
+
+
+class Ratio(NamedTuple):
+    """Median and quartiles of the ratio over pairs."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Such as "1.043 [1.021, 1.066]"."""
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Comparison(NamedTuple):
+    """What `compare` measured.
+
+    Attributes:
+      seconds: median time of a call, of the function and of the baseline.
+      ratio: function / baseline.
+      control: baseline / baseline.
+      pairs: number of pairs each ratio is over.
+    """
+
+    seconds: tuple[float, float]
+    ratio: Ratio
+    control: Ratio
+    pairs: int
+
+
+def compare(function: Run, baseline: Run, *, pairs: int) -> Comparison:
+    """Times two functions in interleaved pairs, with an A/A control between them.
+
+    Args:
+      function: timed against the baseline.
+      baseline: what it is compared with.
+      pairs: at least 1; 200 or more for a difference of some percent.
+    """
+    for run in (function, baseline, function, baseline):
+        seconds(run)
+    times = np.array(
+        [[seconds(run) for run in (baseline, function, baseline)] for _ in range(pairs)]
+    )
+    before, between, after = times.T
+    # The control is the two baselines around the function: as far apart as either is from it, and
+    # turned round every other time, so that neither of them is always the later one.
+    turn = np.arange(pairs) % 2 == 0
+    control = np.where(turn, before / after, after / before)
+    against = np.where(turn, before, after)
+    return Comparison(
+        (float(np.median(between)), float(np.median(against))),
+        _ratio(between / against),
+        _ratio(control),
+        pairs,
+    )
+
+
+def median_seconds(run: Run, *, times: int) -> float:
+    """Median time of a call, after two that are not counted."""
+    for _ in range(2):
+        seconds(run)
+    return float(np.median([seconds(run) for _ in range(times)]))
+
+
+def seconds(run: Run) -> float:
+    """Time of one call, until its arrays are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def compile_with_time(
+    function: Callable[..., Any], *args: Any, **options: Any
+) -> tuple[Any, float]:
+    """Returns the compiled function and the seconds that XLA took, tracing not counted."""
+    lowered = jax.jit(function, **options).lower(*args)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, time.perf_counter() - start
+
+
+def machine() -> str:
+    """The line that belongs beside every number."""
+    device = jax.devices()[0]
+    return f"jax {jax.__version__}, {device.platform} {device.device_kind}, {os.cpu_count()} cores"
+
+
+def _ratio(values: np.ndarray) -> Ratio:
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return Ratio(float(median), float(low), float(high))
