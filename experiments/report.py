@@ -13,6 +13,7 @@ from flax import linen as nn
 import jaxsparse
 from experiments import plots
 from experiments.data.dataset import Split
+from experiments.progress import Best
 from experiments.run import Run
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
@@ -72,9 +73,7 @@ def finite(loss: float, step: int) -> float:
     return loss
 
 
-def summarise(
-    run: Run, state: TrainState, best: dict[str, Any], config: dict[str, Any]
-) -> dict[str, Any]:
+def summarise(run: Run, state: TrainState, best: Best, config: dict[str, Any]) -> dict[str, Any]:
     """Checks the masks' invariants once more, looks at the test images, and says what came out."""
     jaxsparse.check(state.params, state.opt_state, state.masks)
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
@@ -90,9 +89,9 @@ def summarise(
         "num_events": len(run.method.timetable.events),
         "test_accuracy": evaluate(run, state.params, run.dataset.test),
         "val_accuracy": evaluate(run, state.params, run.dataset.val),
-        "best_step": best["step"],
-        "best_val_accuracy": best["val_accuracy"],
-        "best_test_accuracy": evaluate(run, best["params"], run.dataset.test),
+        "best_step": best.step,
+        "best_val_accuracy": best.val_accuracy,
+        "best_test_accuracy": evaluate(run, best.params, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **forward_flops(run, state.params, layers),
         "steps": run.steps,

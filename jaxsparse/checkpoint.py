@@ -191,18 +191,23 @@ def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None
 
 @contextlib.contextmanager
 def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
-    """A manager for one operation, silent: what it raises is said once, by the caller."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """A manager for one operation, silent: what goes wrong is said once, by the caller.
+
+    An operation that fails leaves threads behind that log pages, and reads that print that their
+    event loop is closed: they stay silenced. After one that succeeds there are none.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    logger.addFilter(_not_of_orbax)
+    sys.unraisablehook = lambda it: None if _LOST in str(it.exc_value) else hook(it)
     options = {"enable_async_checkpointing": False} | options
-    try:
-        with ocp.CheckpointManager(
-            folder, options=ocp.CheckpointManagerOptions(**options)
-        ) as manager:
-            yield manager
-    finally:
-        logger.setLevel(level)
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options)) as manager:
+        yield manager
+    sys.unraisablehook = hook
+    logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _steps(folder: Path) -> list[int]:
@@ -228,13 +233,8 @@ def _read_arrays(folder: Path, step: int, records: Mapping[str, Record]) -> dict
     item = dict.fromkeys(records, 0)
     as_numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in records}
     arrays = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
-    # Where one read fails, Orbax closes the event loop that the others still report to, and each of
-    # them would print a traceback. All have ended where this returns; else they stay silenced.
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda it: None if _LOST in str(it.exc_value) else hook(it)
     with _manager(folder, read_only=True) as manager:
         values = manager.restore(step, args=ocp.args.Composite(arrays=arrays))["arrays"]
-    sys.unraisablehook = hook
     for path, record in records.items():
         if checksum(values[path]) != record.checksum:
             raise ValueError(f"{path} has another checksum than when it was saved")
@@ -258,6 +258,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
-    if system := re.search(r": ([A-Z][\w ]+) \[os_error_code", text):
-        return system[1]
+    if code := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(code[1]))
     return text if len(text) <= 120 else f"{text[:117]}..."
