@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,6 +85,37 @@ def test_batches_visit_every_image_once_an_epoch():
     epochs = [np.concatenate([next(drawn) for _ in range(3)]) for _ in range(2)]
     assert [len(set(epoch.tolist())) for epoch in epochs] == [9, 9]
     assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 7])
+def test_batches_after_a_step_are_those_of_the_straight_run(start):
+    straight = loop.batches(jax.random.key(0), 10, 3)
+    wanted = [next(straight).tolist() for _ in range(12)][start:]
+    drawn = loop.batches(jax.random.key(0), 10, 3, start=start)
+    assert [next(drawn).tolist() for _ in wanted] == wanted
+
+
+@pytest.mark.slow
+def test_micro_batches_make_the_same_steps(tmp_path):
+    runs = [
+        train(tmp_path / str(k), schedule="rigl", accumulate=k, update_interval=10) for k in (1, 4)
+    ]
+    one, four = (read_metrics(run["out"]) for run in runs)
+    counts = lambda rows: [(r["step"], r.get("num_active"), r.get("num_empty")) for r in rows]
+    assert counts(one) == counts(four)
+    assert [run["num_active"] for run in runs] == [26_620] * 2
+    losses = lambda rows: [r["train_loss"] for r in rows if "train_loss" in r]
+    np.testing.assert_allclose(losses(one), losses(four), rtol=1e-3)
+
+
+def test_accumulated_is_the_mean_over_equal_parts():
+    x, w = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    of = lambda part: jax.value_and_grad(lambda w: jnp.mean((w * x)[part] ** 2))(jnp.asarray(w))
+    indices = jnp.array([5, 1, 2, 7, 0, 3])
+    whole = of(indices)
+    for k in (1, 2, 3):
+        chex.assert_trees_all_close(loop.accumulated(of, jnp.split(indices, k)), whole, rtol=1e-6)
+    chex.assert_trees_all_equal(loop.accumulated(of, [indices]), whole)
 
 
 def test_a_diverged_run_says_so(tmp_path):
