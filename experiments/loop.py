@@ -8,13 +8,12 @@ without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is sever
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from tqdm import tqdm
 
 from experiments import progress
@@ -22,6 +21,7 @@ from experiments.progress import Best, Progress
 from experiments.report import density_of, draw, evaluate, event_scalars, finite, summarise
 from experiments.run import Run
 from experiments.run_folder import RunFolder, check_folder, naming
+from experiments.steps import compile_steps
 from jaxsparse import TrainState
 from jaxsparse.timetable import check_steps
 
@@ -156,52 +156,6 @@ def initial_params(run: Run) -> Any:
     """Initial weights: the same seed gives every method the same ones."""
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
     return run.model.init(jax.random.fold_in(jax.random.key(run.seed), 0), image)["params"]
-
-
-def compile_steps(
-    run: Run, state: TrainState, images: jax.Array, labels: jax.Array
-) -> dict[bool, Callable[..., tuple[TrainState, jax.Array]]]:
-    """Compiles the training step, without and with a mask update, before the clock starts."""
-
-    def mean_loss(params: Any, batch: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = jnp.asarray(run.model.apply({"params": params}, run.normalise(batch)))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-    @functools.partial(jax.jit, static_argnames="event", donate_argnames="state")
-    def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array, event: bool
-    ) -> tuple[TrainState, jax.Array]:
-        loss, grads = accumulated(
-            lambda part: jax.value_and_grad(mean_loss)(state.params, images[part], labels[part]),
-            jnp.split(indices, run.accumulate),
-        )
-        return state.apply_gradients(grads=grads, event=event), loss
-
-    indices = jnp.zeros(run.batch_size, jnp.int32)
-    kinds = (False, True) if run.method.timetable.events else (False,)
-    return {
-        event: train_step.lower(state, images, labels, indices, event=event).compile()
-        for event in kinds
-    }
-
-
-def accumulated(loss_and_grads: Callable[[jax.Array], Any], parts: Sequence[jax.Array]) -> Any:
-    """Returns the mean of a function's trees over the micro-batches of one optimizer step.
-
-    This is how to train with less memory than a batch needs: to the masks it is one step. Under
-    `optax.MultiSteps` every micro-batch is a step to whatever counts them, a mask update has to
-    fall on the last one and sees its gradient alone, and RigL's skipped step would drop only that.
-
-    Args:
-      loss_and_grads: from int32[micro_batch] indices to a tree, of means over the micro-batch.
-      parts: indices, equally many in each part.
-    """
-    total = loss_and_grads(parts[0])
-    for part in parts[1:]:  # unrolled: on CPU a convolution in a `lax.scan` is several times slower
-        # One part after the other, or the activations of all would live at the same time.
-        part, total = jax.lax.optimization_barrier((part, total))
-        total = jax.tree.map(jnp.add, total, loss_and_grads(part))
-    return jax.tree.map(lambda x: x / len(parts), total)
 
 
 def batches(

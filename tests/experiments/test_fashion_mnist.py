@@ -10,11 +10,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxsparse
 from experiments import fashion_mnist, loop
 from experiments.methods import METHODS
 from experiments.run_folder import read_metrics
+from experiments.steps import accumulating_step
 
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = (
@@ -108,14 +111,29 @@ def test_micro_batches_make_the_same_steps(tmp_path):
     np.testing.assert_allclose(losses(one), losses(four), rtol=1e-3)
 
 
-def test_accumulated_is_the_mean_over_equal_parts():
-    x, w = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
-    of = lambda part: jax.value_and_grad(lambda w: jnp.mean((w * x)[part] ** 2))(jnp.asarray(w))
-    indices = jnp.array([5, 1, 2, 7, 0, 3])
-    whole = of(indices)
-    for k in (1, 2, 3):
-        chex.assert_trees_all_close(loop.accumulated(of, jnp.split(indices, k)), whole, rtol=1e-6)
-    chex.assert_trees_all_equal(loop.accumulated(of, [indices]), whole)
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+
+    def loss_and_grads(params, images, labels, indices):
+        error = lambda p: jnp.mean((images[indices] @ p["kernel"] - labels[indices]) ** 2)
+        return jax.value_and_grad(error)(params)
+
+    def end(num_parts):
+        state = jaxsparse.TrainState.create(
+            apply_fn=None,
+            params={"kernel": jnp.ones((3, 2))},
+            tx=optax.sgd(0.1, momentum=0.9),
+            method=jaxsparse.dense(total_steps=10),
+            key=jax.random.key(0),
+        )
+        step = accumulating_step(loss_and_grads, num_parts, event=False)
+        for indices in ([5, 1, 2, 7, 0, 3], [4, 4, 6, 1, 2, 3]):
+            state, loss = step(state, x, x[:, :2], jnp.array(indices))
+        assert int(state.step) == 2  # optimizer steps, not micro-batches
+        return state.params, state.opt_state, loss
+
+    for num_parts in (2, 3):
+        chex.assert_trees_all_close(end(num_parts), end(1), rtol=1e-5)
 
 
 def test_a_diverged_run_says_so(tmp_path):
