@@ -96,6 +96,7 @@ class RunFolder:
         Args:
           summary: like the config; NaN and infinity become null.
         """
+        self._tensorboard.flush()
         _write_json(self.path / "summary.json", summary)
         self.close()
 

@@ -7,12 +7,13 @@ where the scalar is written.
 
 import contextlib
 import math
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 FLUSH_SECONDS = 5.0
@@ -25,19 +26,28 @@ class ScalarWriter:
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in folder.glob("events.out.tfevents.*"):
             earlier.unlink()
-        self._writer = EventsWriter(str(folder / "events"))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._writer = RecordWriter(str(folder / name))
         self._flushed = -math.inf
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Adds scalars of one step, None as NaN; on disk within seconds of training."""
         for name, value in scalars.items():
             summary = scalar(name, math.nan if value is None else float(value))
-            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._add(Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is still in memory."""
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Writes the rest and closes the file."""
-        with contextlib.suppress(OSError, ValueError):  # full disk, said already; closed already
+        """Closes the file; closing twice does nothing. An error of the disk is one of `flush`."""
+        with contextlib.suppress(OSError):
             self._writer.close()
+
+    def _add(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())
