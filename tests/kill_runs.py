@@ -3,9 +3,9 @@
     python tests/kill_runs.py --kills=20 --seed=0
 
 Every process is killed with `kill -9` after a random time of up to the length of the straight run,
-imports, compilation, saving and drawing included; the same command then goes on. When a run comes to
-its end before all kills are done, another one begins. The metrics, the summary but for its timing,
-and the trained state with its masks must be equal to the bit.
+imports, compilation, saving and drawing included; the same command then goes on. When a run comes
+to its end before all kills are done, another one begins. The metrics, the summary but for its
+timing, and the trained state with its masks must be equal to the bit.
 """
 
 import argparse
