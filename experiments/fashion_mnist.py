@@ -22,6 +22,7 @@ import optax
 from experiments import cli, loop
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
+from experiments.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
 
@@ -62,6 +63,11 @@ class Config:
     """Share of the training set that is held out for validation."""
     eval_every: int = 100
     """Steps between validations."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
+    at the end."""
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
 
     update_interval: cli.OptionalInt = None
     """Steps between mask updates. Default: the method's published share of training."""
@@ -95,7 +101,7 @@ def main(config: Config) -> None:
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
     out = folder_of(config)
-    run = loop.Run(
+    run = Run(
         model=MODELS[cli.nearest(config.model, MODELS, kind="model")](),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
@@ -104,6 +110,8 @@ def train(config: Config) -> dict:
         batch_size=config.batch_size,
         seed=config.seed,
         eval_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        accumulate=config.accumulate,
     )
     title = f"{config.model} {config.schedule}"
     if config.schedule != "dense":
