@@ -1,5 +1,6 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
+from jaxsparse.accounting import training_flops
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
@@ -73,6 +74,7 @@ __all__ = [
     "summary",
     "top_k",
     "top_k_mask",
+    "training_flops",
     "uniform",
     "with_overrides",
 ]
