@@ -5,6 +5,8 @@ for the max-pooling, because none of them is counted; shapes, strides and shortc
 ones: 25,502,912 weights, 8,178,368,512 forward FLOPs.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,7 +14,7 @@ from jax import lax
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))  # blocks, width, stride of the first
 EXPANSION = 4
 
-Params = dict[str, dict[str, jax.ShapeDtypeStruct]]
+Params = dict[str, dict[str, Any]]
 
 
 def init(num_classes: int = 1000) -> Params:
@@ -44,11 +46,11 @@ def apply(params: Params, x: jax.Array) -> jax.Array:
     return jnp.mean(x, (1, 2)) @ params["fc"]["kernel"]
 
 
-def _kernel(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _kernel(*shape: int) -> dict[str, Any]:
     return {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
 
-def _conv(x: jax.Array, layer: dict, stride: int = 1) -> jax.Array:
+def _conv(x: jax.Array, layer: dict[str, Any], stride: int = 1) -> jax.Array:
     axes = ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
     return lax.conv_general_dilated(x, layer["kernel"], strides, "SAME", dimension_numbers=axes)

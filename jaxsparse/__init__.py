@@ -1,6 +1,7 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.accounting import training_flops
+from jaxsparse.changes import churn, exploration_rate, explore, overlap
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
@@ -24,7 +25,7 @@ from jaxsparse.methods import (
     snfs,
     static,
 )
-from jaxsparse.metrics import check, exploration_rate, explore, summary
+from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
@@ -44,7 +45,9 @@ __all__ = [
     "apply_mask",
     "apply_masks",
     "check",
+    "churn",
     "compose",
+    "dead_channels",
     "dense",
     "dense_masks",
     "erdos_renyi",
@@ -61,6 +64,7 @@ __all__ = [
     "masked",
     "masks_from_params",
     "num_active",
+    "overlap",
     "prunable_paths",
     "prune",
     "rigl",

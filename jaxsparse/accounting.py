@@ -5,8 +5,8 @@ for that of the weights. With S the active weights and D all of them, a step cos
 
     3 f_S            or            2 f_S + f_D
 
-where the method needs the gradient of inactive weights too. Every step costs what the masks in force
-at that step cost, so nothing is assumed about how they change. These are theoretical, as in
+where the method needs the gradient of inactive weights too. Every step costs what the masks in
+force at that step cost, so nothing is assumed about how they change. These are theoretical, as in
 `jaxsparse.flops`: masked training on dense kernels saves none of them in time.
 
 Reference: Evci et al., "Rigging the Lottery", ICML 2020, appendix on FLOPs calculations.

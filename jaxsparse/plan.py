@@ -221,4 +221,4 @@ def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str,
     share = {p: count / max(math.prod(shapes[p]), 1) for p, count in kept(low).items()}
     density = total / max(sum(math.prod(shape) for shape in shapes.values()), 1)
     keep = targets.rows.min_keep
-    return leaf_counts(lambda *_: share, shapes, density, minimum=keep, at_most=active)
+    return leaf_counts(lambda shapes, density: share, shapes, density, minimum=keep, at_most=active)

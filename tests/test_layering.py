@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "methods": STEPS | {"stages", "plan", "method", "methods"},
     "transforms": CORE,
     "metrics": CORE,
-    "train_state": CORE | {"method", "metrics", "transforms"},
+    "changes": CORE,
+    "train_state": CORE | {"method", "metrics", "changes", "transforms"},
     "nn": {"nn"},
 }
 

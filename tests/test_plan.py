@@ -127,9 +127,9 @@ def test_flops_of_another_network_are_refused():
 
 
 def test_estimates_follow_the_fan_in_and_keep_to_the_counts():
-    # One threshold t on normal weights of variance 1/fan-in keeps erfc(t sqrt(fan_in / 2)) of them:
-    # erfc(t) at fan-in 2, erfc(2 t) at 8. They add up to .5, a quarter of both layers, at t = .5894:
-    # 64 * .4045 = 25.9 and 64 * .0955 = 6.1.
+    # One threshold t on normal weights of variance 1 / fan-in keeps erfc(t sqrt(fan_in / 2)) of
+    # them: erfc(t) at fan-in 2, erfc(2 t) at 8. They add up to .5, a quarter of both layers, at
+    # t = .5894: 64 * .4045 = 25.9 and 64 * .0955 = 6.1.
     params = {
         "a": {"kernel": jax.ShapeDtypeStruct((2, 32), jnp.float32)},
         "b": {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.float32)},
