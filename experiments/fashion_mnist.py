@@ -22,6 +22,7 @@ import optax
 from experiments import cli, loop
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
+from experiments.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
 
@@ -95,7 +96,7 @@ def main(config: Config) -> None:
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
     out = folder_of(config)
-    run = loop.Run(
+    run = Run(
         model=MODELS[cli.nearest(config.model, MODELS, kind="model")](),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,

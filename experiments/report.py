@@ -1,0 +1,124 @@
+"""What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import jaxsparse
+from experiments import plots
+from experiments.data.dataset import Split
+from experiments.run import Run
+from experiments.run_folder import RunFolder, series
+from jaxsparse import TrainState
+from jaxsparse.flops import layer_flops, sparse_flops
+from jaxsparse.metrics import Summary
+from jaxsparse.paths import prunable_leaves
+
+
+def evaluate(run: Run, params: Any, split: Split, batch_size: int = 1000) -> float:
+    """Returns the share of images of the split that are classified correctly, in [0, 1]."""
+    correct = 0
+    for start in range(0, len(split.labels), batch_size):
+        images = jnp.asarray(split.images[start : start + batch_size])
+        labels = jnp.asarray(split.labels[start : start + batch_size])
+        correct += int(_num_correct(run.model, run.normalise, params, images, labels))
+    return correct / len(split.labels)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _num_correct(
+    model: nn.Module,
+    normalise: Callable[[jax.Array], jax.Array],
+    params: Any,
+    images: jax.Array,
+    labels: jax.Array,
+) -> jax.Array:
+    logits = model.apply({"params": params}, normalise(images))
+    return (jnp.argmax(jnp.asarray(logits), -1) == labels).sum()
+
+
+def density_of(state: TrainState) -> float:
+    """Returns active / prunable weights, in [0, 1]."""
+    return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
+
+
+def event_scalars(state: TrainState) -> dict[str, float]:
+    """Returns the last event's counts, summed over layers, and the share of weights ever active."""
+    counts = {
+        name: int(np.asarray(values, np.int64).sum())
+        for name, values in state.event_metrics._asdict().items()
+    }
+    explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
+    empty = int(state.event_metrics.num_empty)
+    sizes = [x.size for x in prunable_leaves(state.masks, state.method.prunable).values()]
+    return {
+        "density": counts["num_active"] / sum(sizes),
+        **counts,
+        "num_empty": empty,
+        "exploration_rate": float(explored),
+    }
+
+
+def finite(loss: float, step: int) -> float:
+    """Returns the loss, raises a ValueError if it is not a finite number."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the training loss at step {step} is {loss}; lower --learning_rate")
+    return loss
+
+
+def summarise(
+    run: Run, state: TrainState, best: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Checks the masks' invariants once more, looks at the test images, and says what came out."""
+    jaxsparse.check(state.params, state.opt_state, state.masks)
+    layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
+    return {
+        "method": config["schedule"],
+        "dataset": run.dataset.name,
+        "model": config["model"],
+        "seed": run.seed,
+        "sparsity": layers.sparsity,
+        "num_active": layers.num_active,
+        "num_prunable": layers.num_prunable,
+        "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
+        "num_events": len(run.method.timetable.events),
+        "test_accuracy": evaluate(run, state.params, run.dataset.test),
+        "val_accuracy": evaluate(run, state.params, run.dataset.val),
+        "best_step": best["step"],
+        "best_val_accuracy": best["val_accuracy"],
+        "best_test_accuracy": evaluate(run, best["params"], run.dataset.test),
+        "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
+        **forward_flops(run, state.params, layers),
+        "steps": run.steps,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "jaxsparse": jaxsparse.__version__,
+    }
+
+
+def forward_flops(run: Run, params: Any, layers: Summary) -> dict[str, float]:
+    """Returns the FLOPs of classifying one image, dense and at the layers' densities."""
+    image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
+    dense = layer_flops(lambda params, x: run.model.apply({"params": params}, x), params, image)
+    sparse = sparse_flops(dense, {layer.path: layer.density for layer in layers.layers})
+    total = sum(dense.values())
+    return {"test_flops": sparse, "dense_test_flops": total, "test_flops_ratio": sparse / total}
+
+
+def draw(folder: RunFolder, state: TrainState, title: str) -> None:
+    """Writes `plot.png`: accuracy and density over steps, density per layer."""
+    records = folder.read_metrics()
+    layers = jaxsparse.summary(state.params, state.masks, state.method.prunable).layers
+    plots.plot_run(
+        folder.path / "plot.png",
+        title=title,
+        accuracy={"validation": series(records, "val_accuracy")},
+        density=series(records, "density"),
+        layers={layer.path: (layer.num_active, layer.size) for layer in layers},
+    )
