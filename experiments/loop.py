@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from experiments.report import density_of, draw, evaluate, event_scalars, finite, summarise
+from experiments.report import (
+    density_of,
+    draw,
+    emptied,
+    evaluate,
+    event_scalars,
+    finite,
+    layer_counts,
+    summarise,
+)
 from experiments.run import Run
 from experiments.run_folder import RunFolder
 from jaxsparse import TrainState
@@ -61,12 +70,14 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         state = create_state(run)
         steps = compile_steps(run, state, images, labels)
         started, paused = time.perf_counter(), 0.0
-        folder.log(0, density=density_of(state))
+        folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
         for step in range(1, run.steps + 1):
             event = run.method.is_due(step)
             state, loss = steps[event](state, images, labels, next(indices))
             progress.update()
             record = event_scalars(state) if event else {}
+            for warning in emptied(state) if event else []:
+                progress.write(warning, file=sys.stderr)
             if step % run.log_every == 0:
                 record["train_loss"] = finite(float(loss), step)
             if step % run.eval_every == 0 or step == run.steps:
@@ -84,7 +95,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 folder.log(step, **record)
         seconds = time.perf_counter() - started - paused
 
-        summary = summarise(run, state, best, config) | {"steps_per_second": run.steps / seconds}
+        summary = summarise(run, state, best, config, folder.read_metrics())
+        summary["steps_per_second"] = run.steps / seconds
         draw(folder, state, title)
         folder.finish(summary)
     return summary

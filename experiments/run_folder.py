@@ -2,14 +2,14 @@
 
 config.json     what was asked for, written first
 metrics.jsonl   one record per logged step: {"step": 100, "loss": 0.51, ...}
-tensorboard/    the same scalars for TensorBoard
+tensorboard/    the same scalars for TensorBoard; lists, one number a layer, stay out of it
 summary.json    what came out, written last: a folder that has it holds a finished run
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,22 +59,23 @@ class RunFolder:
         _write_json(path / "config.json", config)
         return cls(path)
 
-    def log(self, step: int, **scalars: float) -> None:
+    def log(self, step: int, **values: float | Sequence[float]) -> None:
         """Appends one record; it is in the file when this returns.
 
         Args:
           step: optimizer step, not negative.
-          **scalars: numbers or arrays of one element by name. NaN and infinity become null, as
-            JSON has no word for them.
+          **values: by name, numbers or arrays of one element, and short lists of numbers, which go
+            to the record only. NaN and infinity become null, as JSON has no word for them.
 
         Raises:
           ValueError: the folder is closed.
         """
-        record = _plain({"step": int(step), **scalars})
+        record = _plain({"step": int(step), **values})
         self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
         self._metrics.flush()
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, float(value), int(step))
+        for name, value in values.items():
+            if not isinstance(value, Sequence):
+                self._tensorboard.add_scalar(name, float(value), int(step))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns the records logged so far, see the function `read_metrics`."""
@@ -113,7 +114,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
       path: the folder of the run.
 
     Returns:
-      One dict per record, in the order of logging: "step" and the scalars, None for a null.
+      One dict per record, in the order of logging: "step" and the values, None for a null.
 
     Raises:
       FileNotFoundError: the folder holds no `metrics.jsonl`.

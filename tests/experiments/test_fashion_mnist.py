@@ -17,8 +17,8 @@ from experiments.run_folder import read_metrics
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = (
     "method dataset model seed sparsity num_active num_prunable test_accuracy val_accuracy "
-    "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio steps "
-    "steps_per_second"
+    "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio train_flops "
+    "train_flops_ratio peak_memory_mib layers alarms dead_channels steps steps_per_second"
 ).split()
 
 
