@@ -60,7 +60,9 @@ class LayerSummary(NamedTuple):
             return f"{self.path}: no weight is left"
         outputs = self.shape[-1] if self.shape else 1
         if self.num_active < outputs:
-            return f"{self.path}: {self.num_active:,} active weights for {outputs:,} outputs"
+            return (
+                f"{self.path}: {self.num_active:,} of {self.size:,} weights for {outputs:,} outputs"
+            )
         return None
 
 

@@ -117,10 +117,13 @@ def test_alarms_come_first_in_the_description():
         "steps_per_second out".split(),
         0,
     )
-    alarms = ["Conv_0/kernel: no weight is left", "Dense_1/kernel: 3 active weights for 84 outputs"]
+    alarms = [
+        "Conv_0/kernel: no weight is left",
+        "Dense_1/kernel: 3 of 10,080 weights for 84 outputs",
+    ]
     lines = fashion_mnist.describe(summary | {"alarms": alarms}).splitlines()
     assert lines[0] == "warning         Conv_0/kernel: no weight is left"
-    assert lines[1] == "warning         Dense_1/kernel: 3 active weights for 84 outputs"
+    assert lines[1] == "warning         Dense_1/kernel: 3 of 10,080 weights for 84 outputs"
     assert "warning" not in fashion_mnist.describe(summary | {"alarms": []})
 
 
