@@ -14,6 +14,7 @@ Reference: Evci et al., "Rigging the Lottery", ICML 2020, appendix on FLOPs calc
 
 import itertools
 from collections.abc import Mapping
+from typing import get_args
 
 from jaxsparse.flops import sparse_flops
 from jaxsparse.types import DenseGradient
@@ -46,7 +47,8 @@ def training_flops(
         GraNet's published numbers do.
 
     Raises:
-      ValueError: step 0 is missing, or a step lies beyond the end.
+      ValueError: step 0 is missing, a step lies beyond the end, or `dense_gradient` is none of the
+        three.
 
     >>> rigl = {0: {"kernel": 0.2}, 100: {"kernel": 0.2}}  # f_D = 100, f_S = 20
     >>> round(training_flops({"kernel": 100}, rigl, 101, dense_gradient="events") / 101, 4)
@@ -60,6 +62,8 @@ def training_flops(
         raise ValueError(f"the densities start at step {steps[0] if steps else None}, not at 0")
     if steps[-1] > total_steps:
         raise ValueError(f"step {steps[-1]} is beyond the {total_steps} steps of the run")
+    if dense_gradient not in get_args(DenseGradient):
+        raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
     whole, total = sum(dense.values()), 0.0
     for start, stop in itertools.pairwise([*steps, total_steps]):
         forward = sparse_flops(dense, densities[start])

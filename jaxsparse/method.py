@@ -57,7 +57,8 @@ class Method(NamedTuple):
       dense_gradient: at which steps the method reads the gradient of inactive weights: "never"
         (GMP, SET), at its "events" (RigL, GraNet, to grow by it), or "always" (SNFS, which averages
         it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
-        gives the dense gradient in any case.
+        gives the dense gradient in any case. Of the scores to grow by, the published methods know
+        `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
     """
 
     name: str

@@ -82,3 +82,8 @@ def test_published_pairs_of_granet_agree_with_each_other(start, end, predicted, 
 def test_what_is_no_run_is_refused(densities, message):
     with pytest.raises(ValueError, match=message):
         training_flops(DENSE, densities, 10)
+
+
+def test_a_misspelt_dense_gradient_is_refused():
+    with pytest.raises(ValueError, match="dense_gradient 'event' must be 'never', 'events' or"):
+        training_flops(DENSE, {0: SPARSE}, 10, dense_gradient="event")
