@@ -66,6 +66,11 @@ class Config:
     """Share of the training set that is held out for validation."""
     eval_every: int = 100
     """Steps between validations."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
+    at the end."""
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
 
     update_interval: cli.OptionalInt = None
     """Steps between mask updates. Default: the method's published share of training."""
@@ -110,6 +115,8 @@ def train(config: Config) -> dict:
         batch_size=config.batch_size,
         seed=config.seed,
         eval_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        accumulate=config.accumulate,
     )
     title = f"{config.model} {config.schedule}"
     if config.schedule != "dense":

@@ -8,15 +8,16 @@ without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is sever
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from tqdm import tqdm
 
+from experiments import progress
+from experiments.progress import Best, Progress
 from experiments.report import (
     density_of,
     draw,
@@ -28,13 +29,19 @@ from experiments.report import (
     summarise,
 )
 from experiments.run import Run
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, check_folder, naming
+from experiments.steps import compile_steps
 from jaxsparse import TrainState
 from jaxsparse.timetable import check_steps
 
 
 def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[str, Any]:
-    """Trains, evaluates, and leaves a folder with metrics, summary and plot.
+    """Trains, evaluates, and leaves a folder with metrics, summary, plot and the trained state.
+
+    Called again for a run that was cut off, it goes on from the newest checkpoint, and what comes
+    out is that of the uninterrupted run to the bit (on the same devices; but for the timing). The
+    order makes it so: at a step's checkpoint its mask update is done and its record written, and
+    records after the checkpoint are removed before the steps are taken again.
 
     The model is selected by validation only: "last" is what the run ends with, "best" has the
     highest validation accuracy among the evaluations at the final sparsity (before it, a denser
@@ -50,34 +57,34 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
       The summary, as in `summary.json`.
 
     Raises:
-      ValueError: the folder holds a finished run, or there are fewer images than a batch.
+      ValueError: the folder holds a finished run or one of another configuration, its checkpoints
+        do not fit, or there are fewer images than a batch.
+      OSError: the folder cannot be written. The run can go on when it can.
     """
-    num_images = len(run.dataset.train.labels)
-    if not 1 <= run.batch_size <= num_images:
-        raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
-    check_steps(eval_every=run.eval_every, log_every=run.log_every)
-    # What cannot work is refused before anything is written.
-    run.method.plan(jax.eval_shape(functools.partial(initial_params, run)))
+    check(run)
+    check_folder(out, config)
     settled_step = max(
         (event.step for event in run.method.timetable.events if event.density is not None),
         default=0,
     )
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    indices = batches(jax.random.key(run.seed), len(labels), run.batch_size)
-    best: dict[str, Any] = {"val_accuracy": -1.0}
+    first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
+    indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
-    with RunFolder.create(out, config) as folder, progress_bar(run.steps, title) as progress:
-        state = create_state(run)
+    with (
+        naming(out),
+        RunFolder.create(out, config, after=first or None) as folder,
+        progress_bar(run.steps, title, first) as bar,
+    ):
         steps = compile_steps(run, state, images, labels)
-        started, paused = time.perf_counter(), 0.0
-        folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
-        for step in range(1, run.steps + 1):
+        started = time.perf_counter() - seconds  # moves on by all that is not training
+        if first == 0:
+            folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
+        for step in range(first + 1, run.steps + 1):
             event = run.method.is_due(step)
             state, loss = steps[event](state, images, labels, next(indices))
-            progress.update()
-            record = event_scalars(state) if event else {}
-            for warning in emptied(state) if event else []:
-                progress.write(warning, file=sys.stderr)
+            bar.update()
+            record = event_record(state, bar) if event else {}
             if step % run.log_every == 0:
                 record["train_loss"] = finite(float(loss), step)
             if step % run.eval_every == 0 or step == run.steps:
@@ -85,27 +92,70 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 pause = time.perf_counter()
                 accuracy = evaluate(run, state.params, run.dataset.val)
                 record |= {"val_accuracy": accuracy, "density": density_of(state)}
-                progress.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
-                if step >= settled_step and accuracy > best["val_accuracy"]:
-                    # A copy: the next step donates these buffers.
-                    params = jax.tree.map(jnp.copy, state.params)
-                    best = {"val_accuracy": accuracy, "step": step, "params": params}
-                paused += time.perf_counter() - pause
+                bar.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
+                if step >= settled_step and accuracy > best.val_accuracy:
+                    best = Best(accuracy, step, progress.copy(state.params))
+                started += time.perf_counter() - pause
             if record:
                 folder.log(step, **record)
-        seconds = time.perf_counter() - started - paused
+            if checkpoint_is_due(run, step):
+                jax.block_until_ready(state.params)
+                pause = time.perf_counter()
+                keep = 1 if step == run.steps else 2
+                reached = Progress(step, state, best, pause - started)
+                progress.save(folder.path / "checkpoints", reached, keep=keep)
+                started += time.perf_counter() - pause
+        seconds = time.perf_counter() - started
 
-        summary = summarise(run, state, best, config, folder.read_metrics())
-        summary["steps_per_second"] = run.steps / seconds
+        summary = summarise(run, state, best, config, folder.read_metrics()) | {
+            "steps_per_second": run.steps / seconds
+        }
         draw(folder, state, title)
         folder.finish(summary)
     return summary
 
 
-def progress_bar(steps: int, title: str) -> tqdm:
+def check(run: Run) -> None:
+    """Refuses what cannot work before anything is written.
+
+    Raises:
+      ValueError: names the flag, its value and its range.
+    """
+    num_images = len(run.dataset.train.labels)
+    if not 1 <= run.batch_size <= num_images:
+        raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
+    check_steps(eval_every=run.eval_every, log_every=run.log_every)
+    if run.checkpoint_every < 0:
+        raise ValueError(f"checkpoint_every {run.checkpoint_every} must be at least 0")
+    if run.accumulate < 1 or run.batch_size % run.accumulate:
+        raise ValueError(
+            f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
+        )
+    run.method.plan(jax.eval_shape(functools.partial(initial_params, run)))
+
+
+def checkpoint_is_due(run: Run, step: int) -> bool:
+    """Whether a checkpoint follows this step; one always follows the last."""
+    return step == run.steps or bool(run.checkpoint_every) and step % run.checkpoint_every == 0
+
+
+def progress_bar(steps: int, title: str, first: int) -> tqdm:
     """A bar for a terminal; in a log file a line every ten seconds."""
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=steps, unit="step", desc=title, dynamic_ncols=True, mininterval=interval)
+    return tqdm(
+        total=steps,
+        initial=first,
+        unit="step",
+        desc=title,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,
+    )
+
+
+def event_record(state: TrainState, bar: tqdm) -> dict[str, Any]:
+    """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
+    for warning in emptied(state):
+        bar.write(warning, file=sys.stderr)
+    return event_scalars(state)
 
 
 def create_state(run: Run) -> TrainState:
@@ -126,40 +176,22 @@ def initial_params(run: Run) -> Any:
     return run.model.init(jax.random.fold_in(jax.random.key(run.seed), 0), image)["params"]
 
 
-def compile_steps(
-    run: Run, state: TrainState, images: jax.Array, labels: jax.Array
-) -> dict[bool, Callable[..., tuple[TrainState, jax.Array]]]:
-    """Compiles the training step, without and with a mask update, before the clock starts."""
-
-    @functools.partial(jax.jit, static_argnames="event", donate_argnames="state")
-    def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array, event: bool
-    ) -> tuple[TrainState, jax.Array]:
-        batch, targets = run.normalise(images[indices]), labels[indices]
-
-        def mean_loss(params: Any) -> jax.Array:
-            logits = state.apply_fn({"params": params}, batch)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-        loss, grads = jax.value_and_grad(mean_loss)(state.params)
-        return state.apply_gradients(grads=grads, event=event), loss
-
-    indices = jnp.zeros(run.batch_size, jnp.int32)
-    kinds = (False, True) if run.method.timetable.events else (False,)
-    return {
-        event: train_step.lower(state, images, labels, indices, event=event).compile()
-        for event in kinds
-    }
-
-
-def batches(key: jax.Array, num_images: int, batch_size: int) -> Iterator[jax.Array]:
+def batches(
+    key: jax.Array, num_images: int, batch_size: int, start: int = 0
+) -> Iterator[jax.Array]:
     """Yields int32[batch_size] indices forever: a fresh permutation every epoch, the tail left out.
 
     The order follows from the key and the number of the epoch alone.
+
+    Args:
+      key: of all epochs.
+      num_images: to draw from, at least batch_size.
+      batch_size: indices of one step.
+      start: completed steps; what is yielded first belongs to the step after them.
     """
     per_epoch = num_images // batch_size
-    epoch = 0
+    epoch, done = divmod(start, per_epoch)
     while True:
         order = jax.random.permutation(jax.random.fold_in(key, 2 + epoch), num_images)
-        yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
-        epoch += 1
+        yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
+        epoch, done = epoch + 1, 0

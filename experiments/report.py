@@ -14,6 +14,7 @@ import jaxsparse
 from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
+from experiments.progress import Best
 from experiments.run import Run
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
@@ -95,7 +96,7 @@ def finite(loss: float, step: int) -> float:
 def summarise(
     run: Run,
     state: TrainState,
-    best: dict[str, Any],
+    best: Best,
     config: dict[str, Any],
     records: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -127,9 +128,9 @@ def summarise(
         "num_events": len(run.method.timetable.events),
         "test_accuracy": evaluate(run, state.params, run.dataset.test),
         "val_accuracy": evaluate(run, state.params, run.dataset.val),
-        "best_step": best["step"],
-        "best_val_accuracy": best["val_accuracy"],
-        "best_test_accuracy": evaluate(run, best["params"], run.dataset.test),
+        "best_step": best.step,
+        "best_val_accuracy": best.val_accuracy,
+        "best_test_accuracy": evaluate(run, best.params, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
         **peak_memory(),

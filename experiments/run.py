@@ -23,6 +23,8 @@ class Run(NamedTuple):
       batch_size: images a step.
       seed: of the initial weights, the masks and the order of the data.
       eval_every: steps between validations.
+      checkpoint_every: steps between checkpoints; 0 is only one, at the end.
+      accumulate: micro-batches that a step's batch is cut into, to save memory.
       log_every: steps between records of the training loss.
     """
 
@@ -34,6 +36,8 @@ class Run(NamedTuple):
     batch_size: int
     seed: int
     eval_every: int
+    checkpoint_every: int = 500
+    accumulate: int = 1
     log_every: int = 50
 
     @property

@@ -1,22 +1,32 @@
-"""The folder of one run: its configuration, its metrics over steps, its summary.
+"""The folder of one run: its configuration, its metrics over steps, its checkpoints, its summary.
 
 config.json     what was asked for, written first
 metrics.jsonl   one record per logged step: {"step": 100, "loss": 0.51, ...}
 tensorboard/    the same scalars for TensorBoard; lists, one number a layer, stay out of it
+checkpoints/    STEP/ holds the state after that step: the last two while the run goes on, then the
+                end alone, which is the trained model (`progress.py` writes them)
+plot.png        accuracy and density over steps, density per layer
 summary.json    what came out, written last: a folder that has it holds a finished run
+
+The same command goes on in the folder of an unfinished run, from the newest checkpoint.
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+
+from experiments.tensorboard import ScalarWriter
+
+# Flags that change nothing in what comes out, so that a run may go on with others.
+FREE_FLAGS = ("out", "checkpoint_every")
 
 
 class RunFolder:
@@ -30,33 +40,33 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._tensorboard = ScalarWriter(path / "tensorboard")
+        for record in read_metrics(path) if (path / "metrics.jsonl").exists() else []:
+            self._tensorboard.write(record.pop("step"), record)
         self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(path / "tensorboard"))
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Starts a run in a new folder, or over again in the folder of an unfinished run.
+    def create(
+        cls, path: Path, config: Mapping[str, Any], *, after: int | None = None
+    ) -> "RunFolder":
+        """Starts a run in a new folder, or goes on in the folder of an unfinished run.
 
         Args:
-          path: the folder, created if missing. Metrics of an unfinished run in it are removed,
-            so that no step appears twice; other files stay.
+          path: the folder, created if missing; files of others stay.
           config: what `config.json` says: nested dicts and lists of numbers, strings and paths.
+          after: keep the metrics of an unfinished run up to this step, that of the checkpoint from
+            which it goes on, so that no step appears twice. None: start over, with none of them.
 
         Returns:
           The folder, open for `log`.
 
         Raises:
-          ValueError: `path` holds a finished run, or is a file.
+          ValueError: as `check_folder`.
         """
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file, expected a folder; pass another --out")
-        if (path / "summary.json").exists():
-            raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
+        check_folder(path, config)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "metrics.jsonl").unlink(missing_ok=True)
-        for events in path.glob("tensorboard/events.out.tfevents.*"):
-            events.unlink()
         _write_json(path / "config.json", config)
+        _cut_metrics(path / "metrics.jsonl", after)
         return cls(path)
 
     def log(self, step: int, **values: float | Sequence[float]) -> None:
@@ -73,9 +83,8 @@ class RunFolder:
         record = _plain({"step": int(step), **values})
         self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
-            if not isinstance(value, Sequence):
-                self._tensorboard.add_scalar(name, float(value), int(step))
+        del record["step"]
+        self._tensorboard.write(int(step), record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns the records logged so far, see the function `read_metrics`."""
@@ -87,12 +96,14 @@ class RunFolder:
         Args:
           summary: like the config; NaN and infinity become null.
         """
+        self._tensorboard.flush()
         _write_json(self.path / "summary.json", summary)
         self.close()
 
     def close(self) -> None:
         """Closes the files; closing twice does nothing."""
-        self._metrics.close()
+        with contextlib.suppress(OSError):  # all is flushed, but for what `log` could not write
+            self._metrics.close()
         self._tensorboard.close()
 
     def __enter__(self) -> Self:
@@ -105,6 +116,41 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_folder(path: Path, config: Mapping[str, Any]) -> None:
+    """Checks that a run may start or go on in this folder; changes nothing.
+
+    Raises:
+      ValueError: `path` is a file, or holds a finished run, or an unfinished run with another
+        configuration (names the first flag that differs).
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, expected a folder; pass another --out")
+    if (path / "summary.json").exists():
+        raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
+    if not (path / "config.json").exists():
+        return
+    started = json.loads((path / "config.json").read_text("utf-8"))
+    asked = json.loads(json.dumps(_plain(config), allow_nan=False))
+    for flag in [*asked, *(flag for flag in started if flag not in asked)]:
+        ours, theirs = asked.get(flag), started.get(flag)
+        if ours != theirs and flag not in FREE_FLAGS:
+            raise ValueError(
+                f"{path} holds an unfinished run with --{flag}={theirs}, not {ours}; pass another "
+                f"--out, or delete the folder"
+            )
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system a folder where it names no file, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -140,6 +186,17 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
     having = [record for record in records if name in record]
     values = [math.nan if record[name] is None else record[name] for record in having]
     return [record["step"] for record in having], values
+
+
+def _cut_metrics(path: Path, after: int | None) -> None:
+    """Removes the records of later steps, and a line cut short; whole or not at all."""
+    lines = []
+    if after is not None and path.exists():
+        whole = [line for line in path.read_text("utf-8").splitlines(True) if line.endswith("\n")]
+        lines = [line for line in whole if json.loads(line)["step"] <= after]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(lines), "utf-8")
+    os.replace(temporary, path)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

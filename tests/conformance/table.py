@@ -151,14 +151,20 @@ class Step(NamedTuple):
     masks: Any
     old_masks: Any
     event: jaxsparse.Event | None
+    observe_state: Any
 
 
-def train(method: jaxsparse.Method, params: Any, tx: Any, key: jax.Array) -> Iterator[Step]:
-    """Trains on gradients drawn by seed; yields every step."""
-    masks = init(method, key, params)
-    params = jaxsparse.apply_masks(params, masks)
-    opt_state, observe_state = tx.init(params), method.observe.init(params)
-    for n in range(1, TOTAL + 1):
+def train(
+    method: jaxsparse.Method, params: Any, tx: Any, key: jax.Array, after: Step | None = None
+) -> Iterator[Step]:
+    """Trains on gradients drawn by seed, from the start or after a step; yields every step."""
+    if after is None:
+        masks = init(method, key, params)
+        params = jaxsparse.apply_masks(params, masks)
+        done, opt_state, observe_state = 0, tx.init(params), method.observe.init(params)
+    else:
+        done, params, opt_state, masks, *_, observe_state = after
+    for n in range(done + 1, TOTAL + 1):
         grads = fill(params, 1000 + n, jax.tree.leaves(params)[0].dtype)
         signal, observe_state = method.observe.update(grads, observe_state, params)
         due, event, old_masks = method.is_due(n), None, masks
@@ -168,7 +174,7 @@ def train(method: jaxsparse.Method, params: Any, tx: Any, key: jax.Array) -> Ite
             event = update(method, params, signal, masks, n, key)
             params, opt_state = _apply_event(tx, event, params, opt_state)
             masks = event.masks
-        yield Step(n, params, opt_state, masks, old_masks, event)
+        yield Step(n, params, opt_state, masks, old_masks, event, observe_state)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -63,6 +63,9 @@ def test_defaults_are_the_ones_of_the_readme():
         (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
         (["--eval_every=0"], "eval_every 0"),
         (["--val_fraction=1.5"], "1.5"),
+        (["--checkpoint_every=-1"], "checkpoint_every -1 must be at least 0"),
+        (["--accumulate=0"], "accumulate 0 must be at least 1 and divide batch_size 128"),
+        (["--accumulate=3"], "accumulate 3 must be at least 1 and divide batch_size 128"),
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_exit(argv, message, capsys, tmp_path):

@@ -6,13 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxsparse
 from experiments import fashion_mnist, loop
 from experiments.methods import METHODS
 from experiments.run_folder import read_metrics
+from experiments.steps import accumulating_step
 
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = (
@@ -96,6 +101,52 @@ def test_batches_visit_every_image_once_an_epoch():
     epochs = [np.concatenate([next(drawn) for _ in range(3)]) for _ in range(2)]
     assert [len(set(epoch.tolist())) for epoch in epochs] == [9, 9]
     assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 7])
+def test_batches_after_a_step_are_those_of_the_straight_run(start):
+    straight = loop.batches(jax.random.key(0), 10, 3)
+    wanted = [next(straight).tolist() for _ in range(12)][start:]
+    drawn = loop.batches(jax.random.key(0), 10, 3, start=start)
+    assert [next(drawn).tolist() for _ in wanted] == wanted
+
+
+@pytest.mark.slow
+def test_micro_batches_make_the_same_steps(tmp_path):
+    runs = [
+        train(tmp_path / str(k), schedule="rigl", accumulate=k, update_interval=10) for k in (1, 4)
+    ]
+    one, four = (read_metrics(run["out"]) for run in runs)
+    counts = lambda rows: [(r["step"], r.get("num_active"), r.get("num_empty")) for r in rows]
+    assert counts(one) == counts(four)
+    assert [run["num_active"] for run in runs] == [26_620] * 2
+    losses = lambda rows: [r["train_loss"] for r in rows if "train_loss" in r]
+    np.testing.assert_allclose(losses(one), losses(four), rtol=1e-3)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+
+    def loss_and_grads(params, images, labels, indices):
+        error = lambda p: jnp.mean((images[indices] @ p["kernel"] - labels[indices]) ** 2)
+        return jax.value_and_grad(error)(params)
+
+    def end(num_parts):
+        state = jaxsparse.TrainState.create(
+            apply_fn=None,
+            params={"kernel": jnp.ones((3, 2))},
+            tx=optax.sgd(0.1, momentum=0.9),
+            method=jaxsparse.dense(total_steps=10),
+            key=jax.random.key(0),
+        )
+        step = accumulating_step(loss_and_grads, num_parts, event=False)
+        for indices in ([5, 1, 2, 7, 0, 3], [4, 4, 6, 1, 2, 3]):
+            state, loss = step(state, x, x[:, :2], jnp.array(indices))
+        assert int(state.step) == 2  # optimizer steps, not micro-batches
+        return state.params, state.opt_state, loss
+
+    for num_parts in (2, 3):
+        chex.assert_trees_all_close(end(num_parts), end(1), rtol=1e-5)
 
 
 def test_a_diverged_run_says_so(tmp_path):

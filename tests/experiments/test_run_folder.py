@@ -1,12 +1,18 @@
 import json
 import math
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from experiments.run_folder import RunFolder, read_metrics, series
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def files(folder):
@@ -68,17 +74,98 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
 
 
+def scalars(folder):
+    """(step, name, value) in TensorBoard's files, read by their format: length, CRC, event, CRC."""
+    found = []
+    for path in sorted(folder.glob("tensorboard/events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
 def test_an_unfinished_run_starts_over(tmp_path):
     with pytest.raises(KeyboardInterrupt), RunFolder.create(tmp_path, {"seed": 0}) as run:
         run.log(1, loss=0.5)
         raise KeyboardInterrupt
     (tmp_path / "notes.txt").write_text("mine")
-    with RunFolder.create(tmp_path, {"seed": 1}) as run:
+    with RunFolder.create(tmp_path, {"seed": 0}) as run:
         run.log(2, loss=0.25)
     assert read_metrics(tmp_path) == [{"step": 2, "loss": 0.25}]
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+    assert scalars(tmp_path) == [(2, "loss", 0.25)]
     assert "notes.txt" in files(tmp_path)
     assert len(list(tmp_path.glob("tensorboard/*"))) == 1
+
+
+def test_an_unfinished_run_goes_on_after_a_step(tmp_path):
+    with RunFolder.create(tmp_path, {"seed": 0}) as run:
+        for step in (0, 10, 20, 30):
+            run.log(step, loss=step / 8, other=math.nan)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 10, "lo')
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with RunFolder.create(tmp_path, {"seed": 0}, after=10) as run:
+        assert (tmp_path / "metrics.jsonl").read_text() == "".join(before.splitlines(True)[:2])
+        run.log(20, loss=7)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [0, 10, 20]
+    assert [x for x in scalars(tmp_path) if x[1] == "loss"] == [
+        (0, "loss", 0.0),
+        (10, "loss", 1.25),
+        (20, "loss", 7.0),
+    ]
+    assert [x[0] for x in scalars(tmp_path) if math.isnan(x[2])] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"seed": 1, "rate": 0.1, "data": None}, "with --seed=0, not 1; pass another --out, or de"),
+        ({"seed": 0, "rate": 0.1, "data": Path("d")}, "with --data=None, not d; pass another"),
+        ({"seed": 0, "rate": 0.1, "data": None, "new": 3}, "with --new=None, not 3; pass"),
+        ({"seed": 0, "data": None}, "with --rate=0.1, not None; pass"),
+    ],
+)
+def test_another_configuration_is_refused_and_nothing_changes(config, message, tmp_path):
+    first = {"seed": 0, "rate": 0.1, "data": None, "out": Path("a"), "checkpoint_every": 5}
+    with RunFolder.create(tmp_path, first) as run:
+        run.log(1, loss=0.5)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    config = config | {"out": Path("b"), "checkpoint_every": 7}
+    with pytest.raises(ValueError, match=message) as raised:
+        RunFolder.create(tmp_path, config)
+    assert str(raised.value).startswith(f"{tmp_path} holds an unfinished run")
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_flags_that_change_nothing_may_differ(tmp_path):
+    RunFolder.create(tmp_path, {"seed": 0, "out": Path("a"), "checkpoint_every": 5}).close()
+    RunFolder.create(tmp_path, {"seed": 0, "out": tmp_path, "checkpoint_every": 7}).close()
+    assert json.loads((tmp_path / "config.json").read_text())["checkpoint_every"] == 7
+
+
+FILLING = """
+import resource, sys
+from pathlib import Path
+from experiments.run_folder import RunFolder, naming
+scalars = {f"scalar {i}": i for i in range(int(sys.argv[2]))}
+with naming(Path("here")), RunFolder.create(Path(sys.argv[1]), {}) as run:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    for step in range(10_000):
+        run.log(step, **scalars)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_scalars", [0, 100], ids=["records", "event file"])
+def test_a_disk_that_fills_is_one_error(num_scalars, tmp_path):
+    command = [sys.executable, "-c", FILLING, str(tmp_path), str(num_scalars)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1] == "OSError: here cannot be written: File too large"
+    steps = [record["step"] for record in read_metrics(tmp_path)]
+    assert steps == list(range(len(steps))) != []
 
 
 def test_a_file_is_no_folder(tmp_path):

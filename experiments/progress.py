@@ -1,0 +1,82 @@
+"""How far a run has come: all that the next process needs to go on, in memory and on disk."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import TrainState
+from jaxsparse.checkpoint import restore_checkpoint, save_checkpoint
+
+
+class Best(NamedTuple):
+    """The evaluation with the highest validation accuracy at the final sparsity.
+
+    Attributes:
+      val_accuracy: in [0, 1]; -1 before there is one.
+      step: of the evaluation.
+      params: of the model then; the initial ones before there is one.
+    """
+
+    val_accuracy: float
+    step: int
+    params: Any
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds. The position in the data follows from the step.
+
+    Attributes:
+      step: completed optimizer steps.
+      state: the state after them.
+      best: the best model so far.
+      seconds: of training so far, over all processes, without compiling, evaluating and saving.
+        Steps that a crash has lost are not in it.
+    """
+
+    step: int
+    state: TrainState
+    best: Best
+    seconds: float
+
+
+def start(state: TrainState) -> Progress:
+    """The progress of a fresh state."""
+    return Progress(0, state, Best(-1.0, 0, copy(state.params)), 0.0)
+
+
+def save(folder: Path, progress: Progress, *, keep: int = 2) -> None:
+    """Saves the progress as a checkpoint; raises what `save_checkpoint` does."""
+    step, state, best, seconds = progress
+    extras = {"val_accuracy": best.val_accuracy, "best_step": best.step, "seconds": seconds}
+    arrays = {"state": state, "best_params": best.params}
+    save_checkpoint(folder, step, arrays, keep=keep, extras=extras)
+
+
+def resume(folder: Path, state: TrainState) -> Progress:
+    """Returns the progress of the newest checkpoint that can be read, and says so in a line.
+
+    Args:
+      folder: the run's checkpoints; it may be missing.
+      state: a fresh state of the same run, which it starts with where there is none.
+
+    Raises:
+      ValueError: as `restore_checkpoint`.
+    """
+    fresh = start(state)
+    arrays = {"state": state, "best_params": fresh.best.params}
+    restored = restore_checkpoint(folder, arrays)
+    if restored is None:
+        return fresh
+    if restored.note:
+        print(restored.note)
+    print(f"continuing at step {restored.step}", flush=True)
+    extras = restored.extras
+    best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best_params"])
+    return Progress(restored.step, restored.state["state"], best, extras["seconds"])
+
+
+def copy(params: Any) -> Any:
+    """A copy of the arrays: the next step donates the originals."""
+    return jax.tree.map(jnp.copy, params)

@@ -1,0 +1,171 @@
+"""A state as arrays by path, and back: what a checkpoint is made of, with no file format in it.
+
+The flat form has no containers, so it can be described in JSON, compared with another state leaf
+by leaf, and taken apart without the classes that it came from.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.paths import check_like, leaves_by_path
+from jaxsparse.types import PyTree
+
+
+class Record(NamedTuple):
+    """What is known of one saved leaf without its values.
+
+    Attributes:
+      dtype: as a string; "key<fry>" for a typed key.
+      shape: of the leaf; of a key without the integers that it is made of.
+      checksum: CRC-32 of the bytes in C order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: int
+
+
+def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Record]]:
+    """Returns the arrays of a state by path, keys as the integers they are made of, and records.
+
+    Leaves of no entries are left out: they hold nothing.
+
+    Args:
+      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay as they are, but the
+        checksum needs all of their entries on this process.
+
+    Raises:
+      ValueError: names a leaf that is none of these.
+    """
+    leaves = _leaves(state)
+    arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
+    records = {
+        name: Record(_dtype(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
+        for name, leaf in leaves.items()
+    }
+    return arrays, records
+
+
+def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
+    """Returns `state` with its leaves replaced, each in its own type and on its own devices.
+
+    Args:
+      state: like the one that was flattened; its values do not matter.
+      values: from `flatten`, on the host. Leaves without one stay.
+    """
+    new = [
+        _like(leaf, values[name]) if name in values else leaf
+        for name, leaf in leaves_by_path(state).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(state), new)
+
+
+def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> None:
+    """Raises a ValueError that names the first leaf of another path, shape or dtype.
+
+    Args:
+      records: from `flatten`.
+      state: the state at hand.
+      name: of what the records describe.
+    """
+    ours = _leaves(state)
+    check_like(
+        {path: jax.ShapeDtypeStruct(record.shape, bool) for path, record in records.items()},
+        {path: jax.ShapeDtypeStruct(np.shape(leaf), bool) for path, leaf in ours.items()},
+        name=name,
+        like="the state at hand",
+    )
+    for path, leaf in ours.items():
+        if records[path].dtype != _dtype(leaf):
+            raise ValueError(
+                f"{name} at {path} has dtype {records[path].dtype}, the state at hand has "
+                f"{_dtype(leaf)}"
+            )
+
+
+def checksum(array: jax.Array | np.ndarray) -> int:
+    """Returns the CRC-32 of the array's bytes in C order."""
+    return zlib.crc32(np.asarray(array).tobytes())
+
+
+def under(names: Iterable[str], field: str) -> dict[str, str]:
+    """Returns the paths under the outermost field or key `field`: below it -> in the state.
+
+    Raises:
+      ValueError: there is none, or more than one equally far out.
+
+    >>> under(["step", "run/masks/a/kernel", "run/old/masks/a/kernel"], "masks")
+    {'a/kernel': 'run/masks/a/kernel'}
+    """
+    names = list(names)
+    split = [(name, name.split("/")) for name in names]
+    above = {tuple(parts[: parts.index(field)]) for _, parts in split if field in parts}
+    outermost = [head for head in above if len(head) == min(map(len, above))]
+    if len(outermost) != 1:
+        tops = ", ".join(sorted({parts[0] for _, parts in split}))
+        raise ValueError(f"there are {len(outermost)} outermost {field} in {tops}, expected one")
+    head = (*outermost[0], field)
+    return {
+        "/".join(parts[len(head) :]): name
+        for name, parts in split
+        if tuple(parts[: len(head)]) == head
+    }
+
+
+def nested(leaves: Mapping[str, Any]) -> Any:
+    """Returns nested dicts, one level for every "/" in a path; the leaf itself at the path "".
+
+    >>> nested({"a/kernel": 1, "a/bias": 2})
+    {'a': {'kernel': 1, 'bias': 2}}
+    """
+    if list(leaves) == [""]:
+        return leaves[""]
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *above, last = name.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def _leaves(state: PyTree) -> dict[str, Any]:
+    leaves = leaves_by_path(state)
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
+            raise ValueError(
+                f"state at {name} is {leaf!r}; only arrays and numbers can be saved, filter the "
+                f"rest out"
+            )
+    return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _dtype(leaf: Any) -> str:
+    return str(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype)
+
+
+def _raw(leaf: Any) -> jax.Array | np.ndarray:
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _like(leaf: Any, value: np.ndarray) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return value if isinstance(leaf, np.ndarray) else type(leaf)(value[()])
+    # An array that was committed to no device stays so, to follow those that it meets.
+    sharding = leaf.sharding if leaf.committed else None
+    if _is_key(leaf):
+        key = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(leaf))
+        return jax.device_put(key, sharding)
+    return jax.device_put(value, sharding, may_alias=False)  # its own buffer: a step may donate it
