@@ -58,14 +58,19 @@ def main(config: Config) -> None:
 
 
 def table(summaries: dict[str, dict]) -> str:
-    """One line per run: accuracy on the test images, what is left of the network, its cost."""
+    """One line per run: accuracy on the test images, what is left of the network, its cost.
+
+    The ratios are to the dense network: of a forward pass at the end, and of all of training.
+    """
     lines = [
-        f"{'':<10} {'test acc.':>9} {'sparsity':>9} {'active':>7} {'FLOPs/image':>12} {'ratio':>6}"
+        f"{'':<10} {'test acc.':>9} {'sparsity':>9} {'active':>7} {'FLOPs/image':>12} {'ratio':>6} "
+        f"{'training':>9}"
     ]
     for name, row in summaries.items():
         lines.append(
             f"{name:<10} {row['test_accuracy']:>9.4f} {row['sparsity']:>9.4f} "
-            f"{row['num_active']:>7,} {row['test_flops']:>12,.0f} {row['test_flops_ratio']:>6.3f}"
+            f"{row['num_active']:>7,} {row['test_flops']:>12,.0f} {row['test_flops_ratio']:>6.3f} "
+            f"{row['train_flops_ratio']:>9.3f}"
         )
     return "\n".join(lines)
 

@@ -14,12 +14,15 @@ GraNet's CIFAR runs; no augmentation.
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from experiments import cli, loop
+from experiments.cost import flops_of_model
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
 from experiments.run import Run
@@ -49,7 +52,7 @@ class Config:
     data_dir: cli.OptionalPath = None
     """Folder with the full data set. Default: the sample in the repository."""
     plan: bool = False
-    """Print every event of the run and its number of weights, and stop."""
+    """Print every event of the run, its number of weights and its FLOPs, and stop."""
 
     learning_rate: float = 0.05
     """At the start."""
@@ -81,6 +84,9 @@ class Config:
     """Share of each layer's weights that an update replaces, at the start. Default: published."""
     distribution: cli.OptionalStr = None
     """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
+    dense_layers: cli.OptionalStr = None
+    """Layers whose path holds this regular expression keep all weights, and the others have the
+    sparsity: ^Conv_0/ with uniform is RigL's uniform."""
     scope: cli.OptionalStr = None
     """global or layer: over what gradual pruning compares weights. Default: global."""
     min_keep: cli.OptionalInt = None
@@ -92,8 +98,7 @@ def main(config: Config) -> None:
     model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
     method = method_of(config)
     if config.plan:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-        print(method.plan(shapes["params"]))
+        print(method.plan(*shapes_and_flops(model)))
         return
     print(describe(train(config)))
 
@@ -119,6 +124,13 @@ def train(config: Config) -> dict:
     return loop.train(run, out, cli.as_dict(config), title=title) | {"out": out}
 
 
+def shapes_and_flops(model: nn.Module) -> tuple[Any, dict[str, int]]:
+    """The shapes of the model's parameters, and its dense forward FLOPs an image by path."""
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return params, flops_of_model(model, params, image)
+
+
 def method_of(config: Config) -> Method:
     """The method that the flags ask for."""
     return make_method(
@@ -131,6 +143,7 @@ def method_of(config: Config) -> Method:
         initial_sparsity=config.initial_sparsity,
         drop_fraction=config.drop_fraction,
         distribution=config.distribution,
+        dense_layers=config.dense_layers,
         scope=config.scope,
         min_keep=config.min_keep,
     )
@@ -161,16 +174,19 @@ def folder_of(config: Config) -> Path:
 
 def describe(summary: dict) -> str:
     """A few lines that say what came out."""
-    empty = ", ".join(summary["empty_layers"])
     return "\n".join(
         [
-            *([f"warning         no weight is left in {empty}"] if empty else []),
+            *(f"warning         {alarm}" for alarm in summary["alarms"]),
             f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
             f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
             f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
             f"(sparsity {summary['sparsity']:.6g})",
             f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
             f"{summary['test_flops_ratio']:.3f} of dense",
+            f"training FLOPs  {summary['train_flops']:.4g}, "
+            f"{summary['train_flops_ratio']:.3f} of dense",
+            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
+            f"{summary['peak_memory_of']}",
             f"speed           {summary['steps_per_second']:.0f} steps a second",
             f"folder          {summary['out']}",
         ]

@@ -18,7 +18,16 @@ from tqdm import tqdm
 
 from experiments import progress
 from experiments.progress import Best, Progress
-from experiments.report import density_of, draw, evaluate, event_scalars, finite, summarise
+from experiments.report import (
+    density_of,
+    draw,
+    emptied,
+    evaluate,
+    event_scalars,
+    finite,
+    layer_counts,
+    summarise,
+)
 from experiments.run import Run
 from experiments.run_folder import RunFolder, check_folder, naming
 from experiments.steps import compile_steps
@@ -70,12 +79,12 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         steps = compile_steps(run, state, images, labels)
         started = time.perf_counter() - seconds  # moves on by all that is not training
         if first == 0:
-            folder.log(0, density=density_of(state))
+            folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
         for step in range(first + 1, run.steps + 1):
             event = run.method.is_due(step)
             state, loss = steps[event](state, images, labels, next(indices))
             bar.update()
-            record = event_scalars(state) if event else {}
+            record = event_record(state, bar) if event else {}
             if step % run.log_every == 0:
                 record["train_loss"] = finite(float(loss), step)
             if step % run.eval_every == 0 or step == run.steps:
@@ -98,7 +107,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 started += time.perf_counter() - pause
         seconds = time.perf_counter() - started
 
-        summary = summarise(run, state, best, config) | {"steps_per_second": run.steps / seconds}
+        summary = summarise(run, state, best, config, folder.read_metrics()) | {
+            "steps_per_second": run.steps / seconds
+        }
         draw(folder, state, title)
         folder.finish(summary)
     return summary
@@ -138,6 +149,13 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
     )
+
+
+def event_record(state: TrainState, bar: tqdm) -> dict[str, Any]:
+    """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
+    for warning in emptied(state):
+        bar.write(warning, file=sys.stderr)
+    return event_scalars(state)
 
 
 def create_state(run: Run) -> TrainState:

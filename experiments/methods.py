@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jaxsparse
 from experiments.cli import nearest
 from jaxsparse import Method
+from jaxsparse.types import Distribution
 
 
 class Entry(NamedTuple):
@@ -33,14 +34,15 @@ def _events(count: int) -> Callable[[int], int]:
 
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
-_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", "distribution", "min_keep")
+_SHARES = ("distribution", "dense_layers")
+_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", *_SHARES, "min_keep")
 _DROPS = ("drop_fraction",)
-_RIGL = ("update_interval", "start_step", "stop_step", "distribution", *_DROPS)
-_ITOP = ("update_interval", "start_step", "distribution", *_DROPS)
+_RIGL = ("update_interval", "start_step", "stop_step", *_SHARES, *_DROPS)
+_ITOP = ("update_interval", "start_step", *_SHARES, *_DROPS)
 
 METHODS: dict[str, Entry] = {
     "dense": Entry(jaxsparse.dense, None),
-    "static": Entry(jaxsparse.static, None, ("distribution",)),
+    "static": Entry(jaxsparse.static, None, _SHARES),
     "gmp": Entry(jaxsparse.gmp, _events(56), (*_GRADUAL, "initial_sparsity")),
     "set": Entry(jaxsparse.set_, _rigl_interval, _RIGL),
     "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
@@ -77,9 +79,8 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
         if name not in entry.options:
             takes = ", ".join(f"--{option}" for option in entry.options) or "no options"
             raise ValueError(f"--{name} is no option of {schedule}, which takes {takes}")
-    if "distribution" in given:
-        name = nearest(given["distribution"], DISTRIBUTIONS, kind="distribution")
-        given["distribution"] = DISTRIBUTIONS[name]()
+    if "distribution" in given or "dense_layers" in given:
+        given["distribution"] = _distribution(schedule, given)
     if entry.interval is not None:
         given.setdefault("update_interval", entry.interval(steps))
     if schedule != "dense":
@@ -91,3 +92,14 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
             f"{given['update_interval']}"
         )
     return method
+
+
+def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
+    """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
+    name = nearest(given.get("distribution", "erk"), DISTRIBUTIONS, kind="distribution")
+    dense = given.pop("dense_layers", None)
+    if dense is None:
+        return DISTRIBUTIONS[name]()
+    if "scope" in METHODS[schedule].options and given.get("scope") != "layer":
+        raise ValueError(f"--dense_layers needs --scope=layer: {schedule} prunes over all layers")
+    return jaxsparse.with_overrides(DISTRIBUTIONS[name](), {dense: 0.0})

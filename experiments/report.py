@@ -12,13 +12,12 @@ from flax import linen as nn
 
 import jaxsparse
 from experiments import plots
+from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.progress import Best
 from experiments.run import Run
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
-from jaxsparse.flops import layer_flops, sparse_flops
-from jaxsparse.metrics import Summary
 from jaxsparse.paths import prunable_leaves
 
 
@@ -49,8 +48,16 @@ def density_of(state: TrainState) -> float:
     return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
 
 
-def event_scalars(state: TrainState) -> dict[str, float]:
-    """Returns the last event's counts, summed over layers, and the share of weights ever active."""
+def layer_counts(state: TrainState) -> list[int]:
+    """Returns the active weights of every prunable layer, in the order of `prunable_paths`."""
+    return [layer.num_active for layer in state.summary().layers]
+
+
+def event_scalars(state: TrainState) -> dict[str, Any]:
+    """Returns the last event's counts summed over layers, its churn, and what was ever active.
+
+    The only list is "layer_num_active": with it metrics.jsonl alone says what training cost.
+    """
     counts = {
         name: int(np.asarray(values, np.int64).sum())
         for name, values in state.event_metrics._asdict().items()
@@ -62,8 +69,21 @@ def event_scalars(state: TrainState) -> dict[str, float]:
         "density": counts["num_active"] / sum(sizes),
         **counts,
         "num_empty": empty,
+        "churn": float(jaxsparse.churn(state.event_metrics).total),
         "exploration_rate": float(explored),
+        "layer_num_active": np.asarray(state.event_metrics.num_active).tolist(),
     }
+
+
+def emptied(state: TrainState) -> list[str]:
+    """Returns a warning for each layer that the last event took the last weight of."""
+    paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
+    active, dropped = state.event_metrics.num_active, state.event_metrics.num_dropped
+    return [
+        f"warning: no weight is left in {path} after step {state.step}"
+        for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
+        if gone and not left
+    ]
 
 
 def finite(loss: float, step: int) -> float:
@@ -73,10 +93,19 @@ def finite(loss: float, step: int) -> float:
     return loss
 
 
-def summarise(run: Run, state: TrainState, best: Best, config: dict[str, Any]) -> dict[str, Any]:
+def summarise(
+    run: Run,
+    state: TrainState,
+    best: Best,
+    config: dict[str, Any],
+    records: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Checks the masks' invariants once more, looks at the test images, and says what came out."""
     jaxsparse.check(state.params, state.opt_state, state.masks)
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
+    image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
+    dense = flops_of_model(run.model, state.params, image)
+    sizes = {layer.path: layer.size for layer in layers.layers}
     return {
         "method": config["schedule"],
         "dataset": run.dataset.name,
@@ -86,6 +115,16 @@ def summarise(run: Run, state: TrainState, best: Best, config: dict[str, Any]) -
         "num_active": layers.num_active,
         "num_prunable": layers.num_prunable,
         "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
+        "alarms": layers.alarms,
+        "dead_channels": layers.dead._asdict(),
+        "layers": {
+            layer.path: {
+                "num_active": layer.num_active,
+                "size": layer.size,
+                "density": layer.density,
+            }
+            for layer in layers.layers
+        },
         "num_events": len(run.method.timetable.events),
         "test_accuracy": evaluate(run, state.params, run.dataset.test),
         "val_accuracy": evaluate(run, state.params, run.dataset.val),
@@ -93,21 +132,13 @@ def summarise(run: Run, state: TrainState, best: Best, config: dict[str, Any]) -
         "best_val_accuracy": best.val_accuracy,
         "best_test_accuracy": evaluate(run, best.params, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
-        **forward_flops(run, state.params, layers),
+        **flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **peak_memory(),
         "steps": run.steps,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "jaxsparse": jaxsparse.__version__,
     }
-
-
-def forward_flops(run: Run, params: Any, layers: Summary) -> dict[str, float]:
-    """Returns the FLOPs of classifying one image, dense and at the layers' densities."""
-    image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
-    dense = layer_flops(lambda params, x: run.model.apply({"params": params}, x), params, image)
-    sparse = sparse_flops(dense, {layer.path: layer.density for layer in layers.layers})
-    total = sum(dense.values())
-    return {"test_flops": sparse, "dense_test_flops": total, "test_flops_ratio": sparse / total}
 
 
 def draw(folder: RunFolder, state: TrainState, title: str) -> None:

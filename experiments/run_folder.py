@@ -2,7 +2,7 @@
 
 config.json     what was asked for, written first
 metrics.jsonl   one record per logged step: {"step": 100, "loss": 0.51, ...}
-tensorboard/    the same scalars for TensorBoard
+tensorboard/    the same scalars for TensorBoard; lists, one number a layer, stay out of it
 checkpoints/    STEP/ holds the state after that step: the last two while the run goes on, then the
                 end alone, which is the trained model (`progress.py` writes them)
 plot.png        accuracy and density over steps, density per layer
@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,18 +69,18 @@ class RunFolder:
         _cut_metrics(path / "metrics.jsonl", after)
         return cls(path)
 
-    def log(self, step: int, **scalars: float) -> None:
+    def log(self, step: int, **values: float | Sequence[float]) -> None:
         """Appends one record; it is in the file when this returns.
 
         Args:
           step: optimizer step, not negative.
-          **scalars: numbers or arrays of one element by name. NaN and infinity become null, as
-            JSON has no word for them.
+          **values: by name, numbers or arrays of one element, and short lists of numbers, which go
+            to the record only. NaN and infinity become null, as JSON has no word for them.
 
         Raises:
           ValueError: the folder is closed.
         """
-        record = _plain({"step": int(step), **scalars})
+        record = _plain({"step": int(step), **values})
         self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
         self._metrics.flush()
         del record["step"]
@@ -160,7 +160,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
       path: the folder of the run.
 
     Returns:
-      One dict per record, in the order of logging: "step" and the scalars, None for a null.
+      One dict per record, in the order of logging: "step" and the values, None for a null.
 
     Raises:
       FileNotFoundError: the folder holds no `metrics.jsonl`.

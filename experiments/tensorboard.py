@@ -9,7 +9,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -31,9 +31,11 @@ class ScalarWriter:
         self._flushed = -math.inf
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Adds scalars of one step, None as NaN; on disk within seconds of training."""
-        for name, value in scalars.items():
+    def write(self, step: int, values: Mapping[str, float | Sequence[float] | None]) -> None:
+        """Adds scalars of one step, None as NaN, and no lists; on disk within seconds."""
+        for name, value in values.items():
+            if isinstance(value, Sequence):
+                continue
             summary = scalar(name, math.nan if value is None else float(value))
             self._add(Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:

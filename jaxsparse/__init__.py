@@ -1,5 +1,7 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
+from jaxsparse.accounting import training_flops
+from jaxsparse.changes import churn, exploration_rate, explore, overlap
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
 from jaxsparse.export import (
@@ -31,7 +33,7 @@ from jaxsparse.methods import (
     snfs,
     static,
 )
-from jaxsparse.metrics import check, exploration_rate, explore, summary
+from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
@@ -52,7 +54,9 @@ __all__ = [
     "apply_mask",
     "apply_masks",
     "check",
+    "churn",
     "compose",
+    "dead_channels",
     "dense",
     "dense_masks",
     "erdos_renyi",
@@ -74,6 +78,7 @@ __all__ = [
     "masks_from_params",
     "masks_from_torch",
     "num_active",
+    "overlap",
     "params_from_torch",
     "prunable_paths",
     "prune",
@@ -91,6 +96,7 @@ __all__ = [
     "to_csr_tree",
     "top_k",
     "top_k_mask",
+    "training_flops",
     "uniform",
     "with_overrides",
 ]

@@ -5,8 +5,8 @@ method knows neither a model nor a training loop and holds no state; its `init` 
 pure functions, to be called as they are or inside a compiled step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from jaxsparse.distributions import erk, leaf_counts
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, check_rules, prunable_leaves, prunable_paths, with_leaves
-from jaxsparse.plan import Plan, make_plan
+from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.scores import random, score_leaves
 from jaxsparse.selection import top_k
 from jaxsparse.timetable import Segment, Timetable, event_rows, row_at
 from jaxsparse.types import (
     Counts,
+    DenseGradient,
     Distribution,
     Event,
     EventMetrics,
@@ -48,22 +49,49 @@ class Method(NamedTuple):
         what `observe` made of it; `step` counts completed steps including this one and may be
         traced.
       timetable: the steps that have an event.
-      plan: (params) -> Plan, the dry run; print it.
+      targets: (params) -> Targets, the counts that `plan` walks through.
       observe: what turns the gradient of every step into the `grads` of `update` (SNFS). A loop
         of one's own runs it at every step; `TrainState` does.
       skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS). A
         loop of one's own has to leave it out; `TrainState` does.
       prunable: the rules that say which leaves the method may prune; None is the default.
+      dense_gradient: at which steps the method reads the gradient of inactive weights: "never"
+        (GMP, SET), at its "events" (RigL, GraNet, to grow by it), or "always" (SNFS, which averages
+        it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
+        gives the dense gradient in any case. Of the scores to grow by, the published methods know
+        `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
     """
 
     name: str
     init: Callable[[jax.Array, PyTree], PyTree]
     update: Callable[..., Event]
     timetable: Timetable
-    plan: Callable[[PyTree], Plan]
+    targets: Callable[[PyTree], Targets]
     observe: optax.GradientTransformation = optax.identity()
     skip_step: bool = False
     prunable: Rules | None = None
+    dense_gradient: DenseGradient = "never"
+
+    def plan(
+        self,
+        params: PyTree,
+        flops: Mapping[str, int] | None = None,
+        *,
+        count_dense_gradient: bool = True,
+    ) -> Plan:
+        """The dry run: every event, what each layer keeps, and what training costs; print it.
+
+        Args:
+          params: any pytree of arrays or `jax.ShapeDtypeStruct`; only shapes are looked at.
+          flops: dense forward FLOPs by path, from `layer_flops`; None leaves the costs out.
+          count_dense_gradient: charge the steps that need the gradient of inactive weights for it.
+            False is GraNet's published accounting.
+
+        Raises:
+          ValueError: what training could not do, such as fewer weights than layers.
+        """
+        charged = self.dense_gradient if count_dense_gradient else "never"
+        return make_plan(self.name, self.timetable, self.targets(params), flops, charged)
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`: a Python int, counted from 1.
@@ -88,6 +116,7 @@ def compose(
     prunable: Rules | None = None,
     observe: optax.GradientTransformation | None = None,
     skip_step: bool = False,
+    dense_gradient: DenseGradient | None = None,
 ) -> Method:
     """Makes a method from stages and a timetable.
 
@@ -106,14 +135,22 @@ def compose(
       prunable: which leaves; as in `prunable_paths`.
       observe: optax transformation of the dense gradient at every step; None is the identity.
       skip_step: leave out the optimizer step where there is an event.
+      dense_gradient: see `Method`. None supposes that stages grow by gradient: "always" with
+        `observe`, else "events" where there are stages. Stages that never look at the gradient of
+        an inactive weight (pruning, growth at random) are to say "never".
 
     Returns:
       The method.
+
+    Raises:
+      ValueError: an option outside its range.
     """
     distribution = erk() if distribution is None else distribution
     # A tuple, so that a method can be a static argument of jit.
     prunable = check_rules(prunable)
-    _check_options(distribution, scope, min_keep)
+    if dense_gradient is None:
+        dense_gradient = "always" if observe is not None else "events" if stages else "never"
+    _check_options(distribution, scope, min_keep, dense_gradient)
 
     def rows(shapes: dict[str, tuple[int, ...]]) -> Row:
         return event_rows(
@@ -156,30 +193,35 @@ def compose(
         metrics = _metrics(old, new, kept)
         return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
 
-    def plan(params: PyTree) -> Plan:
+    def targets(params: PyTree) -> Targets:
         shapes = _shapes(prunable_leaves(params, prunable))
         initial = leaf_counts(distribution, shapes, timetable.initial_density)
-        return make_plan(name, timetable, rows(shapes), shapes, initial)
+        return Targets(shapes, initial, rows(shapes))
 
     return Method(
         name=name,
         init=init,
         update=jax.jit(update),
         timetable=timetable,
-        plan=plan,
+        targets=targets,
         observe=optax.identity() if observe is None else observe,
         skip_step=skip_step,
         prunable=prunable,
+        dense_gradient=dense_gradient,
     )
 
 
-def _check_options(distribution: Distribution, scope: str, min_keep: int) -> None:
+def _check_options(
+    distribution: Distribution, scope: str, min_keep: int, dense_gradient: str
+) -> None:
     if not callable(distribution):
         raise ValueError(f"distribution {distribution!r} must be a function such as erk()")
     if scope not in ("global", "layer"):
         raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
     if min_keep < 0:
         raise ValueError(f"min_keep {min_keep} must be at least 0")
+    if dense_gradient not in get_args(DenseGradient):
+        raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
 
 
 def _run_stages(

@@ -1,16 +1,27 @@
-"""Looking at masks: a table per layer, a check of the invariants, exploration over time."""
+"""Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import leaf_paths, prunable_leaves
 from jaxsparse.types import PyTree, Rules
+
+
+class DeadChannels(NamedTuple):
+    """Channels of one leaf without an active weight.
+
+    Attributes:
+      num_in: input channels that no active weight reads.
+      num_out: output channels that no active weight feeds; such a channel is constant.
+    """
+
+    num_in: int
+    num_out: int
 
 
 class LayerSummary(NamedTuple):
@@ -21,17 +32,38 @@ class LayerSummary(NamedTuple):
       shape: its shape.
       num_active: active weights.
       size: all weights.
+      dead: its channels without an active weight.
     """
 
     path: str
     shape: tuple[int, ...]
     num_active: int
     size: int
+    dead: DeadChannels
 
     @property
     def density(self) -> float:
         """num_active / size, in [0, 1]; 0 for an empty leaf."""
         return self.num_active / self.size if self.size else 0.0
+
+    @property
+    def alarm(self) -> str | None:
+        """What is wrong with a layer near empty, or None.
+
+        With fewer active weights than output channels, some output is constant whatever the input.
+        An alarm, no error: ERK and global pruning get there at extreme sparsity, and a residual
+        branch or a wide layer can do without some channels.
+        """
+        if not self.size:
+            return None
+        if not self.num_active:
+            return f"{self.path}: no weight is left"
+        outputs = self.shape[-1] if self.shape else 1
+        if self.num_active < outputs:
+            return (
+                f"{self.path}: {self.num_active:,} of {self.size:,} weights for {outputs:,} outputs"
+            )
+        return None
 
 
 class Summary(NamedTuple):
@@ -60,16 +92,35 @@ class Summary(NamedTuple):
         """Share of prunable weights that are inactive, in [0, 1]."""
         return 1.0 - self.num_active / max(self.num_prunable, 1)
 
+    @property
+    def dead(self) -> DeadChannels:
+        """Channels without an active weight, over all layers."""
+        return DeadChannels(*map(sum, zip(*(layer.dead for layer in self.layers), strict=True)))
+
+    @property
+    def alarms(self) -> list[str]:
+        """One message for each layer near empty, see `LayerSummary.alarm`."""
+        return [layer.alarm for layer in self.layers if layer.alarm]
+
     def __str__(self) -> str:
-        """A table with one line per layer and the total."""
-        total = LayerSummary("total", (), self.num_active, self.num_prunable)
-        head = ("layer", "shape", "active", "weights", "sparsity")
-        cells = [head] + [
-            (r.path, str(r.shape or ""), f"{r.num_active:,}", f"{r.size:,}", f"{1 - r.density:.4f}")
-            for r in (*self.layers, total)
+        """A table with one line per layer and the total; dead channels where there are any."""
+        total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
+        cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
+            (
+                layer.path,
+                str(layer.shape or ""),
+                f"{layer.num_active:,}",
+                f"{layer.size:,}",
+                f"{1 - layer.density:.4f}",
+                f"{layer.dead.num_in:,}",
+                f"{layer.dead.num_out:,}",
+            )
+            for layer in (*self.layers, total)
         ]
+        if not any(self.dead):
+            cells = [row[:-2] for row in cells]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        align = ("<", "<", ">", ">", ">")
+        align = ("<", "<", *">>>>>"[: len(widths) - 2])
         lines = [
             "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
             for row in cells
@@ -92,19 +143,38 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
     >>> params = {"fc": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)}}
     >>> masks = {"fc": {"kernel": jnp.eye(2, 4, dtype=bool), "bias": jnp.ones(4, bool)}}
     >>> print(summary(params, masks))
-    layer      shape   active  weights  sparsity
-    fc/kernel  (2, 4)       2        8    0.7500
-    total                   2        8    0.7500
+    layer      shape   active  weights  sparsity  dead in  dead out
+    fc/kernel  (2, 4)       2        8    0.7500        0         2
+    total                   2        8    0.7500        0         2
     and 4 parameters that stay dense
     """
     check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
+    arrays = {path: np.asarray(mask) for path, mask in leaves.items()}
     layers = tuple(
-        LayerSummary(path, tuple(mask.shape), int(np.count_nonzero(np.asarray(mask))), mask.size)
-        for path, mask in leaves.items()
+        LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
+        for path, mask in arrays.items()
     )
     everything = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
     return Summary(layers, everything - sum(layer.size for layer in layers))
+
+
+def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
+    """Counts the channels of one leaf without an active weight, on the host.
+
+    The last axis is taken as the output channels, the one before it as the input channels (those of
+    one group), the others as space: the layout of Flax. A leaf of rank 1 has output channels only.
+
+    >>> dead_channels(np.eye(3, 5, dtype=bool))
+    DeadChannels(num_in=0, num_out=2)
+    """
+    mask = np.asarray(mask)
+
+    def num_dead(axis: int) -> int:
+        others = tuple(i for i in range(mask.ndim) if i != mask.ndim + axis)
+        return int(np.count_nonzero(~mask.any(others)))
+
+    return DeadChannels(num_dead(-2) if mask.ndim > 1 else 0, num_dead(-1) if mask.ndim else 0)
 
 
 def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
@@ -135,36 +205,6 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     for name, slot, path in _slots(opt_state, params):
         if np.shape(slot) == by_path[path].shape:
             _check_leaf(f"optimizer slot {name}", slot, by_path[path])
-
-
-def explore(explored: PyTree, masks: PyTree) -> PyTree:
-    """Adds the masks after an event to all that has been active so far; works under jit.
-
-    Args:
-      explored: bool, like masks: the union of all masks so far. Start with the initial masks.
-      masks: the new masks.
-    """
-    return jax.tree.map(jnp.logical_or, explored, masks)
-
-
-def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Array:
-    """R_s, the share of prunable weights that were active at some time, float32[] in [0, 1].
-
-        R_s = |M_0 or M_1 or ... or M_t| / N
-
-    Reference: Liu et al., "In-Time Over-Parameterization in Sparse Training", ICML 2021.
-
-    >>> import jax.numpy as jnp
-    >>> masks = [
-    ...     {"kernel": jnp.array([m], bool)} for m in ([1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1])
-    ... ]
-    >>> explored = explore(explore(masks[0], masks[1]), masks[2])
-    >>> float(exploration_rate(explored))
-    1.0
-    """
-    leaves = prunable_leaves(explored, prunable).values()
-    counts = [mask.sum(dtype=jnp.int32).astype(jnp.float32) for mask in leaves]
-    return jnp.stack(counts).sum() / max(sum(mask.size for mask in leaves), 1)
 
 
 def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, str]]:

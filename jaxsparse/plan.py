@@ -1,10 +1,28 @@
-"""The dry run of a method: every event with its targets, as numbers and as a table."""
+"""The dry run of a method: every event with its targets and its cost, as numbers and as a table."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxsparse.accounting import training_flops
+from jaxsparse.distributions import leaf_counts
+from jaxsparse.flops import sparse_flops
 from jaxsparse.timetable import Timetable
-from jaxsparse.types import Row, Shapes
+from jaxsparse.types import DenseGradient, Row, Shapes
+
+
+class Targets(NamedTuple):
+    """What a method asks of one network.
+
+    Attributes:
+      shapes: shapes of the prunable leaves, by path.
+      initial: active weights at the start, by path.
+      rows: the targets of all events, from `event_rows`.
+    """
+
+    shapes: Shapes
+    initial: dict[str, int]
+    rows: Row
 
 
 class PlanRow(NamedTuple):
@@ -17,6 +35,7 @@ class PlanRow(NamedTuple):
       drop_fraction: share of each layer's active weights that is replaced.
       num_replaced: about how many that is (each layer rounds its own share, a dense one has none).
       layers: active weights after it by path; see `Plan.layers_are_estimates`.
+      flops: of a forward pass of one example after it; None where no FLOPs were given.
     """
 
     step: int
@@ -25,6 +44,7 @@ class PlanRow(NamedTuple):
     drop_fraction: float
     num_replaced: int
     layers: dict[str, int]
+    flops: float | None = None
 
 
 class Plan(NamedTuple):
@@ -35,8 +55,12 @@ class Plan(NamedTuple):
       total_steps: length of the run.
       sizes: weights of every prunable leaf, by path.
       rows: the start and every event.
-      layers_are_estimates: with a global target the scores decide what each layer keeps, and the
-        rows' layers are estimates in proportion to the start.
+      layers_are_estimates: with a global target the scores decide what each layer keeps. The rows'
+        layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
+        weights as they are initialised, normal with variance 1 / fan-in.
+      flops: dense forward FLOPs of one example by path, as they were given.
+      train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
+      dense_gradient: the steps whose dense gradient `train_flops` holds.
     """
 
     method: str
@@ -44,11 +68,28 @@ class Plan(NamedTuple):
     sizes: dict[str, int]
     rows: tuple[PlanRow, ...]
     layers_are_estimates: bool
+    flops: Mapping[str, int] | None = None
+    train_flops: float | None = None
+    dense_gradient: DenseGradient = "never"
 
     @property
     def num_prunable(self) -> int:
         """Number of prunable weights."""
         return sum(self.sizes.values())
+
+    @property
+    def train_flops_ratio(self) -> float | None:
+        """`train_flops` over those of a dense run as long; None without `flops`."""
+        if self.flops is None or self.train_flops is None:
+            return None
+        return self.train_flops / training_flops(self.flops, {0: {}}, self.total_steps)
+
+    @property
+    def test_flops_ratio(self) -> float | None:
+        """Forward FLOPs of the final network over those of the dense one; None without `flops`."""
+        if self.flops is None or self.rows[-1].flops is None:
+            return None
+        return self.rows[-1].flops / sum(self.flops.values())
 
     def __str__(self) -> str:
         """The table of events (the middle of a long one left out) and of layers."""
@@ -56,15 +97,25 @@ class Plan(NamedTuple):
 
     def _heading(self) -> list[str]:
         end = self.rows[-1]
-        return [
+        lines = [
             f"{self.method}: {len(self.rows) - 1} events in {self.total_steps:,} steps, "
             f"{end.num_active:,} of {self.num_prunable:,} weights active at the end "
-            f"(sparsity {1 - end.density:.6g})",
-            "",
+            f"(sparsity {1 - end.density:.6g})"
         ]
+        if self.flops is not None:
+            about = "about " if self.layers_are_estimates else ""
+            charged = {"never": "", "events": " (dense gradient at events)"}
+            lines.append(
+                f"FLOPs: training {about}{self.train_flops_ratio:.4f} of dense"
+                f"{charged.get(self.dense_gradient, ' (dense gradient at every step)')}, "
+                f"inference {about}{self.test_flops_ratio:.4f} of {sum(self.flops.values()):,}"
+            )
+        return [*lines, ""]
 
     def _events(self, most: int = 24) -> list[str]:
         lines = [f"{'step':>10} {'active':>13} {'sparsity':>9} {'drop':>8} {'replaced':>11}"]
+        if self.flops is not None:
+            lines[0] += f" {'FLOPs' + self._label():>19}"
         for i, row in enumerate(self.rows):
             if len(self.rows) > most and i == most - 4:
                 lines.append(f"{'...':>10} ({len(self.rows) - most} more events)")
@@ -72,47 +123,102 @@ class Plan(NamedTuple):
                 lines.append(
                     f"{row.step:>10,} {row.num_active:>13,} {1 - row.density:>9.4f} "
                     f"{row.drop_fraction:>8.4f} {row.num_replaced:>11,}"
+                    + (f" {row.flops:>19,.0f}" if row.flops is not None else "")
                 )
         return lines
 
     def _layers(self) -> list[str]:
         width = max(map(len, self.sizes))
-        end = "end (estimate)" if self.layers_are_estimates else "end"
-        lines = [f"{'layer':<{width}} {'weights':>13} {'start':>13} {end:>14}"]
+        lines = [f"{'layer':<{width}} {'weights':>13} {'start':>13} {'end' + self._label():>14}"]
+        if self.flops is not None:
+            lines[0] += f" {'FLOPs' + self._label():>19}"
         for path, size in self.sizes.items():
             start, stop = self.rows[0].layers[path], self.rows[-1].layers[path]
             lines.append(f"{path:<{width}} {size:>13,} {start:>13,} {stop:>14,}")
+            if self.flops is not None:
+                lines[-1] += f" {self.flops.get(path, 0) * stop / max(size, 1):>19,.0f}"
         return lines
+
+    def _label(self) -> str:
+        return " (estimate)" if self.layers_are_estimates else ""
 
 
 def make_plan(
-    name: str, timetable: Timetable, rows: Row, shapes: Shapes, initial: dict[str, int]
+    name: str,
+    timetable: Timetable,
+    targets: Targets,
+    flops: Mapping[str, int] | None = None,
+    dense_gradient: DenseGradient = "never",
 ) -> Plan:
     """Walks through the timetable as training would.
 
     Args:
       name: the method's name.
       timetable: its events.
-      rows: the targets of all events, from `event_rows`.
-      shapes: shapes of the prunable leaves by path.
-      initial: active weights at the start, by path.
+      targets: what it asks of the network.
+      flops: dense forward FLOPs of one example by path; None leaves the costs out.
+      dense_gradient: steps that are charged for the gradient of inactive weights.
+
+    Raises:
+      ValueError: `flops` belongs to another network: it holds none of the prunable leaves.
     """
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    sizes = {path: math.prod(shape) for path, shape in targets.shapes.items()}
+    if flops is not None and not any(path in flops for path in sizes):
+        raise ValueError(f"flops has the leaves {', '.join(flops)}, none of which is prunable")
+    densities, rows = {}, []
+    for row in _walk(timetable, targets, sizes):
+        densities[row.step] = {p: n / max(sizes[p], 1) for p, n in row.layers.items()}
+        if flops is not None:
+            row = row._replace(flops=sparse_flops(flops, densities[row.step]))
+        rows.append(row)
+    estimated = not isinstance(targets.rows.target, dict) and any(
+        event.density is not None for event in timetable.events
+    )
+    plan = Plan(name, timetable.total_steps, sizes, tuple(rows), estimated)
+    if flops is None:
+        return plan
+    cost = training_flops(flops, densities, plan.total_steps, dense_gradient=dense_gradient)
+    return plan._replace(flops=flops, train_flops=cost, dense_gradient=dense_gradient)
+
+
+def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list[PlanRow]:
     size = max(sum(sizes.values()), 1)
-    num_initial = sum(initial.values())
-    active, estimated = dict(initial), False
-    table = [PlanRow(0, num_initial, num_initial / size, 0.0, 0, active)]
+    active = dict(targets.initial)
+    total = sum(active.values())
+    table = [PlanRow(0, total, total / size, 0.0, 0, active)]
     for i, event in enumerate(timetable.events):
-        total = table[-1].num_active
-        if event.density is not None and isinstance(rows.target, dict):
-            active = {p: int(rows.target[p][i]) for p in active}
+        if event.density is not None and isinstance(targets.rows.target, dict):
+            active = {p: int(targets.rows.target[p][i]) for p in active}
             total = sum(active.values())
         elif event.density is not None:
-            total, estimated = int(rows.target[i]), True
-            active = {p: round(count * total / max(num_initial, 1)) for p, count in initial.items()}
+            total = int(targets.rows.target[i])
+            active = _estimate(targets, active, total)
         share = float(event.drop_fraction)
         movable = sum(count for p, count in active.items() if count < sizes[p])
         table.append(
             PlanRow(event.step, total, total / size, share, round(share * movable), active)
         )
-    return Plan(name, timetable.total_steps, sizes, tuple(table), estimated)
+    return table
+
+
+def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str, int]:
+    """What each layer keeps of `total` weights under one threshold t on |w| over all layers.
+
+    For weights as they are initialised, normal with variance 1 / fan-in, a layer keeps the share
+    erfc(t sqrt(fan_in / 2)) of what it starts with. Layers of little fan-in, such as the first
+    convolutions, keep more; counts in proportion to the start would miss that.
+    """
+    shapes, initial = targets.shapes, targets.initial
+    scale = {p: math.sqrt(max(math.prod(shape[:-1]), 1) / 2) for p, shape in shapes.items()}
+
+    def kept(threshold: float) -> dict[str, float]:
+        return {p: initial[p] * math.erfc(threshold * scale[p]) for p in initial}
+
+    low, high = 0.0, 30.0 / min(scale.values())  # erfc(30) is 0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(kept(middle).values()) > total else (low, middle)
+    share = {p: count / max(math.prod(shapes[p]), 1) for p, count in kept(low).items()}
+    density = total / max(sum(math.prod(shape) for shape in shapes.values()), 1)
+    keep = targets.rows.min_keep
+    return leaf_counts(lambda shapes, density: share, shapes, density, minimum=keep, at_most=active)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxsparse.changes import explore
 from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
 from jaxsparse.method import Method
-from jaxsparse.metrics import Summary, explore, summary
+from jaxsparse.metrics import Summary, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree

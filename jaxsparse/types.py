@@ -18,6 +18,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Rules: TypeAlias = Sequence[tuple[str, bool]]
 Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
+DenseGradient: TypeAlias = Literal["never", "events", "always"]
 
 
 class EventMetrics(NamedTuple):

@@ -1,4 +1,4 @@
-"""The table of a summary, the check that names the first bad leaf, and exploration over time."""
+"""The table of a summary, its alarms, and the check that names the first bad leaf."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse.metrics import LayerSummary
+from jaxsparse.metrics import DeadChannels, LayerSummary, dead_channels
 
 PARAMS = {
     "conv": {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.ones(4)},
@@ -26,21 +26,31 @@ def masks_with(conv: int, fc: int):
 def test_summary_as_text():
     assert str(jaxsparse.summary(PARAMS, masks_with(36, 1000))) == "\n".join(
         [
-            "layer        shape         active  weights  sparsity",
-            "conv/kernel  (3, 3, 1, 4)      36       36    0.0000",
-            "fc/kernel    (40, 100)      1,000    4,000    0.7500",
-            "total                       1,036    4,036    0.7433",
+            "layer        shape         active  weights  sparsity  dead in  dead out",
+            "conv/kernel  (3, 3, 1, 4)      36       36    0.0000        0         0",
+            "fc/kernel    (40, 100)      1,000    4,000    0.7500       30         0",
+            "total                       1,036    4,036    0.7433       30         0",
             "and 104 parameters that stay dense",
         ]
     )
+
+
+def test_summary_speaks_of_dead_channels_only_where_there_are_any():
+    assert str(jaxsparse.summary(PARAMS, masks_with(36, 4000))).splitlines() == [
+        "layer        shape         active  weights  sparsity",
+        "conv/kernel  (3, 3, 1, 4)      36       36    0.0000",
+        "fc/kernel    (40, 100)      4,000    4,000    0.0000",
+        "total                       4,036    4,036    0.0000",
+        "and 104 parameters that stay dense",
+    ]
 
 
 def test_summary_as_numbers():
     masks = masks_with(18, 400)
     summary = jaxsparse.summary(PARAMS, masks)
     assert summary.layers == (
-        LayerSummary("conv/kernel", (3, 3, 1, 4), 18, 36),
-        LayerSummary("fc/kernel", (40, 100), 400, 4000),
+        LayerSummary("conv/kernel", (3, 3, 1, 4), 18, 36, DeadChannels(0, 0)),
+        LayerSummary("fc/kernel", (40, 100), 400, 4000, DeadChannels(36, 0)),
     )
     assert [layer.density for layer in summary.layers] == [0.5, 0.1]
     assert (summary.num_active, summary.num_prunable, summary.num_other) == (418, 4036, 104)
@@ -68,6 +78,46 @@ def test_summary_names_the_leaf_that_differs():
     masks["fc"]["bias"] = jnp.ones(99, bool)
     with pytest.raises(ValueError, match=r"masks at fc/bias has shape \(99,\)"):
         jaxsparse.summary(PARAMS, masks)
+
+
+@pytest.mark.parametrize(
+    ("mask", "num_in", "num_out"),
+    [
+        ([[1, 0, 0], [0, 0, 0]], 1, 2),
+        ([[1, 1, 1], [1, 1, 1]], 0, 0),
+        ([[0, 0, 0], [0, 0, 0]], 2, 3),
+        # Two places of a convolution with 2 inputs and 3 outputs: one weight each is enough.
+        ([[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]], 0, 1),
+        ([1, 0, 0, 1], 0, 2),  # rank 1 has outputs only
+        (0, 0, 0),
+    ],
+)
+def test_dead_channels_by_eye(mask, num_in, num_out):
+    assert dead_channels(np.array(mask, bool)) == (num_in, num_out)
+    assert dead_channels(jnp.array(mask, bool)) == (num_in, num_out)
+
+
+@pytest.mark.parametrize(
+    ("conv", "fc", "alarms"),
+    [
+        (4, 100, []),
+        (3, 100, ["conv/kernel: 3 of 36 weights for 4 outputs"]),
+        (
+            0,
+            99,
+            ["conv/kernel: no weight is left", "fc/kernel: 99 of 4,000 weights for 100 outputs"],
+        ),
+    ],
+)
+def test_alarms_name_the_layers_near_empty(conv, fc, alarms):
+    assert jaxsparse.summary(PARAMS, masks_with(conv, fc)).alarms == alarms
+
+
+def test_alarms_of_a_scalar_and_of_a_leaf_without_entries():
+    rules = ((r".", True),)
+    masks = {"a": jnp.zeros((), bool), "b": jnp.ones((), bool), "c": jnp.ones((0, 3), bool)}
+    params = jax.tree.map(lambda m: jnp.ones(m.shape), masks)
+    assert jaxsparse.summary(params, masks, rules).alarms == ["a: no weight is left"]
 
 
 # --- check
@@ -154,23 +204,3 @@ def test_check_of_params_that_are_one_array():
 def test_check_wants_masks_of_bool():
     with pytest.raises(ValueError, match="masks at conv/bias has dtype float32"):
         jaxsparse.check(PARAMS, (), PARAMS)
-
-
-# --- exploration
-
-
-def test_exploration_is_the_union_over_time():
-    rows = [[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
-    masks = [{"kernel": jnp.array([row], bool), "bias": jnp.ones(5, bool)} for row in rows]
-    explored, rates = masks[0], []
-    for mask in masks:
-        explored = jax.jit(jaxsparse.explore)(explored, mask)
-        rates.append(round(float(jaxsparse.exploration_rate(explored)), 6))
-    assert rates == [0.4, 0.6, 0.8]
-
-
-def test_exploration_rate_counts_what_the_rules_say_and_is_traceable():
-    explored = masks_with(9, 4000)
-    rate = jax.jit(lambda tree: jaxsparse.exploration_rate(tree, ((r"conv/kernel", True),)))
-    assert float(rate(explored)) == 0.25
-    assert float(jaxsparse.exploration_rate(explored)) == pytest.approx(4009 / 4036)

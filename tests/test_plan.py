@@ -1,7 +1,10 @@
 """The dry run: its numbers are those of the timetable, its table says when it estimates."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxsparse
@@ -69,9 +72,115 @@ def test_table():
         "     3,000            20    0.7500   0.5000          10",
         "",
         "layer          weights         start end (estimate)",
-        "a/kernel            16            11              6",
-        "b/kernel            64            29             14",
+        "a/kernel            16            11              5",  # 5.5 and 14.5
+        "b/kernel            64            29             15",
     ]
+
+
+FLOPS = {"a/kernel": 1600, "b/kernel": 640, "other": 60}
+
+
+def test_table_with_flops():
+    method = jaxsparse.rigl(
+        sparsity=0.5, total_steps=100, update_interval=25, stop_step=75, drop_fraction=0.3
+    )
+    plan = method.plan(PARAMS, FLOPS)
+    # A forward pass: 11/16 of 1600, 29/64 of 640, all of 60: 1450 of 2300. Two dense gradients.
+    assert [row.flops for row in plan.rows] == [1450, 1450, 1450]
+    assert plan.train_flops == 3 * 1450 * 100 + 2 * (2300 - 1450)
+    assert plan.train_flops_ratio == pytest.approx((435_000 + 1700) / (3 * 2300 * 100))
+    assert plan.test_flops_ratio == pytest.approx(1450 / 2300)
+    assert str(plan).splitlines() == [
+        "rigl: 2 events in 100 steps, 40 of 80 weights active at the end (sparsity 0.5)",
+        "FLOPs: training 0.6329 of dense (dense gradient at events), inference 0.6304 of 2,300",
+        "",
+        "      step        active  sparsity     drop    replaced               FLOPs",
+        "         0            40    0.5000   0.0000           0               1,450",
+        "        25            40    0.5000   0.2250           9               1,450",
+        "        50            40    0.5000   0.0750           3               1,450",
+        "",
+        "layer          weights         start            end               FLOPs",
+        "a/kernel            16            11             11               1,100",
+        "b/kernel            64            29             29                 290",
+    ]
+
+
+def test_costs_of_a_global_method_are_called_estimates():
+    plan = jaxsparse.gmp(sparsity=0.5, total_steps=8, update_interval=1).plan(PARAMS, FLOPS)
+    lines = str(plan).splitlines()
+    assert lines[1].startswith("FLOPs: training about 0.")
+    assert lines[3].endswith("FLOPs (estimate)")
+    assert "dense gradient" not in lines[1]  # GMP needs none
+
+
+def test_plan_without_flops_has_no_costs():
+    plan = jaxsparse.static(sparsity=0.5, total_steps=7).plan(PARAMS)
+    assert (plan.train_flops, plan.train_flops_ratio, plan.test_flops_ratio) == (None,) * 3
+    assert plan.rows[0].flops is None
+    assert "FLOPs" not in str(plan)
+
+
+def test_flops_of_another_network_are_refused():
+    method = jaxsparse.static(sparsity=0.5, total_steps=7)
+    with pytest.raises(ValueError, match="flops has the leaves fc/kernel, other, none of which"):
+        method.plan(PARAMS, {"fc/kernel": 3, "other": 60})
+
+
+def test_estimates_follow_the_fan_in_and_keep_to_the_counts():
+    # One threshold t on normal weights of variance 1 / fan-in keeps erfc(t sqrt(fan_in / 2)) of
+    # them: erfc(t) at fan-in 2, erfc(2 t) at 8. They add up to .5, a quarter of both layers, at
+    # t = .5894: 64 * .4045 = 25.9 and 64 * .0955 = 6.1.
+    params = {
+        "a": {"kernel": jax.ShapeDtypeStruct((2, 32), jnp.float32)},
+        "b": {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.float32)},
+    }
+    plan = jaxsparse.gmp(sparsity=0.75, total_steps=8, update_interval=1).plan(params)
+    assert plan.rows[-1].layers == {"a/kernel": 26, "b/kernel": 6}
+    for row in plan.rows:
+        assert sum(row.layers.values()) == row.num_active
+    for before, after in itertools.pairwise(plan.rows):
+        assert all(after.layers[path] <= before.layers[path] for path in after.layers)
+    # Of the 7 weights that are left at 95 %, b would have none.
+    sparse = jaxsparse.gmp(sparsity=0.95, total_steps=8, update_interval=1, min_keep=2)
+    assert sparse.plan(params).rows[-1].layers == {"a/kernel": 5, "b/kernel": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "dense_gradient"),
+    [
+        (lambda **o: jaxsparse.dense(total_steps=10), "dense", "never"),
+        (jaxsparse.static, "static", "never"),
+        (jaxsparse.gmp, "gmp", "never"),
+        (jaxsparse.set_, "set", "never"),
+        (jaxsparse.set_itop, "set_itop", "never"),
+        (jaxsparse.rigl, "rigl", "events"),
+        (jaxsparse.rigl_itop, "rigl_itop", "events"),
+        (jaxsparse.granet, "granet", "events"),
+        (jaxsparse.granet_st, "granet_st", "events"),
+        (jaxsparse.snfs, "snfs", "always"),
+        (lambda **o: jaxsparse.granet(grow=jaxsparse.scores.random, **o), "granet", "never"),
+    ],
+)
+def test_every_method_says_when_it_needs_the_dense_gradient(make, name, dense_gradient):
+    options = {} if name in ("dense", "static") else {"update_interval": 1}
+    method = make(sparsity=0.5, total_steps=10, **options)
+    assert method.dense_gradient == dense_gradient
+    assert method.plan(PARAMS, FLOPS).dense_gradient == dense_gradient
+    assert str(method.plan(PARAMS)).startswith(f"{name}: ")
+
+
+def test_composed_methods_say_so_by_what_they_are_made_of():
+    timetable = jaxsparse.make_timetable(
+        total_steps=4, update_interval=1, initial_density=0.5, drop_fraction=lambda step: 0.5
+    )
+    stages = [jaxsparse.exchange(rounding="floor")]
+    compose = lambda stages, **options: jaxsparse.compose("mine", stages, timetable, **options)
+    assert compose([]).dense_gradient == "never"
+    assert compose(stages).dense_gradient == "events"
+    assert compose(stages, observe=optax.ema(0.9)).dense_gradient == "always"
+    assert compose(stages, dense_gradient="never").dense_gradient == "never"
+    with pytest.raises(ValueError, match="dense_gradient 'rarely' must be 'never', 'events' or"):
+        compose(stages, dense_gradient="rarely")
 
 
 @pytest.mark.parametrize(("num_events", "num_lines"), [(23, 24), (24, 25), (1000, 25)])

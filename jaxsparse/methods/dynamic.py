@@ -146,7 +146,9 @@ def snfs(
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum {momentum} must be at least 0 and below 1")
     method = rigl(sparsity=sparsity, total_steps=total_steps, **options)
-    return method._replace(name="snfs", observe=optax.ema(momentum, debias=False))
+    return method._replace(
+        name="snfs", observe=optax.ema(momentum, debias=False), dense_gradient="always"
+    )
 
 
 def rigl_itop(
@@ -265,4 +267,5 @@ def _dynamic(
         distribution=distribution,
         skip_step=skip_step,
         prunable=prunable,
+        dense_gradient="never" if grow is random else "events",
     )

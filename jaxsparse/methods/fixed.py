@@ -7,7 +7,7 @@ from jaxsparse.masks import check_masks, pruned_only
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
 from jaxsparse.paths import prunable_leaves
-from jaxsparse.plan import Plan, make_plan
+from jaxsparse.plan import Targets
 from jaxsparse.timetable import Timetable, check_steps
 from jaxsparse.types import Distribution, PyTree, Row, Rules
 
@@ -67,11 +67,11 @@ def static(
         check_masks(masks, params)
         return pruned_only(masks, prunable)
 
-    def plan(params: PyTree) -> Plan:
+    def targets(params: PyTree) -> Targets:
         check_masks(masks, params)
         leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
         shapes = {p: mask.shape for p, mask in leaves.items()}
         active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
-        return make_plan("static", method.timetable, Row({}, ((), ())), shapes, active)
+        return Targets(shapes, active, Row({}, ((), ())))
 
-    return method._replace(init=init, plan=plan)
+    return method._replace(init=init, targets=targets)

@@ -8,10 +8,18 @@ The sparsity follows Zhu and Gupta's cubic, counted in events; see `schedules.cu
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_fraction, check_sparsity, check_window
 from jaxsparse.schedules import cosine, cubic_sparsity
-from jaxsparse.scores import gradient, magnitude
+from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import check_steps, make_timetable
-from jaxsparse.types import Distribution, Rules, Scope, Score, Stage, StepSchedule
+from jaxsparse.types import (
+    DenseGradient,
+    Distribution,
+    Rules,
+    Scope,
+    Score,
+    Stage,
+    StepSchedule,
+)
 
 
 def gmp(
@@ -58,6 +66,7 @@ def gmp(
         "gmp",
         [prune(score)],
         drop_fraction=None,
+        dense_gradient="never",
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
         total_steps=total_steps,
@@ -134,6 +143,7 @@ def granet(
         "granet" if initial_sparsity == 0 else "granet_st",
         [prune(drop), exchange(drop, grow, rounding="ceil")],
         drop_fraction=cosine(drop_fraction, final_drop_fraction, total_steps),
+        dense_gradient="never" if grow is random else "events",
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
         total_steps=total_steps,
@@ -171,6 +181,7 @@ def _gradual(
     stages: list[Stage],
     *,
     drop_fraction: StepSchedule | None,
+    dense_gradient: DenseGradient,
     sparsity: float,
     initial_sparsity: float,
     total_steps: int,
@@ -214,4 +225,5 @@ def _gradual(
         scope=scope,
         min_keep=min_keep,
         prunable=prunable,
+        dense_gradient=dense_gradient,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, demo, fashion_mnist
+from experiments import cli, demo, fashion_mnist, plan
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -52,6 +52,12 @@ def test_defaults_are_the_ones_of_the_readme():
             ["--schedule=rigl", "--update_interval=5000"],
             "rigl has no mask update within 2000 steps",
         ),
+        (
+            ["--dense_layers=conv_0"],
+            "--dense_layers needs --scope=layer: granet_st prunes over all",
+        ),
+        (["--schedule=rigl", "--dense_layers=("], "override '(' is no regular expression"),
+        (["--schedule=dense", "--dense_layers=a"], "--dense_layers is no option of dense"),
         (["--min_keep=-5"], "min_keep -5 must be at least 0"),
         (["--data_dir=no/such/folder"], "no/such/folder"),
         (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
@@ -87,7 +93,7 @@ def test_bugs_keep_their_traceback():
         cli.run(broken, fashion_mnist.Config, [])
 
 
-@pytest.mark.parametrize("config", [fashion_mnist.Config, demo.Config])
+@pytest.mark.parametrize("config", [fashion_mnist.Config, demo.Config, plan.Config])
 def test_help_says_what_every_flag_is(config, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.parse(config, ["--help"])
@@ -103,18 +109,25 @@ def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):
     assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 0
     text = capsys.readouterr().out
     assert "granet_st: 9 events in 100 steps, 3,074 of 61,470 weights active" in text
+    assert "FLOPs: training about 0." in text
     assert not (tmp_path / "run").exists()
 
 
-def test_a_layer_without_weights_is_said_to_have_none():
+def test_alarms_come_first_in_the_description():
     summary = dict.fromkeys(
         "test_accuracy best_test_accuracy best_step num_active num_prunable sparsity test_flops "
-        "test_flops_ratio steps_per_second out".split(),
+        "test_flops_ratio train_flops train_flops_ratio peak_memory_mib peak_memory_of "
+        "steps_per_second out".split(),
         0,
     )
-    text = fashion_mnist.describe(summary | {"empty_layers": ["Conv_0/kernel", "Dense_1/kernel"]})
-    assert "no weight is left in Conv_0/kernel, Dense_1/kernel" in text.splitlines()[0]
-    assert "warning" not in fashion_mnist.describe(summary | {"empty_layers": []})
+    alarms = [
+        "Conv_0/kernel: no weight is left",
+        "Dense_1/kernel: 3 of 10,080 weights for 84 outputs",
+    ]
+    lines = fashion_mnist.describe(summary | {"alarms": alarms}).splitlines()
+    assert lines[0] == "warning         Conv_0/kernel: no weight is left"
+    assert lines[1] == "warning         Dense_1/kernel: 3 of 10,080 weights for 84 outputs"
+    assert "warning" not in fashion_mnist.describe(summary | {"alarms": []})
 
 
 @pytest.mark.slow

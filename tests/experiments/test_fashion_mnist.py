@@ -22,8 +22,8 @@ from experiments.steps import accumulating_step
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = (
     "method dataset model seed sparsity num_active num_prunable test_accuracy val_accuracy "
-    "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio steps "
-    "steps_per_second"
+    "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio train_flops "
+    "train_flops_ratio peak_memory_mib layers alarms dead_channels steps steps_per_second"
 ).split()
 
 
@@ -63,6 +63,19 @@ def test_the_folder_of_a_run(tmp_path):
     event = next(r for r in records if r["step"] == 40)
     assert event["num_dropped"] == event["num_grown"]
     assert event["num_nan"] == event["num_empty"] == 0
+    assert event["churn"] == pytest.approx(event["num_grown"] / 26_620)
+
+    # Every record of the masks lists the layers, from the start on; the last one is the summary's.
+    layers = {r["step"]: r["layer_num_active"] for r in records if "layer_num_active" in r}
+    assert {step: sum(counts) for step, counts in layers.items()} == {0: 133_100} | active
+    assert layers[50] == [layer["num_active"] for layer in summary["layers"].values()]
+    # LeNet-300-100 uses each weight once, so FLOPs go with density whatever the layers.
+    in_force = [133_100, *expected, 26_620, 26_620]
+    events = sum(266_200 - count for count in in_force[:-1])  # the dense gradients
+    ratio = (10 * sum(in_force) + events / 3) / 266_200 / 60
+    assert summary["train_flops_ratio"] == pytest.approx(ratio)
+    assert summary["train_flops"] == pytest.approx(ratio * 3 * 2 * 266_200 * 60 * 128)
+    assert summary["test_flops_ratio"] == pytest.approx(0.1)
 
 
 @pytest.mark.slow

@@ -39,7 +39,8 @@ def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
         "initial_sparsity": 0.25,
         "drop_fraction": 0.125,
     }
-    options = {name: values[name] for name in METHODS[schedule].options}
+    names = [name for name in METHODS[schedule].options if name != "dense_layers"]
+    options = {name: values[name] for name in names}
     method = make_method(schedule, sparsity=0.5, steps=100, **options)
     steps = [event.step for event in method.timetable.events]
     if "update_interval" in options:
@@ -47,3 +48,12 @@ def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
         assert all(step % 7 == 0 for step in steps)
     if "initial_sparsity" in options:
         assert jaxsparse.sparsity(method.init(key, PARAMS)) == 0.25
+
+
+@pytest.mark.parametrize("schedule", ["static", "set", "rigl_itop", "granet"])
+def test_dense_layers_stay_dense_and_the_others_have_the_sparsity(schedule):
+    scope = {"scope": "layer"} if schedule == "granet" else {}
+    method = make_method(
+        schedule, sparsity=0.9, steps=100, distribution="uniform", dense_layers="^b/", **scope
+    )
+    assert method.plan(PARAMS).rows[-1].layers == {"a/kernel": 200, "b/kernel": 1000}

@@ -63,10 +63,10 @@ def checkpoints(out):
 
 
 def outcome(out):
-    """All that a run leaves and that does not tell the time."""
+    """All that a run leaves and that tells neither the time nor the process."""
     summary = json.loads((out / "summary.json").read_text())
     contents = json.loads((out / "checkpoints" / "120" / "contents" / "metadata").read_text())
-    del summary["steps_per_second"], contents["extras"]["seconds"]
+    del summary["steps_per_second"], summary["peak_memory_mib"], contents["extras"]["seconds"]
     return (
         summary,
         contents,

@@ -44,6 +44,15 @@ def test_a_record_is_on_disk_before_the_next_step(tmp_path):
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "loss": 0.5}\n'
 
 
+def test_lists_are_in_the_record_and_not_in_tensorboard(tmp_path):
+    with RunFolder.create(tmp_path, {}) as run:
+        run.log(3, loss=0.5, layer_num_active=[3, 0, 7])
+    assert read_metrics(tmp_path) == [{"step": 3, "loss": 0.5, "layer_num_active": [3, 0, 7]}]
+    (events,) = tmp_path.glob("tensorboard/*")
+    assert b"loss" in events.read_bytes()
+    assert b"layer_num_active" not in events.read_bytes()
+
+
 def test_what_is_not_finite_becomes_null(tmp_path):
     with RunFolder.create(tmp_path, {"limit": math.inf}) as run:
         run.log(1, loss=math.nan, norm=jnp.inf, other=jnp.float32(-jnp.inf), fine=jnp.float32(0.5))

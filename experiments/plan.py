@@ -1,0 +1,86 @@
+r"""The plan of a network, without data and without training: every event, each layer, FLOPs.
+
+    python experiments/plan.py --model=resnet50 --schedule=rigl --sparsity=0.8
+
+Prints the multipliers that sparse-training papers print: FLOPs of training and of inference over
+those of the dense network. RigL's own formula, which gives 0.4157 here, has one event in 101 steps
+up to the end: --update_interval=101 --stop_step=32000. GMP as RigL's paper compares with it, the
+first convolution dense:
+
+    python experiments/plan.py --model=resnet50 --schedule=gmp --sparsity=0.8 --scope=layer \
+        --distribution=uniform --dense_layers=^conv1/ --update_interval=1000 --start_step=10000 \
+        --stop_step=25000
+
+Where one threshold over all layers decides (GMP, GraNet), layers and FLOPs are estimates.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxsparse
+from experiments import cli, fashion_mnist, resnet50_shapes
+from experiments.methods import make_method
+
+
+def _resnet50() -> tuple[Any, dict[str, int]]:
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = resnet50_shapes.init()
+    return params, jaxsparse.layer_flops(resnet50_shapes.apply, params, image)
+
+
+# Each makes the shapes of the parameters, and the dense forward FLOPs by path.
+MODELS: dict[str, Callable[[], tuple[Any, dict[str, int]]]] = {
+    "resnet50": _resnet50,
+    "lenet5": lambda: fashion_mnist.shapes_and_flops(fashion_mnist.LeNet5()),
+    "lenet_300_100": lambda: fashion_mnist.shapes_and_flops(fashion_mnist.LeNet300100()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Prints the plan of a sparse training run: every event, each layer, and the FLOPs."""
+
+    model: str = "resnet50"
+    """resnet50 (v1.5 at 224 x 224, convolutions and classifier), lenet5 or lenet_300_100."""
+    schedule: str = "rigl"
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    sparsity: float = 0.8
+    """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
+    steps: int = 32_000
+    """Optimizer steps; RigL's ImageNet runs have 32,000 of 4,096 images."""
+    ignore_dense_gradient: bool = False
+    """Leave out what the gradient of inactive weights costs, as GraNet's published numbers do."""
+
+    update_interval: cli.OptionalInt = None
+    """Steps between mask updates. Default: the method's published share of training."""
+    start_step: cli.OptionalInt = None
+    """No mask update before this step. Default: 0."""
+    stop_step: cli.OptionalInt = None
+    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
+    initial_sparsity: cli.OptionalFloat = None
+    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
+    distribution: cli.OptionalStr = None
+    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
+    dense_layers: cli.OptionalStr = None
+    """Layers whose path holds this regular expression keep all weights, and the others have the
+    sparsity: ^conv1/ with uniform is RigL's uniform."""
+    scope: cli.OptionalStr = None
+    """global or layer: over what gradual pruning compares weights. Default: global."""
+
+
+def main(config: Config) -> None:
+    """Prints the plan."""
+    params, flops = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    options = cli.as_dict(config)
+    del options["model"]
+    count = not options.pop("ignore_dense_gradient")
+    print(make_method(**options).plan(params, flops, count_dense_gradient=count))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Config, sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""ResNet-50 v1.5 at 224 x 224: the numbers of RigL's tables, through `method.plan`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from experiments import resnet50_shapes
+from jaxsparse.distributions import uniform, with_overrides
+
+IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+PARAMS = resnet50_shapes.init()
+FLOPS = jaxsparse.layer_flops(resnet50_shapes.apply, PARAMS, IMAGE)
+FIRST_DENSE = with_overrides(uniform(), {"^conv1/": 0.0})
+
+
+def plan(method):
+    return method.plan(PARAMS, FLOPS)
+
+
+def test_size_and_dense_flops():
+    dense = plan(jaxsparse.dense(total_steps=1))
+    assert dense.num_prunable == 25_502_912
+    assert sum(FLOPS.values()) == dense.rows[0].flops == 8_178_368_512
+    assert len(dense.sizes) == len(FLOPS) == 54  # 53 convolutions and the classifier
+    assert (dense.train_flops_ratio, dense.test_flops_ratio) == (1.0, 1.0)
+
+
+# Spec 3.3.
+@pytest.mark.parametrize(
+    ("density", "eps", "num_dense", "conv1", "fc", "erk", "first_dense"),
+    [
+        (0.5, 303.952, 32, 1.0000, 0.4524, 0.7143, 0.5144),
+        (0.2, 99.561, 8, 0.8572, 0.1482, 0.4138, 0.2231),
+        (0.1, 48.786, 1, 0.4200, 0.0726, 0.2418, 0.1260),
+        (0.05, 24.372, 0, 0.2098, 0.0363, 0.1217, 0.0774),
+    ],
+)
+def test_erk_and_uniform(density, eps, num_dense, conv1, fc, erk, first_dense):
+    static = plan(jaxsparse.static(sparsity=1 - density, total_steps=1))
+    layers, sizes = static.rows[0].layers, static.sizes
+    assert sum(layers[path] == sizes[path] for path in sizes) == num_dense
+    assert layers["conv1/kernel"] / sizes["conv1/kernel"] == pytest.approx(conv1, abs=2e-4)
+    assert layers["fc/kernel"] / sizes["fc/kernel"] == pytest.approx(fc, abs=1e-4)
+    # The classifier is never dense: d = eps (2048 + 1000) / (2048 * 1000).
+    assert layers["fc/kernel"] / (2048 + 1000) == pytest.approx(eps, abs=1e-3)
+    assert static.test_flops_ratio == pytest.approx(erk, abs=1e-4)
+    assert static.train_flops_ratio == pytest.approx(static.test_flops_ratio, rel=1e-12)
+    uniform = plan(jaxsparse.static(sparsity=1 - density, total_steps=1, distribution=FIRST_DENSE))
+    assert uniform.test_flops_ratio == pytest.approx(first_dense, abs=1e-4)
+
+
+# Item 17. RigL's formula is one event in Delta T + 1 steps, to the end.
+@pytest.mark.parametrize(
+    ("sparsity", "rigl", "snfs"), [(0.8, 0.4157, 0.6092), (0.9, 0.2443, 0.4946)]
+)
+def test_multipliers_of_rigl_and_snfs(sparsity, rigl, snfs):
+    options = {"sparsity": sparsity, "total_steps": 32_000}
+    formula = plan(jaxsparse.rigl(update_interval=101, stop_step=32_000, **options))
+    assert formula.train_flops_ratio == pytest.approx(rigl, abs=5e-5)
+    # Its own run: every 100 steps and none from 25,000 on, so 249 dense gradients.
+    run = plan(jaxsparse.rigl(stop_step=25_000, **options))
+    sparse = run.test_flops_ratio
+    assert run.train_flops_ratio == pytest.approx(sparse + 249 * (1 - sparse) / 3 / 32_000)
+    assert run.train_flops_ratio == pytest.approx(rigl, abs=6e-4)
+    assert plan(jaxsparse.snfs(**options)).train_flops_ratio == pytest.approx(snfs, abs=5e-5)
+    for cheap in (
+        jaxsparse.set_(**options),
+        jaxsparse.rigl(grow=jaxsparse.scores.random, **options),
+    ):
+        assert plan(cheap).train_flops_ratio == pytest.approx(sparse, rel=1e-12)
+
+
+# GMP from 10,000 to 25,000 of 32,000 steps, first convolution dense.
+@pytest.mark.parametrize(
+    ("sparsity", "samples", "run"), [(0.8, 0.559, 0.5695), (0.9, 0.504, 0.5156)]
+)
+def test_multipliers_of_gmp(sparsity, samples, run):
+    gmp = plan(
+        jaxsparse.gmp(
+            sparsity=sparsity,
+            total_steps=32_000,
+            start_step=10_000,
+            stop_step=25_000,
+            scope="layer",
+            distribution=FIRST_DENSE,
+        )
+    )
+    assert not gmp.layers_are_estimates
+    # The published way: the mean of samples at 0, 1000, ..., 32,000, both ends among them.
+    steps, flops = [row.step for row in gmp.rows], [row.flops for row in gmp.rows]
+    at = np.searchsorted(steps, np.arange(0, 32_001, 1000), side="right") - 1
+    assert np.mean(np.array(flops)[at]) / sum(FLOPS.values()) == pytest.approx(samples, abs=5e-4)
+    # The run itself: each density holds for the 1000 steps after its event.
+    assert gmp.train_flops_ratio == pytest.approx(run, abs=5e-5)
+
+
+def test_granets_dense_gradient_can_be_left_out():
+    method = jaxsparse.granet_st(
+        sparsity=0.8, total_steps=1_000_900, update_interval=4000, stop_step=300_270
+    )
+    charged, published = (
+        method.plan(PARAMS, FLOPS, count_dense_gradient=count) for count in (True, False)
+    )
+    assert charged.rows == published.rows
+    assert 0 < charged.train_flops_ratio - published.train_flops_ratio < 1e-4
+    assert charged.layers_are_estimates
+    # Published from real masks: .37 and .35. Counts in proportion to the start would give .286.
+    assert 0.30 < published.test_flops_ratio < 0.40

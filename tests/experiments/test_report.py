@@ -1,0 +1,73 @@
+"""What events and layers near empty leave in the record, from states made by hand."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxsparse
+from experiments import report
+from jaxsparse.types import EventMetrics
+
+
+@pytest.fixture
+def state(key):
+    params = {"a": {"kernel": jnp.ones((4, 5))}, "b": {"kernel": jnp.ones((5, 2))}}
+    method = jaxsparse.static(sparsity=0.5, total_steps=9, distribution=jaxsparse.uniform())
+    return jaxsparse.TrainState.create(
+        apply_fn=lambda: None,
+        params=params,
+        tx=optax.sgd(0.1),
+        method=method,
+        key=key,
+        track_exploration=True,
+    )
+
+
+def after(state, *, active, dropped, grown):
+    """The state after an event with these counts, at step 3."""
+    counts = lambda numbers: jnp.array(numbers, jnp.int32)
+    metrics = EventMetrics(
+        num_active=counts(active),
+        num_dropped=counts(dropped),
+        num_grown=counts(grown),
+        num_restarted=counts(grown),
+        num_nan=counts([0, 1]),
+    )
+    return state.replace(event_metrics=metrics, step=jnp.int32(3))
+
+
+def test_the_record_of_the_start_lists_the_layers(state):
+    assert report.layer_counts(state) == [10, 5]
+
+
+def test_the_record_of_an_event(state):
+    record = report.event_scalars(after(state, active=[8, 4], dropped=[5, 1], grown=[2, 1]))
+    assert record == {
+        "density": 12 / 30,
+        "num_active": 12,
+        "num_dropped": 6,
+        "num_grown": 3,
+        "num_restarted": 3,
+        "num_nan": 1,
+        "num_empty": 0,
+        "churn": 0.25,
+        "exploration_rate": 0.5,
+        "layer_num_active": [8, 4],
+    }
+
+
+@pytest.mark.parametrize(
+    ("active", "dropped", "warnings"),
+    [
+        ([8, 4], [5, 1], []),
+        ([8, 0], [5, 4], ["warning: no weight is left in b/kernel after step 3"]),
+        ([8, 0], [5, 0], []),  # empty since an earlier event
+        (
+            [0, 0],
+            [9, 1],
+            [f"warning: no weight is left in {p}/kernel after step 3" for p in ("a", "b")],
+        ),
+    ],
+)
+def test_a_layer_that_empties_is_said_once(state, active, dropped, warnings):
+    assert report.emptied(after(state, active=active, dropped=dropped, grown=[0, 0])) == warnings
