@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsparse.masks import count_true
+from jaxsparse.counting import count_true
 from jaxsparse.paths import check_like, prunable_leaves
 from jaxsparse.types import EventMetrics, PyTree, Rules
 
