@@ -54,7 +54,35 @@ def apply_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
       x: any dtype, any shape.
       mask: bool, x's shape.
     """
-    return jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
+    x = jnp.asarray(x)
+    return select(jnp.asarray(mask, bool), x, jnp.zeros_like(x))
+
+
+@jax.custom_jvp
+def select(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `jnp.where(mask, x, y)` of one dtype and shape, floats by their bits.
+
+    On CPU the select of `where` keeps XLA from vectorising the loop that it is fused into: a masked
+    optimizer step of 8M weights took 1.5 to 1.8 times the plain one with it, 1.1 with this.
+
+    Args:
+      mask: bool[shape].
+      x: [shape], where the mask is True.
+      y: [shape], x's dtype, elsewhere.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.where(mask, x, y)
+    bits = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+    of_x, of_y = (lax.bitcast_convert_type(z, bits) for z in (x, y))
+    # -True is all ones, -False all zeros.
+    return lax.bitcast_convert_type(of_y ^ ((of_x ^ of_y) & -mask.astype(bits)), x.dtype)
+
+
+@select.defjvp
+def _select_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # A bit cast has no derivative; without this rule gradients would silently be 0.
+    mask, x, y = primals
+    return select(mask, x, y), jnp.where(mask, tangents[1], tangents[2])
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:

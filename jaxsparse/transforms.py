@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks
+from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
 from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
+
+# Optimizers whose slots can be found, but that masks would break in silence or obscurely.
+_REFUSED = {
+    optax.LookaheadState: "optax.lookahead steps two copies of params; average them outside (EMA)",
+    optax.ScaleByRpropState: "optax.rprop never moves a weight whose step size starts again at 0",
+}
 
 
 def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -29,14 +35,23 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     norm inside sees the norm of the masked gradient, before it that of the dense one; both are
     legitimate.
 
-    Slots are masked on entry: what an optimizer itself puts there off the mask (noise ahead of a
-    momentum, Adafactor's epsilon) stands until the next step. With `optax.MultiSteps` let events
-    fall on steps that emit an update, and give RigL and SET `skip_step=False`: a skipped step would
-    not count as one of the accumulated ones.
+    Slots are masked on entry, which costs next to nothing; on exit it would read and write them
+    once more. So what an optimizer itself puts off the mask stands until the next step reads it as
+    0: the epsilon that Adafactor, AdaBelief, AdaMax and AdaCProp add to their second moments, and
+    what noise or `optax.centralize` ahead of a momentum leave in it.
+
+    With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
+    `skip_step=False`: a skipped step would not count as one of the accumulated ones. A slot starts
+    again at 0, whatever the optimizer's own initial value; Adam's bias correction goes by the count
+    of all steps, so that a weight grown late takes first steps up to 6.6 times the learning rate:
+    see `jaxsparse.scale_by_age`.
 
     Args:
       inner: any optax transformation whose slots have the shape of their parameters. Slots of other
-        shapes (Adafactor's factored rows and columns) cannot be masked and are left alone.
+        shapes (Adafactor's factored rows and columns, GaLore's projected moments) cannot be masked
+        and are left alone. It is handed `masks=` like every other extra argument; the few that
+        accept no extra arguments of others, such as `optax.contrib.sam`, can be freed of them:
+        `optax.GradientTransformation(*optax.contrib.sam(...))`.
 
     Returns:
       A transformation with the state of `inner` and no more. Its `update(grads, state, params, *,
@@ -44,13 +59,15 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     Raises:
       TypeError: `update` without masks.
-      ValueError: `init` of an optimizer whose slots cannot be found (lookahead, SM3, L-BFGS);
-        `update` without params, or with trees that differ, naming the first leaf.
+      ValueError: `init` of an optimizer whose slots cannot be found or that could not train with
+        masks (lookahead, SM3, L-BFGS, Rprop); `update` without params, or with trees that differ,
+        naming the first leaf.
     """
     inner_update = optax.with_extra_args_support(inner).update
 
     def init(params: PyTree) -> PyTree:
         state = inner.init(params)
+        _refuse(state)
         try:
             jax.eval_shape(lambda state: mask_slots(inner, state, dense_masks(params)), state)
         except Exception as error:  # whatever this optimizer's own init makes of a placeholder
@@ -124,7 +141,14 @@ def apply_event(
     return apply_masks(params, event.kept), mask_slots(tx, opt_state, event.kept)
 
 
+def _refuse(state: PyTree) -> None:
+    refused = tuple(_REFUSED)
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, refused)):
+        if isinstance(node, refused):
+            raise ValueError(f"masked cannot serve this optimizer: {_REFUSED[type(node)]}")
+
+
 def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:
     """The update on the mask, -p off it, in a dtype that holds -p exactly."""
     dtype = jnp.promote_types(update.dtype, param.dtype)
-    return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+    return select(mask, update.astype(dtype), -param.astype(dtype))
