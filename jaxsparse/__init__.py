@@ -1,5 +1,6 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
+from jaxsparse.age import scale_by_age
 from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
@@ -64,6 +65,7 @@ __all__ = [
     "prune",
     "rigl",
     "rigl_itop",
+    "scale_by_age",
     "set_",
     "set_itop",
     "snfs",

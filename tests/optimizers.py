@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+import jaxsparse
+
 
 class Row(NamedTuple):
     """One optimizer.
@@ -42,6 +44,11 @@ def every_second(tx, should_skip: Callable | None = None):
     return optax.MultiSteps(tx, 2, should_skip_update_fn=should_skip).gradient_transformation()
 
 
+def aged(*after):
+    adam = optax.scale_by_adam(), jaxsparse.scale_by_age()
+    return optax.chain(*adam, *after, optax.scale_by_learning_rate(0.01))
+
+
 MOMENTUM = optax.sgd(0.01, momentum=0.9)
 ADAM = optax.adam(0.01)
 KEY = jax.random.key(7)
@@ -62,6 +69,7 @@ ROWS = {
     "adam_bfloat16": Row(optax.adam(0.01, mu_dtype=jnp.bfloat16), 2),
     "adamw": Row(optax.adamw(0.01, weight_decay=0.1), 2),
     "adamw_on_matrices": Row(optax.adamw(0.01, weight_decay=0.1, mask=is_matrix), 2),
+    "aged_adamw": Row(aged(optax.add_decayed_weights(0.1)), 3),
     "nadamw": Row(optax.nadamw(0.01), 2),
     "radam": Row(optax.radam(0.01), 2),
     "amsgrad": Row(optax.amsgrad(0.01), 3),
@@ -118,6 +126,9 @@ ROWS = {
         optax.inject_hyperparams(optax.adamw)(learning_rate=optax.linear_schedule(0.1, 0.01, 50)), 2
     ),
     "partitioned": Row(optax.partition({"matrix": ADAM, "vector": MOMENTUM}, labels), 2),
+    "partitioned_with_age": Row(
+        optax.partition({"matrix": aged(optax.scale(1.0)), "vector": MOMENTUM}, labels), 3
+    ),
     "trace_of_matrices": Row(
         optax.chain(optax.masked(optax.trace(0.9), is_matrix), optax.scale(-0.01)), 1
     ),

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "method": STEPS | {"stages", "plan"},
     "methods": STEPS | {"stages", "plan", "method", "methods"},
     "transforms": CORE,
+    "age": CORE,
     "metrics": CORE,
     "flops": CORE,
     "train_state": CORE | {"method", "metrics", "transforms"},
