@@ -1,7 +1,14 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.age import scale_by_age
-from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
+from jaxsparse.distributions import (
+    erdos_renyi,
+    erk,
+    leaf_counts,
+    stacked,
+    uniform,
+    with_overrides,
+)
 from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.masks import (
     apply_mask,
@@ -71,6 +78,7 @@ __all__ = [
     "snfs",
     "sparse_flops",
     "sparsity",
+    "stacked",
     "static",
     "summary",
     "top_k",

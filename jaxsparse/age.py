@@ -1,7 +1,7 @@
 """Adam's bias correction by the age of each weight instead of the age of the run."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ class ScaleByAgeState(NamedTuple):
     """State of `scale_by_age`.
 
     Attributes:
-      count: int32[], updates of the run.
+      steps: int32[], updates of the run.
       age: a tree like params of uint16: updates that each weight has had since it (re)started, at
         most 65535; 0 where it is inactive.
     """
 
-    count: jax.Array
+    steps: jax.Array
     age: PyTree
 
 
@@ -86,20 +86,21 @@ def scale_by_age(b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransforma
         **extra: Any,
     ) -> tuple[PyTree, ScaleByAgeState]:
         del params, extra
-        count = optax.safe_increment(state.count)
+        steps = jnp.asarray(optax.safe_increment(state.steps))
         age = jax.tree.map(lambda a: jnp.minimum(a, OLD - 1) + 1, state.age)
         if masks is not None:
             # optax.masked and optax.partition leave a hole where another optimizer is at work.
             is_hole = lambda x: isinstance(x, optax.MaskedNode)
             keep = lambda a, mask: a if is_hole(a) else select(mask, a, jnp.zeros_like(a))
             age = jax.tree.map(keep, age, masks, is_leaf=is_hole)
-        scale = lambda u, a: u * _correction(a, count, b1, b2).astype(u.dtype)
-        return jax.tree.map(scale, updates, age), ScaleByAgeState(count, age)
+        scale = lambda u, a: u * _correction(a, steps, b1, b2).astype(u.dtype)
+        return jax.tree.map(scale, updates, age), ScaleByAgeState(steps, age)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # optax's type of an update names its arguments otherwise.
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
-def _correction(age: jax.Array, count: jax.Array, b1: float, b2: float) -> jax.Array:
+def _correction(age: jax.Array, steps: jax.Array, b1: float, b2: float) -> jax.Array:
     """float32, age's shape: by how much Adam's update falls short; 1 where inactive."""
 
     def biased(decay: float, t: jax.Array) -> jax.Array:
@@ -108,7 +109,7 @@ def _correction(age: jax.Array, count: jax.Array, b1: float, b2: float) -> jax.A
         log = math.log(decay) if decay else -math.inf
         return 1.0 - jnp.exp(t.astype(jnp.float32) * log)
 
-    first = biased(b1, count) / biased(b1, age)
-    second = biased(b2, age) / biased(b2, count)
-    as_old_as_the_run = age == jnp.minimum(count, OLD).astype(age.dtype)
+    first = biased(b1, steps) / biased(b1, age)
+    second = biased(b2, age) / biased(b2, steps)
+    as_old_as_the_run = age == jnp.minimum(steps, OLD).astype(age.dtype)
     return jnp.where(as_old_as_the_run | (age == 0), 1.0, first * jnp.sqrt(second))

@@ -37,8 +37,9 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     Slots are masked on entry, fused into the step's own reads; on exit it would take another pass
     over them (1.6 times the bytes of the whole step). So what an optimizer itself puts off the mask
-    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief, AdaMax and ACProp add to their second moments, and
-    what noise or `optax.centralize` ahead of a momentum leave in it.
+    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief, AdaMax and
+    ACProp add to their second moments, and what noise or `optax.centralize` ahead of a momentum
+    leave in it.
 
     With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
     `skip_step=False`: a skipped step would not count as one of the accumulated ones. A slot starts

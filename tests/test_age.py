@@ -138,20 +138,20 @@ def test_an_inactive_weight_has_no_age():
 
 
 @pytest.mark.parametrize(
-    ("age", "count", "new_age", "scale"),
+    ("age", "steps", "new_age", "scale"),
     [
         (OLD, 10**6, OLD, 1.0),  # does not wrap around
         (OLD - 1, 10**6, OLD, 1.0),
         (OLD - 1, OLD - 1, OLD, 1.0),
         (9, 9, 10, 1.0),
-        # sqrt(1 - 0.999^10) / (1 - 0.9^10), as (1 - b^t) is 1 at this count
+        # sqrt(1 - 0.999^10) / (1 - 0.9^10), as (1 - b^t) is 1 by then
         (9, 10**6, 10, 0.15317),
     ],
 )
-def test_ages_stop(age, count, new_age, scale):
+def test_ages_stop(age, steps, new_age, scale):
     tx, params = jaxsparse.scale_by_age(), {"kernel": jnp.ones((1, 1))}
     state = tx.init(params)._replace(
-        count=jnp.int32(count), age={"kernel": jnp.full((1, 1), age, jnp.uint16)}
+        steps=jnp.int32(steps), age={"kernel": jnp.full((1, 1), age, jnp.uint16)}
     )
     updates, state = tx.update(params, state, masks={"kernel": jnp.ones((1, 1), bool)})
     assert state.age["kernel"].dtype == jnp.uint16
@@ -163,7 +163,7 @@ def test_without_masks_it_changes_nothing():
     tx, updates = jaxsparse.scale_by_age(b1=0.0), fill(TREE, 0)
     new, state = tx.update(updates, tx.init(updates))
     chex.assert_trees_all_equal(new, updates)
-    assert int(state.age["bias"][0]) == int(state.count) == 1
+    assert int(state.age["bias"][0]) == int(state.steps) == 1
 
 
 @pytest.mark.parametrize(
