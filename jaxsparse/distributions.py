@@ -36,7 +36,9 @@ def uniform() -> Distribution:
 def erdos_renyi() -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
-    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out).
+    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out). Equinox keeps
+    convolutions as (out, in, spatial...): there this would count the kernel, and `erk`, which sees
+    only the set of dimensions, is the one to use. Matrices may be either way round.
 
     >>> {p: round(d, 6) for p, d in erdos_renyi()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
     {'a': 0.714286, 'b': 0.446429}

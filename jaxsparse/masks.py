@@ -91,6 +91,11 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     Do this once, when training starts; `masked` keeps it so. Do not do it inside the loss: the
     gradient of inactive weights, which methods grow by, would be 0.
 
+    An average of params over steps (`optax.incremental_update`, `optax.ema`) is not sparse: weights
+    dropped since live on in it. Apply the masks of the moment to it where it is evaluated:
+    `apply_masks(average, masks)`. A weight that was dropped and grown again also averages over its
+    former life; `average = apply_masks(average, event.kept)` at every event forgets that too.
+
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.

@@ -27,6 +27,7 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     NOT to be confused with `optax.masked`, which chooses whole leaves and passes the others on:
     this one works element by element, and masks are an argument of every update, never state.
+    `masked(optax.masked(...))` does both, the other way round is refused.
 
     The gradient is masked before `inner` sees it, and so is every parameter-shaped slot of its
     state (momentum, second moments). Off the mask the update is -p, so that `optax.apply_updates`
@@ -92,6 +93,11 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
             raise ValueError(
                 "masked(...).update needs params: tx.update(grads, state, params, masks=)"
             )
+        if any(_is_hole(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_hole)):
+            raise ValueError(
+                "masked(...) stands inside optax.masked or optax.partition, which hand it only "
+                "some of the leaves; put it outermost: masked(optax.partition(...))"
+            )
         check_masks(masks, params)
         check_like(updates, params, name="grads", like="params")
         state = mask_slots(inner, state, masks)
@@ -112,17 +118,12 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       masks: bool, the structure and shapes of params.
     """
 
-    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
-    # subtree, that one of their optimizers does not look after.
-    def is_hole(slot: Any) -> bool:
-        return isinstance(slot, optax.MaskedNode)
-
     def mask_slot(slot: Any, mask: Any) -> Any:
-        if is_hole(slot) or np.shape(slot) != np.shape(mask):
+        if _is_hole(slot) or np.shape(slot) != np.shape(mask):
             return slot
         return apply_mask(slot, mask)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=is_hole)
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
 
 
 def apply_event(
@@ -140,6 +141,12 @@ def apply_event(
       params and opt_state, to go on with under `event.masks`.
     """
     return apply_masks(params, event.kept), mask_slots(tx, opt_state, event.kept)
+
+
+def _is_hole(node: Any) -> bool:
+    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
+    # subtree, that one of their optimizers does not look after.
+    return isinstance(node, optax.MaskedNode)
 
 
 def _refuse(state: PyTree) -> None:

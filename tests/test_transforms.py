@@ -12,7 +12,8 @@ import pytest
 
 import jaxsparse
 from jaxsparse.transforms import mask_slots
-from tests.optimizers import ROWS
+from tests.optimizers import KEY, ROWS
+from tests.trees import fill, shape
 
 SHAPES = {"fc": {"kernel": (4, 6), "bias": (6,)}, "out": [{"kernel": (6, 4)}]}
 
@@ -111,6 +112,87 @@ def test_clipping_inside_sees_the_masked_norm_and_outside_the_dense_norm():
     for tx, expected in ((inside, -1.0), (outside, -0.6)):
         updates, _ = tx.update(grads, tx.init(params), params, masks=masks)
         np.testing.assert_allclose(updates["kernel"], [[expected, 0.0]], rtol=1e-6)
+
+
+def test_what_comes_after_masked_can_undo_it():
+    """Noise before it is zeroed with the gradient, inside it is landed on, after it stays."""
+    params = fill({"kernel": shape(4, 6)}, 0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    params = jaxsparse.apply_masks(params, masks)
+    noise, sgd = optax.add_noise(1.0, 0.55, KEY), optax.sgd(0.1)
+    orders = {
+        "before": optax.chain(noise, jaxsparse.masked(sgd)),
+        "inside": jaxsparse.masked(optax.chain(sgd, noise)),
+        "after": optax.chain(jaxsparse.masked(sgd), noise),
+    }
+    new = {}
+    for name, tx in orders.items():
+        updates, _ = tx.update(params, tx.init(params), params, masks=masks)
+        new[name] = optax.apply_updates(params, updates)
+    jaxsparse.check(new["before"], (), masks)
+    jaxsparse.check(new["inside"], (), masks)
+    with pytest.raises(ValueError, match="params at kernel: .* inactive entries are not 0"):
+        jaxsparse.check(new["after"], (), masks)
+
+
+def test_a_scale_after_masked_keeps_zeros_but_lands_nothing_on_them():
+    params = {"kernel": jnp.array([[1.0, 2.0, 0.0]])}  # the second should be 0 and is not yet
+    masks = {"kernel": jnp.array([[True, False, False]])}
+    grads = {"kernel": jnp.array([[1.0, 1.0, 1.0]])}
+    inside = jaxsparse.masked(optax.chain(optax.sgd(1.0), optax.scale(0.5)))
+    after = optax.chain(jaxsparse.masked(optax.sgd(1.0)), optax.scale(0.5))
+    for tx, expected in ((inside, [[0.5, 0.0, 0.0]]), (after, [[0.5, 1.0, 0.0]])):
+        updates, _ = tx.update(grads, tx.init(params), params, masks=masks)
+        new = optax.apply_updates(params, updates)
+        np.testing.assert_array_equal(new["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    "decayed",
+    [
+        jaxsparse.masked(optax.chain(optax.sgd(1.0), optax.add_decayed_weights(-0.1))),
+        optax.chain(jaxsparse.masked(optax.sgd(1.0)), optax.add_decayed_weights(-0.1)),
+    ],
+    ids=["inside", "after"],
+)
+def test_weight_decay_leaves_zeros_wherever_it_stands(decayed):
+    params = {"kernel": jnp.array([[4.0, 0.0]])}
+    masks = {"kernel": jnp.array([[True, False]])}
+    updates, _ = decayed.update(params, decayed.init(params), params, masks=masks)
+    np.testing.assert_allclose(updates["kernel"], [[-4.0 - 0.4, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda tx: optax.masked(tx, {"fc": True, "head": False}),
+        lambda tx: optax.partition(
+            {"sparse": tx, "dense": optax.sgd(0.1)}, {"fc": "sparse", "head": "dense"}
+        ),
+    ],
+    ids=["optax.masked", "optax.partition"],
+)
+def test_masked_inside_what_chooses_leaves_says_how_to_turn_it_round(outer):
+    params = fill({"fc": {"kernel": shape(2, 3)}, "head": {"kernel": shape(3, 2)}}, 0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    tx = outer(jaxsparse.masked(optax.sgd(0.1)))
+    with pytest.raises(ValueError, match="put it outermost"):
+        tx.update(params, tx.init(params), params, masks=masks)
+    turned = jaxsparse.masked(outer(optax.sgd(0.1)))
+    updates, _ = turned.update(
+        params, turned.init(params), jaxsparse.apply_masks(params, masks), masks=masks
+    )
+    jaxsparse.check(updates, (), masks)
+
+
+def test_masked_twice_is_masked_once():
+    """`TrainState.create` wraps the optimizer; one that is wrapped already does no harm."""
+    params = draw(0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    once = jaxsparse.masked(optax.adamw(0.1))
+    twice = jaxsparse.masked(once)
+    results = [tx.update(draw(1), tx.init(params), params, masks=masks) for tx in (once, twice)]
+    chex.assert_trees_all_equal(*results)
 
 
 def test_other_extra_arguments_reach_the_inner_transformation():

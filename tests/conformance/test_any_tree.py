@@ -13,7 +13,6 @@ import pytest
 from flax import nnx
 
 import jaxsparse
-from jaxsparse.paths import leaf_paths
 
 STEPS, EVERY = 8, 2
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.float32)
@@ -234,20 +233,22 @@ def test_nnx_optimizer_without_masks_says_what_is_missing():
         optimizer.update(model, nnx.state(model, nnx.Param))
 
 
-def test_equinox_layouts():
-    """Equinox weights are (out, in, ...): ERK does not see it, Erdos-Renyi counts other axes."""
+def test_equinox_names_and_layouts():
+    """Weights are (out, in, ...): ERK does not see it, Erdos-Renyi counts a kernel's own axes."""
     net = {
         "conv": eqx.nn.Conv2d(4, 16, 3, key=jax.random.key(0)),
+        "fc": eqx.nn.Linear(8, 32, key=jax.random.key(0)),
         "norm": eqx.nn.LayerNorm((8, 8)),
         "embed": eqx.nn.Embedding(10, 4, key=jax.random.key(0)),
     }
     params, _ = eqx.partition(net, eqx.is_inexact_array)
-    assert leaf_paths(params) == [
-        "conv/weight",
-        "conv/bias",
-        "embed/weight",
-        "norm/weight",
-        "norm/bias",
-    ]
-    assert jaxsparse.prunable_paths(params) == ["conv/weight"]
-    assert params["conv"].weight.shape == (16, 4, 3, 3)
+    paths = jaxsparse.prunable_paths(params)
+    assert paths == ["conv/weight", "fc/weight"]  # the norm's and the embedding's have rank 2 too
+    equinox = {"conv": params["conv"].weight.shape, "fc": params["fc"].weight.shape}
+    flax = {"conv": (3, 3, 4, 16), "fc": (8, 32)}
+    assert equinox == {"conv": (16, 4, 3, 3), "fc": (32, 8)}
+    assert jaxsparse.erk()(equinox, 0.2) == pytest.approx(jaxsparse.erk()(flax, 0.2))
+    # (4 + 16) / (4 * 16) : (8 + 32) / (8 * 32) = 2, where (3 + 3) / (3 * 3) : ... = 64 / 15
+    for shapes, ratio in ((flax, 2), (equinox, 64 / 15)):
+        densities = jaxsparse.erdos_renyi()(shapes, 0.1)
+        assert densities["conv"] / densities["fc"] == pytest.approx(ratio)
