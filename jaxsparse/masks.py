@@ -5,6 +5,8 @@ active. Leaves that are not prunable (biases, norms, embeddings) are all True an
 There is no None in it, so `jax.tree.map(f, params, masks)` always works.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,10 +57,11 @@ def apply_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
       mask: bool, x's shape.
     """
     x = jnp.asarray(x)
-    return select(jnp.asarray(mask, bool), x, jnp.zeros_like(x))
+    return select(jnp.asarray(mask, bool), x, jnp.zeros((), x.dtype))
 
 
 @jax.custom_jvp
+@functools.partial(jax.jit, inline=True)  # one pass also where nothing around it is compiled
 def select(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns `jnp.where(mask, x, y)` of one dtype and shape, floats by their bits.
 
@@ -68,7 +71,7 @@ def select(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     Args:
       mask: bool[shape].
       x: [shape], where the mask is True.
-      y: [shape], x's dtype, elsewhere.
+      y: [shape] or [], x's dtype, elsewhere.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.where(mask, x, y)
