@@ -4,6 +4,16 @@
 
 Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. Lines that
 sparse training adds are marked.
+
+With `optimizer = nnx.Optimizer(model, jaxsparse.masked(tx), wrt=nnx.Param)` a step is
+`optimizer.update(model, grads, masks=masks)`, and an event is written back as that does it:
+
+    params, opt_state = nnx.as_pure((nnx.state(model, nnx.Param), optimizer.opt_state))
+    event = method.update(params, nnx.as_pure(grads), masks, n, key=key)
+    params, opt_state = jaxsparse.apply_event(optimizer.tx, event, params, opt_state)
+    nnx.update(model, params)
+    nnx.update(optimizer.opt_state, nnx.state(opt_state))
+    masks = event.masks
 """
 
 import jax

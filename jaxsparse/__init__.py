@@ -1,9 +1,17 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.accounting import training_flops
+from jaxsparse.age import scale_by_age
 from jaxsparse.changes import churn, exploration_rate, explore, overlap
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
-from jaxsparse.distributions import erdos_renyi, erk, leaf_counts, uniform, with_overrides
+from jaxsparse.distributions import (
+    erdos_renyi,
+    erk,
+    leaf_counts,
+    stacked,
+    uniform,
+    with_overrides,
+)
 from jaxsparse.export import (
     export_forward,
     load_safetensors,
@@ -85,11 +93,13 @@ __all__ = [
     "rigl",
     "rigl_itop",
     "save_safetensors",
+    "scale_by_age",
     "set_",
     "set_itop",
     "snfs",
     "sparse_flops",
     "sparsity",
+    "stacked",
     "static",
     "summary",
     "to_csr",

@@ -36,7 +36,9 @@ def uniform() -> Distribution:
 def erdos_renyi() -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
-    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out).
+    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out). Equinox keeps
+    convolutions as (out, in, spatial...): there this would count the kernel, and `erk`, which sees
+    only the set of dimensions, is the one to use. Matrices may be either way round.
 
     >>> {p: round(d, 6) for p, d in erdos_renyi()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
     {'a': 0.714286, 'b': 0.446429}
@@ -96,6 +98,60 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
         return {path: shared[path] if i is None else fixed[i] for path, i in first.items()}
 
     return overridden
+
+
+def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution:
+    """Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
+
+    A stacked kernel has the shape (layers, ..., in, out), and Erdos-Renyi-Kernel would take its
+    first axis for one of a convolution. With this a stack gets the densities of its layers written
+    out. It stays one leaf with one count: an event ranks its weights together, so that its layers
+    compete with each other, and the random initial masks share the count only on average.
+
+    Args:
+      distribution: shares out the density; it sees the k-th layer of a stack as the path with "[k]"
+        appended. Overrides go around `stacked`, not inside.
+      axes: path regex to the number of leading axes that count layers, at least 1; the first regex
+        found in a path decides, and a leaf without one is a layer as it is.
+
+    Raises:
+      ValueError: a number of axes below 1; when called, one that leaves a layer without an axis, or
+        a regex that is nobody's first match.
+
+    >>> unrolled = erk()({"up0": (8, 32), "up1": (8, 32), "head": (8, 10)}, 0.4)
+    >>> unrolled["up0"] == unrolled["up1"]
+    True
+    >>> scanned = stacked(erk(), {"up": 1})({"up": (2, 8, 32), "head": (8, 10)}, 0.4)
+    >>> scanned == {"up": unrolled["up0"], "head": unrolled["head"]}
+    True
+    """
+    for pattern, num in axes.items():
+        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+            raise ValueError(f"stack {pattern!r}: {num!r} leading axes; it must be at least 1")
+
+    def unstacked(shapes: Shapes, density: float) -> dict[str, float]:
+        first = first_matches(list(axes), shapes, name="stack")
+        layers: dict[str, list[str]] = {}
+        each: dict[str, tuple[int, ...]] = {}
+        for path, i in first.items():
+            num = 0 if i is None else list(axes.values())[i]
+            shape = shapes[path]
+            if num and num >= len(shape):
+                raise ValueError(
+                    f"stack at {path}: {num} of the axes of {shape} count layers, none is left; "
+                    f"at most {len(shape) - 1}"
+                )
+            copies = [f"{path}[{k}]" for k in range(math.prod(shape[:num]))]
+            layers[path] = copies if num else [path]
+            each |= dict.fromkeys(layers[path], shape[num:])
+        densities = distribution(each, density) if each else {}
+        # All layers of a stack have one shape; an empty stack is dense, like an empty leaf.
+        return {
+            path: math.fsum(densities[name] for name in names) / len(names) if names else 1.0
+            for path, names in layers.items()
+        }
+
+    return unstacked
 
 
 def total_count(size: int, density: float) -> int:

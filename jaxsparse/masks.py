@@ -5,6 +5,8 @@ active. Leaves that are not prunable (biases, norms, embeddings) are all True an
 There is no None in it, so `jax.tree.map(f, params, masks)` always works.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,36 @@ def apply_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
       x: any dtype, any shape.
       mask: bool, x's shape.
     """
-    return jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
+    x = jnp.asarray(x)
+    return select(jnp.asarray(mask, bool), x, jnp.zeros((), x.dtype))
+
+
+@jax.custom_jvp
+@functools.partial(jax.jit, inline=True)  # one pass also where nothing around it is compiled
+def select(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `jnp.where(mask, x, y)` of one dtype and shape, floats by their bits.
+
+    On CPU the select of `where` keeps XLA from vectorising the loop that it is fused into: a masked
+    optimizer step of 8M weights took 1.5 to 1.8 times the plain one with it, 1.1 with this.
+
+    Args:
+      mask: bool[shape].
+      x: [shape], where the mask is True.
+      y: [shape] or [], x's dtype, elsewhere.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.where(mask, x, y)
+    bits = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+    of_x, of_y = (lax.bitcast_convert_type(z, bits) for z in (x, y))
+    # -True is all ones, -False all zeros.
+    return lax.bitcast_convert_type(of_y ^ ((of_x ^ of_y) & -mask.astype(bits)), x.dtype)
+
+
+@select.defjvp
+def _select_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # A bit cast has no derivative; without this rule gradients would silently be 0.
+    mask, x, y = primals
+    return select(mask, x, y), jnp.where(mask, tangents[1], tangents[2])
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
@@ -61,6 +92,11 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
 
     Do this once, when training starts; `masked` keeps it so. Do not do it inside the loss: the
     gradient of inactive weights, which methods grow by, would be 0.
+
+    An average of params over steps (`optax.incremental_update`, `optax.ema`) is not sparse: weights
+    dropped since live on in it. Apply the masks of the moment to it where it is evaluated:
+    `apply_masks(average, masks)`. A weight that was dropped and grown again also averages over its
+    former life; `average = apply_masks(average, event.kept)` at every event forgets that too.
 
     Args:
       params: any pytree of arrays.

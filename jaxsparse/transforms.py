@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks
+from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
 from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
+
+# Optimizers whose slots can be found, but that masks would break in silence or obscurely.
+_REFUSED = {
+    optax.LookaheadState: "optax.lookahead steps two copies of params; average them outside (EMA)",
+    optax.ScaleByRpropState: "optax.rprop never moves a weight whose step size starts again at 0",
+}
 
 
 def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -21,6 +27,7 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     NOT to be confused with `optax.masked`, which chooses whole leaves and passes the others on:
     this one works element by element, and masks are an argument of every update, never state.
+    `masked(optax.masked(...))` does both, the other way round is refused.
 
     The gradient is masked before `inner` sees it, and so is every parameter-shaped slot of its
     state (momentum, second moments). Off the mask the update is -p, so that `optax.apply_updates`
@@ -29,14 +36,24 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     norm inside sees the norm of the masked gradient, before it that of the dense one; both are
     legitimate.
 
-    Slots are masked on entry: what an optimizer itself puts there off the mask (noise ahead of a
-    momentum, Adafactor's epsilon) stands until the next step. With `optax.MultiSteps` let events
-    fall on steps that emit an update, and give RigL and SET `skip_step=False`: a skipped step would
-    not count as one of the accumulated ones.
+    Slots are masked on entry, fused into the step's own reads; on exit it would take another pass
+    over them (1.6 times the bytes of the whole step). So what an optimizer itself puts off the mask
+    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief, AdaMax and
+    ACProp add to their second moments, and what noise or `optax.centralize` ahead of a momentum
+    leave in it.
+
+    With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
+    `skip_step=False`: a skipped step would not count as one of the accumulated ones. A slot starts
+    again at 0, whatever the optimizer's own initial value; Adam's bias correction goes by the count
+    of all steps, so that a weight grown late takes first steps up to 6.6 times the learning rate:
+    see `jaxsparse.scale_by_age`.
 
     Args:
       inner: any optax transformation whose slots have the shape of their parameters. Slots of other
-        shapes (Adafactor's factored rows and columns) cannot be masked and are left alone.
+        shapes (Adafactor's factored rows and columns, GaLore's projected moments) cannot be masked
+        and are left alone. It is handed `masks=` like every other extra argument; the few that
+        accept no extra arguments of others, such as `optax.contrib.sam`, can be freed of them:
+        `optax.GradientTransformation(*optax.contrib.sam(...))`.
 
     Returns:
       A transformation with the state of `inner` and no more. Its `update(grads, state, params, *,
@@ -44,13 +61,15 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     Raises:
       TypeError: `update` without masks.
-      ValueError: `init` of an optimizer whose slots cannot be found (lookahead, SM3, L-BFGS);
-        `update` without params, or with trees that differ, naming the first leaf.
+      ValueError: `init` of an optimizer whose slots cannot be found or that could not train with
+        masks (lookahead, SM3, L-BFGS, Rprop); `update` without params, or with trees that differ,
+        naming the first leaf.
     """
     inner_update = optax.with_extra_args_support(inner).update
 
     def init(params: PyTree) -> PyTree:
         state = inner.init(params)
+        _refuse(state)
         try:
             jax.eval_shape(lambda state: mask_slots(inner, state, dense_masks(params)), state)
         except Exception as error:  # whatever this optimizer's own init makes of a placeholder
@@ -74,6 +93,11 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
             raise ValueError(
                 "masked(...).update needs params: tx.update(grads, state, params, masks=)"
             )
+        if any(_is_hole(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_hole)):
+            raise ValueError(
+                "masked(...) stands inside optax.masked or optax.partition, which hand it only "
+                "some of the leaves; put it outermost: masked(optax.partition(...))"
+            )
         check_masks(masks, params)
         check_like(updates, params, name="grads", like="params")
         state = mask_slots(inner, state, masks)
@@ -94,17 +118,12 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       masks: bool, the structure and shapes of params.
     """
 
-    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
-    # subtree, that one of their optimizers does not look after.
-    def is_hole(slot: Any) -> bool:
-        return isinstance(slot, optax.MaskedNode)
-
     def mask_slot(slot: Any, mask: Any) -> Any:
-        if is_hole(slot) or np.shape(slot) != np.shape(mask):
+        if _is_hole(slot) or np.shape(slot) != np.shape(mask):
             return slot
         return apply_mask(slot, mask)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=is_hole)
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
 
 
 def apply_event(
@@ -124,7 +143,20 @@ def apply_event(
     return apply_masks(params, event.kept), mask_slots(tx, opt_state, event.kept)
 
 
+def _is_hole(node: Any) -> bool:
+    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
+    # subtree, that one of their optimizers does not look after.
+    return isinstance(node, optax.MaskedNode)
+
+
+def _refuse(state: PyTree) -> None:
+    refused = tuple(_REFUSED)
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, refused)):
+        if isinstance(node, refused):
+            raise ValueError(f"masked cannot serve this optimizer: {_REFUSED[type(node)]}")
+
+
 def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:
     """The update on the mask, -p off it, in a dtype that holds -p exactly."""
     dtype = jnp.promote_types(update.dtype, param.dtype)
-    return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+    return select(mask, update.astype(dtype), -param.astype(dtype))

@@ -12,6 +12,7 @@ from jaxsparse.distributions import (
     erdos_renyi,
     erk,
     leaf_counts,
+    stacked,
     total_count,
     uniform,
     with_overrides,
@@ -217,6 +218,58 @@ def test_overrides_take_the_first_match():
 def test_overrides_out_of_place(sparsities, message):
     with pytest.raises(ValueError, match=message):
         with_overrides(uniform(), sparsities)({"conv": (4,), "fc": (4,)}, 0.5)
+
+
+# A transformer of three scanned blocks, and the same model with its blocks written out.
+SCANNED = {"embed": (20, 8), "blocks/up": (3, 8, 32), "blocks/conv": (3, 5, 8, 8), "head": (8, 10)}
+UNROLLED = {"embed": (20, 8), "head": (8, 10)} | {
+    f"block{k}/{name}": SCANNED[f"blocks/{name}"][1:] for k in range(3) for name in ("up", "conv")
+}
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.6, 1.0])  # at 0.6 some layers are dense
+@pytest.mark.parametrize("distribution", ALL, ids=["uniform", "er", "erk", "erk sqrt"])
+def test_scanned_layers_get_the_densities_of_unrolled_ones(distribution, density):
+    scanned = stacked(distribution, {"^blocks": 1})(SCANNED, density)
+    unrolled = distribution(UNROLLED, density)
+    assert list(scanned) == list(SCANNED)
+    for path, d in scanned.items():
+        assert d == pytest.approx(unrolled[path.replace("blocks", "block2")], rel=1e-12)
+    counts = leaf_counts(stacked(distribution, {"^blocks": 1}), SCANNED, density)
+    size = sum(math.prod(shape) for shape in SCANNED.values())
+    assert sum(counts.values()) == total_count(size, density)
+
+
+def test_without_stacked_the_number_of_layers_passes_for_a_kernel_size():
+    """(3 + 8 + 32) / (3 * 8 * 32) of a stack against (8 + 32) / (8 * 32) of a layer."""
+    shapes = {"a": (3, 8, 32), "b": (8, 32)}
+    plain, mended = erk()(shapes, 0.2), stacked(erk(), {"a": 1})(shapes, 0.2)
+    assert plain["a"] / plain["b"] == pytest.approx((43 / 768) / (40 / 256))
+    assert mended == pytest.approx({"a": 0.2, "b": 0.2})
+
+
+def test_stacks_of_stacks_empty_ones_and_overrides_around():
+    shapes = {"a": (2, 3, 4, 16), "b": (4, 4), "none": (0, 4, 4)}
+    distribution = stacked(erk(), {"a": 2, "none": 1})
+    one = erk()({"b": (4, 4)} | {f"a{i}": (4, 16) for i in range(6)}, 0.4)
+    assert distribution(shapes, 0.4) == pytest.approx({"a": one["a0"], "b": one["b"], "none": 1.0})
+    around = with_overrides(distribution, {"^b": 0.0})(shapes, 0.4)
+    assert around == pytest.approx({"a": 0.4, "b": 1.0, "none": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"up": 0}, "stack 'up': 0 leading axes; it must be at least 1"),
+        ({"up": 1.0}, "stack 'up': 1.0 leading axes"),
+        ({"up": True}, "stack 'up': True leading axes"),
+        ({"down": 1}, "stack 'down' is the first match of no leaf"),
+        ({"up": 3}, r"stack at blocks/up: 3 of the axes of \(3, 8, 32\) .* at most 2"),
+    ],
+)
+def test_stacks_out_of_place(axes, message):
+    with pytest.raises(ValueError, match=message):
+        stacked(erk(), axes)(SCANNED, 0.5)
 
 
 def test_budget_below_one_weight_a_layer():

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "method": STEPS | {"stages", "plan"},
     "methods": STEPS | {"stages", "plan", "method", "methods"},
     "transforms": CORE,
+    "age": CORE,
     "metrics": CORE,
     "changes": CORE,
     "csr": CORE,

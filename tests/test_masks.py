@@ -137,17 +137,28 @@ def test_leaves_by_path_and_back():
     assert not changed["fc"]["weight"].any()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn", "int32", "uint16", "complex64"]
+)
 def test_apply_mask(dtype):
-    masked = apply_mask(jnp.array([-1, 2, -3], dtype), jnp.array([False, True, False]))
+    masked = apply_mask(jnp.array([1, 2, 3]).astype(dtype), jnp.array([False, True, False]))
     assert masked.dtype == dtype
-    np.testing.assert_array_equal(masked, np.array([0, 2, 0], dtype))
+    np.testing.assert_array_equal(masked.astype("complex64"), [0, 2, 0])
 
 
 def test_apply_mask_gives_positive_zero_for_everything():
     x = jnp.array([jnp.nan, jnp.inf, -jnp.inf, -1.0, -0.0])
     masked = np.asarray(apply_mask(x, jnp.zeros(5, bool)))
     np.testing.assert_array_equal(masked.view(np.uint32), np.zeros(5, np.uint32))
+
+
+def test_apply_mask_has_the_derivative_of_a_mask():
+    """It works on bits, which have none of their own."""
+    mask = jnp.array([False, True, True])
+    f = lambda x: (apply_mask(x, mask) ** 3).sum()
+    x = jnp.array([2.0, 3.0, -1.0])
+    np.testing.assert_array_equal(jax.grad(f)(x), [0, 27, 3])
+    np.testing.assert_array_equal(jax.hessian(f)(x), np.diag([0, 18, -6]))
 
 
 def test_masks_from_params_counts_and_sparsity():

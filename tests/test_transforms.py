@@ -1,4 +1,7 @@
-"""`masked` around many optimizers keeps weights and slots at exactly 0; `apply_event` restarts."""
+"""What `masked` does to a step, where it stands among other transformations; `apply_event`.
+
+That it holds for every optimizer is in test_optimizers.py.
+"""
 
 import chex
 import jax
@@ -9,6 +12,8 @@ import pytest
 
 import jaxsparse
 from jaxsparse.transforms import mask_slots
+from tests.optimizers import KEY, ROWS
+from tests.trees import fill, shape
 
 SHAPES = {"fc": {"kernel": (4, 6), "bias": (6,)}, "out": [{"kernel": (6, 4)}]}
 
@@ -19,103 +24,17 @@ def draw(seed: int, dtype=jnp.float32):
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s), dtype), SHAPES, is_leaf=is_shape)
 
 
-def labels(params):
-    return jax.tree.map(lambda x: "matrix" if x.ndim > 1 else "vector", params)
-
-
-def is_matrix(params):
-    return jax.tree.map(lambda x: x.ndim > 1, params)
-
-
-OPTIMIZERS = {
-    "momentum": optax.sgd(0.1, momentum=0.9),
-    "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
-    "adam": optax.adam(0.01),
-    "adamw": optax.adamw(0.01, weight_decay=0.1),
-    "adamw_on_matrices": optax.adamw(0.01, weight_decay=0.1, mask=is_matrix),
-    "lion": optax.lion(0.01),
-    "rmsprop": optax.rmsprop(0.01, momentum=0.9, initial_scale=1.0),
-    "adagrad": optax.adagrad(0.1),
-    "lamb": optax.lamb(0.01),
-    "clipped_adam": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.01)),
-    "coupled_decay": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)),
-    "muon": optax.contrib.muon(0.01),
-    "injected": optax.inject_hyperparams(optax.adamw)(
-        learning_rate=optax.linear_schedule(0.1, 0.01, 30)
-    ),
-    "scheduled": optax.sgd(optax.cosine_decay_schedule(0.1, 30), momentum=0.9),
-    "partitioned": optax.partition(
-        {"matrix": optax.adam(0.01), "vector": optax.sgd(0.1, momentum=0.9)}, labels
-    ),
-    "trace_of_matrices": optax.masked(optax.trace(0.9), is_matrix),
-    "multi_steps": optax.MultiSteps(optax.adam(0.01), 2).gradient_transformation(),
-    "apply_if_finite": optax.apply_if_finite(optax.adam(0.01), 3),
-    "schedule_free": optax.contrib.schedule_free_sgd(0.1),
-}
-
-
-def slot_leaves(tx, opt_state, params):
-    """(slot, path) of every parameter-shaped slot, found by optax."""
-    found = []
-    hole = lambda x: isinstance(x, optax.MaskedNode)
-
-    def visit(slot, path):
-        if not hole(slot):
-            found.append((np.asarray(slot), path))
-        return slot
-
-    paths = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), params)
-    optax.tree.map_params(tx, visit, opt_state, paths, is_leaf=hole)
-    return found
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_thirty_steps_with_events_leave_nothing_off_the_mask(name, key):
-    tx = jaxsparse.masked(OPTIMIZERS[name])
-    method = jaxsparse.granet_st(sparsity=0.75, total_steps=30, update_interval=6)
-    step = jax.jit(tx.update)
-    update = jax.jit(method.update)
-    params = draw(0)
-    masks = method.init(key, params)
-    params = jaxsparse.apply_masks(params, masks)
-    opt_state = tx.init(params)
-    structure = jax.tree.structure(opt_state)
-    for n in range(1, 31):
-        grads = draw(n)
-        updates, opt_state = step(grads, opt_state, params, masks=masks)
-        params = optax.apply_updates(params, updates)
-        if method.is_due(n):
-            event = update(params, grads, masks, n, key=key)
-            params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
-            masks = event.masks
-        by_path = {
-            jax.tree_util.keystr(path): np.asarray(mask)
-            for path, mask in jax.tree_util.tree_flatten_with_path(masks)[0]
-        }
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-            off = np.asarray(leaf)[~by_path[jax.tree_util.keystr(path)]]
-            assert not off.any() and not np.signbit(off).any()
-        for slot, path in slot_leaves(tx, opt_state, params):
-            assert slot.shape != by_path[path].shape or not slot[~by_path[path]].any(), path
-        jaxsparse.check(params, opt_state, masks)
-    assert jax.tree.structure(opt_state) == structure
-    chex.assert_tree_all_finite(params)
-    assert jaxsparse.num_active(masks) == 12
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), params, draw(0))
-    assert all(jax.tree.leaves(moved))
-
-
-@pytest.mark.parametrize("name", ["momentum", "adamw", "clipped_adam", "muon", "multi_steps"])
+@pytest.mark.parametrize("name", ["momentum", "adamw", "clipped", "muon", "multi_steps"])
 def test_masked_adds_no_state(name):
     params = draw(0)
-    masked = jaxsparse.masked(OPTIMIZERS[name])
-    chex.assert_trees_all_equal(masked.init(params), OPTIMIZERS[name].init(params))
+    masked = jaxsparse.masked(ROWS[name].tx)
+    chex.assert_trees_all_equal(masked.init(params), ROWS[name].tx.init(params))
 
 
-@pytest.mark.parametrize("name", ["momentum", "nesterov", "adamw", "clipped_adam"])
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adamw", "clipped"])
 def test_dense_masks_change_nothing(name):
     params, masks = draw(0), jaxsparse.dense_masks(draw(0))
-    plain, masked = OPTIMIZERS[name], jaxsparse.masked(OPTIMIZERS[name])
+    plain, masked = ROWS[name].tx, jaxsparse.masked(ROWS[name].tx)
     states = plain.init(params), masked.init(params)
     for n in range(3):
         expected, state = plain.update(draw(n), states[0], params)
@@ -157,9 +76,9 @@ def test_a_weight_off_the_mask_lands_on_zero_from_anywhere(params_dtype, grads_d
 
 
 @pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
-@pytest.mark.parametrize("name", ["momentum", "adamw", "clipped_adam", "lamb"])
+@pytest.mark.parametrize("name", ["momentum", "adamw", "clipped", "lamb"])
 def test_a_bad_gradient_off_the_mask_does_not_leak(name, bad):
-    tx, params = jaxsparse.masked(OPTIMIZERS[name]), draw(0)
+    tx, params = jaxsparse.masked(ROWS[name].tx), draw(0)
     masks = jax.tree.map(lambda x: x > 0, params)
     params = jaxsparse.apply_masks(params, masks)
     poisoned = jax.tree.map(lambda g, m: jnp.where(m, g, bad), draw(1), masks)
@@ -193,6 +112,87 @@ def test_clipping_inside_sees_the_masked_norm_and_outside_the_dense_norm():
     for tx, expected in ((inside, -1.0), (outside, -0.6)):
         updates, _ = tx.update(grads, tx.init(params), params, masks=masks)
         np.testing.assert_allclose(updates["kernel"], [[expected, 0.0]], rtol=1e-6)
+
+
+def test_what_comes_after_masked_can_undo_it():
+    """Noise before it is zeroed with the gradient, inside it is landed on, after it stays."""
+    params = fill({"kernel": shape(4, 6)}, 0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    params = jaxsparse.apply_masks(params, masks)
+    noise, sgd = optax.add_noise(1.0, 0.55, KEY), optax.sgd(0.1)
+    orders = {
+        "before": optax.chain(noise, jaxsparse.masked(sgd)),
+        "inside": jaxsparse.masked(optax.chain(sgd, noise)),
+        "after": optax.chain(jaxsparse.masked(sgd), noise),
+    }
+    new = {}
+    for name, tx in orders.items():
+        updates, _ = tx.update(params, tx.init(params), params, masks=masks)
+        new[name] = optax.apply_updates(params, updates)
+    jaxsparse.check(new["before"], (), masks)
+    jaxsparse.check(new["inside"], (), masks)
+    with pytest.raises(ValueError, match="params at kernel: .* inactive entries are not 0"):
+        jaxsparse.check(new["after"], (), masks)
+
+
+def test_a_scale_after_masked_keeps_zeros_but_lands_nothing_on_them():
+    params = {"kernel": jnp.array([[1.0, 2.0, 0.0]])}  # the second should be 0 and is not yet
+    masks = {"kernel": jnp.array([[True, False, False]])}
+    grads = {"kernel": jnp.array([[1.0, 1.0, 1.0]])}
+    inside = jaxsparse.masked(optax.chain(optax.sgd(1.0), optax.scale(0.5)))
+    after = optax.chain(jaxsparse.masked(optax.sgd(1.0)), optax.scale(0.5))
+    for tx, expected in ((inside, [[0.5, 0.0, 0.0]]), (after, [[0.5, 1.0, 0.0]])):
+        updates, _ = tx.update(grads, tx.init(params), params, masks=masks)
+        new = optax.apply_updates(params, updates)
+        np.testing.assert_array_equal(new["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    "decayed",
+    [
+        jaxsparse.masked(optax.chain(optax.sgd(1.0), optax.add_decayed_weights(-0.1))),
+        optax.chain(jaxsparse.masked(optax.sgd(1.0)), optax.add_decayed_weights(-0.1)),
+    ],
+    ids=["inside", "after"],
+)
+def test_weight_decay_leaves_zeros_wherever_it_stands(decayed):
+    params = {"kernel": jnp.array([[4.0, 0.0]])}
+    masks = {"kernel": jnp.array([[True, False]])}
+    updates, _ = decayed.update(params, decayed.init(params), params, masks=masks)
+    np.testing.assert_allclose(updates["kernel"], [[-4.0 - 0.4, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda tx: optax.masked(tx, {"fc": True, "head": False}),
+        lambda tx: optax.partition(
+            {"sparse": tx, "dense": optax.sgd(0.1)}, {"fc": "sparse", "head": "dense"}
+        ),
+    ],
+    ids=["optax.masked", "optax.partition"],
+)
+def test_masked_inside_what_chooses_leaves_says_how_to_turn_it_round(outer):
+    params = fill({"fc": {"kernel": shape(2, 3)}, "head": {"kernel": shape(3, 2)}}, 0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    tx = outer(jaxsparse.masked(optax.sgd(0.1)))
+    with pytest.raises(ValueError, match="put it outermost"):
+        tx.update(params, tx.init(params), params, masks=masks)
+    turned = jaxsparse.masked(outer(optax.sgd(0.1)))
+    updates, _ = turned.update(
+        params, turned.init(params), jaxsparse.apply_masks(params, masks), masks=masks
+    )
+    jaxsparse.check(updates, (), masks)
+
+
+def test_masked_twice_is_masked_once():
+    """`TrainState.create` wraps the optimizer; one that is wrapped already does no harm."""
+    params = draw(0)
+    masks = jax.tree.map(lambda x: x > 0, params)
+    once = jaxsparse.masked(optax.adamw(0.1))
+    twice = jaxsparse.masked(once)
+    results = [tx.update(draw(1), tx.init(params), params, masks=masks) for tx in (once, twice)]
+    chex.assert_trees_all_equal(*results)
 
 
 def test_other_extra_arguments_reach_the_inner_transformation():
@@ -282,17 +282,3 @@ def test_update_needs_params():
 def test_trees_that_differ_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         call(**changes)
-
-
-@pytest.mark.parametrize("name", ["sm3", "lbfgs", "lookahead"])
-def test_an_optimizer_that_cannot_be_masked_is_refused(name):
-    inner, params = {
-        "sm3": (optax.sm3(0.1), draw(0)),
-        "lbfgs": (optax.lbfgs(0.1), draw(0)),
-        "lookahead": (
-            optax.lookahead(optax.sgd(0.1, momentum=0.9), sync_period=5, slow_step_size=0.5),
-            optax.LookaheadParams.init_synced(draw(0)),
-        ),
-    }[name]
-    with pytest.raises(ValueError, match="cannot tell which parts of this optimizer's state"):
-        jaxsparse.masked(inner).init(params)
