@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsparse.paths import check_like, leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.types import PyTree, Rules
