@@ -13,7 +13,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readmes_code_runs_in_order(capsys):
+def test_the_readmes_code_runs_in_order(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a checkpoint and a file of weights
     names: dict = {}
     with jax.numpy_rank_promotion("allow"):  # as users have it
         for block in BLOCKS:
