@@ -74,7 +74,7 @@ def main() -> None:
     print(timing.machine())
     params, grads = resnet50.params(0), resnet50.params(1)
     nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
-    print(f"{len(resnet50.shapes())} leaves, {nbytes // 4:,} weights, to {SPARSITY:.0%} sparsity")
+    print(f"{len(params)} leaves, {nbytes // 4:,} weights, to {SPARSITY:.0%} sparsity")
     read, _ = timing.compile_with_time(
         lambda params: [jnp.abs(x).sum() for x in jax.tree.leaves(params)], params
     )

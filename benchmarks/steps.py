@@ -3,9 +3,10 @@
     python -m benchmarks.steps
 
 Bytes are those of `cost_analysis`, buffers donated. An optimizer step alone is bound by memory, so
-time should follow bytes: a mask adds a byte a weight to the 20 of SGD with momentum (reads weight,
-gradient, slot, writes weight, slot) or the 28 of AdamW. In a training step of a network the forward
-and backward passes are in both, and what is left to see is small: look at the control first.
+time should follow bytes; a mask is one byte a weight beside the 20 that SGD with momentum needs
+(reads weight, gradient, slot, writes weight, slot) or the 28 of AdamW. In a training step of a
+network the forward and backward passes are in both, and what is left to see is small: look at the
+control first.
 """
 
 import argparse

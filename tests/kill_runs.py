@@ -48,7 +48,7 @@ def outcome(out):
     summary = json.loads((out / "summary.json").read_text())
     (last,) = (out / "checkpoints").glob("200/contents/metadata")
     contents = json.loads(last.read_text())  # with the checksum of every array
-    del summary["steps_per_second"], contents["extras"]["seconds"]
+    del summary["steps_per_second"], summary["peak_memory_mib"], contents["extras"]["seconds"]
     return summary, contents, (out / "metrics.jsonl").read_text()
 
 
