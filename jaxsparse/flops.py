@@ -25,6 +25,7 @@ OTHER = "other"
 # What a value depends on: None for data, else the size and path of the largest parameter in it.
 _Origin = tuple[int, str] | None
 _CONSTANT = (0, OTHER)
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> dict[str, int]:
@@ -40,7 +41,9 @@ def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
       FLOPs by path, and under "other" those of products of data with data.
 
     Raises:
-      ValueError: a product inside a `while_loop`, whose number of turns is not known.
+      ValueError: a product where it is not known how often it is done: in a `while_loop`, in a
+        Pallas kernel, or in a `shard_map` over a mesh axis that splits nothing. Other kernels of
+        one's own have no jaxpr to look into: give the plain function.
 
     >>> import jax, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((784, 300)), "bias": jnp.ones(300)}
@@ -83,13 +86,19 @@ def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: Counter, times: int)
             outputs = _walk_scan(eqn, inputs, flops, times)
         elif name == "cond":
             outputs = _walk_cond(eqn, inputs, flops, times)
-        elif name == "while":
-            outputs = _walk_while(eqn, inputs)
+        elif name == "shard_map":
+            devices = _num_devices(eqn)
+            outputs = _walk(_opened(eqn.params["jaxpr"]), inputs, flops, times * devices)
         elif (inner := _called(eqn)) is not None:
             outputs = _walk(inner, inputs[-len(inner.invars) :], flops, times)
         else:
-            if name in ("dot_general", "conv_general_dilated") and None in inputs:
+            if name in _PRODUCTS and None in inputs:
                 flops[_charged(inputs[0], inputs[1])] += times * _product_flops(eqn)
+            elif name not in _PRODUCTS and _holds_products(eqn):
+                raise ValueError(
+                    f"{name} holds products, and it is not known how often it does them, so its "
+                    "FLOPs cannot be counted"
+                )
             outputs = [_joined(inputs)] * len(eqn.outvars)
         origin.update(zip(eqn.outvars, outputs, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
@@ -124,20 +133,40 @@ def _walk_cond(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> l
     return [_joined(list(choices)) for choices in zip(*outputs, strict=True)]
 
 
-def _walk_while(eqn: Any, inputs: list[_Origin]) -> list[_Origin]:
-    body, count = _opened(eqn.params["body_jaxpr"]), Counter()
-    _walk(body, [None] * len(body.invars), count, 1)
-    if count:
+def _num_devices(eqn: Any) -> int:
+    """How many devices share what a `shard_map` does; its body shows the part of one of them."""
+    params = eqn.params
+    axes = params["newly_manual_axes"]
+    named = jax.tree.leaves([tuple(spec) for spec in (*params["in_specs"], *params["out_specs"])])
+    idle = sorted(axis for axis in axes.difference(named) if params["mesh"].shape[axis] > 1)
+    if idle and _holds_products(eqn):
+        # Their devices may repeat the products or share them out by `axis_index`.
         raise ValueError(
-            f"a while_loop holds products with {', '.join(count)}; its number of turns is not "
-            "known, so its FLOPs cannot be counted"
+            f"shard_map holds products, and its mesh axis {idle[0]} splits no input or output; "
+            "leave it out of axis_names, or count the function without shard_map"
         )
-    return [_joined(inputs)] * len(eqn.outvars)
+    return math.prod(params["mesh"].shape[axis] for axis in axes)
+
+
+def _holds_products(eqn: Any) -> bool:
+    """Whether any function that belongs to the equation, however deep, holds a product."""
+    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
+    return any(
+        inner.primitive.name in _PRODUCTS or _holds_products(inner)
+        for jaxpr in filter(_is_jaxpr, values)
+        for inner in _opened(jaxpr).eqns
+    )
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _called(eqn: Any) -> core.Jaxpr | None:
-    """The jaxpr that a jit, remat or custom derivative calls with the equation's inputs."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    """The jaxpr that a jit, remat, custom derivative or rule calls with the equation's inputs."""
+    if eqn.primitive.name == "pallas_call":  # calls its own for every block of the inputs
+        return None
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
         inner = eqn.params.get(name)
         if inner is not None:
             return _opened(inner)

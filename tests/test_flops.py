@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.experimental import pallas
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxsparse.flops import OTHER, layer_flops, sparse_flops
 from jaxsparse.nn import LeNet5, LeNet300100
@@ -85,9 +88,57 @@ def test_a_product_in_a_while_loop_is_refused():
     def forward(params, x):
         return lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ params["kernel"], x)
 
-    with pytest.raises(ValueError, match="while_loop"):
+    with pytest.raises(ValueError, match="while holds products"):
         layer_flops(forward, {"kernel": jnp.ones((8, 8))}, jnp.ones((1, 8)))
 
 
 def test_sparse_flops_of_a_layer_that_stays_dense():
     assert sparse_flops({"a": 100, "b": 50, OTHER: 7}, {"a": 0.1, "b": 0.5}) == 42.0
+
+
+def sharded(mesh_shape, in_specs, out_specs, **options):
+    axes = ("x", "y")[: len(mesh_shape)]
+    mesh = jax.make_mesh(mesh_shape, axes, axis_types=(AxisType.Auto,) * len(axes))
+    product = lambda x, kernel: x @ kernel
+    product = jax.shard_map(
+        product, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False, **options
+    )
+    return lambda params, x: product(x, params["kernel"])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        sharded((8,), (P("x"), P()), P("x")),
+        sharded((4, 2), (P("x"), P(None, "y")), P("x", "y")),
+        sharded((4, 2), (P(("x", "y")), P()), P(("x", "y"))),
+        sharded((4, 2), (P("x"), P()), P("x"), axis_names={"x"}),
+    ],
+    ids=["one axis", "two axes", "two axes on one", "one axis of two"],
+)
+def test_shard_map_counts_the_products_of_all_devices(forward):
+    flops = layer_flops(forward, {"kernel": jnp.ones((8, 8))}, jnp.ones((64, 8)))
+    assert flops == {"kernel": 2 * 64 * 8 * 8}
+
+
+def test_a_mesh_axis_that_splits_nothing_is_refused():
+    forward = sharded((4, 2), (P("x"), P()), P("x"))
+    with pytest.raises(ValueError, match="its mesh axis y splits no input or output"):
+        layer_flops(forward, {"kernel": jnp.ones((8, 8))}, jnp.ones((64, 8)))
+
+
+def test_a_product_in_a_pallas_kernel_is_refused():
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    forward = lambda p, x: pallas.pallas_call(kernel, out_shape=shape)(x, p["kernel"])
+    with pytest.raises(ValueError, match="pallas_call holds products"):
+        layer_flops(forward, {"kernel": jnp.ones((8, 8))}, jnp.ones((8, 8)))
+
+
+def test_a_product_with_a_rule_of_ones_own_counts():
+    product = jax.custom_batching.custom_vmap(lambda x, kernel: x @ kernel)
+    product.def_vmap(lambda size, batched, x, kernel: (x @ kernel, True))
+    forward = lambda p, x: product(x, p["kernel"])
+    assert layer_flops(forward, {"kernel": jnp.ones((4, 8))}, jnp.ones((1, 4))) == {"kernel": 64}
