@@ -60,9 +60,10 @@ def scale_by_age(b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransforma
       b2: decay of the second, in [0, 1).
 
     Returns:
-      A transformation to chain after `optax.scale_by_adam` or `optax.scale_by_belief`, inside
-      `masked`, which hands it the masks. Without masks all weights grow old together, and it
-      changes nothing.
+      A transformation to chain right after `optax.scale_by_adam` or `optax.scale_by_belief` (not
+      with nesterov=True, whose correction is another), inside `masked`, which hands it the masks.
+      It cannot go into `optax.adamw` or around it: write the chain out, as above. Without masks all
+      weights grow old together, and it changes nothing.
 
     Raises:
       ValueError: a decay outside [0, 1).

@@ -14,7 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
     """Returns int32[] per mask, the number of True in it, in one pass over what they share.
 
-    Masks may be sharded in any way: every device counts its own part and only the counts travel.
+    Masks may be sharded in any way: every device counts its own part and only the counts travel, as
+    all-reduces. (Under `vmap`, and with the older GSPMD partitioner, XLA gathers the counts of the
+    parts instead.) A program for a mesh that holds such a count cannot be serialised by
+    `jax.export`; for one device it can.
 
     Args:
       *masks: bool, all of one shape.

@@ -101,7 +101,7 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
 
 
 def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution:
-    """Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
+    r"""Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
 
     A stacked kernel has the shape (layers, ..., in, out), and Erdos-Renyi-Kernel would take its
     first axis for one of a convolution. With this a stack gets the densities of its layers written
@@ -110,7 +110,8 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
 
     Args:
       distribution: shares out the density; it sees the k-th layer of a stack as the path with "[k]"
-        appended. Overrides go around `stacked`, not inside.
+        appended. Overrides go inside, `stacked(with_overrides(...), ...)`: then they reach a whole
+        stack ("^up") as well as one layer of it (r"^up\[0\]").
       axes: path regex to the number of leading axes that count layers, at least 1; the first regex
         found in a path decides, and a leaf without one is a layer as it is.
 

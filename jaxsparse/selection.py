@@ -37,7 +37,7 @@ def top_k_mask(
 
     Args:
       scores: float[shape]; compared in float32 (bfloat16 and float16 are exact in it), -0 equals 0,
-        NaN orders last.
+        NaN orders last. Numbers below 2^-126 may count as 0, as devices flush them.
       k: int32[], cut to [0, number of eligible entries]; the mask has exactly that many True.
       eligible: bool[shape], an entry that is False never wins, whatever its score; None: all.
 
@@ -68,13 +68,14 @@ def top_k(
       The masks, and the number of NaN scores among the eligible entries of each leaf.
 
     Raises:
-      ValueError: a score that is not floating point, with its path, or more scores to compare with
-        each other than int32 counts.
+      ValueError: a score that is not floating point, a k that is no integer, an eligible that is no
+        mask of the scores, with its path, or more scores to compare than int32 counts.
     """
     inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
     kinds = jax.eval_shape(compute, inputs)
     per_leaf = isinstance(k, Mapping)
-    _check(kinds, per_leaf)
+    _check_scores(kinds, eligible)
+    _check_counts(kinds, k)
     paths = list(kinds)
     leaves = lambda inputs, eligible: _leaves(paths, compute(inputs), eligible)
     joined = lambda counts: _joined(counts, per_leaf)
@@ -197,17 +198,37 @@ def _narrow(
     return lax.while_loop(searching, body, state)
 
 
-def _check(scores: Mapping[str, jax.ShapeDtypeStruct], per_leaf: bool) -> None:
-    of = lambda path: f" of {path}" if path else ""
+def _check_scores(scores: Mapping[str, jax.ShapeDtypeStruct], eligible: Leaves | None) -> None:
+    if not scores:
+        raise ValueError("there are no scores to select from")
     for path, x in scores.items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"the scores{of(path)} have dtype {x.dtype}; they must be floating point"
+                f"the scores{_of(path)} have dtype {x.dtype}; they must be floating point"
             )
+        if eligible is not None:
+            mask = eligible.get(path)
+            if mask is None or np.shape(mask) != x.shape or jnp.result_type(mask) != jnp.bool_:
+                kind = "missing" if mask is None else f"{jnp.result_type(mask)}{np.shape(mask)}"
+                raise ValueError(f"eligible{_of(path)} is {kind}; it must be bool{x.shape}")
+
+
+def _check_counts(scores: Mapping[str, jax.ShapeDtypeStruct], k: int | jax.Array | Counts) -> None:
+    for path, count in k.items() if isinstance(k, Mapping) else [("", k)]:
+        if np.shape(count) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+            raise ValueError(f"k{_of(path)} is {count}; it must be one integer")
+        if isinstance(count, int) and abs(count) >= 2**31:
+            raise ValueError(f"k{_of(path)} is {count}; it must be below {2**31}")
+    if isinstance(k, Mapping) and k.keys() != scores.keys():
+        raise ValueError(f"k counts {sorted(k)}, the scores are those of {sorted(scores)}")
     sizes = {path: x.size for path, x in scores.items()}
-    for path, size in sizes.items() if per_leaf else [("", sum(sizes.values()))]:
+    for path, size in sizes.items() if isinstance(k, Mapping) else [("", sum(sizes.values()))]:
         if size >= 2**31:
-            raise ValueError(f"{size} scores{of(path)} to choose from; at most {2**31 - 1} count")
+            raise ValueError(f"{size} scores{_of(path)} to choose from; at most {2**31 - 1} count")
+
+
+def _of(path: str) -> str:
+    return f" of {path}" if path else ""
 
 
 def _to_float(ordered: jax.Array) -> jax.Array:

@@ -1,9 +1,12 @@
 """Set-up of all tests: 8 CPU devices, no rank promotion, hypothesis without chance or clock.
 
+What one test has compiled the next one takes from a cache, which each worker has for itself.
+
 Strict dtype promotion is asked for where only our code runs (optax itself does not hold it).
 """
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -13,6 +16,12 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests compile the same program from other Python functions. The folder goes with the process.
+_cache = tempfile.TemporaryDirectory(prefix="jaxsparse-tests-")
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=50, database=None

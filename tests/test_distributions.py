@@ -248,13 +248,19 @@ def test_without_stacked_the_number_of_layers_passes_for_a_kernel_size():
     assert mended == pytest.approx({"a": 0.2, "b": 0.2})
 
 
-def test_stacks_of_stacks_empty_ones_and_overrides_around():
+def test_stacks_of_stacks_and_empty_ones():
     shapes = {"a": (2, 3, 4, 16), "b": (4, 4), "none": (0, 4, 4)}
     distribution = stacked(erk(), {"a": 2, "none": 1})
     one = erk()({"b": (4, 4)} | {f"a{i}": (4, 16) for i in range(6)}, 0.4)
     assert distribution(shapes, 0.4) == pytest.approx({"a": one["a0"], "b": one["b"], "none": 1.0})
-    around = with_overrides(distribution, {"^b": 0.0})(shapes, 0.4)
-    assert around == pytest.approx({"a": 0.4, "b": 1.0, "none": 1.0})
+
+
+def test_overrides_inside_reach_a_stack_and_a_layer_of_it():
+    shapes = {"a": (4, 8, 16), "b": (8, 16)}
+    whole = stacked(with_overrides(uniform(), {"^a": 0.5}), {"a": 1})(shapes, 0.1)
+    assert whole == pytest.approx({"a": 0.5, "b": 0.1})
+    first = stacked(with_overrides(uniform(), {r"^a\[0\]": 0.0}), {"a": 1})(shapes, 0.1)
+    assert first == pytest.approx({"a": (1.0 + 3 * 0.1) / 4, "b": 0.1})
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,37 @@ def test_negative_zero_ties_with_zero():
     assert 200 < mask[::2].sum() < 300
 
 
+def test_minus_infinity_is_below_every_number_and_above_nan():
+    scores = np.array([np.nan, -np.inf, -3.4e38, -np.inf], np.float32)
+    assert np.asarray(jitted_mask(scores, 1)).tolist() == [False, False, True, False]
+    assert np.asarray(jitted_mask(scores, 3)).tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("k", "eligible", "message"),
+    [
+        (2.9, None, "k is 2.9; it must be one integer"),
+        ([1, 2], None, r"k is .*; it must be one integer"),
+        (2**31, None, "k is 2147483648; it must be below 2147483648"),
+        (1, np.ones(3, np.int32), r"eligible is int32\(3,\); it must be bool\(3,\)"),
+        (1, np.ones(2, bool), r"eligible is bool\(2,\); it must be bool\(3,\)"),
+    ],
+)
+def test_what_is_no_count_or_no_mask(k, eligible, message):
+    with pytest.raises(ValueError, match=message):
+        top_k_mask(jnp.arange(3.0), k if np.ndim(k) == 0 else jnp.array(k), eligible)
+
+
+def test_paths_that_do_not_fit():
+    scores = {"a": jnp.arange(3.0), "b": jnp.arange(2.0)}
+    with pytest.raises(ValueError, match=r"k counts \['a'\], the scores are those of"):
+        top_k(scores, {"a": 1})
+    with pytest.raises(ValueError, match=r"eligible of b is missing; it must be bool\(2,\)"):
+        top_k(scores, 1, {"a": jnp.ones(3, bool)})
+    with pytest.raises(ValueError, match="no scores"):
+        top_k({}, 1)
+
+
 def test_what_is_not_eligible_never_wins():
     scores = np.array([np.inf, 5.0, -np.inf, np.nan], np.float32)
     eligible = np.array([False, False, True, True])
