@@ -22,7 +22,7 @@ from benchmarks import resnet50, timing
 from jaxsparse.nn import LeNet5
 
 OPTIMIZERS = {
-    "sgd, momentum 0.9": optax.sgd(0.1, momentum=0.9),
+    "sgd, momentum": optax.sgd(0.1, momentum=0.9),
     "adamw": optax.adamw(1e-3),
 }
 
@@ -102,20 +102,23 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="interleaved pairs per ratio")
     pairs = parser.parse_args().pairs
     print(f"{timing.machine()}; medians [quartiles] over {pairs} interleaved pairs")
+    print("ratios are masked / plain; the control is plain / plain, and what lies within its")
+    print("quartiles is no difference\n")
     print(
-        f"{'step':<34} {'masked ms':>10} {'plain ms':>9} {'bytes':>7} "
-        f"{'time':>22} {'control (A/A)':>22}"
+        f"{'step':<26} {'optimizer':<13} {'masked ms':>9} {'plain ms':>9} "
+        f"{'bytes ratio':>11} {'time ratio':>21} {'control':>21}",
+        flush=True,
     )
-    kinds = {"optimizer, 25.5M weights": optimizer_steps, "training, LeNet-5": training_steps}
+    kinds = {"optimizer, 25.5M weights": optimizer_steps, "LeNet-5 training": training_steps}
     for kind, make in kinds.items():
         for name, tx in OPTIMIZERS.items():
             masked, plain = make(tx)
             result = timing.compare(masked, plain, pairs=pairs)
             masked_ms, plain_ms = (1e3 * value for value in result.seconds)
             print(
-                f"{kind:<24} {name[:9]:<9} {masked_ms:>10.2f} {plain_ms:>9.2f} "
-                f"{masked.bytes_accessed / plain.bytes_accessed:>7.3f} "
-                f"{result.ratio!s:>22} {result.control!s:>22}",
+                f"{kind:<26} {name:<13} {masked_ms:>9.2f} {plain_ms:>9.2f} "
+                f"{masked.bytes_accessed / plain.bytes_accessed:>11.3f} "
+                f"{result.ratio!s:>21} {result.control!s:>21}",
                 flush=True,
             )
             del masked, plain

@@ -99,8 +99,7 @@ def compile_with_time(
 
 def machine() -> str:
     """The line that belongs beside every number."""
-    device = jax.devices()[0]
-    return f"jax {jax.__version__}, {device.platform} {device.device_kind}, {os.cpu_count()} cores"
+    return f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
 
 
 def _ratio(values: np.ndarray) -> Ratio:

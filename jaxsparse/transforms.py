@@ -32,9 +32,9 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     The gradient is masked before `inner` sees it, and so is every parameter-shaped slot of its
     state (momentum, second moments). Off the mask the update is -p, so that `optax.apply_updates`
     lands on exactly 0 whatever `inner` does there (weight decay, noise, Muon's dense update), as
-    long as the weight itself is finite. Hence `masked` goes outermost: what is chained after it could undo that. Clipping by global
-    norm inside sees the norm of the masked gradient, before it that of the dense one; both are
-    legitimate.
+    long as the weight itself is finite. Hence `masked` goes outermost: what is chained after it
+    could undo that. Clipping by global norm inside sees the norm of the masked gradient, before it
+    that of the dense one; both are legitimate.
 
     Slots are masked on entry, fused into the step's own reads; on exit it would take another pass
     over them (1.6 times the bytes of the whole step). So what an optimizer itself puts off the mask
