@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse.counting import count_true
+from jaxsparse.masks import check_masks
 from jaxsparse.paths import check_like, prunable_leaves
 from jaxsparse.types import EventMetrics, PyTree, Rules
 
@@ -37,13 +38,15 @@ def overlap(a: PyTree, b: PyTree, prunable: Rules | None = None) -> Shares:
       prunable: which leaves count; as in `prunable_paths`.
 
     Raises:
-      ValueError: the trees differ; names the first leaf.
+      ValueError: the trees differ, or a leaf is not bool; names the first one.
 
     >>> a, b = ({"kernel": jnp.array([row], bool)} for row in ([1, 1, 1, 0], [0, 1, 1, 1]))
     >>> float(overlap(a, b).total)
     0.5
     """
     check_like(b, a, name="b", like="a")
+    for masks in (a, b):
+        check_masks(masks, a)
     ours, theirs = prunable_leaves(a, prunable), prunable_leaves(b, prunable)
     counts = [count_true(ours[p] & theirs[p], ours[p] | theirs[p]) for p in ours]
     both, either = (jnp.stack(column) for column in zip(*counts, strict=True))
@@ -89,7 +92,7 @@ def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Arr
     1.0
     """
     leaves = prunable_leaves(explored, prunable).values()
-    counts = [mask.sum(dtype=jnp.int32).astype(jnp.float32) for mask in leaves]
+    counts = [count_true(mask)[0].astype(jnp.float32) for mask in leaves]
     return jnp.stack(counts).sum() / max(sum(mask.size for mask in leaves), 1)
 
 

@@ -15,9 +15,17 @@ import optax
 
 from jaxsparse.counting import count_true
 from jaxsparse.distributions import erk, leaf_counts
+from jaxsparse.flops import OTHER
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import check_masks, dense_masks
-from jaxsparse.paths import check_like, check_rules, prunable_leaves, prunable_paths, with_leaves
+from jaxsparse.paths import (
+    check_like,
+    check_rules,
+    leaf_paths,
+    prunable_leaves,
+    prunable_paths,
+    with_leaves,
+)
 from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.scores import random, score_leaves
 from jaxsparse.selection import top_k
@@ -83,13 +91,19 @@ class Method(NamedTuple):
 
         Args:
           params: any pytree of arrays or `jax.ShapeDtypeStruct`; only shapes are looked at.
-          flops: dense forward FLOPs by path, from `layer_flops`; None leaves the costs out.
+          flops: dense forward FLOPs by path, from `layer_flops` on the same params; None leaves
+            the costs out.
           count_dense_gradient: charge the steps that need the gradient of inactive weights for it.
             False is GraNet's published accounting.
 
         Raises:
-          ValueError: what training could not do, such as fewer weights than layers.
+          ValueError: what training could not do, such as fewer weights than layers, or `flops` of
+            another network.
         """
+        leaves = leaf_paths(params)
+        for path in flops or ():
+            if path != OTHER and path not in leaves:
+                raise ValueError(f"flops has a leaf {path}, which params lacks")
         charged = self.dense_gradient if count_dense_gradient else "never"
         return make_plan(self.name, self.timetable, self.targets(params), flops, charged)
 

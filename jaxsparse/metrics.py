@@ -52,7 +52,8 @@ class LayerSummary(NamedTuple):
 
         With fewer active weights than output channels, some output is constant whatever the input.
         An alarm, no error: ERK and global pruning get there at extreme sparsity, and a residual
-        branch or a wide layer can do without some channels.
+        branch or a wide layer can do without some channels. The last axis is taken as the outputs,
+        see `dead_channels`, and a stack of layers is one leaf here, judged as a whole.
         """
         if not self.size:
             return None
@@ -164,6 +165,9 @@ def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
 
     The last axis is taken as the output channels, the one before it as the input channels (those of
     one group), the others as space: the layout of Flax. A leaf of rank 1 has output channels only.
+    In the layout (out, in) of Equinox and PyTorch the two numbers change places for a matrix and
+    say nothing for a convolution. A stack of layers, as `nn.scan` makes it, counts as one leaf,
+    whose channel is dead where it is dead in all of them.
 
     >>> dead_channels(np.eye(3, 5, dtype=bool))
     DeadChannels(num_in=0, num_out=2)

@@ -99,7 +99,7 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
         chosen = [p for p, i in first.items() if i is not None and rules[i][1]]
     if not chosen:
         names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
-        raise ValueError(f"no leaf is prunable; the leaves are {_listed(names)}")
+        raise ValueError(f"no leaf is prunable; the leaves are {listed(names)}")
     for path in chosen:
         if np.size(leaves[path]) >= 2**31:
             raise ValueError(
@@ -156,15 +156,20 @@ def first_matches(
     for index, pattern in enumerate(patterns):
         if index not in first.values():
             raise ValueError(
-                f"{name} {pattern!r} is the first match of no leaf; there are {_listed(first)}"
+                f"{name} {pattern!r} is the first match of no leaf; there are {listed(first)}"
             )
     return first
 
 
-def _is_prunable_by_default(path: str, leaf: Any) -> bool:
-    return bool(_PRUNED.search(path)) and not _DENSE.search(path) and np.ndim(leaf) >= 2
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Returns the names as an error message lists them, of many only the first.
 
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _is_prunable_by_default(path: str, leaf: Any) -> bool:
+    return bool(_PRUNED.search(path)) and not _DENSE.search(path) and np.ndim(leaf) >= 2

@@ -1,12 +1,13 @@
 """The dry run of a method: every event with its targets and its cost, as numbers and as a table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jaxsparse.accounting import training_flops
 from jaxsparse.distributions import leaf_counts
 from jaxsparse.flops import sparse_flops
+from jaxsparse.paths import listed
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import DenseGradient, Row, Shapes
 
@@ -57,7 +58,9 @@ class Plan(NamedTuple):
       rows: the start and every event.
       layers_are_estimates: with a global target the scores decide what each layer keeps. The rows'
         layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
-        weights as they are initialised, normal with variance 1 / fan-in.
+        weights as they are initialised, normal with variance 1 / fan-in. The fan-in is read from
+        the shape as Flax lays kernels out, all axes but the last: Equinox's (out, in), and a stack
+        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else.
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.
@@ -156,15 +159,16 @@ def make_plan(
       name: the method's name.
       timetable: its events.
       targets: what it asks of the network.
-      flops: dense forward FLOPs of one example by path; None leaves the costs out.
+      flops: dense forward FLOPs of one example by path; None leaves the costs out. A leaf without
+        an entry takes part in no product.
       dense_gradient: steps that are charged for the gradient of inactive weights.
 
     Raises:
-      ValueError: `flops` belongs to another network: it holds none of the prunable leaves.
+      ValueError: `flops` holds none of the prunable leaves, or nothing but zeros.
     """
     sizes = {path: math.prod(shape) for path, shape in targets.shapes.items()}
-    if flops is not None and not any(path in flops for path in sizes):
-        raise ValueError(f"flops has the leaves {', '.join(flops)}, none of which is prunable")
+    if flops is not None:
+        _check_flops(flops, sizes)
     densities, rows = {}, []
     for row in _walk(timetable, targets, sizes):
         densities[row.step] = {p: n / max(sizes[p], 1) for p, n in row.layers.items()}
@@ -179,6 +183,16 @@ def make_plan(
         return plan
     cost = training_flops(flops, densities, plan.total_steps, dense_gradient=dense_gradient)
     return plan._replace(flops=flops, train_flops=cost, dense_gradient=dense_gradient)
+
+
+def _check_flops(flops: Mapping[str, int], prunable: Iterable[str]) -> None:
+    if not any(path in flops for path in prunable):
+        raise ValueError(f"flops has no prunable leaf; it has {listed(flops) or 'nothing'}")
+    for path, count in flops.items():
+        if count < 0:
+            raise ValueError(f"flops at {path} is {count}; it must be at least 0")
+    if not sum(flops.values()):
+        raise ValueError(f"flops of {listed(flops)} add up to 0; they must be above 0")
 
 
 def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list[PlanRow]:

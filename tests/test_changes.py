@@ -48,6 +48,13 @@ def test_overlap_names_the_leaf_that_differs():
         jaxsparse.overlap(A, rows([0, 1, 1, 1], [0, 0, 1, 1, 0]))
 
 
+def test_overlap_of_what_are_no_masks():
+    weights = jax.tree.map(lambda mask: mask.astype(jnp.float32), A)
+    for pair in ((weights, A), (A, weights), (weights, weights)):
+        with pytest.raises(ValueError, match="at a/bias has dtype float32; it must be bool"):
+            jaxsparse.overlap(*pair)
+
+
 @pytest.mark.parametrize("churn", [jaxsparse.churn, jax.jit(jaxsparse.churn)])
 def test_churn_by_eye(churn):
     counts = lambda *numbers: jnp.array(numbers, jnp.int32)

@@ -122,8 +122,24 @@ def test_plan_without_flops_has_no_costs():
 
 def test_flops_of_another_network_are_refused():
     method = jaxsparse.static(sparsity=0.5, total_steps=7)
-    with pytest.raises(ValueError, match="flops has the leaves fc/kernel, other, none of which"):
-        method.plan(PARAMS, {"fc/kernel": 3, "other": 60})
+    # One of two leaves agrees: the other one's cost would count as dense in a network without it.
+    with pytest.raises(ValueError, match="flops has a leaf fc/kernel, which params lacks"):
+        method.plan(PARAMS, {"a/kernel": 3, "fc/kernel": 3, "other": 60})
+    with pytest.raises(ValueError, match="flops has no prunable leaf; it has c/bias, other"):
+        method.plan(PARAMS, {"c/bias": 3, "other": 60})
+
+
+@pytest.mark.parametrize(
+    ("flops", "message"),
+    [
+        ({"a/kernel": 0, "other": 0}, "flops of a/kernel, other add up to 0; they must be above 0"),
+        ({"a/kernel": -1, "b/kernel": 3}, "flops at a/kernel is -1; it must be at least 0"),
+        ({}, "flops has no prunable leaf; it has nothing"),
+    ],
+)
+def test_flops_that_no_network_has(flops, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsparse.static(sparsity=0.5, total_steps=7).plan(PARAMS, flops)
 
 
 def test_estimates_follow_the_fan_in_and_keep_to_the_counts():

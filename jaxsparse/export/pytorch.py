@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.masks import dense_masks
-from jaxsparse.paths import leaves_by_path, prunable_paths, with_leaves
+from jaxsparse.paths import leaves_by_path, listed, prunable_paths, with_leaves
 from jaxsparse.types import PyTree, Rules
 
 Rename: TypeAlias = Callable[[str], str] | Mapping[str, str] | Sequence[tuple[str, str]]
@@ -148,9 +148,8 @@ def _fitted(
     """The entry as an array in the layout of the leaf."""
     shape = tuple(np.shape(leaf))
     if name not in entries:
-        raise ValueError(
-            f"state dict: no entry {name} for the leaf {path} {shape}; it has {_listed(entries)}"
-        )
+        has = listed(f"{name} {tuple(np.shape(entry))}" for name, entry in entries.items())
+        raise ValueError(f"state dict: no entry {name} for the leaf {path} {shape}; it has {has}")
     tensor = _to_numpy(entries[name])
     array = layout(path, tensor)
     if array.shape != shape:
@@ -159,11 +158,6 @@ def _fitted(
             f"leaf {path} has {shape}"
         )
     return array
-
-
-def _listed(entries: Mapping[str, Any], most: int = 8) -> str:
-    names = [f"{name} {tuple(np.shape(entry))}" for name, entry in entries.items()]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
