@@ -23,8 +23,9 @@ import numpy as np
 
 from jaxsparse.csr import Csr, from_csr, from_matrix, matrix_shape, to_csr, to_matrix
 from jaxsparse.export.sizes import Form, LeafSize, SizeReport
+from jaxsparse.flat_state import nested
 from jaxsparse.masks import check_masks, dense_masks
-from jaxsparse.paths import leaves_by_path
+from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
 _KEY, _VERSION = "jaxsparse", 1
@@ -128,7 +129,7 @@ def load_safetensors(
       path: the file.
       like: a tree of params, or of `jax.ShapeDtypeStruct`, whose containers the result has; its
         paths and shapes are compared with the file's. None gives nested dicts, which is what linen
-        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}.
+        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}, and params that were one array are one.
 
     Returns:
       params and masks of NumPy arrays, exact in every dtype; `jax.device_put` places them. A leaf
@@ -242,35 +243,23 @@ def _described(text: str | None) -> dict[str, tuple[Form, tuple[int, ...]]]:
     return sparse
 
 
-def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *above, last = path.split("/")
-        node = tree
-        for key in above:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"{path} is inside another leaf, so no nested dict can hold it")
-        if last in node:
-            raise ValueError(f"{path} has leaves inside, so no nested dict can hold it")
-        node[last] = leaf
-    return tree
+def _nested(leaves: Mapping[str, np.ndarray]) -> Any:
+    for path in leaves:
+        heads = (path[:end] for end, character in enumerate(path) if character == "/")
+        if outer := next((head for head in heads if head in leaves), None):
+            raise ValueError(f"{path} is inside the leaf {outer}, so no nested dict can hold both")
+    return nested(leaves)
 
 
 def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
-    wanted = leaves_by_path(like)
-    for path, leaf in wanted.items():
-        if path not in leaves:
-            raise ValueError(f"has no leaf {path}, which like has")
-        if leaves[path].shape != np.shape(leaf):
-            raise ValueError(f"{path} has shape {leaves[path].shape}, in like {np.shape(leaf)}")
-    for path in leaves:
-        if path not in wanted:
-            raise ValueError(f"has a leaf {path}, which like lacks")
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
+    ours, wanted = leaves_by_path(dict(leaves)), leaves_by_path(like)
+    check_like(ours, wanted, name="the file", like="like")
+    return jax.tree.unflatten(jax.tree.structure(like), [ours[path] for path in wanted])
 
 
 def _array(path: str, leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"params at {path} is a random key; write jax.random.key_data of it")
     # In C order: safetensors writes the memory of an array as it lies, without a look at strides.
     array = np.asarray(leaf, order="C")
     if array.dtype.name not in _DTYPES.values():

@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxsparse.types import PyTree
 
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
 
 def export_forward(
     forward: Callable[..., Any],
@@ -39,7 +41,8 @@ def export_forward(
 
     Args:
       forward: function of (params, *inputs).
-      params: any pytree of arrays, stored masked.
+      params: any pytree of arrays, stored masked. A Python number stays one, so that it gives way
+        to the dtype of what it meets, as it does in the model.
       *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`, for their shapes and dtypes.
       symbolic_batch: the first axis of every input is a batch of any size, the same for all. Where
         False, or where an input has a symbolic shape already, shapes are as given.
@@ -50,6 +53,9 @@ def export_forward(
       The exported function of inputs alone. To serialize it JAX needs the package flatbuffers,
       which `pip install 'jaxsparse[export]'` brings.
 
+    Raises:
+      ValueError: no platform, or one that is none of the four.
+
     >>> params = {"kernel": jnp.zeros((1000, 1000)).at[:, 0].set(1.0)}
     >>> exported = export_forward(lambda p, x: x @ p["kernel"], params, jnp.ones((1, 1000)))
     >>> exported.call(jnp.ones((3, 1000)))[:, 0]
@@ -57,6 +63,8 @@ def export_forward(
     >>> exported.in_avals
     (ShapedArray(float32[batch,1000]),)
     """
+    if not platforms or any(platform not in _PLATFORMS for platform in platforms):
+        raise ValueError(f"platforms {platforms!r} must be one or more of {', '.join(_PLATFORMS)}")
     (batch,) = jax.export.symbolic_shape("batch")
 
     def spec(x: Any) -> jax.ShapeDtypeStruct:
@@ -70,8 +78,11 @@ def export_forward(
     return jax.export.export(jax.jit(call), platforms=platforms)(*jax.tree.map(spec, inputs))
 
 
-def _filler(leaf: Any) -> Callable[[], jax.Array]:
+def _filler(leaf: Any) -> Callable[[], Any]:
     """A function that makes the leaf, of as few constants as it takes."""
+    # Python's numbers and what is made of them have weak types, which NumPy does not know.
+    if isinstance(leaf, bool | int | float | complex) or getattr(leaf, "weak_type", False):
+        return lambda: leaf
     array = np.asarray(leaf, order="C")
     # By bit pattern, so that -0.0 stays what it is.
     kept = array.reshape(-1, 1).view(np.uint8).any(axis=1)

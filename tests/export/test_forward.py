@@ -71,3 +71,19 @@ def test_symbolic_shapes_of_ones_own():
     exported = jaxsparse.export_forward(lambda p, x: x * p, jnp.float32(2.0), spec)
     assert str(exported.in_avals[0].shape) == "(rows, columns)"
     np.testing.assert_array_equal(exported.call(jnp.ones((2, 5))), np.full((2, 5), 2.0))
+
+
+@pytest.mark.parametrize("scale", [2.0, 2, jnp.asarray(2.0)], ids=["float", "int", "weak"])
+def test_weak_types_stay_weak(scale):
+    params = {"kernel": jnp.ones((3, 3), jnp.bfloat16), "scale": scale}
+    forward = lambda p, x: x @ p["kernel"] * p["scale"]
+    exported = jaxsparse.export_forward(forward, params, jnp.ones((1, 3), jnp.bfloat16))
+    logits = exported.call(jnp.ones((2, 3), jnp.bfloat16))
+    assert logits.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(logits, np.full((2, 3), 6.0))
+
+
+@pytest.mark.parametrize("platforms", [("gpu",), (), "cpu", ("cpu", "metal")])
+def test_platforms_that_there_are_not(platforms):
+    with pytest.raises(ValueError, match="platforms .* must be one or more of cpu, cuda, rocm, t"):
+        jaxsparse.export_forward(lambda p, x: x, {}, jnp.ones(1), platforms=platforms)
