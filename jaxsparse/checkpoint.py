@@ -18,13 +18,15 @@ not a thread's. This module is not part of `import jaxsparse`, which Orbax would
 """
 
 import contextlib
+import errno
 import json
 import logging
+import operator
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,13 +35,23 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxsparse.flat_state import Record, check_fits, checksum, fill, flatten, nested, under
+from jaxsparse.flat_state import (
+    Record,
+    check_fits,
+    check_leaves,
+    checksum,
+    fill,
+    flatten,
+    nested,
+    under,
+)
 from jaxsparse.paths import check_like, leaf_paths, leaves_by_path
 from jaxsparse.types import PyTree
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
 _LOST = "Event loop is closed"
+_OF_ORBAX = {"_CHECKPOINT_METADATA", "commit_success.txt"}  # beside the items of any checkpoint
 
 
 class Restored(NamedTuple):
@@ -70,26 +82,25 @@ def save_checkpoint(
 
     Args:
       path: the folder of the run's checkpoints, created if missing.
-      step: completed steps, above those of every checkpoint in the folder.
-      state: any pytree of arrays, typed keys and numbers.
+      step: completed steps, at least 0 and above those of every checkpoint in the folder.
+      state: any pytree of arrays, typed keys and numbers, not all of them without entries.
       keep: checkpoints to keep, this one included, at least 1. With 2 there is one to fall back on.
       extras: what JSON takes, for what is no array, such as a name or the best accuracy so far.
 
     Raises:
-      ValueError: a step that is not the newest, extras that JSON does not take, or a leaf of state
-        that is no array.
+      ValueError: a step that is not the newest, extras that JSON does not take, a leaf of state
+        that is no array, or a folder with checkpoints that another program wrote.
       OSError: it could not be written, to a full disk say; earlier checkpoints are as they were.
     """
     folder = Path(path).absolute()
-    if keep < 1:
-        raise ValueError(f"keep {keep} must be at least 1")
+    step, keep = _whole(step, "step", at_least=0), _whole(keep, "keep", at_least=1)
     if (newest := max(_steps(folder), default=-1)) >= step:
         raise ValueError(f"step {step} must be above {newest}, the newest checkpoint in {folder}")
     arrays, records = flatten(state)
     contents = {"records": records, "extras": dict(extras or {})}
     try:
         json.dumps(contents)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # a type that it has no word for, or a circle
         raise ValueError(f"extras {extras} must be what JSON takes: {error}") from None
     items = ocp.args.Composite(
         arrays=ocp.args.PyTreeSave(arrays), contents=ocp.args.JsonSave(contents)
@@ -112,28 +123,33 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
     """Restores the newest checkpoint that can be read, for a run to go on from.
 
     A damaged one is passed over for the one before it and renamed to `damaged-STEP`, so that the
-    run can save that step again; `note` says so. Where none can be read, nothing is renamed.
+    run can save that step again; `note` says so. Where none can be read, nothing is renamed. That
+    the system does not let it be read, for want of memory, permission or open files say, is no
+    damage: it is raised, and the same call may do better later.
 
     Args:
       path: the folder of the run's checkpoints.
-      state: the state at hand, such as the fresh one of this run: its containers, shapes, dtypes
-        and devices are taken, its values are not.
+      state: the state at hand, such as the fresh one of this run, arrays and not only shapes: its
+        containers, shapes, dtypes and devices are taken, its values are not.
 
     Returns:
       The checkpoint, or None where the folder has none. Arrays come back to the bit and sharded
       like those of the state at hand, whatever devices saved them.
 
     Raises:
-      ValueError: the checkpoint belongs to another state (names the first leaf that differs), or
-        all of them are damaged. The folder is left as it is.
+      ValueError: the checkpoint belongs to another state (names the first leaf that differs), all
+        of them are damaged, or another program wrote one. The folder is left as it is.
+      OSError: the system does not let one be read. The folder is left as it is.
     """
     folder = Path(path).absolute()
+    check_leaves(state)
     damage: dict[int, str] = {}
     for step in sorted(_steps(folder), reverse=True):
         name = f"checkpoint {folder / str(step)}"
         try:
             records, extras = _read_contents(folder, step)
         except Exception as error:  # whatever JSON, TensorStore and Orbax say of damaged files
+            _raise_if_of_system(error, name)
             damage[step] = _reason(error)
             continue
         try:
@@ -143,6 +159,7 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
         try:
             values = _read_arrays(folder, step, records)
         except Exception as error:
+            _raise_if_of_system(error, name)
             damage[step] = _reason(error)
             continue
         return Restored(step, fill(state, values), extras, _set_aside(folder, damage))
@@ -167,20 +184,24 @@ def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None
       Masks, on the default device.
 
     Raises:
-      ValueError: there is no such checkpoint, it is damaged, it holds no masks, or `like` differs
-        from them (names the first leaf).
+      ValueError: there is no such checkpoint, it is damaged or of another program, it holds no
+        masks, or `like` differs from them (names the first leaf).
+      OSError: the system does not let it be read.
     """
     folder = Path(path).absolute()
     steps = _steps(folder)
-    step = max(steps, default=None) if step is None else step
-    if step is None or step not in steps:
-        raise ValueError(f"{folder} has no checkpoint {step or ''}, there are {sorted(steps)}")
+    if not steps:
+        raise ValueError(f"{folder} has no checkpoint")
+    step = max(steps) if step is None else _whole(step, "step", at_least=0)
+    if step not in steps:
+        raise ValueError(f"{folder} has no checkpoint {step}, there are {sorted(steps)}")
     name = f"checkpoint {folder / str(step)}"
     try:
         records, _ = _read_contents(folder, step)
         found = under(records, "masks")
         values = _read_arrays(folder, step, {full: records[full] for full in found.values()})
     except Exception as error:
+        _raise_if_of_system(error, name)
         raise ValueError(f"{name} cannot give masks: {_reason(error)}") from error
     masks = {inner: jnp.asarray(values[full]) for inner, full in found.items()}
     if like is None:
@@ -194,25 +215,65 @@ def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
     """A manager for one operation, silent: what goes wrong is said once, by the caller.
 
     An operation that fails leaves threads behind that log pages, and reads that print that their
-    event loop is closed: they stay silenced. After one that succeeds there are none.
+    event loop is closed: they stay silenced, once for all failures. After one that succeeds there
+    are none.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    logger.addFilter(_not_of_orbax)
-    sys.unraisablehook = lambda it: None if _LOST in str(it.exc_value) else hook(it)
+    silenced = isinstance(hook, _WithoutLostReads)
+    if not silenced:
+        logger.addFilter(_not_of_orbax)
+        sys.unraisablehook = _WithoutLostReads(hook)
     options = {"enable_async_checkpointing": False} | options
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options)) as manager:
         yield manager
-    sys.unraisablehook = hook
-    logger.removeFilter(_not_of_orbax)
+    if not silenced:
+        sys.unraisablehook = hook
+        logger.removeFilter(_not_of_orbax)
+
+
+class _WithoutLostReads(NamedTuple):
+    """A `sys.unraisablehook` that hands on all but the reads of an operation that failed."""
+
+    hook: Callable[[Any], None]
+
+    def __call__(self, unraisable: Any) -> None:
+        if _LOST not in str(unraisable.exc_value):
+            self.hook(unraisable)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
+def _whole(value: Any, name: str, *, at_least: int) -> int:
+    """Returns the integer, of Python, NumPy or JAX; raises a ValueError for anything else."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < at_least:
+        raise ValueError(f"{name} {value!r} must be a whole number, at least {at_least}")
+    return number
+
+
 def _steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints: Orbax gives one its number for a name when all is written."""
-    return [int(p.name) for p in folder.glob("*") if re.fullmatch(r"0|[1-9][0-9]*", p.name)]
+    """Steps of the whole checkpoints: Orbax gives one its number for a name when all is written.
+
+    Raises:
+      ValueError: another program wrote one of them. It is not ours to rename, and Orbax would
+        delete it as the oldest.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    found = [p for p in entries if re.fullmatch(r"0|[1-9][0-9]*", p.name) and p.is_dir()]
+    for path in found:
+        items = {p.name for p in path.iterdir()} - _OF_ORBAX
+        # Without contents it can still be what is left of ours, where a kill cut its deletion off.
+        if "contents" not in items and items - {"arrays"}:
+            raise ValueError(f"checkpoint {path} was not written by jaxsparse; take another folder")
+    return [int(path.name) for path in found]
 
 
 def _read_contents(folder: Path, step: int) -> tuple[dict[str, Record], dict[str, Any]]:
@@ -253,11 +314,25 @@ def _set_aside(folder: Path, damage: Mapping[int, str]) -> str | None:
     return "; ".join(notes) or None
 
 
+def _raise_if_of_system(error: Exception, name: str) -> None:
+    """Raises what the system, and not the checkpoint, is to blame for: all but a missing file."""
+    if isinstance(error, MemoryError):
+        raise error
+    if _os_error_code(error) not in (None, errno.ENOENT):
+        raise OSError(f"{name} could not be read: {_reason(error)}; it is as it was") from error
+
+
 def _reason(error: BaseException) -> str:
     """The reason in a few words: of the pages that TensorStore prints, the system's own."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if code := _os_error_code(error):
+        return os.strerror(code)
     text = " ".join(str(error).split()) or type(error).__name__
-    if code := re.search(r"os_error_code='(\d+)'", text):
-        return os.strerror(int(code[1]))
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _os_error_code(error: BaseException) -> int | None:
+    """The system's number of an error, of Python's or in the text of TensorStore's."""
+    if isinstance(error, OSError):
+        return error.errno
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(code[1]) if code else None

@@ -40,9 +40,11 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
         checksum needs all of their entries on this process.
 
     Raises:
-      ValueError: names a leaf that is none of these.
+      ValueError: names a leaf that is none of these, or no leaf has entries.
     """
-    leaves = _leaves(state)
+    leaves = check_leaves(state)
+    if not leaves:
+        raise ValueError("state has no leaf with entries, there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
     records = {
         name: Record(_dtype(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
@@ -73,7 +75,7 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
       state: the state at hand.
       name: of what the records describe.
     """
-    ours = _leaves(state)
+    ours = check_leaves(state)
     check_like(
         {path: jax.ShapeDtypeStruct(record.shape, bool) for path, record in records.items()},
         {path: jax.ShapeDtypeStruct(np.shape(leaf), bool) for path, leaf in ours.items()},
@@ -86,6 +88,24 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
                 f"{name} at {path} has dtype {records[path].dtype}, the state at hand has "
                 f"{_dtype(leaf)}"
             )
+
+
+def check_leaves(state: PyTree) -> dict[str, Any]:
+    """Returns the leaves with entries by path.
+
+    Raises:
+      ValueError: names a leaf that is no array or number, or only the shape of one.
+    """
+    leaves = leaves_by_path(state)
+    for name, leaf in leaves.items():
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(f"state at {name} is {leaf!r}, only a shape; make the array first")
+        if not _is_number(leaf):
+            raise ValueError(
+                f"state at {name} is {leaf!r}; only arrays and numbers can be saved and restored, "
+                f"filter the rest out"
+            )
+    return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
 
 
 def checksum(array: jax.Array | np.ndarray) -> int:
@@ -135,15 +155,14 @@ def nested(leaves: Mapping[str, Any]) -> Any:
     return tree
 
 
-def _leaves(state: PyTree) -> dict[str, Any]:
-    leaves = leaves_by_path(state)
-    for name, leaf in leaves.items():
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
-            raise ValueError(
-                f"state at {name} is {leaf!r}; only arrays and numbers can be saved, filter the "
-                f"rest out"
-            )
-    return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
+def _is_number(leaf: Any) -> bool:
+    """Whether it is an array or number; NumPy's arrays may also be of objects, text or dates."""
+    if isinstance(leaf, jax.Array):
+        return True
+    if not isinstance(leaf, np.ndarray | np.generic | bool | int | float):
+        return False
+    dtype = np.asarray(leaf).dtype  # that of an integer beyond 64 bits is object
+    return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
 def _is_key(leaf: Any) -> bool:

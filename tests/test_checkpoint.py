@@ -1,6 +1,7 @@
 """Checkpoints: to the bit, in any tree, on any devices; damage and strangers are told apart."""
 
 import functools
+import logging
 import shutil
 import signal
 import subprocess
@@ -15,12 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
-from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
+from jaxsparse.checkpoint import (
+    _raise_if_of_system,
+    restore_checkpoint,
+    restore_masks,
+    save_checkpoint,
+)
 from jaxsparse.flat_state import flatten
 from tests.trees import FIXED, every_other, fill
 
@@ -167,7 +174,7 @@ def test_masks_without_knowing_anything_else(tmp_path):
 
 
 def test_masks_that_are_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"has no checkpoint , there are \[\]"):
+    with pytest.raises(ValueError, match="has no checkpoint$"):
         restore_masks(tmp_path)
     save_checkpoint(tmp_path, 1, {"params": jnp.ones(2), "step": 1})
     with pytest.raises(ValueError, match="/1 cannot give masks: .* 0 outermost masks in params, s"):
@@ -177,6 +184,10 @@ def test_masks_that_are_not_there(tmp_path):
         restore_masks(tmp_path)
     with pytest.raises(ValueError, match=r"has no checkpoint 3, there are \[1, 2\]"):
         restore_masks(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"has no checkpoint 0, there are \[1, 2\]"):
+        restore_masks(tmp_path, 0)
+    with pytest.raises(ValueError, match="step 1.5 must be a whole number, at least 0"):
+        restore_masks(tmp_path, 1.5)
     save_checkpoint(tmp_path, 3, small())
     with pytest.raises(ValueError, match=r"3 at kernel has shape \(4, 3\), like has \(5, 3\)"):
         restore_masks(tmp_path, like={"kernel": jnp.ones((5, 3))})
@@ -196,14 +207,28 @@ def test_the_oldest_are_deleted(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["4"]
 
 
+CIRCLE: dict[str, Any] = {"name": "x"}
+CIRCLE["self"] = CIRCLE
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
         ((2, small()), {}, "step 2 must be above 2, the newest checkpoint in"),
-        ((3, small()), {"keep": 0}, "keep 0 must be at least 1"),
+        ((1.5, small()), {}, "step 1.5 must be a whole number, at least 0"),
+        ((True, small()), {}, "step True must be a whole number"),
+        ((-1, small()), {}, "step -1 must be a whole number, at least 0"),
+        ((3, small()), {"keep": 0}, "keep 0 must be a whole number, at least 1"),
         ((3, small()), {"extras": {"a": np.ones(2)}}, "must be what JSON takes"),
+        ((3, small()), {"extras": CIRCLE}, "extras .*'name': 'x'.* must be .*: Circular reference"),
         ((3, {"params": {"act": jax.nn.relu}}), {}, "state at params/act is .*; only arrays and"),
         ((3, {"name": "lenet"}), {}, "state at name is 'lenet'"),
+        ((3, {"x": np.array([None])}), {}, r"state at x is array\(\[None\], dtype=object\); only"),
+        ((3, {"x": np.array(["a"])}), {}, "state at x is array"),
+        ((3, {"x": 2**70}), {}, "state at x is 1180591620717411303424; only"),
+        ((3, {}), {}, "state has no leaf with entries, there is nothing to save"),
+        ((3, {"empty": jnp.zeros(0)}), {}, "state has no leaf with entries"),
+        ((3, jax.eval_shape(small)), {}, "state at key is ShapeDtypeStruct.*, only a shape; make"),
     ],
 )
 def test_what_cannot_be_saved(arguments, options, message, tmp_path):
@@ -301,12 +326,111 @@ def test_nothing_is_touched_where_all_are_damaged(tmp_path):
     assert content(tmp_path) == before
 
 
-def test_a_checkpoint_of_somebody_else_is_no_checkpoint(tmp_path):
-    (tmp_path / "3").mkdir()
-    (tmp_path / "3" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read, 3 not because"):
-        restore_checkpoint(tmp_path, small())
-    assert content(tmp_path) == {"3/mine.txt": b"mine"}
+def test_steps_may_be_integers_of_numpy_and_jax(tmp_path):
+    save_checkpoint(tmp_path, np.int64(1), small(1))
+    save_checkpoint(tmp_path, jnp.int32(2), small(2))
+    assert restore_checkpoint(tmp_path, small()).step == 2
+    chex.assert_trees_all_equal(restore_masks(tmp_path, np.int32(1)), small(1)["masks"])
+
+
+def test_shapes_are_no_state_to_restore_into(tmp_path):
+    save_checkpoint(tmp_path, 1, small())
+    with pytest.raises(ValueError, match="at key is ShapeDtypeStruct.*, only a shape; make [^;]*$"):
+        restore_checkpoint(tmp_path, jax.eval_shape(small))
+
+
+def foreign(path):
+    """A checkpoint as Orbax's own users write it: one item, a Composite, or no manager at all."""
+    arrays = small()["params"]
+    with ocp.CheckpointManager(path) as manager:
+        manager.save(5, args=ocp.args.StandardSave(arrays))
+
+
+def foreign_items(path):
+    with ocp.CheckpointManager(path) as manager:
+        manager.save(5, args=ocp.args.Composite(model=ocp.args.StandardSave(small()["params"])))
+
+
+def foreign_tree(path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / "5", small()["params"])
+
+
+def foreign_file(path):
+    (path / "5").mkdir()
+    (path / "5" / "mine.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("write", [foreign, foreign_items, foreign_tree, foreign_file])
+def test_a_checkpoint_of_another_program_is_neither_damaged_nor_deleted(write, tmp_path):
+    save_checkpoint(tmp_path, 1, small())
+    write(tmp_path)
+    before = content(tmp_path)
+    for use in (
+        lambda: restore_checkpoint(tmp_path, small()),
+        lambda: restore_masks(tmp_path, 1),
+        lambda: save_checkpoint(tmp_path, 6, small(), keep=1),  # Orbax would delete the older ones
+    ):
+        with pytest.raises(ValueError, match="/5 was not written by jaxsparse; take another"):
+            use()
+        assert content(tmp_path) == before
+
+
+def test_a_file_with_a_number_for_a_name_is_no_checkpoint(tmp_path):
+    (tmp_path / "7").write_text("mine")
+    assert restore_checkpoint(tmp_path, small()) is None
+    for n in (1, 2, 8):
+        save_checkpoint(tmp_path, n, small(n), keep=1)
+        assert restore_checkpoint(tmp_path, small()).step == n
+    assert (tmp_path / "7").read_text() == "mine"
+
+
+def test_a_deletion_that_a_kill_cut_off_stops_nobody(tmp_path):
+    for n in (1, 2):
+        save_checkpoint(tmp_path, n, small(n))
+    shutil.rmtree(tmp_path / "1" / "contents")
+    assert restore_checkpoint(tmp_path, small()).step == 2
+    save_checkpoint(tmp_path, 3, small(3))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+
+
+@pytest.mark.parametrize("part", ["arrays/manifest.ocdbt", "arrays/d/*", "arrays/_METADATA"])
+def test_an_error_of_the_system_is_no_damage(part, tmp_path):
+    for n in (1, 2):
+        save_checkpoint(tmp_path, n, small(n))
+    (path, *_) = sorted((tmp_path / "2").glob(part))
+    whole = path.read_bytes()
+    path.unlink()
+    # What no rights of the user and no limit of the machine can open.
+    (path.mkdir if part.endswith("_METADATA") else functools.partial(path.symlink_to, path))()
+    reason = "Is a directory" if part.endswith("_METADATA") else "Too many levels of symbolic links"
+    said = f"checkpoint {tmp_path}/2 could not be read: {reason}; it is as it was"
+    for restore in (lambda: restore_checkpoint(tmp_path, small()), lambda: restore_masks(tmp_path)):
+        with pytest.raises(OSError) as raised:
+            restore()
+        assert str(raised.value) == said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+    path.rmdir() if part.endswith("_METADATA") else path.unlink()
+    path.write_bytes(whole)
+    assert bits(restore_checkpoint(tmp_path, small()).state) == bits(small(2))
+
+
+def test_no_memory_is_no_damage():
+    with pytest.raises(MemoryError):
+        _raise_if_of_system(MemoryError(), "checkpoint 1")
+    _raise_if_of_system(FileNotFoundError(2, "No such file or directory"), "checkpoint 1")
+
+
+def test_operations_that_fail_are_silenced_once(tmp_path):
+    """What they leave behind speaks up later, so the silence lasts; it must not grow."""
+    save_checkpoint(tmp_path, 1, small())
+    cut(tmp_path / "1" / "contents" / "metadata")
+    silenced = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no checkpoint in"):
+            restore_checkpoint(tmp_path, small())
+        silenced.append((sys.unraisablehook, list(logging.getLogger("absl").filters)))
+    assert silenced[0] == silenced[1] == silenced[2]
 
 
 SAVER = """
