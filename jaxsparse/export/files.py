@@ -129,7 +129,7 @@ def load_safetensors(
       path: the file.
       like: a tree of params, or of `jax.ShapeDtypeStruct`, whose containers the result has; its
         paths and shapes are compared with the file's. None gives nested dicts, which is what linen
-        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}, and params that were one array are one.
+        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}; one array without a name is itself.
 
     Returns:
       params and masks of NumPy arrays, exact in every dtype; `jax.device_put` places them. A leaf
