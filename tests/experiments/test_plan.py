@@ -1,12 +1,16 @@
 """ResNet-50 v1.5 at 224 x 224: the numbers of RigL's tables, through `method.plan`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsparse
-from experiments import resnet50_shapes
+from experiments import cli, fashion_mnist, resnet50_shapes
+from experiments import plan as plan_file
+from experiments.methods import METHODS
 from jaxsparse.distributions import uniform, with_overrides
 
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
@@ -108,3 +112,41 @@ def test_granets_dense_gradient_can_be_left_out():
     assert charged.layers_are_estimates
     # Published from real masks: .37 and .35. Counts in proportion to the start would give .286.
     assert 0.30 < published.test_flops_ratio < 0.40
+
+
+# The table in experiments/README.md; published are .37 .35 .25 .20 and .34 .28 .23 .16.
+@pytest.mark.parametrize(
+    ("schedule", "sparsity", "train", "test"),
+    [
+        ("granet_st", 0.8, 0.4066, 0.3796),
+        ("granet_st", 0.9, 0.2758, 0.2351),
+        ("granet", 0.8, 0.4017, 0.3463),
+        ("granet", 0.9, 0.2867, 0.2171),
+    ],
+)
+def test_estimates_for_granet(schedule, sparsity, train, test, capsys):
+    argv = [f"--schedule={schedule}", f"--sparsity={sparsity}", "--count_dense_gradient=False"]
+    argv += ["--steps=1000900", "--update_interval=4000", "--stop_step=300270"]
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith(f"FLOPs: training about {train} of dense, inference about {test} of")
+
+
+def test_the_dense_gradient_counts_unless_the_flag_says_no():
+    parse = lambda *argv: cli.parse(plan_file.Config, argv).count_dense_gradient
+    assert parse() and parse("--count_dense_gradient=True")
+    assert not parse("--count_dense_gradient=False") and not parse("--count-dense-gradient=False")
+    with pytest.raises(ValueError, match="Expected one of"):
+        parse("--count_dense_gradient=maybe")
+
+
+def test_every_flag_of_training_that_a_method_takes_can_be_planned(capsys):
+    options = {option for entry in METHODS.values() for option in entry.options}
+    for config in (plan_file.Config, fashion_mnist.Config):
+        assert options <= {field.name for field in dataclasses.fields(config)}
+    argv = ["--model=lenet5", "--schedule=granet_st", "--sparsity=0.99", "--steps=100"]
+    argv += ["--drop_fraction=0.25", "--min_keep=100"]
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    kept = {line.split()[0]: line.split()[-2] for line in lines if "kernel" in line}
+    assert kept["Dense_2/kernel"] == "100"
