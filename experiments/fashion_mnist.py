@@ -12,6 +12,7 @@ GraNet's CIFAR runs; no augmentation.
 """
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,10 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs the experiment, or prints its plan."""
-    model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
-    method = method_of(config)
     if config.plan:
-        print(method.plan(*shapes_and_flops(model)))
+        run = run_of(config)
+        loop.check(run)
+        print(run.method.plan(*shapes_and_flops(run.model)))
         return
     print(describe(train(config)))
 
@@ -106,22 +107,27 @@ def main(config: Config) -> None:
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
     out = folder_of(config)
-    run = Run(
-        model=MODELS[cli.nearest(config.model, MODELS, kind="model")](),
-        dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
-        normalise=normalise,
+    title = f"{config.model} {config.schedule}"
+    if config.schedule != "dense":
+        title += f" {config.sparsity:g}"
+    return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}
+
+
+def run_of(config: Config) -> Run:
+    """The run that the flags ask for, with its data."""
+    model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    return Run(
+        model=model,
         method=method_of(config),
         tx=optimizer(config),
+        dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
+        normalise=normalise,
         batch_size=config.batch_size,
         seed=config.seed,
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
     )
-    title = f"{config.model} {config.schedule}"
-    if config.schedule != "dense":
-        title += f" {config.sparsity:g}"
-    return loop.train(run, out, cli.as_dict(config), title=title) | {"out": out}
 
 
 def shapes_and_flops(model: nn.Module) -> tuple[Any, dict[str, int]]:
@@ -151,6 +157,10 @@ def method_of(config: Config) -> Method:
 
 def optimizer(config: Config) -> optax.GradientTransformation:
     """SGD with Nesterov momentum and L2; the learning rate falls tenfold at 1/2 and 3/4."""
+    for flag in ("learning_rate", "momentum", "weight_decay"):
+        value = getattr(config, flag)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--{flag} {value} must be a finite number of at least 0")
     drops = {config.steps // 2: 0.1, config.steps * 3 // 4: 0.1}
     learning_rate = optax.piecewise_constant_schedule(config.learning_rate, drops)
     return optax.chain(

@@ -61,9 +61,7 @@ class LayerSummary(NamedTuple):
             return f"{self.path}: no weight is left"
         outputs = self.shape[-1] if self.shape else 1
         if self.num_active < outputs:
-            return (
-                f"{self.path}: {self.num_active:,} of {self.size:,} weights for {outputs:,} outputs"
-            )
+            return f"{self.path}: {self.num_active:,} weights are left for {outputs:,} outputs"
         return None
 
 
@@ -104,7 +102,7 @@ class Summary(NamedTuple):
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A table with one line per layer and the total; dead channels where there are any."""
+        """A line per layer and the total; dead channels and alarms where there are any."""
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -126,7 +124,8 @@ class Summary(NamedTuple):
             "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
             for row in cells
         ]
-        return "\n".join([*lines, f"and {self.num_other:,} parameters that stay dense"])
+        lines.append(f"and {self.num_other:,} parameters that stay dense")
+        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
 
 
 def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Summary:

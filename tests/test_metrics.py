@@ -101,11 +101,11 @@ def test_dead_channels_by_eye(mask, num_in, num_out):
     ("conv", "fc", "alarms"),
     [
         (4, 100, []),
-        (3, 100, ["conv/kernel: 3 of 36 weights for 4 outputs"]),
+        (3, 100, ["conv/kernel: 3 weights are left for 4 outputs"]),
         (
             0,
             99,
-            ["conv/kernel: no weight is left", "fc/kernel: 99 of 4,000 weights for 100 outputs"],
+            ["conv/kernel: no weight is left", "fc/kernel: 99 weights are left for 100 outputs"],
         ),
     ],
 )

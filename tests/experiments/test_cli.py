@@ -122,11 +122,11 @@ def test_alarms_come_first_in_the_description():
     )
     alarms = [
         "Conv_0/kernel: no weight is left",
-        "Dense_1/kernel: 3 of 10,080 weights for 84 outputs",
+        "Dense_1/kernel: 3 weights are left for 84 outputs",
     ]
     lines = fashion_mnist.describe(summary | {"alarms": alarms}).splitlines()
     assert lines[0] == "warning         Conv_0/kernel: no weight is left"
-    assert lines[1] == "warning         Dense_1/kernel: 3 of 10,080 weights for 84 outputs"
+    assert lines[1] == "warning         Dense_1/kernel: 3 weights are left for 84 outputs"
     assert "warning" not in fashion_mnist.describe(summary | {"alarms": []})
 
 
@@ -151,3 +151,17 @@ def test_from_a_shell_the_exit_status_and_one_line():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown schedule 'granet_ts'; did you mean 'granet_st'?\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--batch_size=0", "batch_size 0 must be in [1, 4500]"),
+        ("--val_fraction=1", "val_fraction is 1.0"),
+        ("--learning_rate=nan", "--learning_rate nan must be a finite number of at least 0"),
+        ("--accumulate=3", "accumulate 3 must be at least 1 and divide batch_size 128"),
+    ],
+)
+def test_a_plan_refuses_what_the_run_would(flag, message, capsys):
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, ["--plan", flag]) == 2
+    assert message in capsys.readouterr().err
