@@ -6,6 +6,7 @@ without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is sever
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from experiments.report import (
     emptied,
     evaluate,
     event_scalars,
-    finite,
     layer_counts,
     summarise,
 )
@@ -58,7 +58,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     Raises:
       ValueError: the folder holds a finished run or one of another configuration, its checkpoints
-        do not fit, or there are fewer images than a batch.
+        or metrics do not fit, there are fewer images than a batch, or the training diverged.
       OSError: the folder cannot be written. The run can go on when it can.
     """
     check(run)
@@ -85,8 +85,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             state, loss = steps[event](state, images, labels, next(indices))
             bar.update()
             record = event_record(state, bar) if event else {}
-            if step % run.log_every == 0:
-                record["train_loss"] = finite(float(loss), step)
+            if step % run.log_every == 0 or checkpoint_is_due(run, step):
+                record |= loss_record(run, step, float(loss))
             if step % run.eval_every == 0 or step == run.steps:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
@@ -137,6 +137,20 @@ def check(run: Run) -> None:
 def checkpoint_is_due(run: Run, step: int) -> bool:
     """Whether a checkpoint follows this step; one always follows the last."""
     return step == run.steps or bool(run.checkpoint_every) and step % run.checkpoint_every == 0
+
+
+def loss_record(run: Run, step: int, loss: float) -> dict[str, float]:
+    """Returns the loss where it is recorded.
+
+    Raises:
+      ValueError: it is not finite. No checkpoint shall follow, which could only diverge again.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the training loss at step {step} is {loss}; lower --learning_rate and pass another "
+            f"--out"
+        )
+    return {"train_loss": loss} if step % run.log_every == 0 else {}
 
 
 def progress_bar(steps: int, title: str, first: int) -> tqdm:

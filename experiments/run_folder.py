@@ -61,12 +61,13 @@ class RunFolder:
           The folder, open for `log`.
 
         Raises:
-          ValueError: as `check_folder`.
+          ValueError: as `check_folder`, or records that the run cannot go on from.
         """
         check_folder(path, config)
+        kept = [] if after is None else _records_until(path / "metrics.jsonl", after)
         path.mkdir(parents=True, exist_ok=True)
         _write_json(path / "config.json", config)
-        _cut_metrics(path / "metrics.jsonl", after)
+        _write_text(path / "metrics.jsonl", "".join(kept))
         return cls(path)
 
     def log(self, step: int, **values: float | Sequence[float]) -> None:
@@ -123,15 +124,20 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
 
     Raises:
       ValueError: `path` is a file, or holds a finished run, or an unfinished run with another
-        configuration (names the first flag that differs).
+        configuration (names the first flag that differs) or without one that can be read.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, expected a folder; pass another --out")
     if (path / "summary.json").exists():
         raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
     if not (path / "config.json").exists():
+        if (path / "checkpoints").exists():  # they may be those of another configuration
+            raise ValueError(
+                f"{path} has checkpoints but no config.json that says of what run; pass another "
+                f"--out, or delete the folder"
+            )
         return
-    started = json.loads((path / "config.json").read_text("utf-8"))
+    started = _read_config(path / "config.json")
     asked = json.loads(json.dumps(_plain(config), allow_nan=False))
     for flag in [*asked, *(flag for flag in started if flag not in asked)]:
         ours, theirs = asked.get(flag), started.get(flag)
@@ -188,20 +194,43 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
     return [record["step"] for record in having], values
 
 
-def _cut_metrics(path: Path, after: int | None) -> None:
-    """Removes the records of later steps, and a line cut short; whole or not at all."""
-    lines = []
-    if after is not None and path.exists():
-        whole = [line for line in path.read_text("utf-8").splitlines(True) if line.endswith("\n")]
-        lines = [line for line in whole if json.loads(line)["step"] <= after]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(lines), "utf-8")
-    os.replace(temporary, path)
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # of JSON, or of bytes that are no text
+        raise ValueError(
+            f"{path} cannot be read: {error}; pass another --out, or delete the folder"
+        ) from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no configuration; pass another --out, or delete the folder")
+    return config
+
+
+def _records_until(path: Path, step: int) -> list[str]:
+    """Returns the lines up to this step, without one cut short; the summary needs the first."""
+    lines = path.read_text("utf-8").splitlines(True) if path.exists() else []
+    try:
+        steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}; pass another --out, or delete the folder"
+        ) from None
+    if 0 not in steps:
+        raise ValueError(
+            f"{path} has no record of step 0, without which the run cannot go on from step {step}; "
+            f"pass another --out, or delete the folder"
+        )
+    return [line for line, of in zip(lines, steps, strict=False) if of <= step]
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", "utf-8")
+    temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
 
 

@@ -1,11 +1,12 @@
 """The compiled training steps: a batch at once, or in micro-batches to save memory."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments.run import Run
@@ -45,19 +46,24 @@ def compile_steps(
         return state.apply_gradients(grads=grads, event=event), loss
 
     kinds = (False, True) if run.method.timetable.events else (False,)
-    if run.accumulate > 1:
-        return {event: accumulating_step(loss_and_grads, run.accumulate, event) for event in kinds}
     indices = jnp.zeros(run.batch_size, jnp.int32)
+    if run.accumulate > 1:
+        data = (images, labels, indices)
+        return accumulating_steps(loss_and_grads, run.accumulate, kinds, state, data)
     return {
         event: train_step.lower(state, images, labels, indices, event=event).compile()
         for event in kinds
     }
 
 
-def accumulating_step(
-    loss_and_grads: Callable[..., tuple[jax.Array, Any]], num_parts: int, event: bool
-) -> Step:
-    """Returns a step that averages loss and gradients over micro-batches, then updates once.
+def accumulating_steps(
+    loss_and_grads: Callable[..., tuple[jax.Array, Any]],
+    num_parts: int,
+    kinds: Iterable[bool],
+    state: TrainState,
+    data: tuple[jax.Array, jax.Array, jax.Array],
+) -> dict[bool, Step]:
+    """Compiles steps that average loss and gradients over micro-batches, then update once.
 
     This is how to train with less memory than a batch needs: to the masks it is one step, with the
     gradient of the whole batch. Under `optax.MultiSteps` every micro-batch is a step to whatever
@@ -69,25 +75,46 @@ def accumulating_step(
     Args:
       loss_and_grads: (params, images, labels, indices) to the mean loss and its gradient.
       num_parts: micro-batches; they are equally large.
-      event: whether a mask update follows.
+      kinds: the steps to compile, by whether a mask update follows.
+      state: to start with; its values do not matter.
+      data: images, labels and the indices of one batch; of these the values do not matter either.
     """
 
-    @functools.partial(jax.jit, donate_argnames="total")
-    def add(total: Any, params: Any, *data: jax.Array) -> Any:
+    def nothing(params: Any) -> Any:
+        return jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+
+    def add(total: Any, params: Any, images: Any, labels: Any, indices: Any, part: Any) -> Any:
+        chosen = indices.reshape(num_parts, -1)[part]
         return jax.tree.map(
-            lambda so_far, x: so_far + x / num_parts, total, loss_and_grads(params, *data)
+            lambda so_far, x: so_far + x / num_parts,
+            total,
+            loss_and_grads(params, images, labels, chosen),
         )
 
-    @functools.partial(jax.jit, donate_argnames="state")
-    def apply(state: TrainState, grads: Any) -> TrainState:
+    def apply(state: TrainState, grads: Any, event: bool) -> TrainState:
         return state.apply_gradients(grads=grads, event=event)
 
-    def step(
-        state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        loss, grads = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-        for part in jnp.split(indices, num_parts):
-            loss, grads = add((loss, grads), state.params, images, labels, part)
-        return apply(state, grads), loss
+    total = jax.eval_shape(nothing, state.params)
+    compiled_nothing = jax.jit(nothing).lower(state.params).compile()
+    compiled_add = (
+        jax.jit(add, donate_argnames="total")
+        .lower(total, state.params, *data, np.int32(0))
+        .compile()
+    )
+    jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames="state")
 
-    return step
+    def step_of(event: bool) -> Step:
+        compiled_apply = jitted_apply.lower(state, total[1], event=event).compile()
+
+        def step(
+            state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
+        ) -> tuple[TrainState, jax.Array]:
+            total = compiled_nothing(state.params)
+            for part in range(num_parts):
+                total = compiled_add(total, state.params, images, labels, indices, np.int32(part))
+            loss, grads = total
+            return compiled_apply(state, grads), loss
+
+        return step
+
+    return {event: step_of(event) for event in kinds}

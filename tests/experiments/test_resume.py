@@ -11,7 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from experiments import fashion_mnist
+from experiments import cli, fashion_mnist
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks, save_checkpoint
 from tests.test_checkpoint import bits
@@ -60,6 +60,10 @@ def checkpoints(out):
     return sorted(
         (p.name for p in (out / "checkpoints").glob("*")), key=lambda name: (len(name), name)
     )
+
+
+def files(out):
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def outcome(out):
@@ -127,9 +131,33 @@ def test_what_happens_to_a_run_does_not_change_what_comes_out(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_changed(tmp_path):
     save_checkpoint(tmp_path / "checkpoints", 10, {"state": {"params": jnp.ones(3)}})
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    files = lambda: {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    before = files()
     config = fashion_mnist.Config(model="lenet_300_100", out=tmp_path, steps=60)
+    (tmp_path / "config.json").write_text(json.dumps(cli.as_dict(config), default=str))
+    before = files(tmp_path)
     with pytest.raises(ValueError, match="checkpoints/10 has no leaf best_params/.*another model"):
         fashion_mnist.train(config)
-    assert files() == before
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (None, "metrics.jsonl has no record of step 0, without which .* cannot go on from step 10"),
+        ('{"step": 5}\n', "metrics.jsonl has no record of step 0"),
+        ('{"step": 0}\nnonsense\n', "metrics.jsonl cannot be read: Expecting value"),
+    ],
+)
+def test_without_its_records_a_run_does_not_go_on(metrics, message, tmp_path):
+    config = fashion_mnist.Config(
+        model="lenet_300_100", schedule="dense", out=tmp_path, steps=20, checkpoint_every=10
+    )
+    fashion_mnist.train(config)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "checkpoints" / "20").rename(tmp_path / "checkpoints" / "10")
+    (tmp_path / "metrics.jsonl").unlink()
+    if metrics is not None:
+        (tmp_path / "metrics.jsonl").write_text(metrics)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fashion_mnist.train(config)
+    assert files(tmp_path) == before

@@ -140,6 +140,28 @@ def test_another_configuration_is_refused_and_nothing_changes(config, message, t
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"seed": 0, "ra', "config.json cannot be read: Unterminated string"),
+        (b"\xff\xff", "config.json cannot be read: 'utf-8' codec"),
+        (b"[]", "config.json is no configuration"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(content, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/{message}.*; pass another --out, or delete"):
+        RunFolder.create(tmp_path, {"seed": 0})
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_checkpoints_without_a_configuration_are_refused(tmp_path):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"has checkpoints but no config.json .*; pass another --"):
+        RunFolder.create(tmp_path, {"seed": 0})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_flags_that_change_nothing_may_differ(tmp_path):
     RunFolder.create(tmp_path, {"seed": 0, "out": Path("a"), "checkpoint_every": 5}).close()
     RunFolder.create(tmp_path, {"seed": 0, "out": tmp_path, "checkpoint_every": 7}).close()
