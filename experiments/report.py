@@ -1,7 +1,6 @@
 """What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,13 +83,6 @@ def emptied(state: TrainState) -> list[str]:
         for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
         if gone and not left
     ]
-
-
-def finite(loss: float, step: int) -> float:
-    """Returns the loss, raises a ValueError if it is not a finite number."""
-    if not math.isfinite(loss):
-        raise ValueError(f"the training loss at step {step} is {loss}; lower --learning_rate")
-    return loss
 
 
 def summarise(

@@ -12,6 +12,7 @@ The same command goes on in the folder of an unfinished run, from the newest che
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -38,8 +39,9 @@ class RunFolder:
       path: the folder.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, lock: int):
         self.path = path
+        self._lock = lock
         self._tensorboard = ScalarWriter(path / "tensorboard")
         for record in read_metrics(path) if (path / "metrics.jsonl").exists() else []:
             self._tensorboard.write(record.pop("step"), record)
@@ -61,14 +63,20 @@ class RunFolder:
           The folder, open for `log`.
 
         Raises:
-          ValueError: as `check_folder`, or records that the run cannot go on from.
+          ValueError: as `check_folder`, records that the run cannot go on from, or another process
+            that is writing there.
         """
         check_folder(path, config)
-        kept = [] if after is None else _records_until(path / "metrics.jsonl", after)
         path.mkdir(parents=True, exist_ok=True)
-        _write_json(path / "config.json", config)
-        _write_text(path / "metrics.jsonl", "".join(kept))
-        return cls(path)
+        lock = _locked(path)
+        try:
+            kept = [] if after is None else _records_until(path / "metrics.jsonl", after)
+            _write_json(path / "config.json", config)
+            _write_text(path / "metrics.jsonl", "".join(kept))
+            return cls(path, lock)
+        except BaseException:
+            os.close(lock)
+            raise
 
     def log(self, step: int, **values: float | Sequence[float]) -> None:
         """Appends one record; it is in the file when this returns.
@@ -106,6 +114,9 @@ class RunFolder:
         with contextlib.suppress(OSError):  # all is flushed, but for what `log` could not write
             self._metrics.close()
         self._tensorboard.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> Self:
         return self
@@ -128,9 +139,10 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, expected a folder; pass another --out")
-    if (path / "summary.json").exists():
-        raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
+    finished = (path / "summary.json").exists()
     if not (path / "config.json").exists():
+        if finished:
+            raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
         if (path / "checkpoints").exists():  # they may be those of another configuration
             raise ValueError(
                 f"{path} has checkpoints but no config.json that says of what run; pass another "
@@ -142,10 +154,28 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
     for flag in [*asked, *(flag for flag in started if flag not in asked)]:
         ours, theirs = asked.get(flag), started.get(flag)
         if ours != theirs and flag not in FREE_FLAGS:
+            kind = "a finished" if finished else "an unfinished"
             raise ValueError(
-                f"{path} holds an unfinished run with --{flag}={theirs}, not {ours}; pass another "
+                f"{path} holds {kind} run with --{flag}={theirs}, not {ours}; pass another "
                 f"--out, or delete the folder"
             )
+    if finished:
+        raise ValueError(
+            f"{path} holds a finished run (summary.json) with the same flags; pass another --out"
+        )
+
+
+def _locked(path: Path) -> int:
+    """Returns a descriptor that keeps other processes out until it is closed, or its owner dies."""
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(
+            f"another process is training in {path}; wait for it, or pass another --out"
+        ) from None
+    return lock
 
 
 @contextlib.contextmanager

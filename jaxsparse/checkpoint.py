@@ -214,21 +214,23 @@ def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None
 def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
     """A manager for one operation, silent: what goes wrong is said once, by the caller.
 
-    An operation that fails leaves threads behind that log pages, and reads that print that their
-    event loop is closed: they stay silenced, once for all failures. After one that succeeds there
-    are none.
+    An operation that fails leaves threads behind that log pages, reads that print that their event
+    loop is closed, and writes whose own error nobody fetched: they stay silenced, once for all
+    failures. After one that succeeds there are none.
     """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    hook = sys.unraisablehook
     silenced = isinstance(hook, _WithoutLostReads)
     if not silenced:
-        logger.addFilter(_not_of_orbax)
+        for logger, loud in _LOUD.items():
+            logging.getLogger(logger).addFilter(loud)
         sys.unraisablehook = _WithoutLostReads(hook)
     options = {"enable_async_checkpointing": False} | options
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options)) as manager:
         yield manager
     if not silenced:
         sys.unraisablehook = hook
-        logger.removeFilter(_not_of_orbax)
+        for logger, loud in _LOUD.items():
+            logging.getLogger(logger).removeFilter(loud)
 
 
 class _WithoutLostReads(NamedTuple):
@@ -243,6 +245,14 @@ class _WithoutLostReads(NamedTuple):
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _not_of_tensorstore(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return "never retrieved" not in record.getMessage() or "ocdbt" not in str(error).lower()
+
+
+_LOUD = {"absl": _not_of_orbax, "asyncio": _not_of_tensorstore}
 
 
 def _whole(value: Any, name: str, *, at_least: int) -> int:

@@ -68,7 +68,7 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
         run.log(1, loss=0.5)
         run.finish({})
     with pytest.raises(ValueError, match=r"holds a finished run .*; pass another --out$") as raised:
-        RunFolder.create(tmp_path, {"seed": 1})
+        RunFolder.create(tmp_path, {"seed": 0})
     assert str(raised.value).startswith(str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0}
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
@@ -216,3 +216,18 @@ def test_series():
     assert steps == [1, 3]
     np.testing.assert_equal(values, [0.5, math.nan])
     assert series(records, "absent") == ([], [])
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    with RunFolder.create(tmp_path, {}) as first:
+        first.log(1, loss=0.5)
+        with pytest.raises(ValueError, match="another process is training in .*; wait for it"):
+            RunFolder.create(tmp_path, {})
+        assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
+    RunFolder.create(tmp_path, {}).close()  # it is free again
+
+
+def test_a_finished_run_with_other_flags_says_which(tmp_path):
+    RunFolder.create(tmp_path, {"seed": 0}).finish({})
+    with pytest.raises(ValueError, match="holds a finished run with --seed=0, not 1; pass another"):
+        RunFolder.create(tmp_path, {"seed": 1})
