@@ -6,9 +6,11 @@ import difflib
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -57,16 +59,36 @@ def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[s
       traceback, and with JAXSPARSE_TRACEBACK=1 in the environment these do too.
     """
     try:
-        main(parse(config, argv))
+        with _leaving_on_ctrl_c():
+            main(parse(config, argv))
     except (ValueError, OSError) as error:
         if os.environ.get("JAXSPARSE_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # XLA may be compiling in another thread, which a normal exit would crash
     return 0
+
+
+@contextlib.contextmanager
+def _leaving_on_ctrl_c() -> Iterator[None]:
+    """Ends the process at Ctrl-C, at once: all that matters is on disk, and a checkpoint is whole.
+
+    A KeyboardInterrupt would be lost where it is raised in a destructor or a callback, and XLA may
+    be compiling in another thread, which a normal exit would crash.
+    """
+
+    def leave(*_: Any) -> None:
+        os.write(2, b"\ninterrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parse(config: type[Config], argv: Sequence[str]) -> Config:

@@ -147,6 +147,7 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
     fc/kernel  (2, 4)       2        8    0.7500        0         2
     total                   2        8    0.7500        0         2
     and 4 parameters that stay dense
+    alarm: fc/kernel: 2 weights are left for 4 outputs
     """
     check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
