@@ -7,6 +7,7 @@ checkpoints/    STEP/ holds the state after that step: the last two while the ru
                 end alone, which is the trained model (`progress.py` writes them)
 plot.png        accuracy and density over steps, density per layer
 summary.json    what came out, written last: a folder that has it holds a finished run
+.lock           held by the process that trains here
 
 The same command goes on in the folder of an unfinished run, from the newest checkpoint.
 """
@@ -167,7 +168,8 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
 
 def _locked(path: Path) -> int:
     """Returns a descriptor that keeps other processes out until it is closed, or its owner dies."""
-    lock = os.open(path, os.O_RDONLY)
+    # A file open for writing, since a network file system locks nothing else.
+    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -175,6 +177,8 @@ def _locked(path: Path) -> int:
         raise ValueError(
             f"another process is training in {path}; wait for it, or pass another --out"
         ) from None
+    except OSError:
+        pass  # a file system that knows no locks: as safe as without
     return lock
 
 

@@ -33,7 +33,8 @@ def test_a_whole_run(tmp_path):
     assert config == {"seed": 0, "data_dir": "data", "update": {"end": 5}}
     assert summary == {"accuracy": 0.5, "layers": [["a/kernel", 3]]}
     *others, events = sorted(files(path), key=lambda name: "tensorboard" in name)
-    assert others == ["config.json", "metrics.jsonl", "summary.json"]  # no temporary file is left
+    # No temporary file is left.
+    assert others == [".lock", "config.json", "metrics.jsonl", "summary.json"]
     content = (path / events).read_bytes()
     assert all(tag in content for tag in (b"loss", b"num_active", b"val/accuracy"))
 
