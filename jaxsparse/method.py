@@ -196,7 +196,7 @@ def compose(
         weights = prunable_leaves(params, paths=paths)
         old = prunable_leaves(masks, paths=paths)
         if not (stages and timetable.events):
-            unchanged = Selected(old, {p: jnp.int32(0) for p in paths})
+            unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
             return Event(masks, masks, _metrics(old, unchanged, old))
         active = {p: count_true(mask)[0] for p, mask in old.items()}
         row = row_at(timetable, rows(_shapes(weights)), step, active)
@@ -247,13 +247,10 @@ def _run_stages(
     key: jax.Array | None,
 ) -> tuple[Selected, Leaves]:
     """The masks after all stages, and what every stage left active."""
-    new, kept = Selected(dict(masks), {p: jnp.int32(0) for p in masks}), masks
+    new, kept = Selected(dict(masks), jnp.zeros(len(masks), jnp.int32)), masks
     for index, stage in enumerate(stages):
         after = stage(weights, signal, new.masks, row, fold_key(key, index))
-        new = Selected(
-            {p: after.masks[p] for p in masks},
-            {p: new.num_nan[p] + after.num_nan[p] for p in masks},
-        )
+        new = Selected({p: after.masks[p] for p in masks}, new.num_nan + after.num_nan)
         kept = {p: kept[p] & new.masks[p] for p in masks}
     return new, kept
 
@@ -278,4 +275,4 @@ def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
         for p, mask in new.masks.items()
     ]
     columns = [jnp.stack(column) for column in zip(*counts, strict=True)]
-    return EventMetrics(*columns, num_nan=jnp.stack(list(new.num_nan.values())))
+    return EventMetrics(*columns, num_nan=new.num_nan)

@@ -11,8 +11,9 @@ A pass keeps nothing but counts, and `Scores` are computed again by every pass: 
 memory beside the masks, and on a mesh it communicates a few integers, where a sort would gather.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from jaxsparse.counting import count_true
+from jaxsparse.search import Rows, first_rows, make_bracket, narrow, spread, take_row
 from jaxsparse.types import Counts, Leaves, Scores, Selected
 
 CANDIDATES = 7
@@ -54,7 +56,11 @@ def top_k_mask(
 
 
 def top_k(
-    scores: Leaves | Scores, k: int | jax.Array | Counts, eligible: Leaves | None = None
+    scores: Leaves | Scores,
+    k: int | jax.Array | Counts,
+    eligible: Leaves | None = None,
+    *,
+    num_eligible: jax.Array | None = None,
 ) -> Selected:
     """Selects the k largest scores, over all leaves together or in each leaf.
 
@@ -63,6 +69,7 @@ def top_k(
       k: int32[]: over all leaves together; or int32[] by path: in each leaf. Cut to the number of
         eligible entries.
       eligible: bool arrays by path, or None.
+      num_eligible: int32[leaves], the number of True in each where it is known already.
 
     Returns:
       The masks, and the number of NaN scores among the eligible entries of each leaf.
@@ -73,62 +80,135 @@ def top_k(
     """
     inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
     kinds = jax.eval_shape(compute, inputs)
-    per_leaf = isinstance(k, Mapping)
     _check_scores(kinds, eligible)
     _check_counts(kinds, k)
-    paths = list(kinds)
-    leaves = lambda inputs, eligible: _leaves(paths, compute(inputs), eligible)
-    joined = lambda counts: _joined(counts, per_leaf)
-    group = [i if per_leaf else 0 for i in range(len(paths))]
-    sizes = [0 if per_leaf else kinds[path].size for path in paths]
-    offsets = np.cumsum([0, *sizes[:-1]], dtype=np.uint32)
+    paths, sizes = list(kinds), [x.size for x in kinds.values()]
+    entries = _Entries(paths, inputs, compute, eligible, _starts(sizes, k))
+    joined = (lambda counts: counts) if isinstance(k, Mapping) else _added_up
 
-    present = [count_true(mask, mask & (x != x)) for x, mask in leaves(inputs, eligible)]
-    num_present = joined(present)[:, 0]
-    wanted = [k[path] for path in paths] if isinstance(k, Mapping) else [k]
+    num_eligible = _num_eligible(sizes, eligible, num_eligible)
+    wanted = [k[path] if isinstance(k, Mapping) else k for path in paths]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
-    wanted = jnp.clip(wanted, 0, num_present)
+    wanted = jnp.clip(wanted, 0, joined(num_eligible))
 
-    def num_reaching(candidates: jax.Array) -> jax.Array:
-        # Without the barrier the compiler hoists the scores out of the search, and stores them.
-        *now, limits = lax.optimization_barrier((inputs, eligible, _to_float(candidates)))
-        # `where(mask, x, nan) >= limit` would be as good, and four times slower on CPU.
-        reaching = lambda x, mask, i: count_true(*(mask & (x >= limit) for limit in limits[i]))
-        return joined([reaching(*leaf, i) for i, leaf in zip(group, leaves(*now), strict=True)])
-
-    low, high, reached, above = _narrow(
-        num_reaching, wanted, _NAN, _INF + np.uint32(1), num_present, CANDIDATES
-    )
+    # The first pass counts the numbers, too: what is eligible and does not reach -inf is NaN.
+    bracket = make_bracket(wanted, _NAN, _INF + np.uint32(1), joined(num_eligible))
+    candidates = spread(bracket, CANDIDATES).at[:, 0].set(_NAN + np.uint32(1))
+    count = functools.partial(_num_reaching, entries)
+    found = narrow(count, joined, wanted, bracket, candidates, first_rows(len(paths)))
+    num_nan = num_eligible - found.num_first
 
     # Where more than k scores reach the low end, it is the k-th largest score: those above it are
-    # in, and of those that equal it the ones with the largest hashes.
+    # in, and of those that equal it the ones with the largest hashes. Rarely more than a pass or
+    # none, so few candidates: they cost time to compile.
+    low, _, reached, above = found.bracket
     level = _to_float(jnp.minimum(low, _INF))
-    is_nan, num_tied = jnp.isnan(level), reached - above
+    num_tied = reached - above
     wanted_tied = jnp.where(reached == wanted, num_tied, wanted - above)
+    bracket = make_bracket(wanted_tied, np.uint32(0), _NUM_HASHES, num_tied)
+    count = functools.partial(_num_tied_reaching, entries, level)
+    found = narrow(count, joined, wanted_tied, bracket, spread(bracket, 3), found.rows)
 
-    def split(inputs: Any, eligible: Leaves | None, start: jax.Array) -> Iterator[_Split]:
-        for i, (x, mask) in enumerate(leaves(inputs, eligible)):
-            at, nan = level[group[i]], is_nan[group[i]]
-            over = (x > at) | (nan & (x == x))  # every number is above NaN
-            tied = (x == at) | (nan & (x != x))
-            yield group[i], mask & over, mask & tied, _index_hash(x.shape, start[i])
-
-    def num_tied_reaching(candidates: jax.Array) -> jax.Array:
-        *now, limits = lax.optimization_barrier((inputs, eligible, offsets, candidates))
-        reaching = lambda i, tied, index: count_true(*(tied & (index >= c) for c in limits[i]))
-        return joined([reaching(i, tied, index) for i, _, tied, index in split(*now)])
-
-    # Rarely more than a pass or none, so few candidates: they cost time to compile.
-    first, *_ = _narrow(num_tied_reaching, wanted_tied, np.uint32(0), _NUM_HASHES, num_tied, 3)
-
-    now = lax.optimization_barrier((inputs, eligible, offsets))  # else the hashes are stored
-    masks = [over | (tied & (index >= first[i])) for i, over, tied, index in split(*now)]
-    num_nan = [counts[1] for counts in present]
-    return Selected(*(dict(zip(paths, column, strict=True)) for column in (masks, num_nan)))
+    first, rows = found.bracket.low, found.rows
+    masks = [_chosen(*leaf, level, first) for leaf in _leaves_again(entries, rows)]
+    return Selected(dict(zip(paths, masks, strict=True)), num_nan)
 
 
-_Split = tuple[int, jax.Array, jax.Array, jax.Array]
-"""Of a leaf: its group, what is above the level, what is at it, and the hashes of the indices."""
+class _Entries(NamedTuple):
+    """What is selected from.
+
+    Attributes:
+      paths: of the leaves.
+      inputs: what the scores are computed from.
+      compute: inputs to scores by path.
+      eligible: bool arrays by path, or None.
+      starts: uint32[leaves], where each leaf starts in the order of indices that cuts ties.
+    """
+
+    paths: list[str]
+    inputs: Any
+    compute: Callable[[Any], Leaves]
+    eligible: Leaves | None
+    starts: np.ndarray
+
+
+def _num_reaching(entries: _Entries, candidates: jax.Array, rows: Rows) -> jax.Array:
+    """int32[leaves, n]: eligible scores that are at least the candidate."""
+    # Without the barrier the compiler hoists the scores out of the search, and stores them.
+    limits, inputs, eligible = lax.optimization_barrier(
+        (_to_float(candidates), entries.inputs, entries.eligible)
+    )
+    leaves = _leaves(entries.paths, entries.compute(inputs), eligible)
+    return _stacked(
+        [_count_reaching(*leaf, limits, row) for leaf, row in zip(leaves, rows, strict=True)]
+    )
+
+
+def _num_tied_reaching(
+    entries: _Entries, level: jax.Array, candidates: jax.Array, rows: Rows
+) -> jax.Array:
+    """int32[leaves, n]: scores at the level whose hash is at least the candidate."""
+    leaves = _leaves_again(entries, rows)
+    return _stacked([_count_tied_reaching(*leaf, level, candidates) for leaf in leaves])
+
+
+# What is done leaf by leaf is traced once for all leaves of a shape.
+
+
+@jax.jit
+def _count_reaching(
+    x: jax.Array, mask: jax.Array, limits: jax.Array, row: jax.Array
+) -> tuple[jax.Array, ...]:
+    # `where(mask, x, nan) >= limit` would be as good, and four times slower on CPU.
+    return count_true(*(mask & (x >= limit) for limit in take_row(limits, row)))
+
+
+@jax.jit
+def _count_tied_reaching(
+    x: jax.Array,
+    mask: jax.Array,
+    starts: jax.Array,
+    row: jax.Array,
+    level: jax.Array,
+    candidates: jax.Array,
+) -> tuple[jax.Array, ...]:
+    _, tied, index = _split(x, mask, starts, row, level)
+    return count_true(*(tied & (index >= limit) for limit in take_row(candidates, row)))
+
+
+@jax.jit
+def _chosen(
+    x: jax.Array,
+    mask: jax.Array,
+    starts: jax.Array,
+    row: jax.Array,
+    level: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    over, tied, index = _split(x, mask, starts, row, level)
+    return over | (tied & (index >= take_row(first, row)))
+
+
+def _split(
+    x: jax.Array, mask: jax.Array, starts: jax.Array, row: jax.Array, level: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of one leaf: which entries are above the level, which are at it, the hashes of all."""
+    at = take_row(level, row)
+    nan = jnp.isnan(at)
+    over = (x > at) | (nan & (x == x))  # every number is above NaN
+    tied = (x == at) | (nan & (x != x))
+    return mask & over, mask & tied, _index_hash(x.shape, take_row(starts, row))
+
+
+def _leaves_again(entries: _Entries, rows: Rows) -> Iterator[tuple[jax.Array, ...]]:
+    """By leaf: scores in float32, where they are eligible, starts, and the row."""
+    # The barrier depends on the rows, else it leaves the search, and the hashes are stored.
+    rows, inputs, eligible, starts = lax.optimization_barrier(
+        (rows, entries.inputs, entries.eligible, entries.starts)
+    )
+    leaves = _leaves(entries.paths, entries.compute(inputs), eligible)
+    for row, (x, mask) in zip(rows, leaves, strict=True):
+        yield x, mask, starts, row
 
 
 def _leaves(
@@ -140,62 +220,30 @@ def _leaves(
         yield x, jnp.ones(x.shape, bool) if eligible is None else eligible[path]
 
 
-def _joined(counts: list[tuple[jax.Array, ...]], per_leaf: bool) -> jax.Array:
-    """int32[groups, n]: n counts per leaf, added up where all leaves are one group."""
+def _starts(sizes: list[int], k: int | jax.Array | Counts) -> np.ndarray:
+    """uint32[leaves]: 0 where each leaf is cut for itself, else the leaves one after the other."""
+    ends = np.cumsum([0, *sizes], dtype=np.uint32)
+    return np.zeros(len(sizes), np.uint32) if isinstance(k, Mapping) else ends[:-1]
+
+
+def _added_up(counts: jax.Array) -> jax.Array:
+    """int32[leaves, ...]: in every row the sum over the leaves."""
+    return jnp.broadcast_to(counts.sum(0, jnp.int32), counts.shape)
+
+
+def _num_eligible(sizes: list[int], eligible: Leaves | None, known: jax.Array | None) -> jax.Array:
+    """int32[leaves]."""
+    if known is not None:
+        return known
+    if eligible is None:
+        return jnp.asarray(sizes, jnp.int32)
+    return jnp.stack([count_true(mask)[0] for mask in eligible.values()])
+
+
+def _stacked(counts: list[tuple[jax.Array, ...]]) -> jax.Array:
+    """int32[leaves, n]: n counts per leaf."""
     # One concatenation: small operations by leaf take longer to compile than the counting.
-    stacked = jnp.stack([count for leaf in counts for count in leaf]).reshape(len(counts), -1)
-    return stacked if per_leaf else stacked.sum(0, jnp.int32, keepdims=True)
-
-
-def _narrow(
-    num_reaching: Callable[[jax.Array], jax.Array],
-    k: jax.Array,
-    low: np.uint32,
-    high: np.uint32,
-    num_low: jax.Array,
-    num_candidates: int,
-) -> tuple[jax.Array, ...]:
-    """Narrows, per group, a bracket of integers around the k-th largest entry.
-
-    At least k entries reach the low end, fewer than k the high end. Ends where exactly k reach the
-    low end, or where the bracket holds one integer. Where k is 0 both ends are the high one.
-
-    Args:
-      num_reaching: uint32[groups, num_candidates] to int32[groups, num_candidates]: entries that
-        are at least the candidate.
-      k: int32[groups].
-      low: to begin with, at most every entry.
-      high: to begin with, more than every entry.
-      num_low: int32[groups], the number of entries, at least k.
-      num_candidates: how many a pass tries; it leaves 1 / (num_candidates + 1) of the bracket.
-
-    Returns:
-      uint32[groups] low and high, int32[groups] the number of entries that reach each.
-    """
-
-    def searching(state: tuple[jax.Array, ...]) -> jax.Array:
-        low, high, num_low, _ = state
-        return ((num_low != k) & (high - low > 1)).any()
-
-    def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        low, high, num_low, num_high = state
-        step = (high - low + np.uint32(num_candidates)) // np.uint32(num_candidates + 1)
-        ranks = jnp.arange(1, num_candidates + 1, dtype=jnp.uint32)
-        candidates = jnp.minimum(low[:, None] + step[:, None] * ranks[None, :], high[:, None])
-        counts = num_reaching(candidates)
-        # Counts fall along the row: the new bracket lies where they fall below k.
-        ends = jnp.concatenate([low[:, None], candidates, high[:, None]], 1)
-        counts = jnp.concatenate([num_low[:, None], counts, num_high[:, None]], 1)
-        last = (counts[:, 1:-1] >= k[:, None]).sum(1, dtype=jnp.int32)
-        done = (num_low == k) | (high - low <= 1)
-        at = lambda table, index: jnp.take_along_axis(table, index[:, None], 1)[:, 0]
-        moved = (at(ends, last), at(ends, last + 1), at(counts, last), at(counts, last + 1))
-        return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
-
-    full = lambda value: jnp.full(k.shape, value, jnp.uint32)
-    none, zero = k == 0, jnp.zeros_like(k)
-    state = (jnp.where(none, full(high), full(low)), full(high), jnp.where(none, 0, num_low), zero)
-    return lax.while_loop(searching, body, state)
+    return jnp.stack([count for leaf in counts for count in leaf]).reshape(len(counts), -1)
 
 
 def _check_scores(scores: Mapping[str, jax.ShapeDtypeStruct], eligible: Leaves | None) -> None:
@@ -238,7 +286,7 @@ def _to_float(ordered: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def _index_hash(shape: tuple[int, ...], offset: int | jax.Array) -> jax.Array:
+def _index_hash(shape: tuple[int, ...], offset: jax.Array) -> jax.Array:
     """uint32[shape] below 2**31: a bijective mix of offset + flat index, itself below 2**31."""
     x = jnp.full(shape, offset, jnp.uint32)
     stride = 1

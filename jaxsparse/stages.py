@@ -7,6 +7,7 @@ by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` do
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse.counting import count_true
 from jaxsparse.keys import fold_key
@@ -74,13 +75,14 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
         n = take_fraction(active, row.drop, rounding)
         by_path = lambda counts: dict(zip(masks, counts, strict=True))
         worth = score_leaves(drop, weights, signal, fold_key(key, "drop"))
-        stayed = top_k(worth, by_path(active - n), eligible=masks)
+        stayed = top_k(worth, by_path(active - n), eligible=masks, num_eligible=active)
         promise = score_leaves(grow, weights, signal, fold_key(key, "grow"))
         inactive = {p: ~mask for p, mask in stayed.masks.items()}
-        grown = top_k(promise, by_path(n), eligible=inactive)
+        sizes = np.array([mask.size for mask in masks.values()], np.int32)
+        grown = top_k(promise, by_path(n), eligible=inactive, num_eligible=sizes - (active - n))
         return Selected(
             {p: stayed.masks[p] | grown.masks[p] for p in masks},
-            {p: stayed.num_nan[p] + grown.num_nan[p] for p in masks},
+            stayed.num_nan + grown.num_nan,
         )
 
     return stage

@@ -94,11 +94,11 @@ class Selected(NamedTuple):
 
     Attributes:
       masks: bool arrays by path.
-      num_nan: int32[] by path, NaN scores among the eligible entries.
+      num_nan: int32[leaves], NaN scores among the eligible entries.
     """
 
     masks: dict[str, jax.Array]
-    num_nan: dict[str, jax.Array]
+    num_nan: jax.Array
 
 
 class Score(Protocol):
