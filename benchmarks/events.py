@@ -53,8 +53,8 @@ def _top_by_sort(scores: jax.Array, k: jax.Array, eligible: jax.Array) -> jax.Ar
     return (scores >= order[jnp.minimum(order.size - k, order.size - 1)]) & (k > 0)
 
 
-def _no_nan(masks: Leaves) -> dict[str, jax.Array]:
-    return dict.fromkeys(masks, jnp.int32(0))
+def _no_nan(masks: Leaves) -> jax.Array:
+    return jnp.zeros(len(masks), jnp.int32)
 
 
 def methods() -> dict[str, tuple[jaxsparse.Method, list[Any], str]]:

@@ -77,7 +77,7 @@ def run(draws, seed):
         found = select(scores, k, eligible, dtype)
         wrong += not is_right(scores, eligible, k, found.masks)
         num_nan = {p: int((np.isnan(x) & eligible[p]).sum()) for p, x in scores.items()}
-        wrong_nan += num_nan != {p: int(n) for p, n in found.num_nan.items()}
+        wrong_nan += num_nan != dict(zip(scores, found.num_nan.tolist(), strict=True))
         if sys.stderr.isatty() and number % 1000 == 0:
             print(f"\r{number:,} of {draws:,}", end="", file=sys.stderr)
     return wrong, wrong_nan

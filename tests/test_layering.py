@@ -14,7 +14,7 @@ ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
 CORE = {"types", "keys", "paths", "counting", "masks"}
-TOOLS = CORE | {"distributions", "schedules", "scores", "selection"}
+TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "search"}
 STEPS = TOOLS | {"timetable"}
 MAY_IMPORT = {
     "types": set(),
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "distributions": CORE,
     "schedules": CORE,
     "scores": CORE,
-    "selection": CORE,
+    "search": set(),
+    "selection": CORE | {"search"},
     "timetable": TOOLS,
     "stages": STEPS,
     "flops": CORE,

@@ -114,10 +114,12 @@ def test_scalar_empty_and_one_weight_leaves(key):
 
 def test_what_is_kept_and_what_is_counted():
     def first(weights, signal, masks, row, key):  # removes 0 and 1
-        return Selected({"w": masks["w"].at[:2].set(False)}, {"w": jnp.int32(1)})
+        return Selected({"w": masks["w"].at[:2].set(False)}, jnp.ones(1, jnp.int32))
 
     def second(weights, signal, masks, row, key):  # brings 1 back, and 5, which was inactive
-        return Selected({"w": masks["w"].at[jnp.array([1, 5])].set(True)}, {"w": jnp.int32(2)})
+        return Selected(
+            {"w": masks["w"].at[jnp.array([1, 5])].set(True)}, jnp.full(1, 2, jnp.int32)
+        )
 
     params = {"w": jnp.ones(6), "bias": jnp.ones(2)}
     masks = {"w": jnp.array([True, True, True, True, False, False]), "bias": jnp.ones(2, bool)}

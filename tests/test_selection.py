@@ -77,7 +77,7 @@ def test_leaves_together(leaves, k):
     scores, eligible = leaves
     selected = jitted_top_k(scores, k, eligible)
     assert_best(flat(scores), flat(selected.masks), k, flat(eligible))
-    for path, count in selected.num_nan.items():
+    for path, count in zip(selected.masks, selected.num_nan.tolist(), strict=True):
         assert count == np.isnan(scores[path].astype(np.float32))[eligible[path]].sum()
 
 
