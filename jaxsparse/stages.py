@@ -7,7 +7,6 @@ by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` do
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsparse.counting import count_true
 from jaxsparse.keys import fold_key
@@ -78,7 +77,7 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
         stayed = top_k(worth, by_path(active - n), eligible=masks, num_eligible=active)
         promise = score_leaves(grow, weights, signal, fold_key(key, "grow"))
         inactive = {p: ~mask for p, mask in stayed.masks.items()}
-        sizes = np.array([mask.size for mask in masks.values()], np.int32)
+        sizes = jnp.array([mask.size for mask in masks.values()], jnp.int32)
         grown = top_k(promise, by_path(n), eligible=inactive, num_eligible=sizes - (active - n))
         return Selected(
             {p: stayed.masks[p] | grown.masks[p] for p in masks},
