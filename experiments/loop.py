@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from experiments import progress
@@ -192,7 +193,7 @@ def initial_params(run: Run) -> Any:
 
 def batches(
     key: jax.Array, num_images: int, batch_size: int, start: int = 0
-) -> Iterator[jax.Array]:
+) -> Iterator[np.ndarray]:
     """Yields int32[batch_size] indices forever: a fresh permutation every epoch, the tail left out.
 
     The order follows from the key and the number of the epoch alone.
@@ -207,5 +208,6 @@ def batches(
     epoch, done = divmod(start, per_epoch)
     while True:
         order = jax.random.permutation(jax.random.fold_in(key, 2 + epoch), num_images)
+        order = np.asarray(order)  # an array of the device is slow to walk through
         yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
         epoch, done = epoch + 1, 0

@@ -1,5 +1,6 @@
 """Counting True in one pass: on one device one reduction, on a mesh one small all-reduce."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 
+@functools.partial(jax.jit, inline=True)  # op by op, it would be compiled again at every call
 def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
     """Returns int32[] per mask, the number of True in it, in one pass over what they share.
 
