@@ -87,16 +87,25 @@ def test_names_of_a_block():
         "stage1_block1/conv3/kernel",
         "stage1_block1/shortcut_conv/kernel",
     ]
-    stride = {"resnet50": "stage2_block1/conv2/kernel", "resnet18": "stage2_block1/conv1/kernel"}
-    assert variables_of("resnet50")["params"]["stage2_block1"]["conv2"]["kernel"].shape == (
-        *(3, 3, 128, 128),
-    )
-    for name, path in stride.items():
-        # v1.5: the convolution with the stride is the first whose product is a quarter.
-        model, *_ = TABLE[name]
-        _, flops = shapes_and_flops(model, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-        shape = prunable_leaves(variables_of(name)["params"])[path].shape
-        assert flops[path] == 2 * 8 * 8 * np.prod(shape)
+
+
+# Where a stride of 2 meets an even image, "SAME" pads one side only: the shapes agree, the numbers
+# do not.
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "wrn22-2", "vgg19"])
+def test_windows_are_padded_alike_on_all_sides(name):
+    model, side, *_ = TABLE[name]
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    windows = {}
+    for eqn in jax.make_jaxpr(model.apply)(variables_of(name), image).eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            size = eqn.invars[1].aval.shape[0]
+            windows.setdefault(("conv", size), set()).add(eqn.params["padding"])
+        elif eqn.primitive.name == "reduce_window_max":
+            size = eqn.params["window_dimensions"][1]
+            windows.setdefault(("pool", size), set()).add(eqn.params["padding"][1:3])
+    assert ("conv", 3) in windows
+    for (_, size), paddings in windows.items():
+        assert paddings == {(((size - 1) // 2,) * 2,) * 2}
 
 
 CALLS = {
