@@ -13,6 +13,10 @@ In training, norms take the statistics of the batch and move the running ones, w
 holds; a network without norms is the same in training, has no such collection, and its update is
 empty. Images are [batch, height, width, channels], logits float32[batch, num_classes].
 
+With `dtype=jnp.bfloat16` activations are bfloat16, and parameters, statistics and logits stay
+float32. On CPU some of these networks give NaN when jax 0.12.0 compiles them for inference; with
+`XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` in the environment they do not.
+
 The leaves that methods prune by default are the kernels of all convolutions and linear layers; the
 first convolution is "conv1" and the classifier "fc" in all networks but the LeNets.
 """

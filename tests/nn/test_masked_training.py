@@ -87,9 +87,10 @@ def test_two_steps(name, key):
 
 
 def test_bfloat16_is_near_float32():
+    # Not compiled as a whole: on CPU jax 0.12 fuses some bfloat16 networks into ones that give NaN.
     variables = drawn(cifar_resnet(8))
     exact, rounded = (
-        jax.jit(cifar_resnet(8, dtype=dtype).apply)(variables, IMAGES)
+        cifar_resnet(8, dtype=dtype).apply(variables, IMAGES)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     error = abs(exact - rounded).max() / abs(exact).max()
