@@ -106,10 +106,9 @@ def report_selection(params: Any, limit: float, times: int) -> None:
     """The selection alone: the tenth of all |w|, without the counts and masks of an event."""
 
     def select(params: Any) -> Any:
-        leaves = {name: leaf["kernel"] for name, leaf in params.items()}
         magnitudes = lambda leaves: {p: jnp.abs(w) for p, w in leaves.items()}
-        size = sum(w.size for w in leaves.values())
-        return jaxsparse.top_k(jaxsparse.types.Scores(leaves, magnitudes), size // 10).masks
+        size = sum(w.size for w in params.values())
+        return jaxsparse.top_k(jaxsparse.types.Scores(params, magnitudes), size // 10).masks
 
     selection, compile_seconds = timing.compile_with_time(select, params)
     seconds = timing.median_seconds(functools.partial(selection, params), times=times)

@@ -13,7 +13,16 @@ from jaxsparse import Method, layer_flops, sparse_flops, training_flops
 
 def flops_of_model(model: nn.Module, params: Any, image: Any) -> dict[str, int]:
     """Returns the dense forward FLOPs by path; `params` and `image` (batch 1) may be shapes."""
-    return layer_flops(lambda params, x: model.apply({"params": params}, x), params, image)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    others = {name: tree for name, tree in variables.items() if name != "params"}
+    forward = lambda params, x, others: model.apply({"params": params, **others}, x)
+    return layer_flops(forward, params, image, others)
+
+
+def shapes_and_flops(model: nn.Module, image: Any) -> tuple[Any, dict[str, int]]:
+    """Returns the shapes of the model's parameters, and its dense forward FLOPs by path."""
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return params, flops_of_model(model, params, image)
 
 
 def flops_of_run(

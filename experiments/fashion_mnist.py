@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from experiments import cli, loop
-from experiments.cost import flops_of_model
+from experiments import cli, cost, loop
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
 from experiments.run import Run
@@ -132,9 +131,7 @@ def run_of(config: Config) -> Run:
 
 def shapes_and_flops(model: nn.Module) -> tuple[Any, dict[str, int]]:
     """The shapes of the model's parameters, and its dense forward FLOPs an image by path."""
-    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-    return params, flops_of_model(model, params, image)
+    return cost.shapes_and_flops(model, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
 
 
 def method_of(config: Config) -> Method:

@@ -24,15 +24,13 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-import jaxsparse
-from experiments import cli, fashion_mnist, resnet50_shapes
+from experiments import cli, cost, fashion_mnist
 from experiments.methods import make_method
+from jaxsparse.nn import resnet
 
 
 def _resnet50() -> tuple[Any, dict[str, int]]:
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = resnet50_shapes.init()
-    return params, jaxsparse.layer_flops(resnet50_shapes.apply, params, image)
+    return cost.shapes_and_flops(resnet(50), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
 
 
 # Each makes the shapes of the parameters, and the dense forward FLOPs by path.

@@ -123,7 +123,8 @@ def params_from_torch(
         if pruned:
             mask = _fitted(entries, name + "_mask", path, leaf, layout)
             weights = np.where(mask != 0, weights, 0)
-        filled[path] = jnp.asarray(weights, leaf.dtype)
+        # A copy: on CPU asarray may keep the memory of a model that goes on training in place.
+        filled[path] = jnp.array(weights, leaf.dtype)
     return with_leaves(params, filled)
 
 

@@ -16,8 +16,9 @@ class LeNet300100(nn.Module):
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[batch, ...] images to float[batch, num_classes] logits."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps float[batch, ...] images to float[batch, num_classes] logits, in training or not."""
+        del train  # the same network, called like all others
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(300)(x))
         x = nn.relu(nn.Dense(100)(x))
@@ -38,8 +39,9 @@ class LeNet5(nn.Module):
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[batch, 28, 28, channels] images to float[batch, num_classes] logits."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
+        del train  # the same network, called like all others
         x = nn.relu(nn.Conv(6, (5, 5), padding="SAME")(x))
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = nn.relu(nn.Conv(16, (5, 5), padding="VALID")(x))

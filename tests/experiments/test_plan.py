@@ -2,20 +2,16 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsparse
-from experiments import cli, fashion_mnist, resnet50_shapes
+from experiments import cli, fashion_mnist
 from experiments import plan as plan_file
 from experiments.methods import METHODS
 from jaxsparse.distributions import uniform, with_overrides
 
-IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-PARAMS = resnet50_shapes.init()
-FLOPS = jaxsparse.layer_flops(resnet50_shapes.apply, PARAMS, IMAGE)
+PARAMS, FLOPS = plan_file.MODELS["resnet50"]()
 FIRST_DENSE = with_overrides(uniform(), {"^conv1/": 0.0})
 
 

@@ -132,6 +132,16 @@ def test_params_keep_the_dtypes_of_the_tree():
     assert jnp.result_type(params["Conv_0"]["bias"]) == jnp.float32
 
 
+def test_params_do_not_follow_a_model_that_trains_on():
+    memory = np.zeros(64 + 16, np.float32)
+    start = -memory.ctypes.data // 4 % 16  # JAX takes memory over where it is aligned to 64 bytes
+    bias = memory[start : start + 64]
+    like = {"bias": jax.ShapeDtypeStruct((64,), jnp.float32)}
+    params = jaxsparse.params_from_torch({"bias": bias}, like)
+    bias += 1  # as an optimizer of PyTorch does
+    assert (params["bias"] == 0).all()
+
+
 @pytest.mark.parametrize(
     "rename",
     [

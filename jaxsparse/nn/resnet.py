@@ -1,0 +1,252 @@
+"""Residual networks, for ImageNet and for CIFAR.
+
+`resnet` has four stages of widths 64-128-256-512, `cifar_resnet` three of 16-32-64; a stage after
+the first starts with stride 2. Where a block changes the shape, its shortcut is a 1 x 1 convolution
+with a norm (option B of the paper); else it is the identity.
+
+Parameters, and those in kernels:
+
+    resnet(18)       11,689,512    11,678,912    stem "imagenet", 1,000 classes
+    resnet(34)       21,797,672    21,779,648
+    resnet(50)       25,557,032    25,502,912
+    resnet(101)      44,549,160    44,442,816
+    cifar_resnet(8)      78,042        77,360    10 classes
+    cifar_resnet(20)    272,474       270,896
+    cifar_resnet(32)    466,906       464,432
+    cifar_resnet(56)    855,770       851,504
+
+For CIFAR the paper pads the shortcut with zeros (option A: 269,722 parameters for ResNet-20,
+853,018 for ResNet-56). The code of sparse training has option B: GraNet's, the lottery tickets',
+GraSP's and ResRep's; so has this.
+
+Layers are "conv1", "norm1" (the stem), "stage2_block1/conv1", ".../norm1", ..., the shortcut's
+"stage2_block1/shortcut_conv" and ".../shortcut_norm", and "fc".
+
+Reference: He et al., "Deep residual learning for image recognition", 2015. With the stride on the
+3 x 3 convolution of a bottleneck, not on the 1 x 1 before it: "v1.5", as in PyTorch.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, check_at_least, conv, head, norm
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut: `width` channels out.
+
+    Attributes:
+      width: channels, inside and out.
+      stride: of the first convolution and the shortcut.
+      kernel_init: of the convolutions.
+      dtype: of activations.
+    """
+
+    width: int
+    stride: int = 1
+    kernel_init: Initializer = CONV_INIT
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
+        y = make_conv(self.width, 3, stride=self.stride, name="conv1")(x)
+        y = nn.relu(make_norm(name="norm1")(y))
+        y = make_conv(self.width, 3, name="conv2")(y)
+        y = make_norm(name="norm2")(y)
+        if self.stride > 1 or x.shape[-1] != self.width:
+            x = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")(x)
+            x = make_norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions 1 x 1, 3 x 3 and 1 x 1 and a shortcut: 4 * `width` channels out.
+
+    Attributes:
+      width: channels inside.
+      stride: of the 3 x 3 convolution and the shortcut.
+      kernel_init: of the convolutions.
+      dtype: of activations.
+    """
+
+    width: int
+    stride: int = 1
+    kernel_init: Initializer = CONV_INIT
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
+        width_out = 4 * self.width
+        y = make_conv(self.width, 1, name="conv1")(x)
+        y = nn.relu(make_norm(name="norm1")(y))
+        y = make_conv(self.width, 3, stride=self.stride, name="conv2")(y)
+        y = nn.relu(make_norm(name="norm2")(y))
+        y = make_conv(width_out, 1, name="conv3")(y)
+        y = make_norm(name="norm3")(y)
+        if self.stride > 1 or x.shape[-1] != width_out:
+            x = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")(x)
+            x = make_norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A stem, stages of blocks and a linear classifier; `resnet` and `cifar_resnet` make them.
+
+    Attributes:
+      stage_sizes: blocks per stage.
+      block: `BasicBlock` or `Bottleneck`.
+      width: of the first stage; it doubles from stage to stage.
+      stem: "imagenet" (7 x 7 convolution with stride 2, max-pooling with stride 2) or "cifar"
+        (3 x 3 convolution with stride 1, no pooling).
+      num_classes: width of the output.
+      fc_bias: whether the classifier has a bias; GraNet's CIFAR ResNet-50 has none.
+      kernel_init: of the convolutions.
+      fc_init: of the classifier.
+      dtype: of activations; parameters, statistics of norms and logits are float32.
+
+    Raises:
+      ValueError: another stem, or a width below 1.
+    """
+
+    stage_sizes: Sequence[int]
+    block: Callable[..., nn.Module]
+    width: int = 64
+    stem: str = "imagenet"
+    num_classes: int = 1000
+    fc_bias: bool = True
+    kernel_init: Initializer = CONV_INIT
+    fc_init: Initializer = FC_INIT
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.stem not in ("imagenet", "cifar"):
+            raise ValueError(f"stem {self.stem!r} must be 'imagenet' or 'cifar'")
+        check_at_least("width", self.width, 1)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps float[batch, height, width, 3] images to float32[batch, num_classes] logits."""
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        x = conv(self.width, size, stride=stride, name="conv1", **options)(x)
+        x = nn.relu(norm(train=train, name="norm1", dtype=self.dtype)(x))
+        if self.stem == "imagenet":
+            padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            for block in range(num_blocks):
+                x = self.block(
+                    width=self.width * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                    **options,
+                )(x, train=train)
+        return head(x, self.num_classes, use_bias=self.fc_bias, kernel_init=self.fc_init)
+
+
+_STAGES = {
+    18: ((2, 2, 2, 2), BasicBlock),
+    34: ((3, 4, 6, 3), BasicBlock),
+    50: ((3, 4, 6, 3), Bottleneck),
+    101: ((3, 4, 23, 3), Bottleneck),
+}
+
+
+def resnet(depth: int, **fields: Any) -> ResNet:
+    """Returns ResNet-18, 34, 50 or 101, for ImageNet unless `fields` say otherwise.
+
+    GraNet's network for CIFAR is `resnet(50, stem="cifar", num_classes=10, fc_bias=False)`:
+    23,520,832 parameters.
+
+    Args:
+      depth: 18, 34, 50 or 101.
+      **fields: of `ResNet`.
+
+    Raises:
+      ValueError: another depth, or a field out of its range.
+
+    >>> resnet(50).stage_sizes
+    (3, 4, 6, 3)
+    """
+    if depth not in _STAGES:
+        raise ValueError(
+            f"depth {depth!r} must be 18, 34, 50 or 101; cifar_resnet makes those of 6n + 2 layers"
+        )
+    stage_sizes, block = _STAGES[depth]
+    return ResNet(stage_sizes=stage_sizes, block=block, **fields)
+
+
+def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields: Any) -> ResNet:
+    """Returns ResNet-8, 14, 20, 32, 56, ... of three stages of n basic blocks, for 32 x 32 images.
+
+    Args:
+      depth: 6n + 2 layers, at least 8; 8 for small machines.
+      width: of the first stage: widths are `width` times 1-2-4. GraSP's ResNet-32 has 32.
+      num_classes: width of the output.
+      **fields: of `ResNet`.
+
+    Raises:
+      ValueError: another depth, or a field out of its range.
+
+    >>> cifar_resnet(20).stage_sizes
+    (3, 3, 3)
+    """
+    if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth {depth!r} must be 6n + 2, at least 8, such as 8, 20, 32 or 56")
+    options = {"stem": "cifar", **fields}
+    return ResNet(
+        stage_sizes=((depth - 2) // 6,) * 3,
+        block=BasicBlock,
+        width=width,
+        num_classes=num_classes,
+        **options,
+    )
+
+
+def torchvision_name(path: str) -> str:
+    """Returns the name of a leaf of `resnet`'s variables in torchvision's state dicts.
+
+    It is the `rename` that loads weights, statistics of norms, and masks:
+
+        model = jaxsparse.nn.resnet(50)
+        image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        variables = jaxsparse.params_from_torch(state_dict, shapes, rename=torchvision_name)
+        masks = jaxsparse.masks_from_torch(state_dict, shapes["params"], rename=torchvision_name)
+
+    Args:
+      path: of the leaf in the variables, or in their "params" or "batch_stats" alone.
+
+    >>> torchvision_name("params/conv1/kernel")
+    'conv1.weight'
+    >>> torchvision_name("stage2_block1/shortcut_norm/mean")
+    'layer2.0.downsample.1.running_mean'
+    """
+    path = re.sub(r"^(params|batch_stats)/", "", path)
+    path = re.sub(r"^stage(\d)_block(\d+)", lambda m: f"layer{m[1]}/{int(m[2]) - 1}", path)
+    for ours, theirs in _TORCHVISION:
+        path = re.sub(ours, theirs, path)
+    return path.replace("/", ".")
+
+
+_TORCHVISION = (
+    (r"shortcut_conv/", "downsample/0/"),
+    (r"shortcut_norm/", "downsample/1/"),
+    (r"norm(\d)/", r"bn\1/"),
+    (r"(kernel|scale)$", "weight"),
+    (r"(mean|var)$", r"running_\1"),
+)

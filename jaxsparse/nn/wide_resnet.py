@@ -1,0 +1,106 @@
+"""Wide residual networks for CIFAR, with the norm before each convolution.
+
+Parameters for 10 classes, and those in kernels:
+
+    WideResNet(22, 2)      1,079,642     1,076,912    of RigL's CIFAR-10 table
+    WideResNet(16, 8)     10,961,370    10,954,160
+    WideResNet(28, 10)    36,479,194    36,461,232
+
+Layers are "conv1" (the stem), "stage1_block1/norm1", ".../conv1", ".../norm2", ".../conv2", where a
+block changes the shape ".../shortcut_conv" (1 x 1, without a norm), and at the end "norm" and "fc".
+
+Reference: Zagoruyko and Komodakis, "Wide residual networks", 2016; blocks of He et al., "Identity
+mappings in deep residual networks", 2016.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, check_at_least, conv, head, norm
+
+
+class WideBlock(nn.Module):
+    """Norm, ReLU, 3 x 3 convolution, twice, and a shortcut.
+
+    Attributes:
+      features: channels out.
+      stride: of the first convolution and the shortcut.
+      dropout_rate: between the convolutions.
+      kernel_init: of the convolutions.
+      dtype: of activations.
+    """
+
+    features: int
+    stride: int = 1
+    dropout_rate: float = 0.0
+    kernel_init: Initializer = CONV_INIT
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
+        y = nn.relu(make_norm(name="norm1")(x))
+        if self.stride > 1 or x.shape[-1] != self.features:
+            # Of the activated input, unlike the identity: both branches share norm1.
+            x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
+        y = make_conv(self.features, 3, stride=self.stride, name="conv1")(y)
+        y = nn.relu(make_norm(name="norm2")(y))
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+        return x + make_conv(self.features, 3, name="conv2")(y)
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: a stem of 16 channels and three stages of 16, 32 and 64 times `width`.
+
+    Attributes:
+      depth: 6n + 4 layers, at least 10: the shortcuts count as one, as in the paper.
+      width: factor on the channels of the stages, at least 1.
+      num_classes: width of the output.
+      dropout_rate: between the convolutions of a block, in [0, 1). Above 0, training needs
+        `rngs={"dropout": key}`. RigL's CIFAR code has 0.3; its paper does not say so.
+      kernel_init: of the convolutions.
+      fc_init: of the classifier.
+      dtype: of activations; parameters, statistics of norms and logits are float32.
+
+    Raises:
+      ValueError: a depth, width or dropout rate out of its range.
+    """
+
+    depth: int
+    width: int
+    num_classes: int = 10
+    dropout_rate: float = 0.0
+    kernel_init: Initializer = CONV_INIT
+    fc_init: Initializer = FC_INIT
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if not isinstance(self.depth, int) or self.depth < 10 or self.depth % 6 != 4:
+            raise ValueError(f"depth {self.depth!r} must be 6n + 4, at least 10, such as 16 or 22")
+        check_at_least("width", self.width, 1)
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps float[batch, height, width, 3] images to float32[batch, num_classes] logits."""
+        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        x = conv(16, 3, name="conv1", **options)(x)
+        for stage in range(3):
+            for block in range((self.depth - 4) // 6):
+                x = WideBlock(
+                    features=16 * self.width * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    dropout_rate=self.dropout_rate,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                    **options,
+                )(x, train=train)
+        x = nn.relu(norm(train=train, name="norm", dtype=self.dtype)(x))
+        return head(x, self.num_classes, kernel_init=self.fc_init)
