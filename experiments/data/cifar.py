@@ -178,7 +178,8 @@ def _read_tar(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
                 if name in wanted and (file := archive.extractfile(member)) is not None:
                     files[name] = file.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: expected a whole tar file ({error})") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: expected a whole tar file ({reason})") from error
     return files
 
 

@@ -48,7 +48,8 @@ def _read(folder: Path) -> dict[str, Split] | None:
         written = path.stat().st_mtime_ns
         if any(other.stat().st_mtime_ns > written for other in folder.iterdir()):
             return None
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, as np.load leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = {name.split("/")[0] for name in arrays}
             return {n: Split(arrays[f"{n}/images"], arrays[f"{n}/labels"]) for n in sorted(names)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -77,7 +77,11 @@ def read(data_dir: Path) -> dict[str, Split]:
     """
     if records.folder_of(NAME, VERSION, data_dir).exists():
         return records.read(NAME, VERSION, data_dir)
-    return _read_idx_files(find_files(data_dir))
+    try:
+        return _read_idx_files(find_files(data_dir))
+    except FileNotFoundError as error:
+        command = records.prepare_command(NAME, data_dir)
+        raise FileNotFoundError(f"{error}; get it with: {command}") from None
 
 
 def _read_idx_files(paths: dict[str, Path]) -> dict[str, Split]:
@@ -114,8 +118,7 @@ def find_files(data_dir: Path) -> dict[str, Path]:
         fewest_missing = min(fewest_missing, missing, key=len)
     raise FileNotFoundError(
         f"Fashion-MNIST: {', '.join(f'{name}.gz' for name in fewest_missing)} expected in "
-        f"{data_dir / 'fashion_mnist'} or {data_dir}; get it with: "
-        f"{records.prepare_command(NAME, data_dir)}"
+        f"{data_dir / 'fashion_mnist'} or {data_dir}"
     )
 
 
