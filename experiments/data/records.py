@@ -188,7 +188,7 @@ def official_order(split: str, num_examples: int) -> np.ndarray:
       int64[num_examples]: the key of the example at each place.
 
     >>> official_order("train", 5)
-    array([0, 1, 2, 3, 4])
+    array([4, 0, 3, 1, 2])
     """
     hashes = [hashlib.md5(f"{split}{key}".encode()).digest() for key in range(num_examples)]
     return np.array(sorted(range(num_examples), key=hashes.__getitem__), np.int64)
