@@ -55,6 +55,7 @@ def prepare(source: Source, data_dir: Path, copy: Path | None = None) -> None:
         installed.
       OSError: `data_dir` cannot be written.
     """
+    records.import_tfds()  # before anything is fetched
     folder = records.folder_of(source.name, source.version, data_dir)
     with records.workspace(folder.parent) as work:
         if folder.exists():

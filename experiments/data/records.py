@@ -104,7 +104,7 @@ def write(name: str, content: Content, data_dir: Path) -> None:
       ValueError: TFDS is not installed.
       OSError: `data_dir` cannot be written.
     """
-    tfds = _tfds()
+    tfds = import_tfds()
     stock: Any = tfds.builder_cls(name)
     total = sum(len(columns["label"]) for columns in content.columns.values())
     bar = progress_bar(total, f"writing {name}", unit="image")
@@ -127,7 +127,10 @@ def write(name: str, content: Content, data_dir: Path) -> None:
 
     tfds.disable_progress_bar()
     with bar, contextlib.redirect_stdout(None):  # it prints sizes, "Unknown size" for all of them
-        Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+        try:
+            Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+        except RuntimeError as error:  # what the writer of records makes of a full disk
+            raise OSError(f"{data_dir} cannot be written: {_first_line(error)}") from error
 
 
 def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
@@ -162,7 +165,7 @@ def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
       ValueError: as `read`.
     """
     folder = folder_of(name, version, data_dir)
-    tfds = _tfds()
+    tfds = import_tfds()
     with _damage(folder, prepare_command(name, data_dir)):
         builder = tfds.builder_from_directory(folder)
         splits = {split: builder.info.splits[split] for split in ("train", "test")}
@@ -195,7 +198,7 @@ def official_order(split: str, num_examples: int) -> np.ndarray:
 
 
 def _read_split(builder: Any, split: str, data_dir: Path, bar: tqdm) -> Split:
-    tfds = _tfds()
+    tfds = import_tfds()
     info, features = builder.info.splits[split], builder.info.features
     keys = official_order(split, info.num_examples)
     images = np.empty((len(keys), *features["image"].shape), np.uint8)
@@ -232,12 +235,20 @@ def _damage(path: Path, command: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _first_line(error)
         raise ValueError(f"{path} cannot be read: {reason}; run again: {command}") from error
 
 
-def _tfds() -> Any:
-    """TFDS, imported where it is needed: the shipped sample does without."""
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def import_tfds() -> Any:
+    """Returns TFDS, imported when it is needed: the shipped sample does without.
+
+    Raises:
+      ValueError: it is not installed; the line says how to.
+    """
     try:
         import tensorflow_datasets
     except ImportError as error:

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import http.server
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +281,32 @@ def test_killed_and_started_again(tmp_path, archive, point, capsys):
     assert sorted(p.name for p in (data_dir / "cifar10").iterdir()) == [".lock", "3.0.2"]
 
 
+FULL = """
+import resource, sys
+from experiments.data import cifar10, prepare
+from tests.experiments import cifar_copies as copies
+
+cifar10.OFFICIAL = copies.official(cifar10)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(prepare.main(["cifar10", f"--data_dir={sys.argv[1]}", f"--from={sys.argv[2]}"]))
+"""
+
+
+def test_a_disk_that_takes_no_more(tmp_path, archive):
+    data_dir = tmp_path / "data"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, data_dir, archive],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"prepare.py: {data_dir}/cifar10/.prepare cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert only_the_lock(data_dir / "cifar10")
+
+
 def test_one_process_at_a_time(tmp_path, archive, capsys):
     data_dir = tmp_path / "data"
     with records.workspace(data_dir / "cifar10") as work:
@@ -298,6 +326,53 @@ def test_without_tfds_the_sample_loads_and_records_say_what_to_install(prepared,
         ValueError, match=r"needs tensorflow-datasets .*pip install 'jaxsparse\[exp"
     ):
         cifar10.load(prepared)
+
+
+def test_without_tfds_nothing_is_fetched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert prepare.main(["cifar10", f"--data_dir={tmp_path / 'data'}"]) == 2
+    assert "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_several_files_and_the_damaged_one_is_named(tmp_path, archive, monkeypatch, capsys):
+    from tensorflow_datasets.core.utils import shard_utils
+
+    monkeypatch.setattr(
+        shard_utils.ShardConfig, "calculate_number_shards", lambda *args, **kwargs: 3
+    )
+    data_dir = tmp_path / "data"
+    assert prepare.main(["cifar10", f"--data_dir={data_dir}", f"--from={archive}"]) == 0
+    files = sorted((data_dir / "cifar10" / "3.0.2").glob("*train*"))
+    assert len(files) == 3
+    dataset = cifar10.load(data_dir, val_fraction=0)
+    content = cifar10.read_copy(archive).columns["train"]
+    np.testing.assert_array_equal(dataset.train.images, content["image"])
+    np.testing.assert_array_equal(dataset.train.labels, content["label"])
+    damage_bit(files[1])
+    with pytest.raises(ValueError, match=f"{files[1]} cannot be read"):
+        cifar10.load(data_dir)
+
+
+class CutOff(http.server.BaseHTTPRequestHandler):
+    """Promises a hundred bytes and sends ten."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"0123456789")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_download_that_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), CutOff) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(ConnectionError, match="a.tar.gz: 10 bytes, expected 100"):
+            fetch.download(f"http://127.0.0.1:{server.server_port}/a.tar.gz", tmp_path)
 
 
 def test_importing_the_loaders_does_not_import_tfds():
