@@ -10,6 +10,7 @@ Reference: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Im
 https://www.cs.toronto.edu/~kriz/cifar.html (no formal licence: fetched, never in the repository).
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -177,8 +178,8 @@ def _read_tar(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
                 name = Path(member.name).name
                 if name in wanted and (file := archive.extractfile(member)) is not None:
                     files[name] = file.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        reason = str(error).splitlines()[0]
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: expected a whole tar file ({reason})") from error
     return files
 

@@ -10,10 +10,13 @@ again with the same command.
 """
 
 import argparse
+import contextlib
 import difflib
+import fcntl
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -37,6 +40,44 @@ DATA_SETS = {
 }
 
 
+@contextlib.contextmanager
+def workspace(home: Path) -> Iterator[Path]:
+    """An empty folder for half-made files, inside `home`, so that moving out of it is a rename.
+
+    It goes when the context is left, or else when the next one is entered.
+
+    Args:
+      home: folder of one data set, created if missing.
+
+    Raises:
+      ValueError: another process is preparing there.
+      OSError: `home` cannot be written.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    # A file open for writing, since a network file system locks nothing else.
+    lock = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    work = home / ".prepare"
+    try:
+        _lock(lock, home)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int, home: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process is preparing in {home}; wait for it") from None
+    except OSError:
+        pass  # a file system that knows no locks: as safe as without
+
+
 def prepare(source: Source, data_dir: Path, copy: Path | None = None) -> None:
     """Gets one data set into `data_dir/NAME/VERSION`, unless all of it is there already.
 
@@ -51,17 +92,17 @@ def prepare(source: Source, data_dir: Path, copy: Path | None = None) -> None:
     Raises:
       ConnectionError: it could not be fetched; the line says what to do by hand.
       FileNotFoundError: `copy` is not there, or lacks files.
-      ValueError: `copy` is not an official one, another process is preparing there, or TFDS is not
-        installed.
+      ValueError: `copy` is not an official one, another process is preparing there, what is there
+        is of another format, or TFDS is not installed.
       OSError: `data_dir` cannot be written.
     """
     records.import_tfds()  # before anything is fetched
     folder = records.folder_of(source.name, source.version, data_dir)
-    with records.workspace(folder.parent) as work:
+    with workspace(folder.parent) as work:
         if folder.exists():
             try:
                 records.decode(source.name, source.version, data_dir)
-            except ValueError as error:
+            except records.DamagedError as error:
                 print(f"preparing again, as a file is damaged: {error}")
             else:
                 print(f"{source.name} is complete in {folder}")

@@ -9,12 +9,10 @@ official order, on which the validation split rests.
 """
 
 import contextlib
-import fcntl
 import hashlib
+import importlib
 import io
-import os
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +26,10 @@ from experiments.data.dataset import Split
 from experiments.data.decoded import read_through
 
 _CHUNK = 1000  # records read at a time: the bar moves on, and what is in memory twice is little
+
+
+class DamagedError(ValueError):
+    """A file of a prepared data set cannot be read; the message names it."""
 
 
 class Content(NamedTuple):
@@ -52,44 +54,6 @@ def prepare_command(name: str, data_dir: Path) -> str:
 def folder_of(name: str, version: str, data_dir: Path) -> Path:
     """Where TFDS keeps a data set without configurations."""
     return data_dir / name / version
-
-
-@contextlib.contextmanager
-def workspace(home: Path) -> Iterator[Path]:
-    """An empty folder for half-made files, inside `home`, so that moving out of it is a rename.
-
-    It goes when the context is left, or else when the next one is entered.
-
-    Args:
-      home: folder of one data set, created if missing.
-
-    Raises:
-      ValueError: another process is preparing there.
-      OSError: `home` cannot be written.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    # A file open for writing, since a network file system locks nothing else.
-    lock = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    work = home / ".prepare"
-    try:
-        _lock(lock, home)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    finally:
-        os.close(lock)
-
-
-def _lock(lock: int, home: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"another process is preparing in {home}; wait for it") from None
-    except OSError:
-        pass  # a file system that knows no locks: as safe as without
 
 
 def write(name: str, content: Content, data_dir: Path) -> None:
@@ -148,7 +112,8 @@ def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
 
     Raises:
       FileNotFoundError: it is not there; the line says where it was expected and how to get it.
-      ValueError: a file is damaged or of another format, or TFDS is not installed.
+      DamagedError: a file cannot be read; a ValueError.
+      ValueError: the files are of another format, or TFDS is not installed.
     """
     folder = folder_of(name, version, data_dir)
     if not (folder / "dataset_info.json").is_file():
@@ -162,7 +127,7 @@ def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
     """As `read`, from the records in any case, so that all of them are checked; shows a bar.
 
     Raises:
-      ValueError: as `read`.
+      DamagedError, ValueError: as `read`.
     """
     folder = folder_of(name, version, data_dir)
     tfds = import_tfds()
@@ -236,7 +201,7 @@ def _damage(path: Path, command: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = _first_line(error)
-        raise ValueError(f"{path} cannot be read: {reason}; run again: {command}") from error
+        raise DamagedError(f"{path} cannot be read: {reason}; run again: {command}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -250,10 +215,10 @@ def import_tfds() -> Any:
       ValueError: it is not installed; the line says how to.
     """
     try:
-        import tensorflow_datasets
+        importlib.import_module("array_record.python.array_record_module")  # TFDS needs it later
+        return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise ValueError(
             f"this needs tensorflow-datasets and array-record ({error}): "
             f"pip install 'jaxsparse[experiments]'"
         ) from error
-    return tensorflow_datasets

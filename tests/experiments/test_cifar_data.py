@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import os
 import pickle
@@ -112,6 +113,17 @@ def test_truncated_archive(tmp_path, kept):
     content = source.read_bytes()
     source.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match="c.tar.gz: expected a whole tar file"):
+        cifar10.read_copy(source)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_bit_of_an_archive(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(cifar10, "OFFICIAL", copies.official(cifar10))
+    source = copies.write_tar(tmp_path / "c.tar.gz", "x", copies.files("cifar10", "binary"))
+    content = bytearray(gzip.compress(gzip.decompress(source.read_bytes()), 0))
+    content[int(place * len(content))] ^= 1
+    source.write_bytes(content)
+    with pytest.raises(ValueError, match="c.tar.gz: "):
         cifar10.read_copy(source)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data import cifar10, fashion_mnist, fetch, prepare, records
+from experiments.data import cifar10, fashion_mnist, fetch, prepare
 from tests.experiments import cifar_copies as copies
 
 REPOSITORY = Path(__file__).parents[2]
@@ -215,11 +215,15 @@ def test_damaged_records_are_named_and_prepared_again(prepared, archive, file, s
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "3.0.2"]
 
 
-def test_records_of_another_format(prepared):
+def test_records_of_another_format_stay(prepared, archive):
+    (prepared / "cifar10" / "3.0.2" / "decoded.npz").unlink()
     info = prepared / "cifar10" / "3.0.2" / "dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
     with pytest.raises(ValueError, match=r"3.0.2 holds tfrecord files, expected array_record"):
         cifar10.load(prepared)
+    before = info.read_text()  # somebody else's work is left alone
+    assert prepare.main(["cifar10", f"--data_dir={prepared}", f"--from={archive}"]) == 2
+    assert info.read_text() == before
 
 
 def test_decoded_images_are_used_and_can_be_spoilt(prepared):
@@ -309,7 +313,7 @@ def test_a_disk_that_takes_no_more(tmp_path, archive):
 
 def test_one_process_at_a_time(tmp_path, archive, capsys):
     data_dir = tmp_path / "data"
-    with records.workspace(data_dir / "cifar10") as work:
+    with prepare.workspace(data_dir / "cifar10") as work:
         assert prepare.main(["cifar10", f"--data_dir={data_dir}", f"--from={archive}"]) == 2
         assert work.exists()
     assert capsys.readouterr().err == (
