@@ -13,10 +13,53 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Three disjoint splits of one data set."""
+    """Three disjoint splits of one data set.
+
+    `val` has no images where the loader was asked for `val_fraction=0`, to train on everything:
+    its arrays then have length 0, there is no accuracy on it and nothing to select a model by.
+    """
 
     name: str
     train: Split
     val: Split
     test: Split
     num_classes: int
+
+
+def hold_out(train: Split, val_fraction: float) -> tuple[Split, Split]:
+    """Cuts a validation set off the end of a training set.
+
+    The cut is deterministic and needs no shuffle where the official order is shuffled already; the
+    loaders say how equal the classes are.
+
+    Args:
+      train: the official training set, in its official order.
+      val_fraction: share of the images that is held out, in [0, 1); their number is rounded to the
+        nearest integer. 0 holds out none.
+
+    Returns:
+      What is left to train on, and what is held out.
+
+    Raises:
+      ValueError: `val_fraction` is out of range, or leaves nothing to train on, or holds out
+        nothing although it is not 0.
+
+    >>> ten = Split(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10, dtype=np.int32))
+    >>> [split.labels.tolist() for split in hold_out(ten, 0.2)]
+    [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]
+    >>> [len(split.labels) for split in hold_out(ten, 0.0)]
+    [10, 0]
+    """
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction is {val_fraction}, expected a number of at least 0 below 1")
+    num_images = len(train.labels)
+    num_train = num_images - round(num_images * val_fraction)
+    if num_train == 0 or (num_train == num_images and val_fraction > 0):
+        raise ValueError(
+            f"val_fraction={val_fraction} of {num_images} images leaves {num_train} for training "
+            f"and {num_images - num_train} for validation, expected at least 1 each"
+        )
+    return (
+        Split(train.images[:num_train], train.labels[:num_train]),
+        Split(train.images[num_train:], train.labels[num_train:]),
+    )

@@ -1,29 +1,25 @@
 """Fashion-MNIST as NumPy arrays: the shipped sample, or the full set from a folder.
 
 The full set is 60,000 training and 10,000 test images of clothing, 28 x 28 grey, in ten classes of
-equal size. Both come as gzipped IDX files: a magic number, the dimensions, then unsigned bytes.
+equal size. It is read from the records of TFDS, or from the four gzipped IDX files in which it is
+published and of which the sample consists: those need neither TFDS nor the time to decode PNGs.
 
 Reference: Xiao, Rasul and Vollgraf (2017), "Fashion-MNIST: a Novel Image Dataset for Benchmarking
 Machine Learning Algorithms", https://github.com/zalandoresearch/fashion-mnist (MIT licence).
 """
 
-import gzip
 import hashlib
-import http.client
-import math
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
-import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, Split
+from experiments.data import records
+from experiments.data.dataset import Dataset, Split, hold_out
+from experiments.data.fetch import debian_package, download, first_that_works
+from experiments.data.idx import read_bytes, read_idx
+from experiments.data.records import Content
 
+NAME, VERSION = "fashion_mnist", "3.0.1"  # in TFDS
 NUM_CLASSES = 10
 SAMPLE_DIR = Path(__file__).parent / "sample"
 # Of the decompressed bytes: the official site and Debian compress the same content differently.
@@ -47,11 +43,10 @@ def load(data_dir: Path | None, *, val_fraction: float = 0.1) -> Dataset:
     ordered so that every ten consecutive images show the ten classes. The test set is left alone.
 
     Args:
-      data_dir: folder of the full set; the files lie in it or in its subfolder `fashion_mnist`,
-        which is looked at first, as the files of MNIST have the same names. None reads the shipped
-        sample of 5,000 training and 1,000 test images.
-      val_fraction: share of the training images that become the validation set, in (0, 1); their
-        number is rounded to the nearest integer.
+      data_dir: folder of the full set, see `read`. None reads the shipped sample of 5,000 training
+        and 1,000 test images.
+      val_fraction: share of the training images that is held out, in [0, 1); with 0 the validation
+        set is empty.
 
     Returns:
       The data set, named "fashion_mnist", or "fashion_mnist_sample" for the sample.
@@ -60,25 +55,42 @@ def load(data_dir: Path | None, *, val_fraction: float = 0.1) -> Dataset:
       FileNotFoundError: a file is missing; the line says where it was expected and how to get it.
       ValueError: `val_fraction` is out of range or leaves a split empty, or a file is damaged.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction is {val_fraction}, expected a number between 0 and 1")
-    paths = find_files(SAMPLE_DIR if data_dir is None else data_dir)
-    train = read_split(paths["train-images-idx3-ubyte"], paths["train-labels-idx1-ubyte"])
-    test = read_split(paths["t10k-images-idx3-ubyte"], paths["t10k-labels-idx1-ubyte"])
-    num_images = len(train.labels)
-    num_train = num_images - round(num_images * val_fraction)
-    if not 0 < num_train < num_images:
-        raise ValueError(
-            f"val_fraction={val_fraction} of {num_images} images leaves {num_train} for training "
-            f"and {num_images - num_train} for validation, expected at least 1 each"
+    splits = _read_idx_files(find_files(SAMPLE_DIR)) if data_dir is None else read(data_dir)
+    train, val = hold_out(splits["train"], val_fraction)
+    name = "fashion_mnist_sample" if data_dir is None else NAME
+    return Dataset(name, train, val, splits["test"], NUM_CLASSES)
+
+
+def read(data_dir: Path) -> dict[str, Split]:
+    """Reads the full set, in the official order wherever it comes from.
+
+    Args:
+      data_dir: folder that holds `fashion_mnist/3.0.1` as `prepare.py` or TFDS have written it, or
+        else the four IDX files, themselves or in the subfolder `fashion_mnist`.
+
+    Returns:
+      The splits "train" and "test".
+
+    Raises:
+      FileNotFoundError: neither is there, or an IDX file is missing.
+      ValueError: a file is damaged.
+    """
+    if records.folder_of(NAME, VERSION, data_dir).exists():
+        return records.read(NAME, VERSION, data_dir)
+    try:
+        return _read_idx_files(find_files(data_dir))
+    except FileNotFoundError as error:
+        command = records.prepare_command(NAME, data_dir)
+        raise FileNotFoundError(f"{error}; get it with: {command}") from None
+
+
+def _read_idx_files(paths: dict[str, Path]) -> dict[str, Split]:
+    return {
+        split: read_split(
+            paths[f"{prefix}-images-idx3-ubyte"], paths[f"{prefix}-labels-idx1-ubyte"]
         )
-    return Dataset(
-        name="fashion_mnist_sample" if data_dir is None else "fashion_mnist",
-        train=Split(train.images[:num_train], train.labels[:num_train]),
-        val=Split(train.images[num_train:], train.labels[num_train:]),
-        test=test,
-        num_classes=NUM_CLASSES,
-    )
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
 
 
 def find_files(data_dir: Path) -> dict[str, Path]:
@@ -106,7 +118,7 @@ def find_files(data_dir: Path) -> dict[str, Path]:
         fewest_missing = min(fewest_missing, missing, key=len)
     raise FileNotFoundError(
         f"Fashion-MNIST: {', '.join(f'{name}.gz' for name in fewest_missing)} expected in "
-        f"{data_dir / 'fashion_mnist'} or {data_dir}; fetch with: {_fetch_command(data_dir)}"
+        f"{data_dir / 'fashion_mnist'} or {data_dir}"
     )
 
 
@@ -141,133 +153,54 @@ def read_split(images_path: Path, labels_path: Path) -> Split:
     return Split(images[..., None], labels.astype(np.int32))
 
 
-def read_idx(path: Path, *, ndim: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes.
+def read_copy(source: Path) -> Content:
+    """Reads the four IDX files and checks that they are the official ones.
 
     Args:
-      path: the file, gzipped if its name ends in `.gz`.
-      ndim: number of dimensions that the file has to have, at least 1.
+      source: folder that holds them, as in `find_files`.
 
     Returns:
-      uint8 array with `ndim` dimensions, read-only.
+      The data set in its official order.
 
     Raises:
-      ValueError: not such a file, truncated, or longer than its header says.
+      FileNotFoundError: a file is missing.
+      ValueError: a file is damaged, or its content is not the official one.
     """
-    content = _read_content(path)
-    header_size = 4 + 4 * ndim
-    if len(content) < header_size:
-        raise ValueError(f"{path}: {len(content)} bytes, expected a header of {header_size} bytes")
-    magic, *shape = (int(word) for word in np.frombuffer(content, ">u4", count=1 + ndim))
-    expected_magic = 0x0800 | ndim  # 08 says unsigned byte, the last byte counts the dimensions
-    if magic != expected_magic:
-        raise ValueError(
-            f"{path}: magic number is 0x{magic:08x}, expected 0x{expected_magic:08x} "
-            f"(unsigned bytes in {ndim} dimensions)"
-        )
-    if len(content) - header_size != math.prod(shape):
-        raise ValueError(
-            f"{path}: {len(content) - header_size} bytes after the header, expected "
-            f"{math.prod(shape)} for shape {tuple(shape)}; fetch the file again"
-        )
-    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
-
-
-def prepare(data_dir: Path) -> None:
-    """Fetches the full set into `data_dir/fashion_mnist`, unless it is complete already.
-
-    Tries the official site, then the Debian package where apt-get and dpkg exist (unpacked into a
-    temporary folder, not installed). The content of all four files is checked before the first of
-    them is moved into place. Prints what it does.
-
-    Args:
-      data_dir: folder for data sets, created if missing.
-
-    Raises:
-      ConnectionError: no source gave the right files; the line says what to do by hand.
-      OSError: `data_dir` cannot be written.
-    """
-    folder = data_dir / "fashion_mnist"
-    try:
-        _check_content(found := find_files(data_dir))
-        print(f"Fashion-MNIST is complete in {found['train-images-idx3-ubyte'].parent}")
-        return
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        print(f"fetching again, as a file is damaged: {error}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for source, fetch in (("official site", _download), ("Debian package", _unpack_debian)):
-        print(f"trying the {source}", flush=True)
-        # Inside the target folder, so that the move is a rename on one file system.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
-            try:
-                fetched = find_files(fetch(Path(temporary)))
-                _check_content(fetched)
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                print(f"  did not work: {error}", flush=True)
-                continue
-            for path in fetched.values():
-                os.replace(path, folder / path.name)
-        print(f"Fashion-MNIST is complete in {folder}")
-        return
-    raise ConnectionError(
-        f"Fashion-MNIST could not be fetched: put {', '.join(f'{n}.gz' for n in CONTENT_SHA256)} "
-        f"from https://github.com/zalandoresearch/fashion-mnist into {folder}"
-    )
-
-
-def _fetch_command(data_dir: Path) -> str:
-    script = "python experiments/data/prepare.py fashion_mnist"
-    return f"{script} --data_dir={shlex.quote(str(data_dir))}"
-
-
-def _read_content(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{path}: {len(content)} bytes, expected a whole gzip file ({error}); "
-            "fetch the file again"
-        ) from error
-
-
-def _check_content(paths: dict[str, Path]) -> None:
+    paths = find_files(source)
     for name, path in paths.items():
-        digest = hashlib.sha256(_read_content(path)).hexdigest()
+        digest = hashlib.sha256(read_bytes(path)).hexdigest()
         if digest != CONTENT_SHA256[name]:
             raise ValueError(
                 f"{path}: sha256 of the content is {digest}, expected {CONTENT_SHA256[name]}"
             )
+    splits = _read_idx_files(paths)
+    return Content(
+        {key: {"image": split.images, "label": split.labels} for key, split in splits.items()}, {}
+    )
 
 
-def _download(folder: Path) -> Path:
+def fetch(work: Path) -> Content:
+    """Fetches the full set, 31 MB, from the official site, or else the Debian package.
+
+    Args:
+      work: folder for what is downloaded.
+
+    Raises:
+      ConnectionError: no source gave the right files; the line says what to do by hand.
+    """
+    return first_that_works(
+        {"official site": lambda: _download(work), "Debian package": lambda: _unpack(work)},
+        by_hand=f"Fashion-MNIST could not be fetched: pass --from=FOLDER with "
+        f"{', '.join(f'{n}.gz' for n in CONTENT_SHA256)} "
+        f"from https://github.com/zalandoresearch/fashion-mnist",
+    )
+
+
+def _download(work: Path) -> Content:
     for name in CONTENT_SHA256:
-        with urllib.request.urlopen(f"{_OFFICIAL_URL}{name}.gz", timeout=10) as response:
-            print(f"  {name}.gz, {response.headers['Content-Length']} bytes", flush=True)
-            with open(folder / f"{name}.gz", "wb") as file:
-                shutil.copyfileobj(response, file)
-    return folder
+        download(f"{_OFFICIAL_URL}{name}.gz", work)
+    return read_copy(work)
 
 
-def _unpack_debian(folder: Path) -> Path:
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise FileNotFoundError("this system has no apt-get and dpkg")
-    _run(["apt-get", "download", _DEBIAN_PACKAGE], folder)
-    (package,) = folder.glob("*.deb")
-    print(f"  {package.name}, {package.stat().st_size} bytes", flush=True)
-    _run(["dpkg", "-x", package.name, "."], folder)
-    return folder / _DEBIAN_FOLDER
-
-
-def _run(command: list[str], folder: Path) -> None:
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{shlex.join(command)} took more than {error.timeout} s") from error
-    except subprocess.CalledProcessError as error:
-        last_line = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OSError(f"{shlex.join(command)}: {last_line}") from error
+def _unpack(work: Path) -> Content:
+    return read_copy(debian_package(_DEBIAN_PACKAGE, work) / _DEBIAN_FOLDER)

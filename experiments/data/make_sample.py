@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a script sees its own fold
 
 from experiments.data import fashion_mnist
 
-IMAGES_PER_CLASS = {"train": 500, "t10k": 100}
+# Split, how its files begin, and images of each class.
+SPLITS = (("train", "train", 500), ("test", "t10k", 100))
 
 
 def balanced_order(labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -69,18 +70,18 @@ def make_sample(data_dir: Path, out: Path) -> None:
     """Writes the four files of the sample and prints their sizes and sha256.
 
     Args:
-      data_dir: folder of the full set, see `fashion_mnist.find_files`.
+      data_dir: folder of the full set, see `fashion_mnist.read`.
       out: folder for the sample, created if missing; files of the same names are replaced.
 
     Raises:
       FileNotFoundError: the full set is not in `data_dir`.
       ValueError: one of its files is damaged.
     """
-    paths = fashion_mnist.find_files(data_dir)
+    splits = fashion_mnist.read(data_dir)
     out.mkdir(parents=True, exist_ok=True)
-    for prefix, per_class in IMAGES_PER_CLASS.items():
+    for split, prefix, per_class in SPLITS:
         images_name, labels_name = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-        images, labels = fashion_mnist.read_split(paths[images_name], paths[labels_name])
+        images, labels = splits[split]
         order = balanced_order(labels, per_class)
         for name, array in (
             (images_name, images[order, :, :, 0]),

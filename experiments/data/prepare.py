@@ -1,20 +1,130 @@
-"""Fetches a data set into a folder.
+"""Gets a data set into a folder, as TFDS keeps it, without TensorFlow.
 
-Usage: python experiments/data/prepare.py fashion_mnist --data_dir=DIR
+Usage:
+    python experiments/data/prepare.py cifar10 --data_dir=DIR
+    python experiments/data/prepare.py cifar100 --data_dir=DIR --from=cifar-100-python.tar.gz
+
+Without --from the data set is fetched from where it is published; --from takes an official copy.
+DIR/NAME/VERSION appears when all of it is written and not before; a run that was killed is started
+again with the same command.
 """
 
 import argparse
+import contextlib
 import difflib
+import fcntl
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script sees its own folder only
 
-from experiments.data import fashion_mnist
+from experiments.data import cifar10, cifar100, fashion_mnist, records
 
-PREPARE = {"fashion_mnist": fashion_mnist.prepare}
+
+class Source(NamedTuple):
+    """Where a data set comes from."""
+
+    name: str  # in TFDS
+    version: str  # in TFDS
+    read_copy: Callable[[Path], records.Content]  # checks an official copy
+    fetch: Callable[[Path], records.Content]  # downloads into a folder for that
+
+
+DATA_SETS = {
+    module.NAME: Source(module.NAME, module.VERSION, module.read_copy, module.fetch)
+    for module in (fashion_mnist, cifar10, cifar100)
+}
+
+
+@contextlib.contextmanager
+def workspace(home: Path) -> Iterator[Path]:
+    """An empty folder for half-made files, inside `home`, so that moving out of it is a rename.
+
+    It goes when the context is left, or else when the next one is entered.
+
+    Args:
+      home: folder of one data set, created if missing.
+
+    Raises:
+      ValueError: another process is preparing there.
+      OSError: `home` cannot be written.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    # A file open for writing, since a network file system locks nothing else.
+    lock = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    work = home / ".prepare"
+    try:
+        _lock(lock, home)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int, home: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process is preparing in {home}; wait for it") from None
+    except OSError:
+        pass  # a file system that knows no locks: as safe as without
+
+
+def prepare(source: Source, data_dir: Path, copy: Path | None = None) -> None:
+    """Gets one data set into `data_dir/NAME/VERSION`, unless all of it is there already.
+
+    Official files that lie in `data_dir/NAME` are taken before anything is fetched. Prints what it
+    does, with bars.
+
+    Args:
+      source: the data set.
+      data_dir: folder for data sets, created if missing.
+      copy: file or folder of an official copy; nothing is fetched then.
+
+    Raises:
+      ConnectionError: it could not be fetched; the line says what to do by hand.
+      FileNotFoundError: `copy` is not there, or lacks files.
+      ValueError: `copy` is not an official one, another process is preparing there, what is there
+        is of another format, or TFDS is not installed.
+      OSError: `data_dir` cannot be written.
+    """
+    records.import_tfds()  # before anything is fetched
+    folder = records.folder_of(source.name, source.version, data_dir)
+    with workspace(folder.parent) as work:
+        if folder.exists():
+            try:
+                records.decode(source.name, source.version, data_dir)
+            except records.DamagedError as error:
+                print(f"preparing again, as a file is damaged: {error}")
+            else:
+                print(f"{source.name} is complete in {folder}")
+                return
+        content = source.read_copy(copy) if copy else _local_or_fetched(source, folder.parent, work)
+        records.write(source.name, content, work)
+        if folder.exists():
+            os.rename(folder, work / "damaged")
+        os.rename(records.folder_of(source.name, source.version, work), folder)
+    print(f"{source.name} is complete in {folder}")
+
+
+def _local_or_fetched(source: Source, home: Path, work: Path) -> records.Content:
+    try:
+        content = source.read_copy(home)
+    except FileNotFoundError:
+        return source.fetch(work)
+    except ValueError as error:
+        print(f"fetching, as a file is not the official one: {error}")
+        return source.fetch(work)
+    print(f"taking the official files in {home}")
+    return content
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -34,15 +144,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       SystemExit: with code 2, the arguments are not understood; with code 0, after `--help`.
     """
-    parser = _OneLineParser(prog="prepare.py", description="Fetches a data set into a folder.")
-    parser.add_argument("name", help=f"data set: {', '.join(PREPARE)}")
+    parser = _OneLineParser(prog="prepare.py", description="Gets a data set into a folder.")
+    parser.add_argument("name", help=f"data set: {', '.join(DATA_SETS)}")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder for data sets")
+    parser.add_argument(
+        "--from",
+        dest="copy",
+        type=Path,
+        help="official copy to take instead of fetching: archive or folder",
+    )
     args = parser.parse_args(argv)
-    if args.name not in PREPARE:
-        nearest = difflib.get_close_matches(args.name, PREPARE, n=1, cutoff=0.0)
+    if args.name not in DATA_SETS:
+        nearest = difflib.get_close_matches(args.name, DATA_SETS, n=1, cutoff=0.0)
         parser.error(f"no data set {args.name!r}, did you mean {nearest[0]!r}?")
     try:
-        PREPARE[args.name](args.data_dir)
+        prepare(DATA_SETS[args.name], args.data_dir, args.copy)
     except (OSError, ValueError) as error:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2

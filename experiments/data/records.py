@@ -1,0 +1,224 @@
+"""Data sets as TFDS keeps them, in array_record files, written and read without TensorFlow.
+
+`DIR/cifar10/3.0.2/` holds what `tfds.data_source("cifar10", data_dir=DIR)` reads: the builder that
+writes is TFDS's own, with its name, version and features, and another source of images. A folder
+that TFDS prepared itself with `file_format="array_record"` is read in the same way.
+
+TFDS shuffles examples by a hash of their key when it writes. `read` puts them back into the
+official order, on which the validation split rests.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import io
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from experiments.data.bar import progress_bar
+from experiments.data.dataset import Split
+from experiments.data.decoded import read_through
+
+_CHUNK = 1000  # records read at a time: the bar moves on, and what is in memory twice is little
+
+
+class DamagedError(ValueError):
+    """A file of a prepared data set cannot be read; the message names it."""
+
+
+class Content(NamedTuple):
+    """All of a data set in its official order, as it goes into the records.
+
+    Attributes:
+      columns: split ("train", "test") to feature to its n values; "image" is
+        uint8[n, height, width, channels], "label" uint8[n].
+      names: feature to the names of its classes, where they are to be kept.
+    """
+
+    columns: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, Sequence[str]]
+
+
+def prepare_command(name: str, data_dir: Path) -> str:
+    """The command that gets a data set."""
+    script = f"python experiments/data/prepare.py {name}"
+    return f"{script} --data_dir={shlex.quote(str(data_dir))}"
+
+
+def folder_of(name: str, version: str, data_dir: Path) -> Path:
+    """Where TFDS keeps a data set without configurations."""
+    return data_dir / name / version
+
+
+def write(name: str, content: Content, data_dir: Path) -> None:
+    """Writes a data set into `data_dir/NAME/VERSION`, which must not exist; shows a bar.
+
+    Args:
+      name: of the data set in TFDS, which knows its version and features.
+      content: what to write; it has all features of the data set.
+      data_dir: folder of data sets; TFDS leaves its empty folder of downloads there too.
+
+    Raises:
+      ValueError: TFDS is not installed.
+      OSError: `data_dir` cannot be written.
+    """
+    tfds = import_tfds()
+    stock: Any = tfds.builder_cls(name)
+    total = sum(len(columns["label"]) for columns in content.columns.values())
+    bar = progress_bar(total, f"writing {name}", unit="image")
+
+    with tfds.core.registered.skip_registration():  # the stock one keeps the name
+
+        class Builder(stock):
+            name = stock.name  # TFDS would take it from the class
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                for feature, names in content.names.items():
+                    self.info.features[feature].names = names
+                return {split: examples(columns) for split, columns in content.columns.items()}
+
+    def examples(columns: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in range(len(columns["label"])):
+            example = {feature: values[index] for feature, values in columns.items()}
+            yield index, example | {"image": _png(example["image"])}
+            bar.update()
+
+    tfds.disable_progress_bar()
+    with bar, contextlib.redirect_stdout(None):  # it prints sizes, "Unknown size" for all of them
+        try:
+            Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+        except RuntimeError as error:  # what the writer of records makes of a full disk
+            raise OSError(f"{data_dir} cannot be written: {_first_line(error)}") from error
+
+
+def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
+    """Reads the splits of a data set that was prepared by `write` or by TFDS.
+
+    What the records decode to is kept beside them, see `decoded.read_through`.
+
+    Args:
+      name: of the data set in TFDS.
+      version: of the data set in TFDS.
+      data_dir: folder that holds `NAME/VERSION`.
+
+    Returns:
+      Split ("train", "test") to its images and labels in their official order; read-only.
+
+    Raises:
+      FileNotFoundError: it is not there; the line says where it was expected and how to get it.
+      DamagedError: a file cannot be read; a ValueError.
+      ValueError: the files are of another format, or TFDS is not installed.
+    """
+    folder = folder_of(name, version, data_dir)
+    if not (folder / "dataset_info.json").is_file():
+        raise FileNotFoundError(
+            f"{name} expected in {folder}; get it with: {prepare_command(name, data_dir)}"
+        )
+    return read_through(folder, lambda: decode(name, version, data_dir))
+
+
+def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
+    """As `read`, from the records in any case, so that all of them are checked; shows a bar.
+
+    Raises:
+      DamagedError, ValueError: as `read`.
+    """
+    folder = folder_of(name, version, data_dir)
+    tfds = import_tfds()
+    with _damage(folder, prepare_command(name, data_dir)):
+        builder = tfds.builder_from_directory(folder)
+        splits = {split: builder.info.splits[split] for split in ("train", "test")}
+    if (found := builder.info.file_format.value) != "array_record":
+        raise ValueError(
+            f"{folder} holds {found} files, expected array_record, which needs no TensorFlow; "
+            f"move it away and run: {prepare_command(name, data_dir)}"
+        )
+    total = sum(info.num_examples for info in splits.values())
+    # The bar shows after a second only.
+    with progress_bar(total, f"reading {name}", unit="image", delay=1, leave=False) as bar:
+        return {split: _read_split(builder, split, data_dir, bar) for split in splits}
+
+
+def official_order(split: str, num_examples: int) -> np.ndarray:
+    """The order in which TFDS keeps a split: by the md5 of the split's name and the key.
+
+    Args:
+      split: name of the split.
+      num_examples: how many there are; their keys are 0 to num_examples - 1.
+
+    Returns:
+      int64[num_examples]: the key of the example at each place.
+
+    >>> official_order("train", 5)
+    array([4, 0, 3, 1, 2])
+    """
+    hashes = [hashlib.md5(f"{split}{key}".encode()).digest() for key in range(num_examples)]
+    return np.array(sorted(range(num_examples), key=hashes.__getitem__), np.int64)
+
+
+def _read_split(builder: Any, split: str, data_dir: Path, bar: tqdm) -> Split:
+    tfds = import_tfds()
+    info, features = builder.info.splits[split], builder.info.features
+    keys = official_order(split, info.num_examples)
+    images = np.empty((len(keys), *features["image"].shape), np.uint8)
+    labels = np.empty(len(keys), np.int32)
+    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    stop = 0
+    for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
+        start, stop = stop, stop + length
+        with _damage(path, prepare_command(builder.name, data_dir)):
+            for first in range(start, stop, _CHUNK):
+                places = range(first, min(first + _CHUNK, stop))
+                for key, example in zip(keys[places], source.__getitems__(places), strict=True):
+                    images[key] = _pixels(example["image"]).reshape(images.shape[1:])
+                    labels[key] = example["label"]
+                bar.update(len(places))
+    return Split(images, labels)
+
+
+def _png(pixels: np.ndarray) -> io.BytesIO:
+    """Encodes an image of one or three channels; an array would have TFDS ask for TensorFlow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png), formats=("PNG",)))
+
+
+@contextlib.contextmanager
+def _damage(path: Path, command: str) -> Iterator[None]:
+    """Names the file that cannot be read; what TFDS and its readers raise is of many types."""
+    try:
+        yield
+    except Exception as error:
+        reason = _first_line(error)
+        raise DamagedError(f"{path} cannot be read: {reason}; run again: {command}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def import_tfds() -> Any:
+    """Returns TFDS, imported when it is needed: the shipped sample does without.
+
+    Raises:
+      ValueError: it is not installed; the line says how to.
+    """
+    try:
+        importlib.import_module("array_record.python.array_record_module")  # TFDS needs it later
+        return importlib.import_module("tensorflow_datasets")
+    except ImportError as error:
+        raise ValueError(
+            f"this needs tensorflow-datasets and array-record ({error}): "
+            f"pip install 'jaxsparse[experiments]'"
+        ) from error
