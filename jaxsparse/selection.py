@@ -69,10 +69,12 @@ def top_k(
       k: int32[]: over all leaves together; or int32[] by path: in each leaf. Cut to the number of
         eligible entries.
       eligible: bool arrays by path, or None.
-      num_eligible: int32[leaves], the number of True in each where it is known already.
+      num_eligible: int32[leaves], the number of True in each where it is known already, in the
+        order of `eligible`.
 
     Returns:
-      The masks, and the number of NaN scores among the eligible entries of each leaf.
+      The masks, and the number of NaN scores among the eligible entries of each leaf; in the order
+      of `eligible` if given, else of `scores` (those of `Scores` are sorted by path).
 
     Raises:
       ValueError: a score that is not floating point, a k that is no integer, an eligible that is no
@@ -82,11 +84,13 @@ def top_k(
     kinds = jax.eval_shape(compute, inputs)
     _check_scores(kinds, eligible)
     _check_counts(kinds, k)
-    paths, sizes = list(kinds), [x.size for x in kinds.values()]
+    paths = _in_order(kinds, scores, eligible)
+    sizes = [kinds[path].size for path in paths]
     entries = _Entries(paths, inputs, compute, eligible, _starts(sizes, k))
     joined = (lambda counts: counts) if isinstance(k, Mapping) else _added_up
 
-    num_eligible = _num_eligible(sizes, eligible, num_eligible)
+    if num_eligible is None:
+        num_eligible = _num_eligible(sizes, paths, eligible)
     wanted = [k[path] if isinstance(k, Mapping) else k for path in paths]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
     wanted = jnp.clip(wanted, 0, joined(num_eligible))
@@ -231,13 +235,17 @@ def _added_up(counts: jax.Array) -> jax.Array:
     return jnp.broadcast_to(counts.sum(0, jnp.int32), counts.shape)
 
 
-def _num_eligible(sizes: list[int], eligible: Leaves | None, known: jax.Array | None) -> jax.Array:
+def _num_eligible(sizes: list[int], paths: list[str], eligible: Leaves | None) -> jax.Array:
     """int32[leaves]."""
-    if known is not None:
-        return known
     if eligible is None:
         return jnp.asarray(sizes, jnp.int32)
-    return jnp.stack([count_true(mask)[0] for mask in eligible.values()])
+    return jnp.stack([count_true(eligible[path])[0] for path in paths])
+
+
+def _in_order(kinds: Leaves, scores: Leaves | Scores, eligible: Leaves | None) -> list[str]:
+    """The paths in the caller's order: JAX hands dicts back sorted, 10/kernel before 2/kernel."""
+    order = eligible if eligible is not None else kinds if isinstance(scores, Scores) else scores
+    return [path for path in order if path in kinds]
 
 
 def _stacked(counts: list[tuple[jax.Array, ...]]) -> jax.Array:
