@@ -22,6 +22,7 @@ from jax import lax
 
 from jaxsparse.counting import count_true
 from jaxsparse.search import Rows, first_rows, make_bracket, narrow, spread, take_row
+from jaxsparse.ties import index_hash
 from jaxsparse.types import Counts, Leaves, Scores, Selected
 
 CANDIDATES = 7
@@ -201,7 +202,7 @@ def _split(
     nan = jnp.isnan(at)
     over = (x > at) | (nan & (x == x))  # every number is above NaN
     tied = (x == at) | (nan & (x != x))
-    return mask & over, mask & tied, _index_hash(x.shape, take_row(starts, row))
+    return mask & over, mask & tied, index_hash(x.shape, take_row(starts, row))
 
 
 def _leaves_again(entries: _Entries, rows: Rows) -> Iterator[tuple[jax.Array, ...]]:
@@ -292,17 +293,3 @@ def _to_float(ordered: jax.Array) -> jax.Array:
     positive = ordered >> 31 == 1
     bits = jnp.where(positive, ordered ^ np.uint32(1 << 31), ~ordered)
     return lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def _index_hash(shape: tuple[int, ...], offset: jax.Array) -> jax.Array:
-    """uint32[shape] below 2**31: a bijective mix of offset + flat index, itself below 2**31."""
-    x = jnp.full(shape, offset, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(len(shape))):
-        x = x + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
-        stride *= shape[axis]
-    # Odd multipliers and right shifts are bijections of 31-bit integers (after Wellons' lowbias32).
-    low31 = np.uint32(0x7FFFFFFF)
-    x = ((x ^ (x >> 16)) * np.uint32(0x7FEB352D)) & low31
-    x = ((x ^ (x >> 15)) * np.uint32(0x846CA68B)) & low31
-    return x ^ (x >> 16)
