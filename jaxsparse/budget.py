@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from jaxsparse.distributions import leaf_counts
-from jaxsparse.groups import GroupsByPath, fixed, group_size, unit_shapes
+from jaxsparse.groups import GroupsByPath, fixed, group_size, unit_shapes, whole
 from jaxsparse.timetable import Timetable, event_rows
 from jaxsparse.types import Distribution, Groups, Row, Scope, Shapes
 
@@ -26,7 +26,11 @@ def initial_counts(
     rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
     counts = {path: _fixed_count(shapes[path], g) for path, g in fixed(groups).items()}
     if rest and density is not None:
-        counts |= leaf_counts(in_units(distribution, rest), unit_shapes(rest, groups), density)
+        try:
+            counts |= leaf_counts(in_units(distribution, rest), unit_shapes(rest, groups), density)
+        except ValueError as error:
+            note = " (a group counts as one weight)" if whole(groups) else ""
+            raise ValueError(f"{error}{note}") from None
     elif density is not None:
         _check_density(density, counts, shapes, groups)
     return {path: counts[path] for path in shapes}

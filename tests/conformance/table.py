@@ -150,7 +150,9 @@ CASES = {
     "set_itop": Case(lambda p: jaxsparse.set_itop(**_FIXED), **held(10, random_events=True)),
     # 1 - 31/61; the method's own sparsity only concerns the single weight, which it keeps.
     "rigl_n_of_m": Case(
-        lambda p: patterned(jaxsparse.rigl(**_FIXED | {"sparsity": 0.5}), p, RATIOS),
+        lambda p: patterned(
+            jaxsparse.rigl(**_FIXED | {"sparsity": 0.5, "drop_fraction": 0.6}), p, RATIOS
+        ),
         (30 / 61,) * 5,
         (2, 4, 6, 8),
         random_start=True,
