@@ -13,7 +13,7 @@ from experiments.run import Run
 from jaxsparse import TrainState
 
 Step: TypeAlias = Callable[
-    [TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, jax.Array]
+    [TrainState, jax.Array, jax.Array, jax.Array | np.ndarray], tuple[TrainState, jax.Array]
 ]
 
 
@@ -107,7 +107,10 @@ def accumulating_steps(
         compiled_apply = jitted_apply.lower(state, total[1], event=event).compile()
 
         def step(
-            state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
+            state: TrainState,
+            images: jax.Array,
+            labels: jax.Array,
+            indices: jax.Array | np.ndarray,
         ) -> tuple[TrainState, jax.Array]:
             total = compiled_nothing(state.params)
             for part in range(num_parts):
