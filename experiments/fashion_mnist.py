@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from experiments import cli, cost, loop
+from experiments import cli, cost, flags, loop
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
 from experiments.run import Run
@@ -33,8 +33,9 @@ MODELS = {"lenet_300_100": LeNet300100, "lenet5": LeNet5}
 MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
 
+@flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(flags.Running, flags.Pruning):
     """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet5"
@@ -64,33 +65,6 @@ class Config:
     """Images a step."""
     val_fraction: float = 0.1
     """Share of the training set that is held out for validation."""
-    eval_every: int = 100
-    """Steps between validations."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
-    at the end."""
-    accumulate: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
-
-    update_interval: cli.OptionalInt = None
-    """Steps between mask updates. Default: the method's published share of training."""
-    start_step: cli.OptionalInt = None
-    """No mask update before this step. Default: 0."""
-    stop_step: cli.OptionalInt = None
-    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
-    initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
-    drop_fraction: cli.OptionalFloat = None
-    """Share of each layer's weights that an update replaces, at the start. Default: published."""
-    distribution: cli.OptionalStr = None
-    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
-    dense_layers: cli.OptionalStr = None
-    """Layers whose path holds this regular expression keep all weights, and the others have the
-    sparsity: ^Conv_0/ with uniform is RigL's uniform."""
-    scope: cli.OptionalStr = None
-    """global or layer: over what gradual pruning compares weights. Default: global."""
-    min_keep: cli.OptionalInt = None
-    """Fewest weights that global pruning leaves in each layer. Default: 0."""
 
 
 def main(config: Config) -> None:
@@ -140,15 +114,7 @@ def method_of(config: Config) -> Method:
         config.schedule,
         sparsity=config.sparsity,
         steps=config.steps,
-        update_interval=config.update_interval,
-        start_step=config.start_step,
-        stop_step=config.stop_step,
-        initial_sparsity=config.initial_sparsity,
-        drop_fraction=config.drop_fraction,
-        distribution=config.distribution,
-        dense_layers=config.dense_layers,
-        scope=config.scope,
-        min_keep=config.min_keep,
+        **flags.pruning_options(config),
     )
 
 

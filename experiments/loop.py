@@ -29,10 +29,9 @@ from experiments.report import (
     layer_counts,
     summarise,
 )
-from experiments.run import Run
+from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
 from experiments.steps import compile_steps
-from jaxsparse import TrainState
 from jaxsparse.timetable import check_steps
 
 
@@ -46,7 +45,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     The model is selected by validation only: "last" is what the run ends with, "best" has the
     highest validation accuracy among the evaluations at the final sparsity (before it, a denser
-    network would win). Test images are looked at once, after training.
+    network would win); without validation images it is the last. Test images are looked at once,
+    after training.
 
     Args:
       run: what to train.
@@ -91,11 +91,11 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             if step % run.eval_every == 0 or step == run.steps:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
-                accuracy = evaluate(run, state.params, run.dataset.val)
+                accuracy = evaluate(run, state.variables, run.dataset.val)
                 record |= {"val_accuracy": accuracy, "density": density_of(state)}
                 bar.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
-                if step >= settled_step and accuracy > best.val_accuracy:
-                    best = Best(accuracy, step, progress.copy(state.params))
+                if step >= settled_step and not accuracy <= best.val_accuracy:
+                    best = Best(accuracy, step, progress.copy(state.variables))
                 started += time.perf_counter() - pause
             if record:
                 folder.log(step, **record)
@@ -132,7 +132,7 @@ def check(run: Run) -> None:
         raise ValueError(
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
-    run.method.plan(jax.eval_shape(functools.partial(initial_params, run)))
+    run.method.plan(jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
 def checkpoint_is_due(run: Run, step: int) -> bool:
@@ -166,29 +166,31 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
     )
 
 
-def event_record(state: TrainState, bar: tqdm) -> dict[str, Any]:
+def event_record(state: RunState, bar: tqdm) -> dict[str, Any]:
     """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
     return event_scalars(state)
 
 
-def create_state(run: Run) -> TrainState:
+def create_state(run: Run) -> RunState:
     """Initial weights and masks."""
-    return TrainState.create(
+    variables = jax.jit(functools.partial(initial_variables, run))()
+    return RunState.create(
         apply_fn=run.model.apply,
-        params=jax.jit(functools.partial(initial_params, run))(),
+        params=variables.pop("params"),
+        collections=variables,
         tx=run.tx,
         method=run.method,
-        key=jax.random.fold_in(jax.random.key(run.seed), 1),
+        key=run.key(MASKS),
         track_exploration=True,
     )
 
 
-def initial_params(run: Run) -> Any:
-    """Initial weights: the same seed gives every method the same ones."""
+def initial_variables(run: Run) -> dict[str, Any]:
+    """Initial weights, and other variables: the same seed gives every method the same ones."""
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    return run.model.init(jax.random.fold_in(jax.random.key(run.seed), 0), image)["params"]
+    return dict(run.model.init(run.key(WEIGHTS), image))
 
 
 def batches(
@@ -207,7 +209,7 @@ def batches(
     per_epoch = num_images // batch_size
     epoch, done = divmod(start, per_epoch)
     while True:
-        order = jax.random.permutation(jax.random.fold_in(key, 2 + epoch), num_images)
+        order = jax.random.permutation(jax.random.fold_in(key, FIRST_EPOCH + epoch), num_images)
         order = np.asarray(order)  # an array of the device is slow to walk through
         yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
         epoch, done = epoch + 1, 0

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments import cli, cost, fashion_mnist
+from experiments import cli, cost, fashion_mnist, flags
 from experiments.methods import make_method
 from jaxsparse.nn import resnet
 
@@ -41,8 +41,9 @@ MODELS: dict[str, Callable[[], tuple[Any, dict[str, int]]]] = {
 }
 
 
+@flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(flags.Pruning):
     """Prints the plan of a sparse training run: every event, each layer, and the FLOPs."""
 
     model: str = "resnet50"
@@ -55,26 +56,6 @@ class Config:
     """Optimizer steps; RigL's ImageNet runs have 32,000 of 4,096 images."""
     count_dense_gradient: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Charge training for the gradient of inactive weights. GraNet's published numbers do not."""
-
-    update_interval: cli.OptionalInt = None
-    """Steps between mask updates. Default: the method's published share of training."""
-    start_step: cli.OptionalInt = None
-    """No mask update before this step. Default: 0."""
-    stop_step: cli.OptionalInt = None
-    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
-    initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
-    drop_fraction: cli.OptionalFloat = None
-    """Share of each layer's weights that an update replaces, at the start. Default: published."""
-    distribution: cli.OptionalStr = None
-    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
-    dense_layers: cli.OptionalStr = None
-    """Layers whose path holds this regular expression keep all weights, and the others have the
-    sparsity: ^conv1/ with uniform is RigL's uniform."""
-    scope: cli.OptionalStr = None
-    """global or layer: over what gradual pruning compares weights. Default: global."""
-    min_keep: cli.OptionalInt = None
-    """Fewest weights that global pruning leaves in each layer. Default: 0."""
 
 
 def main(config: Config) -> None:

@@ -1,6 +1,7 @@
 """What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +15,24 @@ from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.progress import Best
-from experiments.run import Run
+from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
 from jaxsparse.paths import prunable_leaves
 
 
-def evaluate(run: Run, params: Any, split: Split, batch_size: int = 1000) -> float:
-    """Returns the share of images of the split that are classified correctly, in [0, 1]."""
+def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float:
+    """Returns the share of images of the split that are classified correctly, in [0, 1].
+
+    NaN for a split without images.
+    """
     correct = 0
+    if not len(split.labels):
+        return math.nan
     for start in range(0, len(split.labels), batch_size):
         images = jnp.asarray(split.images[start : start + batch_size])
         labels = jnp.asarray(split.labels[start : start + batch_size])
-        correct += int(_num_correct(run.model, run.normalise, params, images, labels))
+        correct += int(_num_correct(run.model, run.normalise, variables, images, labels))
     return correct / len(split.labels)
 
 
@@ -34,11 +40,11 @@ def evaluate(run: Run, params: Any, split: Split, batch_size: int = 1000) -> flo
 def _num_correct(
     model: nn.Module,
     normalise: Callable[[jax.Array], jax.Array],
-    params: Any,
+    variables: Any,
     images: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    logits = model.apply({"params": params}, normalise(images))
+    logits = model.apply(variables, normalise(images))
     return (jnp.argmax(jnp.asarray(logits), -1) == labels).sum()
 
 
@@ -87,7 +93,7 @@ def emptied(state: TrainState) -> list[str]:
 
 def summarise(
     run: Run,
-    state: TrainState,
+    state: RunState,
     best: Best,
     config: dict[str, Any],
     records: list[dict[str, Any]],
@@ -118,11 +124,11 @@ def summarise(
             for layer in layers.layers
         },
         "num_events": len(run.method.timetable.events),
-        "test_accuracy": evaluate(run, state.params, run.dataset.test),
-        "val_accuracy": evaluate(run, state.params, run.dataset.val),
+        "test_accuracy": evaluate(run, state.variables, run.dataset.test),
+        "val_accuracy": evaluate(run, state.variables, run.dataset.val),
         "best_step": best.step,
         "best_val_accuracy": best.val_accuracy,
-        "best_test_accuracy": evaluate(run, best.params, run.dataset.test),
+        "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
         **peak_memory(),

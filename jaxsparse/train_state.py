@@ -1,7 +1,7 @@
 """A Flax train state that carries masks: everything a sparse run needs, in one pytree."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class TrainState(struct.PyTreeNode):
         masks: PyTree | None = None,
         track_exploration: bool = False,
         **fields: Any,
-    ) -> "TrainState":
+    ) -> Self:
         """Draws the masks, applies them to params, and wraps the optimizer in `masked`.
 
         Args:
@@ -132,7 +132,7 @@ class TrainState(struct.PyTreeNode):
         event: bool = False,
         tx_args: Mapping[str, Any] | None = None,
         **fields: Any,
-    ) -> "TrainState":
+    ) -> Self:
         """One optimizer step, followed by a mask update where `event`.
 
         The event sees the gradient that the step was taken with, at the weights before it. A method
@@ -159,7 +159,7 @@ class TrainState(struct.PyTreeNode):
         )
         return state._with_event(signal) if event else state
 
-    def _with_event(self, signal: PyTree) -> "TrainState":
+    def _with_event(self, signal: PyTree) -> Self:
         event = self.method.update(self.params, signal, self.masks, self.step, key=self.key)
         params, opt_state = apply_event(self.tx, event, self.params, self.opt_state)
         explored = None if self.explored is None else explore(self.explored, event.masks)
