@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -149,4 +150,38 @@ def draw(folder: RunFolder, state: TrainState, title: str) -> None:
         accuracy={"validation": series(records, "val_accuracy")},
         density=series(records, "density"),
         layers={layer.path: (layer.num_active, layer.size) for layer in layers},
+    )
+
+
+def folder_of(data: str, config: Mapping[str, Any], steps: int) -> Path:
+    """Returns where a run goes unless --out says otherwise."""
+    sparsity = "" if config["schedule"] == "dense" else f"-{config['sparsity']:g}"
+    run = f"{config['model']}-{config['schedule']}{sparsity}-steps{steps}-seed{config['seed']}"
+    return Path("runs") / data / run
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    """Returns what the progress bar and the plot call a run."""
+    sparsity = "" if config["schedule"] == "dense" else f" {config['sparsity']:g}"
+    return f"{config['model']} {config['schedule']}{sparsity}"
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A few lines that say what came out."""
+    return "\n".join(
+        [
+            *(f"warning         {alarm}" for alarm in summary["alarms"]),
+            f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
+            f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
+            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
+            f"(sparsity {summary['sparsity']:.6g})",
+            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
+            f"{summary['test_flops_ratio']:.3f} of dense",
+            f"training FLOPs  {summary['train_flops']:.4g}, "
+            f"{summary['train_flops_ratio']:.3f} of dense",
+            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
+            f"{summary['peak_memory_of']}",
+            f"speed           {summary['steps_per_second']:.0f} steps a second",
+            f"folder          {summary['out']}",
+        ]
     )

@@ -26,7 +26,7 @@ from experiments.methods import METHODS
 from experiments.results import Result, flags_that_differ, read_result, result_of, write_result
 from experiments.workers import core_sets, run_script
 
-EXPERIMENTS = ("fashion_mnist",)
+EXPERIMENTS = ("fashion_mnist", "cifar")
 
 
 @dataclasses.dataclass(frozen=True)
