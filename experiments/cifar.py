@@ -208,9 +208,9 @@ def method_of(config: Config) -> Method:
 
 
 def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8[..., 3] pixels to float32[..., 3] of mean 0 and standard deviation 1 by channel."""
-    scaled = images.astype(jnp.float32) / 255.0
-    return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+    """uint8[n, h, w, 3] pixels to float32 of mean 0 and standard deviation 1 by channel."""
+    of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
+    return (images.astype(jnp.float32) / 255.0 - of_channels(mean)) / of_channels(std)
 
 
 if __name__ == "__main__":
