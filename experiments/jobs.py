@@ -9,6 +9,7 @@ from experiments import cifar, cli, fashion_mnist
 from experiments.grids import Job
 from experiments.results import (
     Result,
+    commit,
     flags_that_differ,
     note_start,
     read_result,
@@ -70,8 +71,9 @@ def finish(job: Job, out: Path, results: Path, cores: frozenset[int]) -> Result:
     """
     folder = out / job.name
     if not (folder / "summary.json").exists():
-        note_start(folder)
-        run_script(job.experiment, job.flags, folder, cores)
+        note_start(folder, commit())
+        script = Path(__file__).parent / f"{job.experiment}.py"
+        run_script(script, job.flags, folder, cores)
     result = result_of(folder, cores)
     _check_same(result, job, f"{folder} holds", "pass another --out, or delete the folder")
     write_result(results / f"{job.name}.json", result)

@@ -50,12 +50,12 @@ def result_of(folder: Path, cores: Collection[int]) -> Result:
     return Result(config, summary, " ".join(_commits(folder)) or commit(), machine)
 
 
-def note_start(folder: Path) -> None:
+def note_start(folder: Path, commit: str) -> None:
     """Notes with what code a run starts or goes on, for its result; the folder may be missing."""
     noted = _commits(folder)
-    if (now := commit()) not in noted:
+    if commit not in noted:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _commits_file(folder).write_text(" ".join([*noted, now]), "utf-8")
+        _commits_file(folder).write_text(" ".join([*noted, commit]), "utf-8")
 
 
 def _commits(folder: Path) -> list[str]:

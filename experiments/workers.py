@@ -8,11 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).parent
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -28,17 +27,29 @@ def core_sets(num: int | None) -> list[frozenset[int]]:
     """
     if num is not None and num < 1:
         raise ValueError(f"--jobs {num} must be at least 1")
-    cores = sorted(_cores())
+    cores = _cores()
     if num is None:
         num = len(cores) if _backend() == "cpu" else 1
-    return [frozenset(cores[i::num] or [cores[i % len(cores)]]) for i in range(num)]
+    return shared_out(cores, num)
 
 
-def run_script(name: str, flags: Mapping[str, Any], out: Path, cores: frozenset[int]) -> None:
-    """Runs a script of experiments/ to its end; its output is added to a file beside its folder.
+def shared_out(cores: Collection[int], num: int) -> list[frozenset[int]]:
+    """Shares cores out among so many runs.
+
+    >>> [sorted(share) for share in shared_out({0, 1, 2}, 2)]
+    [[0, 2], [1]]
+    >>> [sorted(share) for share in shared_out({0, 1}, 3)]
+    [[0], [1], [0]]
+    """
+    each = sorted(cores)
+    return [frozenset(each[i::num] or [each[i % len(each)]]) for i in range(num)]
+
+
+def run_script(script: Path, flags: Mapping[str, Any], out: Path, cores: frozenset[int]) -> None:
+    """Runs a script to its end; its output is added to a file beside its folder, FOLDER.log.
 
     Args:
-      name: of the script, without ".py".
+      script: a Python file.
       flags: of the script, but for `--out`.
       out: folder of the run; the folder above it is created if missing.
       cores: that the process is kept to, so that runs beside it do not slow it down.
@@ -48,7 +59,7 @@ def run_script(name: str, flags: Mapping[str, Any], out: Path, cores: frozenset[
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, ",".join(map(str, cores)), str(os.getpid())]
-    command += [os.fspath(SCRIPTS / f"{name}.py")]
+    command += [os.fspath(script)]
     command += [f"--{flag}={value}" for flag, value in flags.items()] + [f"--out={out}"]
     log = out.with_name(f"{out.name}.log")
     with open(log, "a+b") as file:
