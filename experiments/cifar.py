@@ -8,9 +8,9 @@ shrinks with it: the learning rate still falls at 1/2 and 3/4 of training, pruni
 1/2, and GraNet still has 56 mask updates.
 
 Images are cropped at random out of 4 more pixels on each side (reflected for CIFAR-10, zero for
-CIFAR-100) and mirrored. As GraNet does, CIFAR-10 trains on 45,000 images and CIFAR-100 on all
-50,000; here the held-out 5,000 select the model. The tail of an epoch that fills no batch is left
-out: 351 steps where GraNet's code has 352.
+CIFAR-100) and mirrored. GraNet trains on 45,000 images of CIFAR-10 and on all 50,000 of CIFAR-100,
+RigL on all; here the held-out 5,000 select the model, and where there are none the last is taken.
+The tail of an epoch that fills no batch is left out: 351 steps where GraNet's code has 352.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from flax import linen as nn
 
@@ -30,6 +31,7 @@ from experiments import cli, flags, loop, report
 from experiments.cost import shapes_and_flops
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
+from experiments.data.dataset import Dataset, Split, hold_out
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
@@ -47,10 +49,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"vgg{n}": functools.partial(VGG, n) for n in (16, 19)},
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Loader, padding, and the share of the training images that GraNet holds out.
-DATASETS: dict[str, tuple[ModuleType, str, float]] = {
-    "cifar10": (cifar10, "reflect", 0.1),
-    "cifar100": (cifar100, "zero", 0.0),
+# Loader, and the padding of GraNet's runs.
+DATASETS: dict[str, tuple[ModuleType, str]] = {
+    "cifar10": (cifar10, "reflect"),
+    "cifar100": (cifar100, "zero"),
 }
 
 
@@ -91,7 +93,7 @@ class Config(flags.Running, flags.Pruning):
     batch_size: cli.OptionalInt = None
     """Images a step. Default: 128."""
     val_fraction: cli.OptionalFloat = None
-    """Share of the training set that is held out. Default: 0.1 of cifar10, 0 of cifar100."""
+    """Share of the training set that is held out. Default: 0.1 of cifar10 with granet, else 0."""
     augment: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Crop and mirror the training images at random."""
     dtype: str = "float32"
@@ -102,27 +104,29 @@ class Config(flags.Running, flags.Pruning):
 def main(config: Config) -> None:
     """Runs the experiment, or prints its plan."""
     if config.plan:
+        run = run_of(config, blank(config))
+        loop.check(run)
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-        print(method_of(config).plan(*shapes_and_flops(model_of(config), image)))
+        print(run.method.plan(*shapes_and_flops(run.model, image)))
         return
     print(report.describe(train(config)))
 
 
 def train(config: Config) -> dict[str, Any]:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    out = config.out or report.folder_of(config.dataset, cli.as_dict(config), steps_of(config))
+    out = config.out or report.folder_of(data_of(config), cli.as_dict(config), steps_of(config))
     title = report.title_of(cli.as_dict(config))
     return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}
 
 
-def run_of(config: Config) -> Run:
-    """The run that the flags ask for, with its data."""
-    recipe, (loader, mode, _) = recipe_of(config), dataset_of(config)
+def run_of(config: Config, dataset: Dataset | None = None) -> Run:
+    """The run that the flags ask for, with its data, which is read unless given."""
+    recipe, (loader, mode) = recipe_of(config), dataset_of(config)
     return Run(
         model=model_of(config),
         method=method_of(config),
         tx=make_optimizer(recipe, steps_of(config)),
-        dataset=loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
+        dataset=dataset or loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
         normalise=functools.partial(normalise, mean=loader.MEAN, std=loader.STD),
         augment=functools.partial(crop_and_flip, mode=mode) if config.augment else None,
         batch_size=recipe.batch_size,
@@ -133,9 +137,22 @@ def run_of(config: Config) -> Run:
     )
 
 
-def dataset_of(config: Config) -> tuple[ModuleType, str, float]:
-    """Loader, padding and published share to hold out."""
+def dataset_of(config: Config) -> tuple[ModuleType, str]:
+    """Loader and padding."""
     return DATASETS[cli.nearest(config.dataset, DATASETS, kind="dataset")]
+
+
+def data_of(config: Config) -> str:
+    """The name of the data that the run trains on."""
+    return config.dataset
+
+
+def blank(config: Config) -> Dataset:
+    """Black images in place of the data set's, for what needs their number alone."""
+    images = np.broadcast_to(np.uint8(0), (NUM_TRAIN, 32, 32, 3))
+    every = Split(images, np.broadcast_to(np.int32(0), NUM_TRAIN))
+    train, val = hold_out(every, val_fraction_of(config))
+    return Dataset(config.dataset, train, val, train, dataset_of(config)[0].NUM_CLASSES)
 
 
 def model_of(config: Config) -> nn.Module:
@@ -150,32 +167,34 @@ def recipe_of(config: Config) -> Recipe:
     recipe = RECIPES[cli.nearest(config.recipe, RECIPES, kind="recipe")]
     names = ("epochs", "learning_rate", "weight_decay", "batch_size")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    recipe = recipe._replace(**given)
-    if not 1 <= recipe.batch_size <= NUM_TRAIN:
-        raise ValueError(f"--batch_size {recipe.batch_size} must be in [1, {NUM_TRAIN}]")
-    return recipe
+    return recipe._replace(**given)
 
 
 def val_fraction_of(config: Config) -> float:
     """The share of the training images that is held out."""
-    published = dataset_of(config)[2]
-    return published if config.val_fraction is None else config.val_fraction
+    if config.val_fraction is not None:
+        return config.val_fraction
+    return recipe_of(config).held_out.get(config.dataset, 0.0)
 
 
 def steps_of(config: Config) -> int:
     """Optimizer steps of the run.
 
     Raises:
-      ValueError: --steps and --epochs are both given, or the run has no step.
+      ValueError: --steps and --epochs are both given, the run has no step, or an epoch none.
     """
     if config.steps is not None and config.epochs is not None:
         raise ValueError(f"--steps={config.steps} and --epochs={config.epochs}: pass one of them")
-    recipe = recipe_of(config)
-    num_train = NUM_TRAIN - round(NUM_TRAIN * val_fraction_of(config))
-    steps = config.steps or round(recipe.epochs * (num_train // recipe.batch_size))
-    if steps < 1:
-        raise ValueError(f"--epochs {recipe.epochs} must be long enough for a step")
-    return steps
+    if config.steps is not None:
+        return config.steps
+    epochs, batch_size = recipe_of(config).epochs, recipe_of(config).batch_size
+    num_train = len(blank(config).train.labels)
+    if not 1 <= batch_size <= num_train:
+        raise ValueError(f"--batch_size {batch_size} must be in [1, {num_train}]")
+    per_epoch = num_train // batch_size
+    if not 0.5 < epochs * per_epoch < 2**31:  # NaN too
+        raise ValueError(f"--epochs {epochs} must be at least a step, 1 / {per_epoch} of an epoch")
+    return round(epochs * per_epoch)
 
 
 def method_of(config: Config) -> Method:
@@ -189,9 +208,9 @@ def method_of(config: Config) -> Method:
 
 
 def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8[..., 3] pixels to float32[..., 3] of mean 0 and standard deviation 1 by channel."""
-    scaled = images.astype(jnp.float32) / 255.0
-    return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+    """uint8[n, h, w, 3] pixels to float32 of mean 0 and standard deviation 1 by channel."""
+    of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
+    return (images.astype(jnp.float32) / 255.0 - of_channels(mean)) / of_channels(std)
 
 
 if __name__ == "__main__":

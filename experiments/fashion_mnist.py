@@ -77,10 +77,14 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    data = "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
     asked = cli.as_dict(config)
-    out = config.out or report.folder_of(data, asked, config.steps)
+    out = config.out or report.folder_of(data_of(config), asked, config.steps)
     return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}
+
+
+def data_of(config: Config) -> str:
+    """The name of the data that the run trains on."""
+    return "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
 
 
 def run_of(config: Config) -> Run:

@@ -64,10 +64,6 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     """
     check(run)
     check_folder(out, config)
-    settled_step = max(
-        (event.step for event in run.method.timetable.events if event.density is not None),
-        default=0,
-    )
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
@@ -91,11 +87,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             if step % run.eval_every == 0 or step == run.steps:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
-                accuracy = evaluate(run, state.variables, run.dataset.val)
-                record |= {"val_accuracy": accuracy, "density": density_of(state)}
-                bar.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
-                if step >= settled_step and not accuracy <= best.val_accuracy:
-                    best = Best(accuracy, step, progress.copy(state.variables))
+                found, best = validate(run, state, step, best)
+                bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
+                record |= found
                 started += time.perf_counter() - pause
             if record:
                 folder.log(step, **record)
@@ -126,6 +120,8 @@ def check(run: Run) -> None:
     if not 1 <= run.batch_size <= num_images:
         raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
     check_steps(eval_every=run.eval_every, log_every=run.log_every)
+    if not 0 <= run.seed < 2**32:
+        raise ValueError(f"seed {run.seed} must be in [0, {2**32})")
     if run.checkpoint_every < 0:
         raise ValueError(f"checkpoint_every {run.checkpoint_every} must be at least 0")
     if run.accumulate < 1 or run.batch_size % run.accumulate:
@@ -133,6 +129,26 @@ def check(run: Run) -> None:
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
     run.method.plan(jax.eval_shape(functools.partial(initial_variables, run))["params"])
+
+
+def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str, float], Best]:
+    """Returns what is recorded of an evaluation after this step, and the best model so far."""
+    accuracy = evaluate(run, state.variables, run.dataset.val)
+    record = {"density": density_of(state)}
+    if accuracy is None:
+        better = step == run.steps
+    else:
+        record = {"val_accuracy": accuracy} | record
+        better = step >= settled_step(run) and accuracy > best.val_accuracy
+    if better:
+        best = Best(-1.0 if accuracy is None else accuracy, step, progress.copy(state.variables))
+    return record, best
+
+
+def settled_step(run: Run) -> int:
+    """The step of the last event that changes the sparsity; 0 if none does."""
+    events = run.method.timetable.events
+    return max((event.step for event in events if event.density is not None), default=0)
 
 
 def checkpoint_is_due(run: Run, step: int) -> bool:

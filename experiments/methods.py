@@ -1,8 +1,8 @@
 """The table from `--schedule` names to methods, with intervals that suit a run of any length.
 
-Published intervals belong to published lengths. Here they are shares of the run: GraNet's 1000 of
-56,320 steps are 1/56 of it, RigL-ITOP's 4000 of 88,000 are 1/22. RigL's own 100 steps stay as they
-are, unless that would be under 20 events.
+Published intervals belong to published lengths. Here they are shares of the run: 1000 of 56,320
+steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-ITOP and SET-ITOP.
+RigL's own 100 steps stay as they are, unless that would be under 20 events.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,11 @@ class Entry(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def _events(count: int) -> Callable[[int], int]:
-    return lambda steps: max(round(steps / count), 1)
+def _share(interval: int, published_steps: int) -> Callable[[int], int]:
+    return lambda steps: max(round(steps * interval / published_steps), 1)
 
 
+_granet_interval = _share(1000, 56_320)
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
 _SHARES = ("distribution", "dense_layers")
@@ -43,14 +44,16 @@ _ITOP = ("update_interval", "start_step", *_SHARES, *_DROPS)
 METHODS: dict[str, Entry] = {
     "dense": Entry(jaxsparse.dense, None),
     "static": Entry(jaxsparse.static, None, _SHARES),
-    "gmp": Entry(jaxsparse.gmp, _events(56), (*_GRADUAL, "initial_sparsity")),
+    "gmp": Entry(jaxsparse.gmp, _granet_interval, (*_GRADUAL, "initial_sparsity")),
     "set": Entry(jaxsparse.set_, _rigl_interval, _RIGL),
     "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
-    "set_itop": Entry(jaxsparse.set_itop, _events(59), _ITOP),
-    "rigl_itop": Entry(jaxsparse.rigl_itop, _events(22), _ITOP),
+    "set_itop": Entry(jaxsparse.set_itop, _share(1500, 88_000), _ITOP),
+    "rigl_itop": Entry(jaxsparse.rigl_itop, _share(4000, 88_000), _ITOP),
     "snfs": Entry(jaxsparse.snfs, _rigl_interval, _RIGL),
-    "granet": Entry(jaxsparse.granet, _events(56), (*_GRADUAL, *_DROPS)),
-    "granet_st": Entry(jaxsparse.granet_st, _events(56), (*_GRADUAL, *_DROPS, "initial_sparsity")),
+    "granet": Entry(jaxsparse.granet, _granet_interval, (*_GRADUAL, *_DROPS)),
+    "granet_st": Entry(
+        jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")
+    ),
 }
 
 DISTRIBUTIONS = {

@@ -13,8 +13,10 @@ from jaxsparse.checkpoint import restore_checkpoint, save_checkpoint
 class Best(NamedTuple):
     """The evaluation with the highest validation accuracy at the final sparsity.
 
+    Without validation images it is the last.
+
     Attributes:
-      val_accuracy: in [0, 1]; -1 before there is one.
+      val_accuracy: in [0, 1]; -1 before there is one, and without validation images.
       step: of the evaluation.
       variables: of the model then; the initial ones before there is one.
     """

@@ -1,7 +1,6 @@
 """What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from jaxsparse import TrainState
 from jaxsparse.paths import prunable_leaves
 
 
-def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float:
+def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
     """Returns the share of images of the split that are classified correctly, in [0, 1].
 
-    NaN for a split without images.
+    None for a split without images.
     """
     correct = 0
     if not len(split.labels):
-        return math.nan
+        return None
     for start in range(0, len(split.labels), batch_size):
         images = jnp.asarray(split.images[start : start + batch_size])
         labels = jnp.asarray(split.labels[start : start + batch_size])
@@ -128,7 +127,7 @@ def summarise(
         "test_accuracy": evaluate(run, state.variables, run.dataset.test),
         "val_accuracy": evaluate(run, state.variables, run.dataset.val),
         "best_step": best.step,
-        "best_val_accuracy": best.val_accuracy,
+        "best_val_accuracy": None if best.val_accuracy < 0 else best.val_accuracy,
         "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
@@ -168,11 +167,16 @@ def title_of(config: Mapping[str, Any]) -> str:
 
 def describe(summary: Mapping[str, Any]) -> str:
     """A few lines that say what came out."""
+    best = (
+        ", without validation images"
+        if summary["best_val_accuracy"] is None
+        else f", {summary['best_test_accuracy']:.4f} best by validation "
+        f"(step {summary['best_step']})"
+    )
     return "\n".join(
         [
             *(f"warning         {alarm}" for alarm in summary["alarms"]),
-            f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
-            f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
+            f"test accuracy   {summary['test_accuracy']:.4f} at the end{best}",
             f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
             f"(sparsity {summary['sparsity']:.6g})",
             f"forward FLOPs   {summary['test_flops']:,.0f} an image, "

@@ -1,9 +1,11 @@
 """The small file that a finished run leaves in a sweep: its flags, what came out, made by what.
 
 {"config": {...}, "summary": {...}, "commit": "4367ec9", "machine": {...}}
+
+A run that was cut off may go on with other code. So every start of one is noted in a file beside
+its folder, FOLDER.commits, and the result has all commits that took part.
 """
 
-import functools
 import json
 import os
 import platform
@@ -22,7 +24,8 @@ class Result(NamedTuple):
     Attributes:
       config: its flags.
       summary: as in its `summary.json`.
-      commit: of the code that made it, with "+" where files had been changed since; "" if unknown.
+      commit: of the code that made it, with "+" where files had been changed since; several, with
+        spaces between, where the run went on with other code; "" if unknown.
       machine: "cpu", "cores" that the run had, and "python".
     """
 
@@ -43,7 +46,25 @@ def result_of(folder: Path, cores: Collection[int]) -> Result:
     for place in PLACES:
         config.pop(place, None)
     machine = {"cpu": _cpu(), "cores": len(cores), "python": platform.python_version()}
-    return Result(config, _read(folder / "summary.json"), commit(), machine)
+    summary = _read(folder / "summary.json")
+    return Result(config, summary, " ".join(_commits(folder)) or commit(), machine)
+
+
+def note_start(folder: Path, commit: str) -> None:
+    """Notes with what code a run starts or goes on, for its result; the folder may be missing."""
+    noted = _commits(folder)
+    if commit not in noted:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _commits_file(folder).write_text(" ".join([*noted, commit]), "utf-8")
+
+
+def _commits(folder: Path) -> list[str]:
+    file = _commits_file(folder)
+    return file.read_text("utf-8").split() if file.exists() else []
+
+
+def _commits_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.commits")
 
 
 def read_result(path: Path) -> Result:
@@ -53,8 +74,9 @@ def read_result(path: Path) -> Result:
       ValueError: the file is damaged or something else.
     """
     content = _read(path)
-    if content.keys() != set(Result._fields):
-        raise ValueError(f"{path} is no result of a run: it lacks config, summary or others")
+    objects = all(isinstance(content.get(name), dict) for name in ("config", "summary", "machine"))
+    if not (objects and content.keys() == set(Result._fields)):
+        raise ValueError(f"{path} is no result of a run, which has {', '.join(Result._fields)}")
     return Result(**content)
 
 
@@ -71,19 +93,20 @@ def flags_that_differ(
 ) -> list[tuple[str, Any, Any]]:
     """Returns (flag, value in the config, value asked for) where the two disagree.
 
-    A value may be written in more than one way: "0.5" is 0.5.
+    A flag that the config lacks is newer than the run, and agrees.
 
-    >>> flags_that_differ({"steps": 100, "seed": 1}, {"steps": "100", "seed": 2, "out": "x"})
+    >>> flags_that_differ(
+    ...     {"steps": 100, "seed": 1}, {"steps": 100, "seed": 2, "out": "x", "new": 3}
+    ... )
     [('seed', 1, 2)]
     """
     return [
-        (name, config.get(name), value)
+        (name, config[name], value)
         for name, value in flags.items()
-        if name not in PLACES and str(config.get(name)) != str(value)
+        if name in config and name not in PLACES and config[name] != value
     ]
 
 
-@functools.cache
 def commit() -> str:
     """Returns the commit of this checkout, with "+" after it where tracked files were changed."""
     git = ["git", "-C", os.fspath(Path(__file__).parent)]

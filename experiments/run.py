@@ -37,7 +37,8 @@ class Run(NamedTuple):
       method: chooses the masks.
       tx: the optimizer, not yet masked.
       batch_size: images a step.
-      seed: of the initial weights, the masks, the order of the data and its augmentation.
+      seed: of the initial weights, the masks, the order of the data and its augmentation, in
+        [0, 2^32).
       eval_every: steps between validations.
       augment: (key, step, uint8 images) to uint8 images, inside the compiled step; None is none.
       checkpoint_every: steps between checkpoints; 0 is only one, at the end.
@@ -64,7 +65,7 @@ class Run(NamedTuple):
         return self.method.timetable.total_steps
 
     def key(self, purpose: int) -> jax.Array:
-        """One of the run's keys: by what it is for: one of the numbers below."""
+        """One of the run's keys, by what it is for: one of the numbers below."""
         return jax.random.fold_in(jax.random.key(self.seed), purpose)
 
 

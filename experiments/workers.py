@@ -8,11 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).parent
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -28,19 +27,29 @@ def core_sets(num: int | None) -> list[frozenset[int]]:
     """
     if num is not None and num < 1:
         raise ValueError(f"--jobs {num} must be at least 1")
-    cores = sorted(_cores())
+    cores = _cores()
     if num is None:
         num = len(cores) if _backend() == "cpu" else 1
-    return [frozenset(cores[i::num] or [cores[i % len(cores)]]) for i in range(num)]
+    return shared_out(cores, num)
 
 
-def run_script(name: str, flags: Mapping[str, Any], out: Path, cores: frozenset[int]) -> None:
-    """Runs a script of experiments/ to its end, unless its folder holds the finished run already.
+def shared_out(cores: Collection[int], num: int) -> list[frozenset[int]]:
+    """Shares cores out among so many runs.
 
-    Its output goes to a file beside the folder.
+    >>> [sorted(share) for share in shared_out({0, 1, 2}, 2)]
+    [[0, 2], [1]]
+    >>> [sorted(share) for share in shared_out({0, 1}, 3)]
+    [[0], [1], [0]]
+    """
+    each = sorted(cores)
+    return [frozenset(each[i::num] or [each[i % len(each)]]) for i in range(num)]
+
+
+def run_script(script: Path, flags: Mapping[str, Any], out: Path, cores: frozenset[int]) -> None:
+    """Runs a script to its end; its output is added to a file beside its folder, FOLDER.log.
 
     Args:
-      name: of the script, without ".py".
+      script: a Python file.
       flags: of the script, but for `--out`.
       out: folder of the run; the folder above it is created if missing.
       cores: that the process is kept to, so that runs beside it do not slow it down.
@@ -48,20 +57,25 @@ def run_script(name: str, flags: Mapping[str, Any], out: Path, cores: frozenset[
     Raises:
       ValueError: it failed; the message is the last line that it printed, and where the others are.
     """
-    if (out / "summary.json").exists():
-        return
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, ",".join(map(str, cores)), str(os.getpid())]
-    command += [os.fspath(SCRIPTS / f"{name}.py")]
+    command += [os.fspath(script)]
     command += [f"--{flag}={value}" for flag, value in flags.items()] + [f"--out={out}"]
     log = out.with_name(f"{out.name}.log")
-    with open(log, "ab") as file:
+    with open(log, "a+b") as file:
+        before = file.seek(0, os.SEEK_END)
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         status = subprocess.run(command, check=False, **streams).returncode
+        file.seek(before)
+        printed = file.read().decode("utf-8", errors="replace")
     if status:
-        lines = log.read_text("utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        raise ValueError(f"status {status}, {last} ({log})")
+        how = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+        raise ValueError(f"{how}, {_last_line(printed)} ({log})")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]  # also at the \r of a progress bar
+    return next((line for line in reversed(lines) if line), "no output")
 
 
 def _cores() -> set[int]:
@@ -73,7 +87,10 @@ def _cores() -> set[int]:
 def _backend() -> str:
     """JAX's backend, asked in a process of its own: this one shall hold no accelerator's memory."""
     ask = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    answer = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"JAX finds no device: {_last_line(answer.stderr)}")
+    return answer.stdout.strip()
 
 
 def _become(cores: str, parent: str, *script: str) -> None:
