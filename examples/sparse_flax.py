@@ -1,4 +1,4 @@
-"""A Flax training script with batch norm, AdamW, a schedule and an average that is evaluated.
+"""A Flax training script with batch norm, weight decay, a schedule and an average to evaluate.
 
     python examples/dense_flax.py
     python examples/sparse_flax.py    # the same script, and the lines that make it sparse
@@ -42,15 +42,18 @@ class TrainState(train_state.TrainState):
 
 
 def create_state(key: jax.Array, steps: int) -> TrainState:
-    """AdamW with warm-up and cosine; norms and biases do not decay."""
+    """SGD with warm-up and cosine; norms and biases do not decay."""
     model = CNN()
     variables = model.init(key, jnp.zeros((1, 28, 28, 1)), train=False)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 10, steps)
     kernels_only = jax.tree.map(lambda p: p.ndim > 1, variables["params"])
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        tx=optax.adamw(schedule, weight_decay=0.05, mask=kernels_only),
+        tx=optax.chain(
+            optax.add_decayed_weights(5e-4, mask=kernels_only),
+            optax.sgd(schedule, momentum=0.9, nesterov=True),
+        ),
         batch_stats=variables["batch_stats"],
         ema_params=variables["params"],
         method=jaxsparse.granet_st(sparsity=0.9, total_steps=steps, update_interval=steps // 40),
