@@ -98,7 +98,7 @@ def texts(table: Table, groups: Sequence[Group], config: Config) -> list[str]:
 
     def difference(group: Group) -> str:
         paired = difference_of(group, groups, config)
-        return difference_text(paired, metric) if paired and group.method != against else ""
+        return difference_text(paired, metric) if paired else ""
 
     def cost(group: Group) -> str:
         ratios = ratios_of(group)
@@ -117,7 +117,7 @@ def texts(table: Table, groups: Sequence[Group], config: Config) -> list[str]:
 
 def difference_of(group: Group, groups: Sequence[Group], config: Config) -> Stats | None:
     """The difference to what `--against` names, None where there is nothing to compare with."""
-    if config.against is None:
+    if config.against is None or group.method == config.against:
         return None
     other = partner(group, groups, config.against)
     return paired_difference(group, other, config.metric) if other else None
@@ -135,10 +135,11 @@ def provenance(runs: Sequence[FinishedRun]) -> str:
     of = {
         "device": [run.summary.get("device") for run in runs],
         "jax": [run.summary.get("jax") for run in runs],
-        "commit": [run.commit[:7] for run in runs],
+        "commit": [run.commit for run in runs],
+        "machine": [run.machine for run in runs],
     }
     known = {name: sorted({str(value) for value in values if value}) for name, values in of.items()}
-    return "; ".join(f"{name} {', '.join(values)}" for name, values in known.items() if values)
+    return "; ".join(f"{name}: {', '.join(values)}" for name, values in known.items() if values)
 
 
 def write_csv(path: Path, tables: Iterable[Table], groups: Sequence[Group], config: Config) -> None:

@@ -24,12 +24,14 @@ class FinishedRun(NamedTuple):
       config: its flags, without those of IDLE_FLAGS and those that were not given (null).
       summary: what came out.
       commit: of the code that ran, empty where that is not known.
+      machine: on which it ran, empty where that is not known.
     """
 
     path: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     commit: str
+    machine: str
 
 
 class Found(NamedTuple):
@@ -119,7 +121,15 @@ def _read_run(path: Path) -> FinishedRun | None:
         for name, value in content["config"].items()
         if value is not None and name not in IDLE_FLAGS
     }
-    return FinishedRun(path, config, content["summary"], str(content.get("commit") or ""))
+    machine = content.get("machine") or {}
+    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    return FinishedRun(
+        path=path,
+        config=config,
+        summary=content["summary"],
+        commit=content.get("commit") or "",
+        machine=f"{machine.get('cpu', '')}{cores}",
+    )
 
 
 def _read_json(path: Path) -> Any:

@@ -151,9 +151,9 @@ def _label_sparsities(axes: Axes, sparsities: Iterable[float]) -> None:
     if not densities:
         axes.set_xticks([])
         return
-    axes.set_xscale("log")
     low, high = densities[0] / 1.3, densities[-1] * 1.3
-    axes.set_xlim(high, low)
+    axes.set_xlim(high, low)  # first: one density alone would leave the change of scale without any
+    axes.set_xscale("log")
     ticks = densities[:1]
     for density in densities[1:]:
         if math.log(density / ticks[-1]) > 0.1 * math.log(high / low):
