@@ -56,7 +56,7 @@ def create_state(key: jax.Array, steps: int) -> TrainState:
         ),
         batch_stats=variables["batch_stats"],
         ema_params=variables["params"],
-        method=jaxsparse.granet_st(sparsity=0.9, total_steps=steps, update_interval=steps // 40),
+        method=jaxsparse.granet(sparsity=0.9, total_steps=steps, update_interval=steps // 40),
         key=key,
     )
 
