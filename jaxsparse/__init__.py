@@ -46,7 +46,7 @@ from jaxsparse.paths import prunable_paths
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import make_timetable
-from jaxsparse.train_state import TrainState
+from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import Event, EventMetrics
 
@@ -108,5 +108,6 @@ __all__ = [
     "top_k_mask",
     "training_flops",
     "uniform",
+    "with_masks",
     "with_overrides",
 ]
