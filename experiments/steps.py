@@ -60,7 +60,7 @@ def loss_and_grads(
     run: Run,
     params: Any,
     collections: Any,
-    step: jax.Array,
+    step: jax.Array | int,
     data: Data,
     part: jax.Array | int = 0,
 ) -> Parts:
