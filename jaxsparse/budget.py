@@ -32,11 +32,11 @@ def initial_counts(
     return {path: counts[path] for path in shapes}
 
 
-def in_units(distribution: Distribution, shapes: Shapes) -> Distribution:
+def in_units(distribution: Distribution, of_entries: Shapes) -> Distribution:
     """Returns the distribution of leaves counted in units: densities of the leaves' own shapes."""
 
-    def densities(shapes_in_units: Shapes, density: float) -> dict[str, float]:
-        return distribution({path: shapes[path] for path in shapes_in_units}, density)
+    def densities(shapes: Shapes, density: float) -> dict[str, float]:
+        return distribution({path: of_entries[path] for path in shapes}, density)
 
     return densities
 

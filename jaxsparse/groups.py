@@ -7,7 +7,7 @@ broadcasts, and nothing is transposed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import jax
@@ -50,8 +50,17 @@ def unit_shapes(shapes: Shapes, groups: GroupsByPath) -> dict[str, tuple[int, ..
 
 def to_units(masks: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
     """Returns masks of units: one is active where any of its entries is."""
-    units = {p: masks[p].reshape(g.split).any(g.axes) for p, g in whole(groups).items()}
+    units = {
+        path: _fold(masks[path].reshape(g.split), g.axes, jnp.logical_or)
+        for path, g in whole(groups).items()
+    }
     return {path: units.get(path, mask) for path, mask in masks.items()}
+
+
+def full_groups(mask: jax.Array, groups: Groups) -> jax.Array:
+    """Returns True for every group that has the n active entries of its N:M pattern."""
+    num_active = mask.reshape(groups.split).sum(groups.axes, jnp.int32)
+    return num_active == groups.num_active
 
 
 def from_units(units: Leaves, groups: GroupsByPath, shapes: Shapes) -> dict[str, jax.Array]:
@@ -66,8 +75,8 @@ def from_units(units: Leaves, groups: GroupsByPath, shapes: Shapes) -> dict[str,
 def pool(scores: jax.Array, groups: Groups) -> jax.Array:
     """Returns the score of every unit: the sum over its entries, in float32.
 
-    The order of the additions is written down, halves upon halves, so that every layout of devices
-    and every compiler comes to the same bits. (On CPU it is also 6 to 10 times faster than XLA's
+    The order of the additions is written down, so that every layout of devices and every compiler
+    comes to the same bits. (On CPU it is also 6 to 10 times faster than XLA's
     reduction over blocks of 4 x 4, and about 3 times slower over whole channels.)
 
     Args:
@@ -80,19 +89,29 @@ def pool(scores: jax.Array, groups: Groups) -> jax.Array:
     Array([3., 7.], dtype=float32)
     """
     x = scores.astype(jnp.float32).reshape(groups.split)
-    for axis in groups.axes:
-        x = _sum_of_halves(x, axis)
-    return x.squeeze(groups.axes)
+    return _fold(x, groups.axes, lax.add)
 
 
-def _sum_of_halves(x: jax.Array, axis: int) -> jax.Array:
-    """The sum along an axis, which keeps the length 1."""
-    if not x.shape[axis]:
-        return x.sum(axis, keepdims=True)
+def _fold(x: jax.Array, axes: tuple[int, ...], op: Callable) -> jax.Array:
+    """Reduces the axes by op, one after the other; they are gone from the result."""
+    for axis in axes:
+        x = _fold_along(x, axis, op)
+    return x.squeeze(axes)
+
+
+def _fold_along(x: jax.Array, axis: int, op: Callable) -> jax.Array:
+    """Lays eight parts of an axis on one another until its length is 1."""
+    n = x.shape[axis]
+    if n < 2:  # of an empty axis the identity of both operations is left
+        return x if n else x.sum(axis, x.dtype, keepdims=True)
+    num_parts = min(n, 8)  # of fewer parts more would be stored on the way
+    size = n // num_parts
     cut = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
-    odd = None
-    while (n := x.shape[axis]) > 1:
-        if n % 2:
-            odd = cut(n - 1, n) if odd is None else odd + cut(n - 1, n)
-        x = cut(0, n // 2) + cut(n // 2, n - n % 2)
-    return x if odd is None else x + odd
+    parts = [cut(i * size, (i + 1) * size) for i in range(num_parts)]
+    while len(parts) > 1:
+        odd = parts[len(parts) & ~1 :]
+        parts = [op(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
+    folded = _fold_along(parts[0], axis, op)
+    if n % num_parts:
+        return op(folded, _fold_along(cut(num_parts * size, n), axis, op))
+    return folded
