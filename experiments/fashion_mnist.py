@@ -12,19 +12,17 @@ GraNet's CIFAR runs; no augmentation.
 """
 
 import dataclasses
-import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
-from experiments import cli, cost, loop
+from experiments import cli, cost, flags, loop, report
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
+from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
@@ -33,8 +31,9 @@ MODELS = {"lenet_300_100": LeNet300100, "lenet5": LeNet5}
 MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
 
+@flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(flags.Running, flags.Pruning):
     """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet5"
@@ -64,33 +63,6 @@ class Config:
     """Images a step."""
     val_fraction: float = 0.1
     """Share of the training set that is held out for validation."""
-    eval_every: int = 100
-    """Steps between validations."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
-    at the end."""
-    accumulate: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
-
-    update_interval: cli.OptionalInt = None
-    """Steps between mask updates. Default: the method's published share of training."""
-    start_step: cli.OptionalInt = None
-    """No mask update before this step. Default: 0."""
-    stop_step: cli.OptionalInt = None
-    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
-    initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
-    drop_fraction: cli.OptionalFloat = None
-    """Share of each layer's weights that an update replaces, at the start. Default: published."""
-    distribution: cli.OptionalStr = None
-    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
-    dense_layers: cli.OptionalStr = None
-    """Layers whose path holds this regular expression keep all weights, and the others have the
-    sparsity: ^Conv_0/ with uniform is RigL's uniform."""
-    scope: cli.OptionalStr = None
-    """global or layer: over what gradual pruning compares weights. Default: global."""
-    min_keep: cli.OptionalInt = None
-    """Fewest weights that global pruning leaves in each layer. Default: 0."""
 
 
 def main(config: Config) -> None:
@@ -100,16 +72,19 @@ def main(config: Config) -> None:
         loop.check(run)
         print(run.method.plan(*shapes_and_flops(run.model)))
         return
-    print(describe(train(config)))
+    print(report.describe(train(config)))
 
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    out = folder_of(config)
-    title = f"{config.model} {config.schedule}"
-    if config.schedule != "dense":
-        title += f" {config.sparsity:g}"
-    return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}
+    asked = cli.as_dict(config)
+    out = config.out or report.folder_of(data_of(config), asked, config.steps)
+    return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}
+
+
+def data_of(config: Config) -> str:
+    """The name of the data that the run trains on."""
+    return "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
 
 
 def run_of(config: Config) -> Run:
@@ -118,7 +93,7 @@ def run_of(config: Config) -> Run:
     return Run(
         model=model,
         method=method_of(config),
-        tx=optimizer(config),
+        tx=make_optimizer(recipe_of(config), config.steps),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,
@@ -140,64 +115,23 @@ def method_of(config: Config) -> Method:
         config.schedule,
         sparsity=config.sparsity,
         steps=config.steps,
-        update_interval=config.update_interval,
-        start_step=config.start_step,
-        stop_step=config.stop_step,
-        initial_sparsity=config.initial_sparsity,
-        drop_fraction=config.drop_fraction,
-        distribution=config.distribution,
-        dense_layers=config.dense_layers,
-        scope=config.scope,
-        min_keep=config.min_keep,
+        **flags.pruning_options(config),
     )
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum and L2; the learning rate falls tenfold at 1/2 and 3/4."""
-    for flag in ("learning_rate", "momentum", "weight_decay"):
-        value = getattr(config, flag)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{flag} {value} must be a finite number of at least 0")
-    drops = {config.steps // 2: 0.1, config.steps * 3 // 4: 0.1}
-    learning_rate = optax.piecewise_constant_schedule(config.learning_rate, drops)
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(learning_rate, momentum=config.momentum, nesterov=True),
+def recipe_of(config: Config) -> Recipe:
+    """GraNet's, with the rate, momentum, decay and batch size of the flags."""
+    return RECIPES["granet"]._replace(
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
     )
 
 
 def normalise(images: jax.Array) -> jax.Array:
     """uint8[...] pixels to float32[...] of mean 0 and standard deviation 1."""
     return (images.astype(jnp.float32) / 255.0 - MEAN) / STD
-
-
-def folder_of(config: Config) -> Path:
-    """Where the run goes."""
-    sparsity = "" if config.schedule == "dense" else f"-{config.sparsity:g}"
-    name = f"{config.model}-{config.schedule}{sparsity}-steps{config.steps}-seed{config.seed}"
-    data = "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
-    return config.out or Path("runs") / data / name
-
-
-def describe(summary: dict) -> str:
-    """A few lines that say what came out."""
-    return "\n".join(
-        [
-            *(f"warning         {alarm}" for alarm in summary["alarms"]),
-            f"test accuracy   {summary['test_accuracy']:.4f} at the end, "
-            f"{summary['best_test_accuracy']:.4f} best by validation (step {summary['best_step']})",
-            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
-            f"(sparsity {summary['sparsity']:.6g})",
-            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
-            f"{summary['test_flops_ratio']:.3f} of dense",
-            f"training FLOPs  {summary['train_flops']:.4g}, "
-            f"{summary['train_flops_ratio']:.3f} of dense",
-            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
-            f"{summary['peak_memory_of']}",
-            f"speed           {summary['steps_per_second']:.0f} steps a second",
-            f"folder          {summary['out']}",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from experiments import progress
 from experiments.progress import Best, Progress
 from experiments.report import (
+    check_structure,
     density_of,
     draw,
     emptied,
@@ -29,10 +30,9 @@ from experiments.report import (
     layer_counts,
     summarise,
 )
-from experiments.run import Run
+from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
 from experiments.steps import compile_steps
-from jaxsparse import TrainState
 from jaxsparse.timetable import check_steps
 
 
@@ -46,7 +46,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     The model is selected by validation only: "last" is what the run ends with, "best" has the
     highest validation accuracy among the evaluations at the final sparsity (before it, a denser
-    network would win). Test images are looked at once, after training.
+    network would win); without validation images it is the last. Test images are looked at once,
+    after training.
 
     Args:
       run: what to train.
@@ -64,10 +65,6 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     """
     check(run)
     check_folder(out, config)
-    settled_step = max(
-        (event.step for event in run.method.timetable.events if event.density is not None),
-        default=0,
-    )
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
@@ -91,11 +88,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             if step % run.eval_every == 0 or step == run.steps:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
-                accuracy = evaluate(run, state.params, run.dataset.val)
-                record |= {"val_accuracy": accuracy, "density": density_of(state)}
-                bar.set_postfix(val=f"{accuracy:.4f}", density=f"{record['density']:.4f}")
-                if step >= settled_step and accuracy > best.val_accuracy:
-                    best = Best(accuracy, step, progress.copy(state.params))
+                found, best = validate(run, state, step, best)
+                bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
+                record |= found
                 started += time.perf_counter() - pause
             if record:
                 folder.log(step, **record)
@@ -126,13 +121,35 @@ def check(run: Run) -> None:
     if not 1 <= run.batch_size <= num_images:
         raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
     check_steps(eval_every=run.eval_every, log_every=run.log_every)
+    if not 0 <= run.seed < 2**32:
+        raise ValueError(f"seed {run.seed} must be in [0, {2**32})")
     if run.checkpoint_every < 0:
         raise ValueError(f"checkpoint_every {run.checkpoint_every} must be at least 0")
     if run.accumulate < 1 or run.batch_size % run.accumulate:
         raise ValueError(
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
-    run.method.plan(jax.eval_shape(functools.partial(initial_params, run)))
+    run.method.plan(jax.eval_shape(functools.partial(initial_variables, run))["params"])
+
+
+def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str, float], Best]:
+    """Returns what is recorded of an evaluation after this step, and the best model so far."""
+    accuracy = evaluate(run, state.variables, run.dataset.val)
+    record = {"density": density_of(state)}
+    if accuracy is None:
+        better = step == run.steps
+    else:
+        record = {"val_accuracy": accuracy} | record
+        better = step >= settled_step(run) and accuracy > best.val_accuracy
+    if better:
+        best = Best(-1.0 if accuracy is None else accuracy, step, progress.copy(state.variables))
+    return record, best
+
+
+def settled_step(run: Run) -> int:
+    """The step of the last event that changes the sparsity; 0 if none does."""
+    events = run.method.timetable.events
+    return max((event.step for event in events if event.density is not None), default=0)
 
 
 def checkpoint_is_due(run: Run, step: int) -> bool:
@@ -166,29 +183,32 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
     )
 
 
-def event_record(state: TrainState, bar: tqdm) -> dict[str, Any]:
+def event_record(state: RunState, bar: tqdm) -> dict[str, Any]:
     """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
+    check_structure(state)
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
     return event_scalars(state)
 
 
-def create_state(run: Run) -> TrainState:
+def create_state(run: Run) -> RunState:
     """Initial weights and masks."""
-    return TrainState.create(
+    variables = jax.jit(functools.partial(initial_variables, run))()
+    return RunState.create(
         apply_fn=run.model.apply,
-        params=jax.jit(functools.partial(initial_params, run))(),
+        params=variables.pop("params"),
+        collections=variables,
         tx=run.tx,
         method=run.method,
-        key=jax.random.fold_in(jax.random.key(run.seed), 1),
+        key=run.key(MASKS),
         track_exploration=True,
     )
 
 
-def initial_params(run: Run) -> Any:
-    """Initial weights: the same seed gives every method the same ones."""
+def initial_variables(run: Run) -> dict[str, Any]:
+    """Initial weights, and other variables: the same seed gives every method the same ones."""
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    return run.model.init(jax.random.fold_in(jax.random.key(run.seed), 0), image)["params"]
+    return dict(run.model.init(run.key(WEIGHTS), image))
 
 
 def batches(
@@ -207,7 +227,7 @@ def batches(
     per_epoch = num_images // batch_size
     epoch, done = divmod(start, per_epoch)
     while True:
-        order = jax.random.permutation(jax.random.fold_in(key, 2 + epoch), num_images)
+        order = jax.random.permutation(jax.random.fold_in(key, FIRST_EPOCH + epoch), num_images)
         order = np.asarray(order)  # an array of the device is slow to walk through
         yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
         epoch, done = epoch + 1, 0

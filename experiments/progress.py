@@ -6,22 +6,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import TrainState
+from experiments.run import RunState
 from jaxsparse.checkpoint import restore_checkpoint, save_checkpoint
 
 
 class Best(NamedTuple):
     """The evaluation with the highest validation accuracy at the final sparsity.
 
+    Without validation images it is the last.
+
     Attributes:
-      val_accuracy: in [0, 1]; -1 before there is one.
+      val_accuracy: in [0, 1]; -1 before there is one, and without validation images.
       step: of the evaluation.
-      params: of the model then; the initial ones before there is one.
+      variables: of the model then; the initial ones before there is one.
     """
 
     val_accuracy: float
     step: int
-    params: Any
+    variables: Any
 
 
 class Progress(NamedTuple):
@@ -36,25 +38,25 @@ class Progress(NamedTuple):
     """
 
     step: int
-    state: TrainState
+    state: RunState
     best: Best
     seconds: float
 
 
-def start(state: TrainState) -> Progress:
+def start(state: RunState) -> Progress:
     """The progress of a fresh state."""
-    return Progress(0, state, Best(-1.0, 0, copy(state.params)), 0.0)
+    return Progress(0, state, Best(-1.0, 0, copy(state.variables)), 0.0)
 
 
 def save(folder: Path, progress: Progress, *, keep: int = 2) -> None:
     """Saves the progress as a checkpoint; raises what `save_checkpoint` does."""
     step, state, best, seconds = progress
     extras = {"val_accuracy": best.val_accuracy, "best_step": best.step, "seconds": seconds}
-    arrays = {"state": state, "best_params": best.params}
+    arrays = {"state": state, "best": best.variables}
     save_checkpoint(folder, step, arrays, keep=keep, extras=extras)
 
 
-def resume(folder: Path, state: TrainState) -> Progress:
+def resume(folder: Path, state: RunState) -> Progress:
     """Returns the progress of the newest checkpoint that can be read, and says so in a line.
 
     Args:
@@ -65,7 +67,7 @@ def resume(folder: Path, state: TrainState) -> Progress:
       ValueError: as `restore_checkpoint`.
     """
     fresh = start(state)
-    arrays = {"state": state, "best_params": fresh.best.params}
+    arrays = {"state": state, "best": fresh.best.variables}
     restored = restore_checkpoint(folder, arrays)
     if restored is None:
         return fresh
@@ -73,10 +75,10 @@ def resume(folder: Path, state: TrainState) -> Progress:
         print(restored.note)
     print(f"continuing at step {restored.step}", flush=True)
     extras = restored.extras
-    best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best_params"])
+    best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best"])
     return Progress(restored.step, restored.state["state"], best, extras["seconds"])
 
 
-def copy(params: Any) -> Any:
+def copy(variables: Any) -> Any:
     """A copy of the arrays: the next step donates the originals."""
-    return jax.tree.map(jnp.copy, params)
+    return jax.tree.map(jnp.copy, variables)

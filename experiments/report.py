@@ -1,7 +1,8 @@
 """What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,19 +15,24 @@ from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.progress import Best
-from experiments.run import Run
+from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
 from jaxsparse.paths import prunable_leaves
 
 
-def evaluate(run: Run, params: Any, split: Split, batch_size: int = 1000) -> float:
-    """Returns the share of images of the split that are classified correctly, in [0, 1]."""
+def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
+    """Returns the share of images of the split that are classified correctly, in [0, 1].
+
+    None for a split without images.
+    """
     correct = 0
+    if not len(split.labels):
+        return None
     for start in range(0, len(split.labels), batch_size):
         images = jnp.asarray(split.images[start : start + batch_size])
         labels = jnp.asarray(split.labels[start : start + batch_size])
-        correct += int(_num_correct(run.model, run.normalise, params, images, labels))
+        correct += int(_num_correct(run.model, run.normalise, variables, images, labels))
     return correct / len(split.labels)
 
 
@@ -34,11 +40,11 @@ def evaluate(run: Run, params: Any, split: Split, batch_size: int = 1000) -> flo
 def _num_correct(
     model: nn.Module,
     normalise: Callable[[jax.Array], jax.Array],
-    params: Any,
+    variables: Any,
     images: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    logits = model.apply({"params": params}, normalise(images))
+    logits = model.apply(variables, normalise(images))
     return (jnp.argmax(jnp.asarray(logits), -1) == labels).sum()
 
 
@@ -74,6 +80,13 @@ def event_scalars(state: TrainState) -> dict[str, Any]:
     }
 
 
+def check_structure(state: TrainState) -> None:
+    """Raises a ValueError if the masks lack the pattern that the method asks for."""
+    recipe = state.method.recipe
+    if recipe is not None and recipe.pattern:
+        jaxsparse.check_pattern(state.masks, recipe.pattern, state.method.prunable)
+
+
 def emptied(state: TrainState) -> list[str]:
     """Returns a warning for each layer that the last event took the last weight of."""
     paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
@@ -87,13 +100,14 @@ def emptied(state: TrainState) -> list[str]:
 
 def summarise(
     run: Run,
-    state: TrainState,
+    state: RunState,
     best: Best,
     config: dict[str, Any],
     records: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Checks the masks' invariants once more, looks at the test images, and says what came out."""
     jaxsparse.check(state.params, state.opt_state, state.masks)
+    check_structure(state)
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
     image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
     dense = flops_of_model(run.model, state.params, image)
@@ -118,11 +132,11 @@ def summarise(
             for layer in layers.layers
         },
         "num_events": len(run.method.timetable.events),
-        "test_accuracy": evaluate(run, state.params, run.dataset.test),
-        "val_accuracy": evaluate(run, state.params, run.dataset.val),
+        "test_accuracy": evaluate(run, state.variables, run.dataset.test),
+        "val_accuracy": evaluate(run, state.variables, run.dataset.val),
         "best_step": best.step,
-        "best_val_accuracy": best.val_accuracy,
-        "best_test_accuracy": evaluate(run, best.params, run.dataset.test),
+        "best_val_accuracy": None if best.val_accuracy < 0 else best.val_accuracy,
+        "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
         **peak_memory(),
@@ -143,4 +157,43 @@ def draw(folder: RunFolder, state: TrainState, title: str) -> None:
         accuracy={"validation": series(records, "val_accuracy")},
         density=series(records, "density"),
         layers={layer.path: (layer.num_active, layer.size) for layer in layers},
+    )
+
+
+def folder_of(data: str, config: Mapping[str, Any], steps: int) -> Path:
+    """Returns where a run goes unless --out says otherwise."""
+    sparsity = "" if config["schedule"] == "dense" else f"-{config['sparsity']:g}"
+    run = f"{config['model']}-{config['schedule']}{sparsity}-steps{steps}-seed{config['seed']}"
+    return Path("runs") / data / run
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    """Returns what the progress bar and the plot call a run."""
+    sparsity = "" if config["schedule"] == "dense" else f" {config['sparsity']:g}"
+    return f"{config['model']} {config['schedule']}{sparsity}"
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A few lines that say what came out."""
+    best = (
+        ", without validation images"
+        if summary["best_val_accuracy"] is None
+        else f", {summary['best_test_accuracy']:.4f} best by validation "
+        f"(step {summary['best_step']})"
+    )
+    return "\n".join(
+        [
+            *(f"warning         {alarm}" for alarm in summary["alarms"]),
+            f"test accuracy   {summary['test_accuracy']:.4f} at the end{best}",
+            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
+            f"(sparsity {summary['sparsity']:.6g})",
+            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
+            f"{summary['test_flops_ratio']:.3f} of dense",
+            f"training FLOPs  {summary['train_flops']:.4g}, "
+            f"{summary['train_flops_ratio']:.3f} of dense",
+            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
+            f"{summary['peak_memory_of']}",
+            f"speed           {summary['steps_per_second']:.0f} steps a second",
+            f"folder          {summary['out']}",
+        ]
     )

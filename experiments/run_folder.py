@@ -69,7 +69,7 @@ class RunFolder:
         """
         check_folder(path, config)
         path.mkdir(parents=True, exist_ok=True)
-        lock = _locked(path)
+        lock = locked(path)
         try:
             kept = [] if after is None else _records_until(path / "metrics.jsonl", after)
             _write_json(path / "config.json", config)
@@ -166,8 +166,16 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _locked(path: Path) -> int:
-    """Returns a descriptor that keeps other processes out until it is closed, or its owner dies."""
+def locked(path: Path, doing: str = "training") -> int:
+    """Returns a descriptor that keeps other processes out until it is closed, or its owner dies.
+
+    Args:
+      path: an existing folder.
+      doing: what the owner does there, for the error.
+
+    Raises:
+      ValueError: another process is there.
+    """
     # A file open for writing, since a network file system locks nothing else.
     lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT)
     try:
@@ -175,7 +183,7 @@ def _locked(path: Path) -> int:
     except BlockingIOError:
         os.close(lock)
         raise ValueError(
-            f"another process is training in {path}; wait for it, or pass another --out"
+            f"another process is {doing} in {path}; wait for it, or pass another --out"
         ) from None
     except OSError:
         pass  # a file system that knows no locks: as safe as without

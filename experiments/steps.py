@@ -9,16 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.run import Run
-from jaxsparse import TrainState
+from experiments.run import AUGMENTATION, DROPOUT, Run, RunState
+
+Data: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | np.ndarray]
+"""All images, all labels, and int32[n] indices of those to take."""
 
 Step: TypeAlias = Callable[
-    [TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, jax.Array]
+    [RunState, jax.Array, jax.Array, jax.Array | np.ndarray], tuple[RunState, jax.Array]
 ]
+
+Parts: TypeAlias = tuple[jax.Array, Any, Any]
+"""Of a batch: its mean loss, the gradient, and the model's collections after it."""
 
 
 def compile_steps(
-    run: Run, state: TrainState, images: jax.Array, labels: jax.Array
+    run: Run, state: RunState, images: jax.Array, labels: jax.Array
 ) -> dict[bool, Step]:
     """Compiles the training step, without and with a mask update, before the clock starts.
 
@@ -26,42 +31,76 @@ def compile_steps(
       By whether there is a mask update: (state, images, labels, int32[batch_size] indices) to the
       next state and the mean loss of the batch. The state is donated.
     """
-
-    def loss_and_grads(
-        params: Any, images: jax.Array, labels: jax.Array, indices: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        batch, targets = run.normalise(images[indices]), labels[indices]
-
-        def mean_loss(params: Any) -> jax.Array:
-            logits = jnp.asarray(run.model.apply({"params": params}, batch))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-        return jax.value_and_grad(mean_loss)(params)
+    if run.accumulate > 1:
+        return accumulating_steps(run, state, images, labels)
 
     @functools.partial(jax.jit, static_argnames="event", donate_argnames="state")
     def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array, event: bool
-    ) -> tuple[TrainState, jax.Array]:
-        loss, grads = loss_and_grads(state.params, images, labels, indices)
-        return state.apply_gradients(grads=grads, event=event), loss
-
-    kinds = (False, True) if run.method.timetable.events else (False,)
-    indices = jnp.zeros(run.batch_size, jnp.int32)
-    if run.accumulate > 1:
+        state: RunState, images: jax.Array, labels: jax.Array, indices: jax.Array, event: bool
+    ) -> tuple[RunState, jax.Array]:
         data = (images, labels, indices)
-        return accumulating_steps(loss_and_grads, run.accumulate, kinds, state, data)
+        loss, grads, collections = loss_and_grads(
+            run, state.params, state.collections, state.step, data
+        )
+        return state.apply_gradients(grads=grads, event=event, collections=collections), loss
+
+    indices = jnp.zeros(run.batch_size, jnp.int32)
     return {
         event: train_step.lower(state, images, labels, indices, event=event).compile()
-        for event in kinds
+        for event in kinds(run)
     }
 
 
+def kinds(run: Run) -> Iterable[bool]:
+    """Whether a mask update follows, for each step that the run has to compile."""
+    return (False, True) if run.method.timetable.events else (False,)
+
+
+def loss_and_grads(
+    run: Run,
+    params: Any,
+    collections: Any,
+    step: jax.Array | int,
+    data: Data,
+    part: jax.Array | int = 0,
+) -> Parts:
+    """The mean loss of a batch, its gradient, and the collections that the forward pass leaves.
+
+    Args:
+      run: model, normalisation, augmentation and seed.
+      params: of the model.
+      collections: of the model, beside the params.
+      step: completed steps; with the seed it fixes augmentation and dropout.
+      data: what to take, and where from.
+      part: number of the micro-batch.
+    """
+    images, labels, indices = data
+    batch, targets = images[indices], labels[indices]
+    if run.augment is not None:
+        batch = run.augment(
+            jax.random.fold_in(run.key(AUGMENTATION), part), jnp.asarray(step), batch
+        )
+    batch = run.normalise(batch)
+    dropout = jax.random.fold_in(run.key(DROPOUT), step)
+    rngs = {"dropout": jax.random.fold_in(dropout, part)}  # for networks that have some
+
+    def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = run.model.apply(
+            {"params": params, **collections},
+            batch,
+            train=True,
+            mutable=list(collections),
+            rngs=rngs,
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), targets)
+        return losses.mean(), updated
+
+    (loss, updated), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return loss, grads, updated
+
+
 def accumulating_steps(
-    loss_and_grads: Callable[..., tuple[jax.Array, Any]],
-    num_parts: int,
-    kinds: Iterable[bool],
-    state: TrainState,
-    data: tuple[jax.Array, jax.Array, jax.Array],
+    run: Run, state: RunState, images: jax.Array, labels: jax.Array
 ) -> dict[bool, Step]:
     """Compiles steps that average loss and gradients over micro-batches, then update once.
 
@@ -72,49 +111,53 @@ def accumulating_steps(
     convolution in a `lax.scan` is several times slower, and where the loop is unrolled inside one
     program, XLA keeps the activations of all parts alive at the same time.
 
-    Args:
-      loss_and_grads: (params, images, labels, indices) to the mean loss and its gradient.
-      num_parts: micro-batches; they are equally large.
-      kinds: the steps to compile, by whether a mask update follows.
-      state: to start with; its values do not matter.
-      data: images, labels and the indices of one batch; of these the values do not matter either.
+    Norms take the statistics of a micro-batch, one after the other.
+
+    Returns:
+      As `compile_steps`.
     """
+    num_parts = run.accumulate
 
-    def nothing(params: Any) -> Any:
-        return jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    def nothing(state: RunState) -> Parts:
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        return jnp.zeros(()), zeros, jax.tree.map(jnp.copy, state.collections)
 
-    def add(total: Any, params: Any, images: Any, labels: Any, indices: Any, part: Any) -> Any:
-        chosen = indices.reshape(num_parts, -1)[part]
-        return jax.tree.map(
-            lambda so_far, x: so_far + x / num_parts,
-            total,
-            loss_and_grads(params, images, labels, chosen),
-        )
+    def add(total: Parts, params: Any, step: jax.Array, data: Data, part: jax.Array) -> Parts:
+        images, labels, indices = data
+        chosen = (images, labels, jnp.reshape(indices, (num_parts, -1))[part])
+        *more, collections = loss_and_grads(run, params, total[2], step, chosen, part)
+        mean = jax.tree.map(lambda so_far, x: so_far + x / num_parts, list(total[:2]), more)
+        return *mean, collections
 
-    def apply(state: TrainState, grads: Any, event: bool) -> TrainState:
-        return state.apply_gradients(grads=grads, event=event)
+    def apply(state: RunState, grads: Any, collections: Any, event: bool) -> RunState:
+        return state.apply_gradients(grads=grads, event=event, collections=collections)
 
-    total = jax.eval_shape(nothing, state.params)
-    compiled_nothing = jax.jit(nothing).lower(state.params).compile()
+    data = (images, labels, jnp.zeros(run.batch_size, jnp.int32))
+    total = jax.eval_shape(nothing, state)
+    compiled_nothing = jax.jit(nothing).lower(state).compile()
     compiled_add = (
         jax.jit(add, donate_argnames="total")
-        .lower(total, state.params, *data, np.int32(0))
+        .lower(total, state.params, state.step, data, np.int32(0))
         .compile()
     )
     jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames="state")
 
     def step_of(event: bool) -> Step:
-        compiled_apply = jitted_apply.lower(state, total[1], event=event).compile()
+        compiled_apply = jitted_apply.lower(state, *total[1:], event=event).compile()
 
         def step(
-            state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
-        ) -> tuple[TrainState, jax.Array]:
-            total = compiled_nothing(state.params)
+            state: RunState,
+            images: jax.Array,
+            labels: jax.Array,
+            indices: jax.Array | np.ndarray,
+        ) -> tuple[RunState, jax.Array]:
+            total = compiled_nothing(state)
             for part in range(num_parts):
-                total = compiled_add(total, state.params, images, labels, indices, np.int32(part))
-            loss, grads = total
-            return compiled_apply(state, grads), loss
+                data = (images, labels, indices)
+                total = compiled_add(total, state.params, state.step, data, np.int32(part))
+            loss, grads, collections = total
+            return compiled_apply(state, grads, collections), loss
 
         return step
 
-    return {event: step_of(event) for event in kinds}
+    return {event: step_of(event) for event in kinds(run)}

@@ -48,7 +48,7 @@ from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
 from jaxsparse.starts import pattern_masks
 from jaxsparse.timetable import make_timetable
-from jaxsparse.train_state import TrainState
+from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import Event, EventMetrics
 
@@ -116,6 +116,7 @@ __all__ = [
     "top_k_mask",
     "training_flops",
     "uniform",
+    "with_masks",
     "with_overrides",
     "with_pattern",
 ]

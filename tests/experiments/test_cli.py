@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, demo, fashion_mnist, plan
+from experiments import cifar, cli, demo, fashion_mnist, plan, report, sweep
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,6 +62,8 @@ def test_defaults_are_the_ones_of_the_readme():
         (["--data_dir=no/such/folder"], "no/such/folder"),
         (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
         (["--eval_every=0"], "eval_every 0"),
+        (["--seed=-1"], "seed -1 must be in [0, 4294967296)"),
+        (["--seed=99999999999999999999"], "seed 99999999999999999999 must be in [0, 4294967296)"),
         (["--val_fraction=1.5"], "1.5"),
         (["--checkpoint_every=-1"], "checkpoint_every -1 must be at least 0"),
         (["--accumulate=0"], "accumulate 0 must be at least 1 and divide batch_size 128"),
@@ -93,7 +95,9 @@ def test_bugs_keep_their_traceback():
         cli.run(broken, fashion_mnist.Config, [])
 
 
-@pytest.mark.parametrize("config", [fashion_mnist.Config, demo.Config, plan.Config])
+@pytest.mark.parametrize(
+    "config", [fashion_mnist.Config, cifar.Config, demo.Config, plan.Config, sweep.Config]
+)
 def test_help_says_what_every_flag_is(config, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.parse(config, ["--help"])
@@ -113,21 +117,30 @@ def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+SUMMARY = dict.fromkeys(
+    "test_accuracy best_test_accuracy best_val_accuracy best_step num_active num_prunable sparsity "
+    "test_flops test_flops_ratio train_flops train_flops_ratio peak_memory_mib peak_memory_of "
+    "steps_per_second out".split(),
+    0,
+) | {"alarms": []}
+
+
 def test_alarms_come_first_in_the_description():
-    summary = dict.fromkeys(
-        "test_accuracy best_test_accuracy best_step num_active num_prunable sparsity test_flops "
-        "test_flops_ratio train_flops train_flops_ratio peak_memory_mib peak_memory_of "
-        "steps_per_second out".split(),
-        0,
-    )
     alarms = [
         "Conv_0/kernel: no weight is left",
         "Dense_1/kernel: 3 weights are left for 84 outputs",
     ]
-    lines = fashion_mnist.describe(summary | {"alarms": alarms}).splitlines()
+    lines = report.describe(SUMMARY | {"alarms": alarms}).splitlines()
     assert lines[0] == "warning         Conv_0/kernel: no weight is left"
     assert lines[1] == "warning         Dense_1/kernel: 3 weights are left for 84 outputs"
-    assert "warning" not in fashion_mnist.describe(summary | {"alarms": []})
+    assert "warning" not in report.describe(SUMMARY)
+
+
+def test_without_validation_images_there_is_no_best():
+    both = SUMMARY | {"test_accuracy": 0.75, "best_test_accuracy": 0.5, "best_step": 30}
+    first = lambda best: report.describe(both | {"best_val_accuracy": best}).splitlines()[0]
+    assert first(0.25) == ("test accuracy   0.7500 at the end, 0.5000 best by validation (step 30)")
+    assert first(None) == "test accuracy   0.7500 at the end, without validation images"
 
 
 @pytest.mark.slow

@@ -57,3 +57,23 @@ def test_dense_layers_stay_dense_and_the_others_have_the_sparsity(schedule):
         schedule, sparsity=0.9, steps=100, distribution="uniform", dense_layers="^b/", **scope
     )
     assert method.plan(PARAMS).rows[-1].layers == {"a/kernel": 200, "b/kernel": 1000}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "interval", "num_events", "num_pruning"),
+    [
+        ("granet", 56_320, 1000, 56, 28),  # 160 epochs of 45,000 images
+        ("granet_st", 56_320, 1000, 56, 28),
+        ("gmp", 56_320, 1000, 28, 28),
+        ("granet_st", 56_160, 997, 56, 28),  # without the tail of an epoch
+        ("granet_st", 3_510, 62, 56, 28),  # 10 epochs
+        ("rigl_itop", 88_000, 4000, 21, 0),  # 250 epochs; there is none at the very end
+        ("set_itop", 88_000, 1500, 58, 0),
+        ("rigl", 1_000, 50, 14, 0),  # to 3/4 of training
+    ],
+)
+def test_the_published_intervals(schedule, steps, interval, num_events, num_pruning):
+    events = make_method(schedule, sparsity=0.9, steps=steps).timetable.events
+    assert events[0].step == interval
+    assert len(events) == num_events
+    assert sum(event.density is not None for event in events) == num_pruning

@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_changed(tmp_pat
     config = fashion_mnist.Config(model="lenet_300_100", out=tmp_path, steps=60)
     (tmp_path / "config.json").write_text(json.dumps(cli.as_dict(config), default=str))
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="checkpoints/10 has no leaf best_params/.*another model"):
+    with pytest.raises(ValueError, match="checkpoints/10 has no leaf best/params/.*another model"):
         fashion_mnist.train(config)
     assert files(tmp_path) == before
 

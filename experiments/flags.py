@@ -1,0 +1,83 @@
+"""Flags that several experiments share, as dataclasses to inherit from.
+
+A config says its own flags first, in `--help` and in config.json, and then those of its bases:
+
+    @flags.own_first
+    @dataclasses.dataclass(frozen=True)
+    class Config(flags.Running, flags.Pruning): ...
+"""
+
+import dataclasses
+import inspect
+from typing import Any, TypeVar
+
+from experiments import cli
+
+Cls = TypeVar("Cls", bound=type)
+
+
+def own_first(cls: Cls) -> Cls:
+    """Puts a dataclass's own fields before the inherited ones; all have defaults.
+
+    >>> @dataclasses.dataclass
+    ... class Base:
+    ...     b: int = 0
+    >>> @own_first
+    ... @dataclasses.dataclass
+    ... class Config(Base):
+    ...     a: int = 0
+    >>> [field.name for field in dataclasses.fields(Config)]
+    ['a', 'b']
+    """
+    names = [name for base in cls.__mro__ for name in inspect.get_annotations(base)]
+    fields: dict[str, Any] = cls.__dataclass_fields__
+    cls.__dataclass_fields__ = {name: fields[name] for name in names if name in fields}
+    return cls
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """What the loop does beside training."""
+
+    eval_every: int = 100
+    """Steps between validations."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
+    at the end."""
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """Options of the methods; each takes some of them."""
+
+    update_interval: cli.OptionalInt = None
+    """Steps between mask updates. Default: the method's published share of training."""
+    start_step: cli.OptionalInt = None
+    """No mask update before this step. Default: 0."""
+    stop_step: cli.OptionalInt = None
+    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
+    initial_sparsity: cli.OptionalFloat = None
+    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
+    drop_fraction: cli.OptionalFloat = None
+    """Share of each layer's weights that an update replaces, at the start. Default: published."""
+    distribution: cli.OptionalStr = None
+    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
+    dense_layers: cli.OptionalStr = None
+    """Layers whose path holds this regular expression keep all weights, and the others have the
+    sparsity: ^conv1/ with uniform is RigL's uniform (^Conv_0/ in lenet5)."""
+    scope: cli.OptionalStr = None
+    """global or layer: over what gradual pruning compares weights. Default: global."""
+    min_keep: cli.OptionalInt = None
+    """Fewest weights that global pruning leaves in each layer. Default: 0."""
+    pattern: cli.OptionalStr = None
+    """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
+    rows x columns of the im2col matrix) or channels (whole output channels)."""
+    pattern_layers: cli.OptionalStr = None
+    """Layers whose path holds this regular expression have the pattern. Default: all."""
+
+
+def pruning_options(config: Pruning) -> dict[str, Any]:
+    """Returns the options of the method among the flags, for `make_method`."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Pruning)}

@@ -1,0 +1,84 @@
+"""The grids of runs behind the tables of README.md, by name."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Job(NamedTuple):
+    """One run of a grid.
+
+    Attributes:
+      experiment: the script that makes it, such as "fashion_mnist".
+      name: of its folder and of its result.
+      flags: of the script.
+    """
+
+    experiment: str
+    name: str
+    flags: dict[str, Any]
+
+
+class Grid(NamedTuple):
+    """Methods x sparsities x seeds of one model; a dense network has no sparsity and runs once.
+
+    Attributes:
+      experiment: the script, such as "fashion_mnist".
+      model: `--model`.
+      schedules: `--schedule`.
+      sparsities: `--sparsity`.
+      seeds: how many, from 0.
+      flags: all others.
+    """
+
+    experiment: str
+    model: str
+    schedules: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: int
+    flags: Mapping[str, Any] = {}
+
+    def jobs(self) -> Iterator[Job]:
+        """Yields the runs seed by seed, so that a grid cut short is a whole one of fewer seeds."""
+        for seed in range(self.seeds):
+            for schedule in self.schedules:
+                for sparsity in (None,) if schedule == "dense" else self.sparsities:
+                    yield self._job(schedule, sparsity, seed)
+
+    def _job(self, schedule: str, sparsity: float | None, seed: int) -> Job:
+        flags = {"model": self.model, "schedule": schedule, "seed": seed, **self.flags}
+        label = schedule
+        if sparsity is not None:
+            flags["sparsity"] = sparsity
+            label = f"{schedule}-{sparsity:g}"
+        return Job(self.experiment, f"{self.model}-{label}-seed{seed}", flags)
+
+
+_ALL = ("dense", "static", "set", "rigl", "snfs", "gmp", "granet", "granet_st")
+
+GRIDS: dict[str, tuple[Grid, ...]] = {
+    # About 19 and 9.5 epochs of 54,000 images.
+    "fashion_mnist": (
+        Grid(
+            "fashion_mnist",
+            "lenet_300_100",
+            _ALL,
+            (0.9, 0.95, 0.98, 0.99),
+            seeds=5,
+            flags={"steps": 8000, "eval_every": 400, "checkpoint_every": 2000},
+        ),
+        Grid(
+            "fashion_mnist",
+            "lenet5",
+            _ALL,
+            (0.95, 0.98),
+            seeds=3,
+            flags={"steps": 4000, "eval_every": 200, "checkpoint_every": 1000},
+        ),
+    ),
+}
+
+
+def interleaved(grids: tuple[Grid, ...]) -> list[Job]:
+    """Returns the runs of all grids, those of seed 0 first."""
+    jobs = [job for grid in grids for job in grid.jobs()]
+    return sorted(jobs, key=lambda job: job.flags["seed"])
