@@ -13,6 +13,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxsparse.types import Groups, Leaves, Shapes
 
@@ -51,7 +52,7 @@ def unit_shapes(shapes: Shapes, groups: GroupsByPath) -> dict[str, tuple[int, ..
 def to_units(masks: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
     """Returns masks of units: one is active where any of its entries is."""
     units = {
-        path: _fold(masks[path].reshape(g.split), g.axes, jnp.logical_or)
+        path: _fold(split_into(g, masks[path]), g.axes, jnp.logical_or)
         for path, g in whole(groups).items()
     }
     return {path: units.get(path, mask) for path, mask in masks.items()}
@@ -59,17 +60,38 @@ def to_units(masks: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
 
 def full_groups(mask: jax.Array, groups: Groups) -> jax.Array:
     """Returns True for every group that has the n active entries of its N:M pattern."""
-    num_active = mask.reshape(groups.split).sum(groups.axes, jnp.int32)
+    num_active = split_into(groups, mask).sum(groups.axes, jnp.int32)
     return num_active == groups.num_active
 
 
-def from_units(units: Leaves, groups: GroupsByPath, shapes: Shapes) -> dict[str, jax.Array]:
-    """Returns masks of entries: all entries of an active unit are active."""
+def from_units(units: Leaves, groups: GroupsByPath, like: Leaves) -> dict[str, jax.Array]:
+    """Returns masks of entries, shaped and laid out like leaves: those of an active unit are True."""
     entries = {
-        path: jnp.broadcast_to(jnp.expand_dims(units[path], g.axes), g.split).reshape(shapes[path])
+        path: joined(jnp.broadcast_to(jnp.expand_dims(units[path], g.axes), g.split), like[path])
         for path, g in whole(groups).items()
     }
     return {path: entries.get(path, mask) for path, mask in units.items()}
+
+
+def split_into(groups: Groups, x: jax.Array) -> jax.Array:
+    """Returns a leaf in the shape `groups.split`.
+
+    On a mesh with explicit axes the leaf is gathered: how the parts of a reshaped leaf lie on the
+    devices cannot be said in the types of JAX. With automatic axes the compiler finds a way.
+    """
+    if _explicit(x):
+        x = jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec()))
+    return x.reshape(groups.split)
+
+
+def joined(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns what was split in the shape of its leaf, and laid out like it."""
+    x = x.reshape(like.shape)
+    return jax.sharding.reshard(x, jax.typeof(like).sharding) if _explicit(like) else x
+
+
+def _explicit(x: jax.Array) -> bool:
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 def pool(scores: jax.Array, groups: Groups) -> jax.Array:
@@ -88,7 +110,7 @@ def pool(scores: jax.Array, groups: Groups) -> jax.Array:
     >>> pool(jnp.array([1.0, 2.0, 3.0, 4.0]), rows_of_two)
     Array([3., 7.], dtype=float32)
     """
-    x = scores.astype(jnp.float32).reshape(groups.split)
+    x = split_into(groups, scores.astype(jnp.float32))
     return _fold(x, groups.axes, lax.add)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsparse.groups import joined, split_into
 from jaxsparse.ties import index_hash
 from jaxsparse.types import Groups
 
@@ -35,12 +36,12 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
     keys = [_ordered(scores.astype(jnp.float32)), index_hash(scores.shape, np.uint32(0))]
     if first is not None:
         keys.insert(0, first.astype(jnp.int32))
-    keys = [key.reshape(groups.split) for key in keys]
-    num_better = jnp.zeros(groups.split, jnp.int32)
+    keys = [split_into(groups, key) for key in keys]
+    num_better = jnp.zeros_like(keys[0], jnp.int32)
     for i in range(groups.split[axis]):
         ith = [lax.slice_in_dim(key, i, i + 1, axis=axis) for key in keys]
         num_better += _beats(ith, keys)
-    return (num_better < n).reshape(scores.shape)
+    return joined(num_better < n, scores)
 
 
 def _beats(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:

@@ -92,8 +92,8 @@ def run_event(
     signal = prunable_leaves(grads, paths=paths)
     key = fold_key(key, "event", step)
     chosen, kept = _run_stages(recipe.stages, weights, signal, units, row, key)
-    new = chosen._replace(masks=from_units(chosen.masks, groups, shapes))
-    kept = from_units(kept, groups, shapes)
+    new = chosen._replace(masks=from_units(chosen.masks, groups, old))
+    kept = from_units(kept, groups, old)
     # Of a unit that was active only in part, in masks from elsewhere, the rest starts at 0.
     kept |= {p: kept[p] & old[p] for p in whole(groups)}
     # Leaves that stay dense are all True, whatever the caller's masks say of them.

@@ -93,4 +93,4 @@ def _best(
         masks |= top_k(Scores(scores.inputs, take), {path: counts[path] for path in free}).masks
     values = scores.compute(scores.inputs)
     masks |= {path: best_in_groups(values[path], g) for path, g in fixed(by_path).items()}
-    return from_units(masks, by_path, leaf_shapes(weights))
+    return from_units(masks, by_path, weights)

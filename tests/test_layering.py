@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "search": set(),
     "ties": set(),
     "selection": CORE | {"search", "ties"},
-    "ranking": {"types", "ties"},
+    "ranking": {"types", "ties", "groups"},
     "patterns": CORE,
     "timetable": TOOLS,
     "stages": STEPS,

@@ -78,7 +78,7 @@ def test_units_and_back():
     masks = {"a": jnp.asarray(mask), "b": jnp.ones((4, 1), bool), "c": jnp.zeros(3, bool)}
     units = to_units(masks, groups)
     assert picture(units["a"]) == ["101"]
-    entries = from_units(units, groups, {p: m.shape for p, m in masks.items()})
+    entries = from_units(units, groups, masks)
     assert picture(entries["a"]) == ["110011", "110011"]
     chex.assert_trees_all_equal((entries["b"], entries["c"]), (masks["b"], masks["c"]))
 

@@ -64,6 +64,26 @@ def test_the_same_with_explicit_axes(key):
     chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
 
 
+PATTERNS = [jaxsparse.n_of_m(2, 4), jaxsparse.block((4, 4)), jaxsparse.channels(-2)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [("output", AxisType.Auto), ("input", AxisType.Auto), ("input", AxisType.Explicit)],
+)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern.name for pattern in PATTERNS])
+def test_patterns_on_eight_devices(pattern, layout, kind, key):
+    method = jaxsparse.with_pattern(
+        jaxsparse.rigl(sparsity=0.5, total_steps=20, update_interval=2),
+        [("head", None), ("", pattern)],  # (9, 7) cannot be cut
+    )
+    trees = drawn(0), drawn(1), method.init(key, drawn(0))
+    one = method.update(*trees, jnp.int32(4))
+    eight = method.update(*(laid_out(tree, layout, kind) for tree in trees), jnp.int32(4))
+    chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
+    assert (one.metrics.num_grown > 0).all()
+
+
 COLLECTIVE = r"= (\(.*?\)|\S+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
 
 
