@@ -40,7 +40,7 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
     num_better = jnp.zeros_like(keys[0], jnp.int32)
     for i in range(groups.split[axis]):
         ith = [lax.slice_in_dim(key, i, i + 1, axis=axis) for key in keys]
-        num_better += _beats(ith, keys)
+        num_better += _beats(ith, keys).astype(jnp.int32)
     return joined(num_better < n, scores)
 
 
