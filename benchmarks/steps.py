@@ -10,17 +10,21 @@ control first.
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 import jaxsparse
 from benchmarks import resnet50, timing
-from jaxsparse.nn import LeNet5
+from jaxsparse.nn import LeNet5, cifar_resnet
 
+BATCH = 128
+EPOCH = {"LeNet-5": 54_000, "ResNet-20": 45_000}  # training images, as the experiments split them
 OPTIMIZERS = {
     "sgd, momentum": optax.sgd(0.1, momentum=0.9),
     "adamw": optax.adamw(1e-3),
@@ -68,39 +72,70 @@ def optimizer_steps(tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]
     )
 
 
-def training_steps(tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]:
-    """A training step of LeNet-5, batch 128, with RigL's state and without any mask."""
-    model = LeNet5()
-    images = jax.random.normal(jax.random.key(0), (128, 28, 28, 1))
-    labels = jnp.arange(128) % 10
-    params = model.init(jax.random.key(1), images)["params"]
+class Kind(NamedTuple):
+    """A network in training: its shape of images, what chooses its masks, its optimizers."""
+
+    model: nn.Module
+    image: tuple[int, ...]
+    method: jaxsparse.Method
+    optimizers: tuple[str, ...]
+
+
+NETWORKS = {
+    "LeNet-5": Kind(
+        LeNet5(), (28, 28, 1), jaxsparse.rigl(sparsity=0.9, total_steps=1000), tuple(OPTIMIZERS)
+    ),
+    "ResNet-20": Kind(
+        cifar_resnet(20),
+        (32, 32, 3),
+        jaxsparse.granet_st(sparsity=0.9, total_steps=56_160),
+        ("sgd, momentum",),
+    ),
+}
+
+
+def training_steps(kind: Kind, tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]:
+    """A training step, batch 128, with the masks of a method and without any mask."""
+    model = kind.model
+    images = jax.random.normal(jax.random.key(0), (BATCH, *kind.image))
+    labels = jnp.arange(BATCH) % 10
+    variables = model.init(jax.random.key(1), images[:1])
+    params = variables.pop("params")
     state = jaxsparse.TrainState.create(
-        apply_fn=model.apply,
-        params=params,
-        tx=tx,
-        method=jaxsparse.rigl(sparsity=0.9, total_steps=1000),
-        key=jax.random.key(2),
+        apply_fn=model.apply, params=params, tx=tx, method=kind.method, key=jax.random.key(2)
     )
 
-    def loss(params: Any) -> jax.Array:
-        logits = jnp.asarray(model.apply({"params": params}, images))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss(params: Any, collections: Any) -> tuple[jax.Array, Any]:
+        logits, updated = model.apply(
+            {"params": params, **collections}, images, train=True, mutable=list(collections)
+        )
+        logits = jnp.asarray(logits)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
-    def sparse_step(state: jaxsparse.TrainState) -> jaxsparse.TrainState:
-        return state.apply_gradients(grads=jax.grad(loss)(state.params))
+    def sparse_step(both: Any) -> Any:
+        state, collections = both
+        grads, collections = jax.grad(loss, has_aux=True)(state.params, collections)
+        return state.apply_gradients(grads=grads), collections
 
     def dense_step(state: Any) -> Any:
-        updates, opt_state = tx.update(jax.grad(loss)(state[0]), state[1], state[0])
-        return optax.apply_updates(state[0], updates), opt_state
+        params, opt_state, collections = state
+        grads, collections = jax.grad(loss, has_aux=True)(params, collections)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, collections
 
-    return Stepper(sparse_step, state), Stepper(dense_step, (params, tx.init(params)))
+    return (
+        Stepper(sparse_step, (state, variables)),
+        Stepper(dense_step, (params, tx.init(params), variables)),
+    )
 
 
 def main() -> None:
     """Prints one line per comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=200, help="interleaved pairs per ratio")
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--only", default="", help="steps whose name holds this")
+    arguments = parser.parse_args()
+    pairs = arguments.pairs
     print(f"{timing.machine()}; medians [quartiles] over {pairs} interleaved pairs")
     print("ratios are masked / plain; the control is plain / plain, and what lies within its")
     print("quartiles is no difference\n")
@@ -109,19 +144,37 @@ def main() -> None:
         f"{'bytes ratio':>11} {'time ratio':>21} {'control':>21}",
         flush=True,
     )
-    kinds = {"optimizer, 25.5M weights": optimizer_steps, "LeNet-5 training": training_steps}
-    for kind, make in kinds.items():
-        for name, tx in OPTIMIZERS.items():
-            masked, plain = make(tx)
-            result = timing.compare(masked, plain, pairs=pairs)
-            masked_ms, plain_ms = (1e3 * value for value in result.seconds)
+    for label, name, make, images in comparisons():
+        if arguments.only not in label:
+            continue
+        masked, plain = make()
+        result = timing.compare(masked, plain, pairs=pairs)
+        masked_ms, plain_ms = (1e3 * value for value in result.seconds)
+        print(
+            f"{label:<26} {name:<13} {masked_ms:>9.2f} {plain_ms:>9.2f} "
+            f"{masked.bytes_accessed / plain.bytes_accessed:>11.3f} "
+            f"{result.ratio!s:>21} {result.control!s:>21}",
+            flush=True,
+        )
+        if images:
+            speeds = [1e3 * BATCH / ms for ms in (masked_ms, plain_ms)]
+            epochs = [images / speed for speed in speeds]
             print(
-                f"{kind:<26} {name:<13} {masked_ms:>9.2f} {plain_ms:>9.2f} "
-                f"{masked.bytes_accessed / plain.bytes_accessed:>11.3f} "
-                f"{result.ratio!s:>21} {result.control!s:>21}",
+                f"{'':<26} images/s {speeds[0]:,.0f} masked, {speeds[1]:,.0f} plain; an epoch of "
+                f"{images:,} takes {epochs[0]:,.0f} and {epochs[1]:,.0f} s",
                 flush=True,
             )
-            del masked, plain
+        del masked, plain
+
+
+def comparisons() -> Iterator[tuple[str, str, Callable[[], tuple[Stepper, Stepper]], int]]:
+    """Yields label, optimizer, what makes the masked and the plain step, and images an epoch."""
+    for name, tx in OPTIMIZERS.items():
+        yield "optimizer, 25.5M weights", name, functools.partial(optimizer_steps, tx), 0
+    for network, kind in NETWORKS.items():
+        for name in kind.optimizers:
+            make = functools.partial(training_steps, kind, OPTIMIZERS[name])
+            yield f"{network} training", name, make, EPOCH[network]
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME", hel
 OptionalPath: TypeAlias = Annotated[
     Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")
 ]
+# As many as are given, without a name.
+Runs: TypeAlias = tyro.conf.Positional[
+    Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...", help_behavior_hint="")]
+]
 
 
 def nearest(name: str, names: Iterable[str], *, kind: str) -> str:
@@ -97,7 +101,7 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
     Raises:
       ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
     """
-    flags = [f"--{field.name}" for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    flags, positionals = _names(config)
     arguments = [_underscored(argument) for argument in argv]
     complaint = io.StringIO()
     try:
@@ -117,7 +121,8 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
     if unknown:
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
-            raise ValueError(f"unexpected argument {name!r}; flags are written --name=value")
+            hint = ", and all others stand together" if positionals else ""
+            raise ValueError(f"unexpected argument {name!r}; flags are written --name=value{hint}")
         nearest(name, flags, kind="flag")
         raise ValueError(f"flag {name} does not take the value given")
     return parsed
@@ -126,6 +131,14 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
 def as_dict(config: Any) -> dict[str, Any]:
     """Returns the fields of a config dataclass, for `config.json`."""
     return dataclasses.asdict(config)
+
+
+def _names(config: type) -> tuple[list[str], list[str]]:
+    """Returns the fields that are flags, as they are written, and those that have no name."""
+    marker = typing.get_args(tyro.conf.Positional[int])[-1]
+    hints = typing.get_type_hints(config, include_extras=True)
+    positionals = [name for name, hint in hints.items() if marker in typing.get_args(hint)]
+    return [f"--{name}" for name in hints if name not in positionals], positionals
 
 
 def _underscored(argument: str) -> str:

@@ -71,6 +71,11 @@ class Pruning:
     """global or layer: over what gradual pruning compares weights. Default: global."""
     min_keep: cli.OptionalInt = None
     """Fewest weights that global pruning leaves in each layer. Default: 0."""
+    pattern: cli.OptionalStr = None
+    """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
+    rows x columns of the im2col matrix) or channels (whole output channels)."""
+    pattern_layers: cli.OptionalStr = None
+    """Layers whose path holds this regular expression have the pattern. Default: all."""
 
 
 def pruning_options(config: Pruning) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from experiments import progress
 from experiments.progress import Best, Progress
 from experiments.report import (
+    check_structure,
     density_of,
     draw,
     emptied,
@@ -185,6 +186,7 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
 
 def event_record(state: RunState, bar: tqdm) -> dict[str, Any]:
     """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
+    check_structure(state)
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
     return event_scalars(state)

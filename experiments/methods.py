@@ -5,12 +5,14 @@ steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-IT
 RigL's own 100 steps stay as they are, unless that would be under 20 events.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jaxsparse
 from experiments.cli import nearest
 from jaxsparse import Method
+from jaxsparse.patterns import PatternRules
 from jaxsparse.types import Distribution
 
 
@@ -35,7 +37,7 @@ def _share(interval: int, published_steps: int) -> Callable[[int], int]:
 _granet_interval = _share(1000, 56_320)
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
-_SHARES = ("distribution", "dense_layers")
+_SHARES = ("distribution", "dense_layers", "pattern", "pattern_layers")
 _GRADUAL = ("update_interval", "start_step", "stop_step", "scope", *_SHARES, "min_keep")
 _DROPS = ("drop_fraction",)
 _RIGL = ("update_interval", "start_step", "stop_step", *_SHARES, *_DROPS)
@@ -88,13 +90,41 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
         given.setdefault("update_interval", entry.interval(steps))
     if schedule != "dense":
         given["sparsity"] = sparsity
+    pattern = pattern_of(given.pop("pattern", None), given.pop("pattern_layers", None))
     method = entry.factory(total_steps=steps, **given)
+    if pattern is not None:
+        method = jaxsparse.with_pattern(method, pattern)
     if entry.interval is not None and not method.timetable.events:
         raise ValueError(
             f"{schedule} has no mask update within {steps} steps; lower --update_interval "
             f"{given['update_interval']}"
         )
     return method
+
+
+def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
+    """Returns the rules that --pattern and --pattern_layers ask for; None for no pattern.
+
+    Raises:
+      ValueError: it is none of n:m, ROWSxCOLUMNS and channels, or layers are named without one.
+
+    >>> [(regex, chosen.name) for regex, chosen in pattern_of("2:4", "block1")]
+    [('block1', '2:4')]
+    """
+    if pattern is None:
+        if layers is not None:
+            raise ValueError(f"--pattern_layers={layers} needs --pattern")
+        return None
+    if numbers := re.fullmatch(r"(\d+):(\d+)", pattern):
+        chosen = jaxsparse.n_of_m(*map(int, numbers.groups()))
+    elif numbers := re.fullmatch(r"(\d+)x(\d+)", pattern):
+        rows, columns = map(int, numbers.groups())
+        chosen = jaxsparse.block((rows, columns))
+    elif pattern == "channels":
+        chosen = jaxsparse.channels()
+    else:
+        raise ValueError(f"--pattern={pattern} must be n:m, ROWSxCOLUMNS or channels")
+    return [(".*" if layers is None else layers, chosen)]
 
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:

@@ -13,6 +13,8 @@ first convolution dense:
 
 Where one threshold over all layers decides (GMP, GraNet), layers and FLOPs are estimates from
 weights as they are initialised, 8 to 36 % above GraNet's published multipliers (see README.md).
+What training costs over the schedule follows from what the trained network costs, where one knows
+that, from a paper or a summary.json: --schedule=granet --test_flops=0.28 gives the published 0.34.
 """
 
 import dataclasses
@@ -26,7 +28,9 @@ import tyro
 
 from experiments import cli, cost, fashion_mnist, flags
 from experiments.methods import make_method
+from jaxsparse import sparse_flops, training_flops
 from jaxsparse.nn import resnet
+from jaxsparse.plan import Plan
 
 
 def _resnet50() -> tuple[Any, dict[str, int]]:
@@ -56,6 +60,9 @@ class Config(flags.Pruning):
     """Optimizer steps; RigL's ImageNet runs have 32,000 of 4,096 images."""
     count_dense_gradient: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Charge training for the gradient of inactive weights. GraNet's published numbers do not."""
+    test_flops: cli.OptionalFloat = None
+    """Inference FLOPs of the trained network over the dense one's, in (0, 1], where they are known:
+    for the training FLOPs of a method that prunes over all layers, in place of the estimate."""
 
 
 def main(config: Config) -> None:
@@ -63,8 +70,41 @@ def main(config: Config) -> None:
     params, flops = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
     options = cli.as_dict(config)
     del options["model"]
-    count = options.pop("count_dense_gradient")
-    print(make_method(**options).plan(params, flops, count_dense_gradient=count))
+    count, test_flops = options.pop("count_dense_gradient"), options.pop("test_flops")
+    plan = make_method(**options).plan(params, flops, count_dense_gradient=count)
+    ratio = None if test_flops is None else train_flops_ratio(plan, test_flops)
+    print(plan)
+    if ratio is not None:
+        print(f"\nwith inference at {test_flops:g} of dense at the end, training is {ratio:.4f}")
+
+
+def train_flops_ratio(plan: Plan, test_flops: float) -> float:
+    """Returns training FLOPs over dense, from those of inference at the end.
+
+    Forward FLOPs move from those of the start, whose masks are known, to those of the end in
+    proportion to the density. (With GraNet's cubic, whose mean is 1/4, over 30 of 100 epochs from a
+    dense start: test_flops + 0.075 (1 - test_flops).)
+
+    Args:
+      plan: of a method that prunes over all layers, with FLOPs.
+      test_flops: forward FLOPs of the final network over the dense one's, in (0, 1].
+
+    Raises:
+      ValueError: `test_flops` is out of range, or the plan knows what each layer keeps.
+    """
+    if not plan.layers_are_estimates or plan.flops is None:
+        raise ValueError(f"--test_flops goes with pruning over all layers; {plan.method} has none")
+    if not 0 < test_flops <= 1:
+        raise ValueError(f"--test_flops {test_flops} must be above 0 and at most 1")
+    start, end = plan.rows[0], plan.rows[-1]
+    known = {path: start.layers[path] / size for path, size in plan.sizes.items()}
+    first = sparse_flops(plan.flops, known) / sum(plan.flops.values())
+    span = start.density - end.density
+    share = lambda row: (row.density - end.density) / span if span else 0.0
+    # One layer stands for all: its density is the ratio of FLOPs.
+    ratios = {row.step: {"": test_flops + share(row) * (first - test_flops)} for row in plan.rows}
+    costs = training_flops({"": 1}, ratios, plan.total_steps, dense_gradient=plan.dense_gradient)
+    return costs / training_flops({"": 1}, {0: {}}, plan.total_steps)
 
 
 if __name__ == "__main__":

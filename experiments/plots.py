@@ -1,9 +1,10 @@
-"""The pictures of a run: accuracy and density over steps, density per layer, runs side by side.
+"""The pictures of runs: accuracy and density over steps, density per layer, many runs by sparsity.
 
 Figures are made through matplotlib's objects and saved to a file, so that nothing global changes
 and no display is needed.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 Series = tuple[Sequence[float], Sequence[float]]  # steps, ascending, and the values there
+# (sparsity, mean, standard deviation), the last NaN where it is not known
+Points = Sequence[tuple[float, float, float]]
 
 WIDTH = 8.0  # inches
 DPI = 150
 # Okabe and Ito (2008), told apart with any colour vision; its yellow is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")  # a second mark of difference, which also survives a grey print
+MARKERS = "osD^vPX"
 GREY = "#555555"
 LOG_BELOW = 0.1  # a density under this is flat on the floor of a linear axis
 
@@ -84,6 +88,78 @@ def plot_comparison(
     _draw_density(bottom, {name: density[name] for name in accuracy})
     _match_steps(top, bottom, [*accuracy.values(), *density.values()])
     _save(figure, path_out)
+
+
+def plot_sparsities(
+    path_out: Path,
+    *,
+    metric: str,
+    panels: Mapping[str, Mapping[str, Points]],
+    in_percent: bool = True,
+) -> None:
+    """Writes a metric over sparsity as PNG, with its standard deviation, a panel for each model.
+
+    The axis is logarithmic in the density and runs from dense to sparse. What stands at sparsity 0
+    alone, the dense network, is a line across the panel, and its standard deviation a band.
+
+    Args:
+      path_out: file to write; its folder is created if missing.
+      metric: the name beside the axis.
+      panels: by title of the panel, by name of the method: points, by ascending sparsity in [0, 1).
+        A method looks the same in all panels.
+      in_percent: whether the values are shares.
+    """
+    figure, all_axes = _stacked_axes((3.6,) * len(panels), "")
+    names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
+    for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(textwrap.fill(title, 80), fontsize=12)
+        for name, points in methods.items():
+            _draw_points(axes, name, points, names.index(name))
+        _label_sparsities(axes, {s for points in methods.values() for s, _, _ in points} - {0.0})
+        if in_percent:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+        axes.set_ylabel(metric.replace("_", " "))
+        _legend_at_right(axes, title="mean ± sd")
+    _save(figure, path_out)
+
+
+def _draw_points(axes: Axes, name: str, points: Points, index: int) -> None:
+    sparsities, means, sds = zip(*points, strict=True)
+    colour, dash = _style(index)
+    if sparsities == (0.0,):
+        axes.axhline(means[0], color=GREY, linestyle="--", label=name)
+        if not math.isnan(sds[0]):
+            axes.axhspan(means[0] - sds[0], means[0] + sds[0], color=GREY, alpha=0.15, linewidth=0)
+        return
+    axes.errorbar(
+        [1.0 - sparsity for sparsity in sparsities],
+        means,
+        yerr=sds,
+        color=colour,
+        linestyle=dash,
+        marker=MARKERS[index % len(MARKERS)],
+        ms=4,
+        capsize=3,
+        label=name,
+    )
+
+
+def _label_sparsities(axes: Axes, sparsities: Iterable[float]) -> None:
+    """Puts a tick at every sparsity that has room for its label, the highest one first."""
+    axes.set_xlabel("sparsity (density on a logarithmic axis)")
+    densities = sorted(1.0 - sparsity for sparsity in sparsities)
+    if not densities:
+        axes.set_xticks([])
+        return
+    low, high = densities[0] / 1.3, densities[-1] * 1.3
+    axes.set_xlim(high, low)  # first: one density alone would leave the change of scale without any
+    axes.set_xscale("log")
+    ticks = densities[:1]
+    for density in densities[1:]:
+        if math.log(density / ticks[-1]) > 0.1 * math.log(high / low):
+            ticks.append(density)
+    axes.set_xticks(ticks, [f"{100 * (1.0 - density):.6g} %" for density in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _stacked_axes(heights: tuple[float, ...], title: str) -> tuple[Figure, list[Axes]]:
@@ -165,7 +241,7 @@ def _match_steps(top: Axes, bottom: Axes, all_series: Iterable[Series]) -> None:
     top.tick_params(labelbottom=False)
 
 
-def _legend_at_right(axes: Axes) -> None:
+def _legend_at_right(axes: Axes, title: str = "at the end") -> None:
     if axes.get_lines():
         legend = axes.legend(
             loc="upper left",
@@ -173,7 +249,7 @@ def _legend_at_right(axes: Axes) -> None:
             borderaxespad=0,
             frameon=False,
             fontsize=9,
-            title="at the end",
+            title=title,
             title_fontsize=9,
             alignment="left",
         )

@@ -90,6 +90,13 @@ def event_scalars(state: TrainState) -> dict[str, Any]:
     }
 
 
+def check_structure(state: TrainState) -> None:
+    """Raises a ValueError if the masks lack the pattern that the method asks for."""
+    recipe = state.method.recipe
+    if recipe is not None and recipe.pattern:
+        jaxsparse.check_pattern(state.masks, recipe.pattern, state.method.prunable)
+
+
 def emptied(state: TrainState) -> list[str]:
     """Returns a warning for each layer that the last event took the last weight of."""
     paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
@@ -110,6 +117,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Checks the masks' invariants once more, looks at the test images, and says what came out."""
     jaxsparse.check(state.params, state.opt_state, state.masks)
+    check_structure(state)
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
     image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
     dense = flops_of_model(run.model, state.params, image)

@@ -60,7 +60,7 @@ def loss_and_grads(
     run: Run,
     params: Any,
     collections: Any,
-    step: jax.Array,
+    step: jax.Array | int,
     data: Data,
     part: jax.Array | int = 0,
 ) -> Parts:
@@ -77,7 +77,9 @@ def loss_and_grads(
     images, labels, indices = data
     batch, targets = images[indices], labels[indices]
     if run.augment is not None:
-        batch = run.augment(jax.random.fold_in(run.key(AUGMENTATION), part), step, batch)
+        batch = run.augment(
+            jax.random.fold_in(run.key(AUGMENTATION), part), jnp.asarray(step), batch
+        )
     batch = run.normalise(batch)
     dropout = jax.random.fold_in(run.key(DROPOUT), step)
     rngs = {"dropout": jax.random.fold_in(dropout, part)}  # for networks that have some

@@ -28,7 +28,7 @@ from jaxsparse.masks import (
     num_active,
     sparsity,
 )
-from jaxsparse.method import Method, compose
+from jaxsparse.method import Method, compose, with_pattern
 from jaxsparse.methods import (
     dense,
     gmp,
@@ -43,10 +43,12 @@ from jaxsparse.methods import (
 )
 from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
+from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, prune
+from jaxsparse.starts import pattern_masks
 from jaxsparse.timetable import make_timetable
-from jaxsparse.train_state import TrainState
+from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import Event, EventMetrics
 
@@ -57,11 +59,15 @@ __all__ = [
     "Event",
     "EventMetrics",
     "Method",
+    "Pattern",
     "TrainState",
     "apply_event",
     "apply_mask",
     "apply_masks",
+    "block",
+    "channels",
     "check",
+    "check_pattern",
     "churn",
     "compose",
     "dead_channels",
@@ -85,9 +91,11 @@ __all__ = [
     "masked",
     "masks_from_params",
     "masks_from_torch",
+    "n_of_m",
     "num_active",
     "overlap",
     "params_from_torch",
+    "pattern_masks",
     "prunable_paths",
     "prune",
     "rigl",
@@ -108,5 +116,7 @@ __all__ = [
     "top_k_mask",
     "training_flops",
     "uniform",
+    "with_masks",
     "with_overrides",
+    "with_pattern",
 ]

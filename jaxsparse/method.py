@@ -5,45 +5,21 @@ method knows neither a model nor a training loop and holds no state; its `init` 
 pure functions, to be called as they are or inside a compiled step.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxsparse.counting import count_true
-from jaxsparse.distributions import erk, leaf_counts
+from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
-from jaxsparse.keys import fold_key
-from jaxsparse.masks import check_masks, dense_masks
-from jaxsparse.paths import (
-    check_like,
-    check_rules,
-    leaf_paths,
-    prunable_leaves,
-    prunable_paths,
-    with_leaves,
-)
+from jaxsparse.paths import check_rules, leaf_paths
+from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
 from jaxsparse.plan import Plan, Targets, make_plan
-from jaxsparse.scores import random, score_leaves
-from jaxsparse.selection import top_k
-from jaxsparse.timetable import Segment, Timetable, event_rows, row_at
-from jaxsparse.types import (
-    Counts,
-    DenseGradient,
-    Distribution,
-    Event,
-    EventMetrics,
-    Leaves,
-    PyTree,
-    Row,
-    Rules,
-    Scope,
-    Selected,
-    Stage,
-)
+from jaxsparse.recipe import Recipe, initial_masks, run_event, targets
+from jaxsparse.timetable import Segment, Timetable
+from jaxsparse.types import DenseGradient, Distribution, Event, PyTree, Rules, Scope, Stage
 
 
 class Method(NamedTuple):
@@ -68,6 +44,8 @@ class Method(NamedTuple):
         it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
         gives the dense gradient in any case. Of the scores to grow by, the published methods know
         `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
+      recipe: what `init`, `update` and `targets` are made of, for `with_pattern`; None where masks
+        come from elsewhere.
     """
 
     name: str
@@ -79,6 +57,7 @@ class Method(NamedTuple):
     skip_step: bool = False
     prunable: Rules | None = None
     dense_gradient: DenseGradient = "never"
+    recipe: Recipe | None = None
 
     def plan(
         self,
@@ -166,63 +145,74 @@ def compose(
         dense_gradient = "always" if observe is not None else "events" if stages else "never"
     _check_options(distribution, scope, min_keep, dense_gradient)
 
-    def rows(shapes: dict[str, tuple[int, ...]]) -> Row:
-        return event_rows(
-            timetable,
-            shapes,
-            scope=scope,
-            distribution=distribution,
-            min_keep=min_keep,
-        )
-
-    def init(key: jax.Array, params: PyTree) -> PyTree:
-        weights = prunable_leaves(params, prunable)
-        counts = leaf_counts(distribution, _shapes(weights), timetable.initial_density)
-        if counts == {path: np.size(w) for path, w in weights.items()}:
-            return dense_masks(params)
-        return with_leaves(dense_masks(params), random_masks(key, weights, counts))
-
-    def update(
-        params: PyTree,
-        grads: PyTree,
-        masks: PyTree,
-        step: int | jax.Array,
-        *,
-        key: jax.Array | None = None,
-    ) -> Event:
-        check_masks(masks, params)
-        check_like(grads, params, name="grads", like="params")
-        paths = prunable_paths(params, prunable)
-        weights = prunable_leaves(params, paths=paths)
-        old = prunable_leaves(masks, paths=paths)
-        if not (stages and timetable.events):
-            unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
-            return Event(masks, masks, _metrics(old, unchanged, old))
-        active = {p: count_true(mask)[0] for p, mask in old.items()}
-        row = row_at(timetable, rows(_shapes(weights)), step, active)
-        signal = prunable_leaves(grads, paths=paths)
-        new, kept = _run_stages(stages, weights, signal, old, row, fold_key(key, "event", step))
-        # Leaves that stay dense are all True, whatever the caller's masks say of them.
-        dense = dense_masks(masks)
-        metrics = _metrics(old, new, kept)
-        return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
-
-    def targets(params: PyTree) -> Targets:
-        shapes = _shapes(prunable_leaves(params, prunable))
-        initial = leaf_counts(distribution, shapes, timetable.initial_density)
-        return Targets(shapes, initial, rows(shapes))
-
+    recipe = Recipe(tuple(stages), timetable, distribution, scope, min_keep, prunable)
     return Method(
         name=name,
-        init=init,
-        update=jax.jit(update),
         timetable=timetable,
-        targets=targets,
         observe=optax.identity() if observe is None else observe,
         skip_step=skip_step,
         prunable=prunable,
         dense_gradient=dense_gradient,
+        **_functions(recipe),
     )
+
+
+def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
+    """Returns the method with masks of a structure: N:M, blocks, whole channels.
+
+        jaxsparse.with_pattern(jaxsparse.rigl(sparsity=0.5, ...), jaxsparse.n_of_m(2, 4))
+
+    Blocks and channels are single weights to the method: it scores one by the sum over its entries,
+    counts them, drops and grows them. The targets of the timetable are rounded to whole groups, at
+    least one a leaf where a leaf keeps at least one weight; `plan` shows what is left.
+
+    N:M fixes the density of its leaves at n/m, whatever the distribution says; other leaves follow
+    it at the method's sparsity. An event drops anywhere in the leaf by score, then every group that
+    lost entries grows as many. Methods that change the sparsity on the way are refused.
+
+    After every event masks have their pattern, also where those before it had none.
+
+    Args:
+      method: one that `compose` made, as all published ones are.
+      pattern: for all prunable leaves; or ordered (path regex, pattern or None) pairs: for each
+        leaf the first regex found in its path decides, and one without a match is unstructured.
+
+    Raises:
+      ValueError: the method has no recipe to change (`static(masks=...)`), has a pattern already,
+        or makes no sense with N:M. When called with params: a rule is nobody's first match, a
+        pattern does not divide its leaf, a sparsity that n/m rules out, or leaves that are ranked
+        together (scope "global") have groups of different sizes.
+
+    >>> from jaxsparse.methods import rigl
+    >>> from jaxsparse.patterns import block, channels
+    >>> rules = [("^conv1/", None), ("fc/", channels()), (".*", block((4, 4)))]
+    >>> with_pattern(rigl(sparsity=0.9, total_steps=1000), rules).name
+    'rigl channels+4x4'
+    """
+    recipe, rules = method.recipe, check_pattern_rules(pattern)
+    if recipe is None:
+        raise ValueError(f"method {method.name} keeps the masks it was given: it takes no pattern")
+    if recipe.pattern:
+        raise ValueError(f"method {method.name} has a pattern already")
+    names = patterns_in(rules)
+    ratios = [name for name, chosen in names.items() if chosen.density is not None]
+    if ratios and any(event.density is not None for event in method.timetable.events):
+        raise ValueError(
+            f"method {method.name} changes the sparsity during training, which pattern {ratios[0]} "
+            "fixes; take a method that holds it, such as rigl"
+        )
+    name = f"{method.name} {'+'.join(names)}" if names else method.name
+    return method._replace(name=name, **_functions(recipe._replace(pattern=rules)))
+
+
+def _functions(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a method that follow from its recipe."""
+    return {
+        "init": functools.partial(initial_masks, recipe),
+        "update": jax.jit(functools.partial(run_event, recipe)),
+        "targets": functools.partial(targets, recipe),
+        "recipe": recipe,
+    }
 
 
 def _check_options(
@@ -236,43 +226,3 @@ def _check_options(
         raise ValueError(f"min_keep {min_keep} must be at least 0")
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
-
-
-def _run_stages(
-    stages: Sequence[Stage],
-    weights: Leaves,
-    signal: Leaves,
-    masks: Leaves,
-    row: Row,
-    key: jax.Array | None,
-) -> tuple[Selected, Leaves]:
-    """The masks after all stages, and what every stage left active."""
-    new, kept = Selected(dict(masks), jnp.zeros(len(masks), jnp.int32)), masks
-    for index, stage in enumerate(stages):
-        after = stage(weights, signal, new.masks, row, fold_key(key, index))
-        new = Selected({p: after.masks[p] for p in masks}, new.num_nan + after.num_nan)
-        kept = {p: kept[p] & new.masks[p] for p in masks}
-    return new, kept
-
-
-@jax.jit  # op by op, the search would be compiled leaf by leaf, and again at every call
-def random_masks(key: jax.Array, weights: Leaves, counts: Counts) -> dict[str, jax.Array]:
-    """Draws masks with exactly `counts[path]` True, every subset of a leaf equally likely.
-
-    Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.
-    """
-    noise = score_leaves(random, weights, weights, fold_key(key, "init"))
-    return top_k(noise, counts).masks
-
-
-def _shapes(weights: Leaves) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(np.shape(w)) for path, w in weights.items()}
-
-
-def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
-    counts = [
-        count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
-        for p, mask in new.masks.items()
-    ]
-    columns = [jnp.stack(column) for column in zip(*counts, strict=True)]
-    return EventMetrics(*columns, num_nan=new.num_nan)

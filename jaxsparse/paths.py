@@ -123,6 +123,11 @@ def prunable_leaves(
     return {path: leaves[path] for path in paths}
 
 
+def leaf_shapes(leaves: Leaves) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every leaf, by path."""
+    return {path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}
+
+
 def check_rules(prunable: Rules | None) -> tuple[tuple[str, bool], ...] | None:
     """Returns the rules as a tuple of pairs, raises a ValueError if they are anything else."""
     if prunable is None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxsparse.accounting import training_flops
 from jaxsparse.distributions import leaf_counts
 from jaxsparse.flops import sparse_flops
+from jaxsparse.groups import group_size, unit_shapes
 from jaxsparse.paths import listed
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import DenseGradient, Row, Shapes
@@ -17,8 +18,8 @@ class Targets(NamedTuple):
 
     Attributes:
       shapes: shapes of the prunable leaves, by path.
-      initial: active weights at the start, by path.
-      rows: the targets of all events, from `event_rows`.
+      initial: active weights at the start, by path; units where `rows.groups` counts in units.
+      rows: the targets of all events, from `event_rows`, counted alike.
     """
 
     shapes: Shapes
@@ -197,42 +198,50 @@ def _check_flops(flops: Mapping[str, int], prunable: Iterable[str]) -> None:
 
 def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list[PlanRow]:
     size = max(sum(sizes.values()), 1)
+    units = {p: group_size(targets.rows.groups.get(p)) for p in sizes}
     active = dict(targets.initial)
-    total = sum(active.values())
-    table = [PlanRow(0, total, total / size, 0.0, 0, active)]
+
+    def planned(step: int, share: float) -> PlanRow:
+        layers = {p: count * units[p] for p, count in active.items()}
+        total = sum(layers.values())
+        movable = sum(count for p, count in layers.items() if count < sizes[p])
+        return PlanRow(step, total, total / size, share, round(share * movable), layers)
+
+    table = [planned(0, 0.0)]
     for i, event in enumerate(timetable.events):
         if event.density is not None and isinstance(targets.rows.target, dict):
             active = {p: int(targets.rows.target[p][i]) for p in active}
-            total = sum(active.values())
         elif event.density is not None:
-            total = int(targets.rows.target[i])
-            active = _estimate(targets, active, total)
-        share = float(event.drop_fraction)
-        movable = sum(count for p, count in active.items() if count < sizes[p])
-        table.append(
-            PlanRow(event.step, total, total / size, share, round(share * movable), active)
-        )
+            active = _estimate(targets, active, int(targets.rows.target[i]))
+        table.append(planned(event.step, float(event.drop_fraction)))
     return table
 
 
 def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str, int]:
-    """What each layer keeps of `total` weights under one threshold t on |w| over all layers.
+    """What each layer keeps of `total` units under one threshold t on their score, by |w|.
 
     For weights as they are initialised, normal with variance 1 / fan-in, a layer keeps the share
     erfc(t sqrt(fan_in / 2)) of what it starts with. Layers of little fan-in, such as the first
-    convolutions, keep more; counts in proportion to the start would miss that.
+    convolutions, keep more; counts in proportion to the start would miss that. A sum of n of these
+    |w| is taken as normal, of mean n sqrt(2 / pi) and variance n (1 - 2 / pi), over sqrt(fan_in).
     """
     shapes, initial = targets.shapes, targets.initial
+    units = unit_shapes(shapes, targets.rows.groups)
+    n = max(group_size(targets.rows.groups.get(p)) for p in shapes)  # all have one size
     scale = {p: math.sqrt(max(math.prod(shape[:-1]), 1) / 2) for p, shape in shapes.items()}
 
     def kept(threshold: float) -> dict[str, float]:
-        return {p: initial[p] * math.erfc(threshold * scale[p]) for p in initial}
+        score = {p: threshold * scale[p] for p in initial}
+        if n == 1:
+            return {p: initial[p] * math.erfc(x) for p, x in score.items()}
+        mean, deviation = n / math.sqrt(math.pi), math.sqrt(n * (1 - 2 / math.pi))
+        return {p: initial[p] * math.erfc((x - mean) / deviation) / 2 for p, x in score.items()}
 
-    low, high = 0.0, 30.0 / min(scale.values())  # erfc(30) is 0
+    low, high = 0.0, 30.0 * n / min(scale.values())  # erfc(30) is 0
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(kept(middle).values()) > total else (low, middle)
-    share = {p: count / max(math.prod(shapes[p]), 1) for p, count in kept(low).items()}
-    density = total / max(sum(math.prod(shape) for shape in shapes.values()), 1)
+    share = {p: count / max(math.prod(units[p]), 1) for p, count in kept(low).items()}
+    density = total / max(sum(math.prod(shape) for shape in units.values()), 1)
     keep = targets.rows.min_keep
-    return leaf_counts(lambda shapes, density: share, shapes, density, minimum=keep, at_most=active)
+    return leaf_counts(lambda shapes, density: share, units, density, minimum=keep, at_most=active)

@@ -11,10 +11,13 @@ To try a new criterion write one more function of this form and hand it to a met
 made of it; `key` the leaf's own random key for this event, or None.
 """
 
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.groups import GroupsByPath, pool, whole
 from jaxsparse.keys import fold_key
 from jaxsparse.types import Leaves, Score, Scores
 
@@ -53,10 +56,24 @@ def random(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
     return jax.random.uniform(key, np.shape(w), jnp.float32)
 
 
-def score_leaves(score: Score, weights: Leaves, signal: Leaves, key: jax.Array | None) -> Scores:
+def score_leaves(
+    score: Score,
+    weights: Leaves,
+    signal: Leaves,
+    key: jax.Array | None,
+    groups: GroupsByPath = MappingProxyType({}),
+) -> Scores:
     """Returns the scores of all leaves, each with its own key.
 
-    Scores that draw from their key are computed once and stored, others wherever they are needed.
+    Scores that draw from their key are computed once and stored, and so are those of units, which
+    are few; others are computed wherever they are needed.
+
+    Args:
+      score: called once per leaf, on its entries.
+      weights: float arrays by path.
+      signal: the same, the dense gradient.
+      key: of this event and purpose, or None.
+      groups: by path; where they are active as a whole, a unit's score is the sum over its entries.
 
     Raises:
       ValueError: a score has another shape than its leaf; names the leaf.
@@ -73,8 +90,18 @@ def score_leaves(score: Score, weights: Leaves, signal: Leaves, key: jax.Array |
                 f"the score of {path} has shape {kind.shape}, the leaf {np.shape(weights[path])}"
             )
     if _draws(score, next(iter(weights.values())), key):
-        return Scores(compute((weights, signal)), lambda scores: scores)
-    return Scores((weights, signal), compute)
+        drawn = compute((weights, signal))
+        return Scores(_pooled(drawn, groups), lambda scores: scores)
+    if not whole(groups):
+        return Scores((weights, signal), compute)
+    of_units = {p: w for p, w in weights.items() if p in whole(groups)}
+    stored = _pooled(compute((of_units, signal)), groups)
+    others = {p: w for p, w in weights.items() if p not in of_units}
+    return Scores((stored, (others, signal)), lambda inputs: inputs[0] | compute(inputs[1]))
+
+
+def _pooled(scores: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
+    return dict(scores) | {p: pool(scores[p], g) for p, g in whole(groups).items()}
 
 
 def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:

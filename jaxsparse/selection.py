@@ -22,6 +22,7 @@ from jax import lax
 
 from jaxsparse.counting import count_true
 from jaxsparse.search import Rows, first_rows, make_bracket, narrow, spread, take_row
+from jaxsparse.ties import index_hash
 from jaxsparse.types import Counts, Leaves, Scores, Selected
 
 CANDIDATES = 7
@@ -69,10 +70,12 @@ def top_k(
       k: int32[]: over all leaves together; or int32[] by path: in each leaf. Cut to the number of
         eligible entries.
       eligible: bool arrays by path, or None.
-      num_eligible: int32[leaves], the number of True in each where it is known already.
+      num_eligible: int32[leaves], the number of True in each where it is known already, in the
+        order of `eligible`.
 
     Returns:
-      The masks, and the number of NaN scores among the eligible entries of each leaf.
+      The masks, and the number of NaN scores among the eligible entries of each leaf; in the order
+      of `eligible` if given, else of `scores` (those of `Scores` are sorted by path).
 
     Raises:
       ValueError: a score that is not floating point, a k that is no integer, an eligible that is no
@@ -82,11 +85,13 @@ def top_k(
     kinds = jax.eval_shape(compute, inputs)
     _check_scores(kinds, eligible)
     _check_counts(kinds, k)
-    paths, sizes = list(kinds), [x.size for x in kinds.values()]
+    paths = _in_order(kinds, scores, eligible)
+    sizes = [kinds[path].size for path in paths]
     entries = _Entries(paths, inputs, compute, eligible, _starts(sizes, k))
     joined = (lambda counts: counts) if isinstance(k, Mapping) else _added_up
 
-    num_eligible = _num_eligible(sizes, eligible, num_eligible)
+    if num_eligible is None:
+        num_eligible = _num_eligible(sizes, paths, eligible)
     wanted = [k[path] if isinstance(k, Mapping) else k for path in paths]
     wanted = jnp.stack([jnp.asarray(count, jnp.int32) for count in wanted])
     wanted = jnp.clip(wanted, 0, joined(num_eligible))
@@ -197,7 +202,7 @@ def _split(
     nan = jnp.isnan(at)
     over = (x > at) | (nan & (x == x))  # every number is above NaN
     tied = (x == at) | (nan & (x != x))
-    return mask & over, mask & tied, _index_hash(x.shape, take_row(starts, row))
+    return mask & over, mask & tied, index_hash(x.shape, take_row(starts, row))
 
 
 def _leaves_again(entries: _Entries, rows: Rows) -> Iterator[tuple[jax.Array, ...]]:
@@ -231,13 +236,17 @@ def _added_up(counts: jax.Array) -> jax.Array:
     return jnp.broadcast_to(counts.sum(0, jnp.int32), counts.shape)
 
 
-def _num_eligible(sizes: list[int], eligible: Leaves | None, known: jax.Array | None) -> jax.Array:
+def _num_eligible(sizes: list[int], paths: list[str], eligible: Leaves | None) -> jax.Array:
     """int32[leaves]."""
-    if known is not None:
-        return known
     if eligible is None:
         return jnp.asarray(sizes, jnp.int32)
-    return jnp.stack([count_true(mask)[0] for mask in eligible.values()])
+    return jnp.stack([count_true(eligible[path])[0] for path in paths])
+
+
+def _in_order(kinds: Leaves, scores: Leaves | Scores, eligible: Leaves | None) -> list[str]:
+    """The paths in the caller's order: JAX hands dicts back sorted, 10/kernel before 2/kernel."""
+    order = eligible if eligible is not None else kinds if isinstance(scores, Scores) else scores
+    return [path for path in order if path in kinds]
 
 
 def _stacked(counts: list[tuple[jax.Array, ...]]) -> jax.Array:
@@ -284,17 +293,3 @@ def _to_float(ordered: jax.Array) -> jax.Array:
     positive = ordered >> 31 == 1
     bits = jnp.where(positive, ordered ^ np.uint32(1 << 31), ~ordered)
     return lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def _index_hash(shape: tuple[int, ...], offset: jax.Array) -> jax.Array:
-    """uint32[shape] below 2**31: a bijective mix of offset + flat index, itself below 2**31."""
-    x = jnp.full(shape, offset, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(len(shape))):
-        x = x + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
-        stride *= shape[axis]
-    # Odd multipliers and right shifts are bijections of 31-bit integers (after Wellons' lowbias32).
-    low31 = np.uint32(0x7FFFFFFF)
-    x = ((x ^ (x >> 16)) * np.uint32(0x7FEB352D)) & low31
-    x = ((x ^ (x >> 15)) * np.uint32(0x846CA68B)) & low31
-    return x ^ (x >> 16)

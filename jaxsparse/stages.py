@@ -7,13 +7,16 @@ by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` do
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxsparse.counting import count_true
+from jaxsparse.groups import GroupsByPath, fixed, full_groups
 from jaxsparse.keys import fold_key
+from jaxsparse.ranking import best_in_groups
 from jaxsparse.scores import gradient, magnitude, score_leaves
 from jaxsparse.selection import top_k
 from jaxsparse.timetable import take_fraction
-from jaxsparse.types import Leaves, Rounding, Row, Score, Selected, Stage
+from jaxsparse.types import Leaves, Rounding, Row, Score, Scores, Selected, Stage
 
 
 def prune(score: Score = magnitude) -> Stage:
@@ -34,7 +37,7 @@ def prune(score: Score = magnitude) -> Stage:
     def stage(
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
-        scores = score_leaves(score, weights, signal, fold_key(key, "prune"))
+        scores = score_leaves(score, weights, signal, fold_key(key, "prune"), row.groups)
         if isinstance(row.target, dict) or not row.min_keep:
             return top_k(scores, row.target, eligible=masks)
         reserved = top_k(scores, dict.fromkeys(masks, row.min_keep), eligible=masks)
@@ -55,6 +58,11 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
     among them: one that is dropped and chosen again in the same exchange was never gone, and keeps
     its value and optimizer slots. On a dense leaf nothing changes.
 
+    In a leaf with an N:M pattern weights are dropped wherever they are worth least, as in any other
+    leaf; then every group that lost some grows as many, its own best. A group always has enough
+    candidates. (Masks from elsewhere are brought to the pattern: of too many active entries the
+    worst go, in place of too few the best grow.)
+
     Args:
       drop: what an active weight is worth; the lowest go.
       grow: what an inactive position is worth; the highest come.
@@ -73,15 +81,54 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
         active = jnp.stack([count_true(mask)[0] for mask in masks.values()])
         n = take_fraction(active, row.drop, rounding)
         by_path = lambda counts: dict(zip(masks, counts, strict=True))
-        worth = score_leaves(drop, weights, signal, fold_key(key, "drop"))
+        worth = score_leaves(drop, weights, signal, fold_key(key, "drop"), row.groups)
         stayed = top_k(worth, by_path(active - n), eligible=masks, num_eligible=active)
-        promise = score_leaves(grow, weights, signal, fold_key(key, "grow"))
+        promise = score_leaves(grow, weights, signal, fold_key(key, "grow"), row.groups)
         inactive = {p: ~mask for p, mask in stayed.masks.items()}
         sizes = jnp.array([mask.size for mask in masks.values()], jnp.int32)
-        grown = top_k(promise, by_path(n), eligible=inactive, num_eligible=sizes - (active - n))
-        return Selected(
-            {p: stayed.masks[p] | grown.masks[p] for p in masks},
-            stayed.num_nan + grown.num_nan,
-        )
+        if fixed(row.groups):
+            grown = _grow_by_group(worth, promise, by_path(n), stayed.masks, fixed(row.groups))
+        else:
+            grown = top_k(promise, by_path(n), eligible=inactive, num_eligible=sizes - (active - n))
+            grown = grown._replace(masks={p: stayed.masks[p] | grown.masks[p] for p in masks})
+        return Selected(grown.masks, stayed.num_nan + grown.num_nan)
 
     return stage
+
+
+def _grow_by_group(
+    worth: Scores, promise: Scores, n: dict[str, jax.Array], stayed: Leaves, groups: GroupsByPath
+) -> Selected:
+    """What stayed and what grows, where the leaves in `groups` have an N:M pattern.
+
+    Every group is filled up to n of m by promise. What stayed goes first, by worth: there is more
+    than n of it only in masks from elsewhere.
+    """
+    of_groups = {path: stayed[path] for path in groups}
+    full = [full_groups(mask, groups[path]).all() for path, mask in of_groups.items()]
+    # A branch, because what goes in and out of it is stored. Else XLA ranks the entries for the
+    # mask, for what was kept and for the counts, and cuts the ties of `stayed` at every comparison:
+    # an event of ResNet-50 took ten times RigL's unstructured one, now twice.
+    fill = lambda stayed: _fill(worth, promise, stayed, groups)
+    masks = lax.cond(jnp.stack(full).all(), lambda stayed: stayed, fill, of_groups)
+    promises = promise.compute(promise.inputs)
+    nan = {path: ~mask & jnp.isnan(promises[path]) for path, mask in of_groups.items()}
+    num_nan = {path: count_true(mask)[0] for path, mask in nan.items()}
+    free = [path for path in stayed if path not in groups]
+    if free:
+        take = lambda inputs: {path: promise.compute(inputs)[path] for path in free}
+        inactive = {path: ~stayed[path] for path in free}
+        grown = top_k(Scores(promise.inputs, take), {path: n[path] for path in free}, inactive)
+        masks |= {path: stayed[path] | grown.masks[path] for path in free}
+        num_nan |= dict(zip(free, grown.num_nan, strict=True))
+    return Selected(
+        {path: masks[path] for path in stayed}, jnp.stack([num_nan[path] for path in stayed])
+    )
+
+
+def _fill(
+    worth: Scores, promise: Scores, stayed: Leaves, groups: GroupsByPath
+) -> dict[str, jax.Array]:
+    values, promises = worth.compute(worth.inputs), promise.compute(promise.inputs)
+    scores = {p: jnp.where(mask, values[p], promises[p]) for p, mask in stayed.items()}
+    return {p: best_in_groups(x, groups[p], first=stayed[p]) for p, x in scores.items()}

@@ -178,6 +178,9 @@ def event_rows(
         return {"": count}
 
     def layer_targets() -> Iterator[dict[str, int]]:
+        if all(event.density is None for event in timetable.events):
+            yield from (dict.fromkeys(shapes, HOLD) for _ in timetable.events)
+            return
         density = timetable.initial_density
         counts = leaf_counts(distribution, shapes, density)
         for event in timetable.events:
@@ -230,7 +233,7 @@ def row_at(
     else:
         planned = jnp.asarray(rows.target)[index]
         target = jnp.where(planned == HOLD, now.sum(dtype=jnp.int32), planned)
-    return Row(target, (numerator, denominator), rows.min_keep)
+    return rows._replace(target=target, drop=(numerator, denominator))
 
 
 def take_fraction(

@@ -1,5 +1,9 @@
-"""A Flax train state that carries masks: everything a sparse run needs, in one pytree."""
+"""A Flax train state that carries masks: everything a sparse run needs, in one pytree.
 
+`TrainState` is one, `with_masks` makes one of a train state class that a script has already.
+"""
+
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -7,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.training import train_state
 
 from jaxsparse.changes import explore
 from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
@@ -17,8 +22,8 @@ from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
 
-class TrainState(struct.PyTreeNode):
-    """Like `flax.training.train_state.TrainState`, with masks and a method.
+class TrainState(train_state.TrainState):
+    """`flax.training.train_state.TrainState` with masks and a method.
 
         state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.1),
                                   method=method, key=key)
@@ -32,13 +37,16 @@ class TrainState(struct.PyTreeNode):
             state = train_step(state, batch, event=method.is_due(n))
 
     `event` is a Python bool, so there are two compiled steps, and the one without an event holds no
-    trace of the other. Subclass it to carry more, such as batch statistics.
+    trace of the other. A step that has no argument for it finds it in the state, which it leaves
+    with `event=False`: `state = step(state.replace(event=method.is_due(n)), batch)`.
+
+    Subclass it to carry more, such as batch statistics, or see `with_masks`.
 
     Attributes:
       step: int32[], completed optimizer steps, RigL's skipped ones included.
       params: stored masked: an inactive weight is exactly 0.
-      masks: bool, the structure and shapes of params.
       opt_state: the state of `tx`, without masks in it.
+      masks: bool, the structure and shapes of params.
       observe_state: the state of `method.observe`.
       key: the key of all events; each folds in its step and the paths of the leaves.
       event_metrics: of the last event; zeros before the first one.
@@ -46,19 +54,18 @@ class TrainState(struct.PyTreeNode):
       apply_fn: usually `model.apply`.
       tx: `masked` around the optimizer.
       method: what chooses the masks.
+      event: whether the next `apply_gradients` updates the masks; a Python bool and no leaf, so
+        that jit compiles a step for either.
     """
 
-    step: jax.Array
-    params: PyTree
     masks: PyTree
-    opt_state: PyTree
     observe_state: PyTree
     key: jax.Array
     event_metrics: EventMetrics
     explored: PyTree | None
-    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
-    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
     method: Method = struct.field(pytree_node=False)
+    # By keyword, so that fields of a subclass need no default.
+    event: bool = struct.field(pytree_node=False, default=False, kw_only=True)
 
     @classmethod
     def create(
@@ -129,7 +136,7 @@ class TrainState(struct.PyTreeNode):
         self,
         *,
         grads: PyTree,
-        event: bool = False,
+        event: bool | None = None,
         tx_args: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Self:
@@ -141,21 +148,29 @@ class TrainState(struct.PyTreeNode):
 
         Args:
           grads: the dense gradient at `params`, a tree like params.
-          event: Python bool, `method.is_due(n)` for the n-th step; static under jit.
+          event: Python bool, `method.is_due(n)` for the n-th step; static under jit. None: what
+            the state says, which is False unless it was replaced.
           tx_args: extra arguments of the optimizer's update, such as `value` for
             `optax.contrib.reduce_on_plateau`.
           **fields: replaced in the new state, such as batch statistics.
         """
+        event = self.event if event is None else event
         step = self.step + 1
         signal, observe_state = self.method.observe.update(grads, self.observe_state, self.params)
         params, opt_state = self.params, self.opt_state
         if not (event and self.method.skip_step):
-            updates, opt_state = self.tx.update(
+            tx = optax.with_extra_args_support(self.tx)  # it is one; Flax's type does not say so
+            updates, opt_state = tx.update(
                 grads, opt_state, params, masks=self.masks, **(tx_args or {})
             )
             params = optax.apply_updates(params, updates)
         state = self.replace(
-            step=step, params=params, opt_state=opt_state, observe_state=observe_state, **fields
+            step=step,
+            params=params,
+            opt_state=opt_state,
+            observe_state=observe_state,
+            event=False,
+            **fields,
         )
         return state._with_event(signal) if event else state
 
@@ -170,3 +185,42 @@ class TrainState(struct.PyTreeNode):
             event_metrics=event.metrics,
             explored=explored,
         )
+
+
+def with_masks(cls: type[train_state.TrainState]) -> Any:
+    """Makes a train state class that a script has already one that carries masks; a decorator.
+
+        @jaxsparse.with_masks
+        class TrainState(flax.training.train_state.TrainState):
+            batch_stats: Any
+
+    What the class adds or overrides stays, and what its methods call through `super()` is that of
+    `jaxsparse.TrainState`: `create` needs `method=` and `key=` as well, and a step with an event is
+
+        state = train_step(state.replace(event=method.is_due(n)), batch)
+
+    Args:
+      cls: a subclass of `flax.training.train_state.TrainState`. A field `key` of its own, as Flax's
+        guide to dropout has it, is the key of the masks too: what the methods draw from it is
+        independent of what `fold_in` with a step draws.
+
+    Returns:
+      A subclass of `cls` and of `jaxsparse.TrainState`, of the same name; of Flax's own class
+      `jaxsparse.TrainState` itself.
+
+    Raises:
+      TypeError: another class.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, train_state.TrainState)):
+        raise TypeError(
+            f"with_masks takes a subclass of flax.training.train_state.TrainState, not {cls!r}"
+        )
+    if issubclass(TrainState, cls):
+        return TrainState
+    if issubclass(cls, TrainState):
+        return cls
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    # `cls` first: its overrides come before ours, and ours before Flax's.
+    return types.new_class(
+        cls.__name__, (cls, TrainState), exec_body=lambda body: body.update(names)
+    )

@@ -7,6 +7,7 @@ prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -61,8 +62,28 @@ class Event(NamedTuple):
     metrics: EventMetrics
 
 
+class Groups(NamedTuple):
+    """How a pattern cuts one leaf into groups of equal size; see `jaxsparse.groups`.
+
+    Attributes:
+      pattern: its name, such as "2:4".
+      split: a shape for the leaf's entries in their order, in which `axes` can name the groups.
+      axes: the axes of `split` that run within a group, rising.
+      num_active: how many entries of every group are active, n of N:M; None: a group is active as a
+        whole or not at all.
+    """
+
+    pattern: str
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+    num_active: int | None = None
+
+
 class Row(NamedTuple):
-    """What the timetable asks of one event: integers, computed on the host.
+    """What is asked of one event: integers, computed on the host.
+
+    What counts as one weight is one entry, or one group of a leaf whose groups are active as a
+    whole: its masks then have the shape of the groups (`groups.unit_shape`).
 
     Attributes:
       target: int32[] active weights over all leaves together (scope "global"), or a dict of
@@ -70,11 +91,13 @@ class Row(NamedTuple):
       drop: (numerator, denominator), int32[] each: the exact share of a leaf's active weights that
         an exchange replaces; denominator below 46341 so that products stay within int32.
       min_keep: Python int, fewest weights that a global target may leave to each leaf.
+      groups: by path, of the leaves that have a pattern.
     """
 
     target: Any
     drop: tuple[Any, Any]
     min_keep: int = 0
+    groups: Mapping[str, Groups] = MappingProxyType({})
 
 
 class Scores(NamedTuple):
@@ -135,7 +158,11 @@ class Stage(Protocol):
     def __call__(
         self, weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
-        """Returns the masks after this stage, for the same paths."""
+        """Returns the masks after this stage, for the same paths.
+
+        Weights and signal have the shapes of the leaves; masks too, but for leaves that
+        `row.groups` counts in units. `scores.score_leaves` brings scores into the masks' shapes.
+        """
         ...
 
 

@@ -14,8 +14,9 @@ ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
 CORE = {"types", "keys", "paths", "counting", "masks"}
-TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "search"}
+TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
+STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
     "keys": {"types"},
@@ -24,15 +25,22 @@ MAY_IMPORT = {
     "masks": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,
-    "scores": CORE,
+    "groups": {"types"},
+    "scores": CORE | {"groups"},
     "search": set(),
-    "selection": CORE | {"search"},
+    "ties": set(),
+    "selection": CORE | {"search", "ties"},
+    "ranking": {"types", "ties"},
+    "patterns": CORE,
     "timetable": TOOLS,
     "stages": STEPS,
     "flops": CORE,
     "accounting": CORE | {"flops"},
     "plan": STEPS | {"flops", "accounting"},
-    "method": STEPS | {"flops", "stages", "plan"},
+    "budget": STEPS,
+    "starts": STARTS,
+    "recipe": STARTS | {"starts", "plan"},
+    "method": STEPS | {"flops", "patterns", "plan", "recipe"},
     "methods": STEPS | {"stages", "plan", "method", "methods"},
     "transforms": CORE,
     "age": CORE,

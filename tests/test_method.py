@@ -112,6 +112,23 @@ def test_scalar_empty_and_one_weight_leaves(key):
     assert counts(jax.jit(rigl.update)(empty, empty, rigl.init(key, empty), 1).masks) == {"b": 0}
 
 
+def test_counts_and_metrics_of_a_long_list_of_layers(key):
+    """JAX sorts the keys of dicts, and "10" before "2": no leaf may get another one's numbers."""
+    params = [jnp.linspace(-1, 1, 4 * n).reshape(4, n) for n in range(1, 13)]
+    params[2] = params[2].at[0, 0].set(jnp.nan)
+    method = one_event(
+        [prune(), exchange(rounding="ceil")],
+        scope="layer",
+        distribution=uniform(),
+        prunable=ALL,
+    )
+    event = method.update(params, params, jaxsparse.dense_masks(params), 1)
+    want = list(method.plan(params).rows[1].layers.values())
+    assert want == [2 * n for n in range(1, 13)]
+    assert counts(event.masks) == event.metrics.num_active.tolist() == want
+    assert (event.metrics.num_nan > 0).tolist() == [n == 3 for n in range(1, 13)]
+
+
 def test_what_is_kept_and_what_is_counted():
     def first(weights, signal, masks, row, key):  # removes 0 and 1
         return Selected({"w": masks["w"].at[:2].set(False)}, jnp.ones(1, jnp.int32))

@@ -1,5 +1,6 @@
 """The README's code runs as written, and a new criterion takes under 15 lines."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 
 import jaxsparse
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -49,3 +51,10 @@ def test_a_new_criterion_takes_under_15_lines_and_decides():
 def test_the_readme_names_every_method():
     for name in ("granet_st", "granet", "gmp", "rigl", "set_", "snfs", "rigl_itop", "set_itop"):
         assert f"`{name}`" in README
+
+
+def test_the_readmes_diff_is_that_of_the_examples():
+    names = ("examples/dense_flax.py", "examples/sparse_flax.py")
+    scripts = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in names]
+    block = re.search(r"<!-- dense to sparse -->\n```diff\n(.*?)```", README, re.DOTALL)[1]
+    assert block.splitlines() == list(difflib.unified_diff(*scripts, *names, lineterm="", n=1))

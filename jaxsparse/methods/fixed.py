@@ -74,4 +74,4 @@ def static(
         active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
         return Targets(shapes, active, Row({}, ((), ())))
 
-    return method._replace(init=init, targets=targets)
+    return method._replace(init=init, targets=targets, recipe=None)

@@ -129,7 +129,7 @@ def granet(
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
 
-    Differs from the official code in: exact counts (see `stages.prune`, `method.random_masks`), the
+    Differs from the official code in: exact counts (see `stages.prune`, `starts.random_masks`), the
     cubic's last event is run, growth can never choose an active weight, and at the very last step
     of training nothing is exchanged.
 

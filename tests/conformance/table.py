@@ -1,6 +1,7 @@
 """The table of all methods, and the loop of the README that the conformance tests run them in."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import optax
 
 import jaxsparse
+from jaxsparse.paths import leaf_paths
 from jaxsparse.schedules import constant
 from jaxsparse.scores import random, saliency
 from tests.trees import FIXED, every_other, fill
@@ -73,6 +75,37 @@ def composed(params: Any) -> jaxsparse.Method:
     )
 
 
+def patterned(method: jaxsparse.Method, params: Any, by_shape: dict) -> jaxsparse.Method:
+    """One rule for each prunable leaf, by its shape."""
+    leaves = dict(zip(leaf_paths(params), jax.tree.leaves(params), strict=True))
+    paths = jaxsparse.prunable_paths(params)
+    rules = [(f"^{re.escape(path)}$", by_shape[leaves[path].shape]) for path in paths]
+    return jaxsparse.with_pattern(method, rules)
+
+
+# Half of every leaf but of the single weight, which stays: 6 + 12 + 1 + 12 = 31 of 61.
+RATIOS = {
+    (3, 4): jaxsparse.n_of_m(2, 4, axis=-1),
+    (2, 2, 2, 3): jaxsparse.n_of_m(1, 2),
+    (1, 1): None,
+    (2, 3, 4): jaxsparse.n_of_m(1, 2, axis=0),
+}
+# 2 + 4 + 4 blocks of 6, and the single weight.
+BLOCKS = {
+    (3, 4): jaxsparse.block((3, 2)),
+    (2, 2, 2, 3): jaxsparse.block((2, 3)),
+    (1, 1): None,
+    (2, 3, 4): jaxsparse.block((3, 2)),
+}
+# 4 channels of 3, 3 of 8, 1 of 1, 3 (input) channels of 8.
+CHANNELS = {
+    (3, 4): jaxsparse.channels(),
+    (2, 2, 2, 3): jaxsparse.channels(),
+    (1, 1): jaxsparse.channels(),
+    (2, 3, 4): jaxsparse.channels(-2),
+}
+
+
 _RUN = {"total_steps": TOTAL, "update_interval": EVERY}
 _PRUNED = {"sparsity": SPARSITY, "stop_step": 6, **_RUN}
 _FIXED = {"sparsity": SPARSITY, **_RUN}
@@ -115,6 +148,41 @@ CASES = {
     "snfs": Case(lambda p: jaxsparse.snfs(**_FIXED), **held(8)),
     "rigl_itop": Case(lambda p: jaxsparse.rigl_itop(**_FIXED), **held(10)),
     "set_itop": Case(lambda p: jaxsparse.set_itop(**_FIXED), **held(10, random_events=True)),
+    # 1 - 31/61; the method's own sparsity only concerns the single weight, which it keeps.
+    "rigl_n_of_m": Case(
+        lambda p: patterned(jaxsparse.rigl(**_FIXED | {"sparsity": 0.5}), p, RATIOS),
+        (30 / 61,) * 5,
+        (2, 4, 6, 8),
+        random_start=True,
+    ),
+    # 11 units at density .3 are 4, one a leaf: 6 + 6 + 6 + 1 = 19 of 61.
+    "set_itop_block": Case(
+        lambda p: patterned(
+            jaxsparse.set_itop(distribution=jaxsparse.uniform(), **_FIXED), p, BLOCKS
+        ),
+        (42 / 61,) * 6,
+        (2, 4, 6, 8, 10),
+        random_start=True,
+        random_events=True,
+    ),
+    # Of 11 units s_i = .4926, .6741, .7 leave 6, 4, 4: blocks 1, 2, 2 and the weight, then 1 each.
+    "gmp_block": Case(
+        lambda p: patterned(
+            jaxsparse.gmp(scope="layer", distribution=jaxsparse.uniform(), **_PRUNED), p, BLOCKS
+        ),
+        (0.0, 30 / 61, 42 / 61, 42 / 61),
+        (2, 4, 6),
+    ),
+    # Of 11 channels s_i leave 6, 4, 4: 2, 2 (in the order of the tree), 1, 1, then 1 each.
+    "granet_channels": Case(
+        lambda p: patterned(
+            jaxsparse.granet(scope="layer", distribution=jaxsparse.uniform(), **_PRUNED),
+            p,
+            CHANNELS,
+        ),
+        (0.0, 1 - 31 / 61, 1 - 20 / 61, 1 - 20 / 61, 1 - 20 / 61, 1 - 20 / 61),
+        (2, 4, 6, 8, 10),
+    ),
     "composed": Case(
         composed,
         (0.4, 0.5, 0.6, 0.7, 0.7, 0.7),

@@ -128,6 +128,44 @@ def test_estimates_for_granet(schedule, sparsity, train, test, capsys):
     assert line.startswith(f"FLOPs: training about {train} of dense, inference about {test} of")
 
 
+# Item 17: GraNet's pairs, inference known, the cubic over 30 of 100 epochs. Its events come at the
+# end of their interval, so that training is 0.0005 to 0.0016 above the mean of the cubic.
+@pytest.mark.parametrize(
+    ("schedule", "sparsity", "test", "mean", "published"),
+    [
+        ("granet_st", 0.8, 0.35, 0.377, 0.37),
+        ("granet_st", 0.9, 0.20, 0.239, 0.25),
+        ("granet", 0.8, 0.28, 0.334, 0.34),
+        ("granet", 0.9, 0.16, 0.223, 0.23),
+    ],
+)
+def test_training_follows_from_inference(schedule, sparsity, test, mean, published, capsys):
+    argv = [
+        f"--schedule={schedule}", f"--sparsity={sparsity}", f"--test_flops={test}",
+        "--steps=1000900", "--update_interval=4000", "--stop_step=300270",
+        "--count_dense_gradient=False",
+    ]  # fmt: skip
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    ratio = float(last.rpartition(" ")[2])
+    assert mean < ratio < mean + 0.002
+    assert ratio == pytest.approx(published, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--schedule=rigl", "--test_flops=0.3"], "goes with pruning over all layers; rigl has"),
+        (["--schedule=granet", "--test_flops=0"], "0.0 must be above 0 and at most 1"),
+        (["--schedule=granet", "--test_flops=1.1"], "1.1 must be above 0 and at most 1"),
+    ],
+)
+def test_inference_that_makes_no_sense(flags, complaint, capsys):
+    assert cli.run(plan_file.main, plan_file.Config, flags) == 2
+    out, error = capsys.readouterr()
+    assert complaint in error and not out
+
+
 def test_the_dense_gradient_counts_unless_the_flag_says_no():
     parse = lambda *argv: cli.parse(plan_file.Config, argv).count_dense_gradient
     assert parse() and parse("--count_dense_gradient=True")

@@ -144,3 +144,55 @@ def test_comparison_needs_the_same_runs(tmp_path):
     with pytest.raises(ValueError, match=r"density has the runs \['dense'\], expected \['dense', "):
         density = {"dense": (STEPS, [1.0, 1.0, 1.0])}
         plots.plot_comparison(tmp_path / "p.png", **COMPARISON | {"density": density})
+
+
+SPARSITIES = {
+    "sample, lenet5": {
+        "dense": [(0.0, 0.9, 0.01)],
+        "rigl": [(0.9, 0.85, 0.02), (0.98, 0.8, 0.01), (0.99, 0.7, math.nan)],
+    },
+    "sample, resnet20": {
+        "dense": [(0.0, 0.95, math.nan)],
+        "granet": [(0.0, 0.95, 0.01), (0.9, 0.94, 0.01)],
+        "rigl": [(0.9, 0.93, 0.02)],
+    },
+}
+
+
+def test_plot_sparsities(tmp_path, figures):
+    plots.plot_sparsities(tmp_path / "new" / "p.png", metric="test_accuracy", panels=SPARSITIES)
+    top, bottom = figures[0].axes
+    assert [axes.get_title() for axes in (top, bottom)] == list(SPARSITIES)
+    assert (legend(top), legend(bottom)) == (["dense", "rigl"], ["dense", "granet", "rigl"])
+    assert [label.get_text() for label in top.get_xticklabels()] == ["99 %", "98 %", "90 %"]
+    left, right = top.get_xlim()
+    assert top.get_xscale() == "log" and left > 0.1 > 0.01 > right  # the sparsest to the right
+    dense, rigl = (axes.get_lines()[0] for axes in (top, bottom))
+    assert set(dense.get_ydata()) == {0.9} and set(rigl.get_ydata()) == {0.95}
+    bars = {axes: {c.get_label(): c for c in axes.containers} for axes in (top, bottom)}
+    points, _, (spread,) = bars[top]["rigl"].lines
+    assert points.get_ydata().tolist() == [0.85, 0.8, 0.7]
+    assert spread.get_segments()[0][:, 1].tolist() == pytest.approx([0.83, 0.87])
+    assert points.get_color() == bars[bottom]["rigl"].lines[0].get_color() == plots.COLOURS[1]
+    assert overlapping(figures[0]) == []
+    assert imread(tmp_path / "new" / "p.png").shape[1] == 1_200
+
+
+@pytest.mark.parametrize(
+    ("methods", "ticks"),
+    [
+        ({"dense": [(0.0, 0.9, 0.1)]}, []),
+        ({"rigl": [(0.9, 0.8, math.nan)]}, ["90 %"]),
+        ({"rigl": [(s, 0.8, 0.1) for s in (0.5, 0.9, 0.95, 0.96, 0.999)]}, 4),
+        ({f"method {i}": [(0.9, i / 20, 0.1)] for i in range(15)}, ["90 %"]),
+    ],
+    ids=["dense alone", "one point", "close sparsities", "many methods"],
+)
+def test_unusual_comparisons_are_drawn_without_overlap(tmp_path, figures, methods, ticks):
+    plots.plot_sparsities(tmp_path / "p.png", metric="test_accuracy", panels={"title": methods})
+    (axes,) = figures[0].axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ticks or len(labels) == ticks
+    assert overlapping(figures[0]) == []
+    points = [container.lines[0] for container in axes.containers]
+    assert len({(x.get_color(), x.get_linestyle(), x.get_marker()) for x in points}) == len(points)

@@ -1,0 +1,92 @@
+"""How many weights a method asks of each leaf where patterns count in groups or fix densities."""
+
+import math
+from collections.abc import Mapping
+
+from jaxsparse.distributions import leaf_counts
+from jaxsparse.groups import GroupsByPath, fixed, group_size, unit_shapes
+from jaxsparse.timetable import Timetable, event_rows
+from jaxsparse.types import Distribution, Groups, Row, Scope, Shapes
+
+SLACK = 1e-3
+"""How far a sparsity may be from the one that N:M fixes: 0.667 will do for 1:3."""
+
+
+def initial_counts(
+    distribution: Distribution, shapes: Shapes, groups: GroupsByPath, density: float | None
+) -> dict[str, int]:
+    """Returns the active units of every leaf at the start; without groups, `leaf_counts`.
+
+    Leaves of N:M have n/m of their entries and are set aside; the others share the density among
+    themselves. The density may be None where there are no others.
+
+    Raises:
+      ValueError: as `leaf_counts`; or every leaf is of N:M and the density is another one.
+    """
+    rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
+    counts = {path: _fixed_count(shapes[path], g) for path, g in fixed(groups).items()}
+    if rest and density is not None:
+        counts |= leaf_counts(in_units(distribution, rest), unit_shapes(rest, groups), density)
+    elif density is not None:
+        _check_density(density, counts, shapes, groups)
+    return {path: counts[path] for path in shapes}
+
+
+def in_units(distribution: Distribution, of_entries: Shapes) -> Distribution:
+    """Returns the distribution of leaves counted in units: densities of the leaves' own shapes."""
+
+    def densities(shapes: Shapes, density: float) -> dict[str, float]:
+        return distribution({path: of_entries[path] for path in shapes}, density)
+
+    return densities
+
+
+def rows_in_units(
+    timetable: Timetable,
+    shapes: Shapes,
+    groups: GroupsByPath,
+    *,
+    scope: Scope,
+    distribution: Distribution,
+    min_keep: int,
+) -> Row:
+    """Returns `event_rows` whose targets and `min_keep` count units.
+
+    Raises:
+      ValueError: as `event_rows`; or leaves compete, or have to keep a minimum, whose units differ
+        in size.
+    """
+    sizes = {path: group_size(groups.get(path)) for path in shapes}
+    changes = any(event.density is not None for event in timetable.events)
+    if changes and len(set(sizes.values())) > 1 and (scope == "global" or min_keep):
+        a = next(iter(sizes))
+        b = next(path for path in sizes if sizes[path] != sizes[a])
+        option = "scope='global'" if scope == "global" else f"min_keep={min_keep}"
+        raise ValueError(
+            f"{option} needs groups of one size, but those of {a} have {sizes[a]} entries and "
+            f"those of {b} {sizes[b]}; "
+            + ("take scope='layer'" if scope == "global" else "leave min_keep out")
+        )
+    return event_rows(
+        timetable,
+        unit_shapes(shapes, groups),
+        scope=scope,
+        distribution=in_units(distribution, shapes),
+        min_keep=-(-min_keep // max(max(sizes.values()), 1)),
+    )._replace(groups=groups)
+
+
+def _fixed_count(shape: tuple[int, ...], groups: Groups) -> int:
+    return math.prod(shape) * (groups.num_active or 0) // groups.split[groups.axes[0]]
+
+
+def _check_density(
+    density: float, counts: Mapping[str, int], shapes: Shapes, groups: GroupsByPath
+) -> None:
+    share = sum(counts.values()) / max(sum(math.prod(shape) for shape in shapes.values()), 1)
+    if abs(density - share) > SLACK and sum(counts.values()):
+        names = ", ".join(dict.fromkeys(g.pattern for g in groups.values()))
+        raise ValueError(
+            f"sparsity {1 - density:.6g} cannot be had: every prunable leaf is {names}, which is "
+            f"sparsity {1 - share:.6g}"
+        )

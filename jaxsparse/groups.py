@@ -1,0 +1,117 @@
+"""Leaves cut into groups of equal size: what patterns are made of, under masks and scores.
+
+A group that is active as a whole is one big weight, a *unit*: events score, count and choose units,
+and only at their ends are masks of units made of masks of entries and back. Entries stay where they
+are: a group is a set of axes of a reshaped leaf, so that pooling adds slices and expanding
+broadcasts, and nothing is transposed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsparse.types import Groups, Leaves, Shapes
+
+GroupsByPath: TypeAlias = Mapping[str, Groups]
+
+
+def group_size(groups: Groups | None) -> int:
+    """Returns how many entries are active or not together: 1 without groups and for N:M."""
+    if groups is None or groups.num_active is not None:
+        return 1
+    return math.prod(groups.split[axis] for axis in groups.axes)
+
+
+def whole(groups: GroupsByPath) -> dict[str, Groups]:
+    """Returns the groups of the leaves that are counted in units."""
+    return {path: g for path, g in groups.items() if g.num_active is None}
+
+
+def fixed(groups: GroupsByPath) -> dict[str, Groups]:
+    """Returns the groups of the leaves with an N:M pattern, all of which have as many active."""
+    return {path: g for path, g in groups.items() if g.num_active is not None}
+
+
+def unit_shape(shape: tuple[int, ...], groups: Groups | None) -> tuple[int, ...]:
+    """Returns the shape of a leaf's masks during an event: of its units, or else its own."""
+    if groups is None or groups.num_active is not None:
+        return shape
+    return tuple(n for axis, n in enumerate(groups.split) if axis not in groups.axes)
+
+
+def unit_shapes(shapes: Shapes, groups: GroupsByPath) -> dict[str, tuple[int, ...]]:
+    """Returns `unit_shape` of every leaf."""
+    return {path: unit_shape(shape, groups.get(path)) for path, shape in shapes.items()}
+
+
+def to_units(masks: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
+    """Returns masks of units: one is active where any of its entries is."""
+    units = {
+        path: _fold(masks[path].reshape(g.split), g.axes, jnp.logical_or)
+        for path, g in whole(groups).items()
+    }
+    return {path: units.get(path, mask) for path, mask in masks.items()}
+
+
+def full_groups(mask: jax.Array, groups: Groups) -> jax.Array:
+    """Returns True for every group that has the n active entries of its N:M pattern."""
+    num_active = mask.reshape(groups.split).sum(groups.axes, jnp.int32)
+    return num_active == groups.num_active
+
+
+def from_units(units: Leaves, groups: GroupsByPath, shapes: Shapes) -> dict[str, jax.Array]:
+    """Returns masks of entries: all entries of an active unit are active."""
+    entries = {
+        path: jnp.broadcast_to(jnp.expand_dims(units[path], g.axes), g.split).reshape(shapes[path])
+        for path, g in whole(groups).items()
+    }
+    return {path: entries.get(path, mask) for path, mask in units.items()}
+
+
+def pool(scores: jax.Array, groups: Groups) -> jax.Array:
+    """Returns the score of every unit: the sum over its entries, in float32.
+
+    The order of the additions is written down, so that every layout of devices and every compiler
+    comes to the same bits. (On CPU it is also 6 to 10 times faster than XLA's
+    reduction over blocks of 4 x 4, and about 3 times slower over whole channels.)
+
+    Args:
+      scores: float[leaf]; NaN makes its unit NaN.
+      groups: whole ones.
+
+    >>> import jax.numpy as jnp
+    >>> rows_of_two = Groups("pairs", split=(2, 2), axes=(1,))
+    >>> pool(jnp.array([1.0, 2.0, 3.0, 4.0]), rows_of_two)
+    Array([3., 7.], dtype=float32)
+    """
+    x = scores.astype(jnp.float32).reshape(groups.split)
+    return _fold(x, groups.axes, lax.add)
+
+
+def _fold(x: jax.Array, axes: tuple[int, ...], op: Callable) -> jax.Array:
+    """Reduces the axes by op, one after the other; they are gone from the result."""
+    for axis in axes:
+        x = _fold_along(x, axis, op)
+    return x.squeeze(axes)
+
+
+def _fold_along(x: jax.Array, axis: int, op: Callable) -> jax.Array:
+    """Lays eight parts of an axis on one another until its length is 1."""
+    n = x.shape[axis]
+    if n < 2:  # of an empty axis the identity of both operations is left
+        return x if n else x.sum(axis, x.dtype, keepdims=True)
+    num_parts = min(n, 8)  # of fewer parts more would be stored on the way
+    size = n // num_parts
+    cut = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
+    parts = [cut(i * size, (i + 1) * size) for i in range(num_parts)]
+    while len(parts) > 1:
+        odd = parts[len(parts) & ~1 :]
+        parts = [op(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
+    folded = _fold_along(parts[0], axis, op)
+    if n % num_parts:
+        return op(folded, _fold_along(cut(num_parts * size, n), axis, op))
+    return folded

@@ -1,0 +1,227 @@
+"""Patterns: which sets of weights a leaf's mask may be: N:M, blocks, whole channels.
+
+    method = jaxsparse.with_pattern(jaxsparse.rigl(sparsity=0.5, ...), jaxsparse.n_of_m(2, 4))
+
+A pattern cuts a leaf into groups of equal size. Of N:M every group has exactly n active entries, so
+the leaf's density is n/m and entries move within their group. Blocks and channels are active as a
+whole or not at all: each is one big weight, whose score is the sum of its entries' scores.
+
+A pattern of one's own is `Pattern(name, cut)` with one more function from a shape to `Groups`.
+"""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxsparse.paths import first_matches, prunable_leaves
+from jaxsparse.types import Groups, PyTree, Rules, Shapes
+
+
+class Pattern(NamedTuple):
+    """A structure that masks can have.
+
+    Attributes:
+      name: in the names of methods and in messages.
+      cut: shape of a leaf -> its groups; a ValueError says why a shape cannot be cut.
+      density: n/m where the pattern fixes the share of active entries, else None.
+    """
+
+    name: str
+    cut: Callable[[tuple[int, ...]], Groups]
+    density: Fraction | None = None
+
+
+PatternRules: TypeAlias = Sequence[tuple[str, Pattern | None]]
+
+
+def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
+    """N:M: of every m neighbours along an axis exactly n are active (2:4 is what hardware takes).
+
+    Args:
+      n: active entries of a group, at least 1 and below m.
+      m: entries of a group; the leaf's size along the axis is a multiple of it. A selection
+        compares each entry with the m of its group.
+      axis: -2, the default, is the input channels of Flax's dense and convolution kernels, along
+        which products are added up; as in NumPy, any axis that the leaf has.
+
+    Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (2:4); Zhou et al.,
+    "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021.
+
+    >>> n_of_m(2, 4).cut((3, 3, 8, 16))
+    Groups(pattern='2:4', split=(3, 3, 2, 4, 16), axes=(3,), num_active=2)
+    """
+    _check_whole_numbers("n_of_m", n, m)
+    if not 1 <= n < m:
+        raise ValueError(f"n_of_m({n}, {m}): n must be at least 1 and below m")
+    name = f"{n}:{m}"
+
+    def cut(shape: tuple[int, ...]) -> Groups:
+        at = _axis(axis, shape)
+        if shape[at] % m:
+            raise ValueError(f"its size {shape[at]} along axis {axis} is no multiple of {m}")
+        split = (*shape[:at], shape[at] // m, m, *shape[at + 1 :])
+        return Groups(name, split, (at + 1,), n)
+
+    return Pattern(name, cut, Fraction(n, m))
+
+
+def block(shape: tuple[int, int]) -> Pattern:
+    """Blocks of rows x columns, each active as a whole or not at all.
+
+    A leaf is seen as a matrix, all axes but the last by the last: a dense kernel (in, out) as it
+    is, a convolution (height, width, in, out) as the (height * width * in, out) matrix of im2col.
+    Rows are in the leaf's own order, so the input channel varies fastest, then the width, then the
+    height; where the rows of a block divide the input channels, a block lies within one tap.
+
+    Args:
+      shape: (rows, columns) of a block, each a divisor of the matrix's.
+
+    >>> block((4, 2)).cut((3, 3, 8, 16))
+    Groups(pattern='4x2', split=(18, 4, 8, 2), axes=(1, 3), num_active=None)
+    """
+    try:
+        rows, columns = shape
+    except (TypeError, ValueError):
+        raise ValueError(f"block {shape!r} must be (rows, columns)") from None
+    _check_whole_numbers("block", rows, columns)
+    name = f"{rows}x{columns}"
+
+    def cut(shape: tuple[int, ...]) -> Groups:
+        if len(shape) < 2:
+            raise ValueError("it has fewer than 2 axes")
+        height, width = int(np.prod(shape[:-1])), shape[-1]
+        if height % rows or width % columns:
+            raise ValueError(f"blocks do not divide its {height} x {width} matrix")
+        return Groups(name, (height // rows, rows, width // columns, columns), (1, 3))
+
+    return Pattern(name, cut)
+
+
+def channels(axis: int = -1) -> Pattern:
+    """Whole channels: all entries at one place of an axis are active, or none of them.
+
+    Args:
+      axis: -1, the default, is the output channels of Flax's kernels, -2 the input channels; as in
+        NumPy, any axis that the leaf has. In a stack of layers (`nn.scan`) a channel is that of all
+        its layers.
+
+    >>> channels().cut((3, 3, 8, 16))
+    Groups(pattern='channels', split=(3, 3, 8, 16), axes=(0, 1, 2), num_active=None)
+    """
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise ValueError(f"channels: axis {axis!r} must be a whole number")
+    name = "channels" if axis == -1 else f"channels({axis})"
+
+    def cut(shape: tuple[int, ...]) -> Groups:
+        at = _axis(axis, shape)
+        return Groups(name, shape, tuple(i for i in range(len(shape)) if i != at))
+
+    return Pattern(name, cut)
+
+
+def check_pattern_rules(pattern: Pattern | PatternRules) -> tuple[tuple[str, Pattern | None], ...]:
+    """Returns (path regex, pattern or None) pairs, raises a ValueError for anything else."""
+    if isinstance(pattern, Pattern):
+        return ((r"", pattern),)
+    try:
+        rules = tuple((regex, chosen) for regex, chosen in pattern)
+    except (TypeError, ValueError):
+        rules = ()
+    if not rules or not all(
+        isinstance(regex, str) and (chosen is None or isinstance(chosen, Pattern))
+        for regex, chosen in rules
+    ):
+        raise ValueError(
+            f"pattern {pattern!r} must be a pattern such as n_of_m(2, 4), or (path regex, pattern "
+            "or None) pairs"
+        )
+    return rules
+
+
+def patterns_in(rules: PatternRules) -> dict[str, Pattern]:
+    """Returns the patterns of some rules by name, in order."""
+    return {pattern.name: pattern for _, pattern in rules if pattern is not None}
+
+
+def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
+    """Returns the groups of every leaf that has a pattern.
+
+    Args:
+      rules: for each leaf the first regex found in its path decides; one without a match, or with
+        the pattern None, has no groups.
+      shapes: of the prunable leaves, by path.
+
+    Raises:
+      ValueError: a rule is nobody's first match; a pattern does not fit its leaf, with the path.
+    """
+    found = {}
+    first = first_matches([regex for regex, _ in rules], shapes, name="pattern rule")
+    for path, index in first.items():
+        pattern = None if index is None else rules[index][1]
+        if pattern is None:
+            continue
+        try:
+            found[path] = pattern.cut(shapes[path])
+        except ValueError as error:
+            raise ValueError(
+                f"pattern {pattern.name} does not fit leaf {path} {shapes[path]}: {error}; a rule "
+                f"({path!r}, None) before it exempts the leaf"
+            ) from None
+    return found
+
+
+def check_pattern(
+    masks: PyTree, pattern: Pattern | PatternRules, prunable: Rules | None = None
+) -> None:
+    """Checks on the host that masks have a pattern.
+
+    Args:
+      masks: a tree of bool.
+      pattern: a pattern for all prunable leaves, or rules as in `with_pattern`.
+      prunable: as in `prunable_paths`; other leaves are not looked at.
+
+    Raises:
+      ValueError: names the first leaf, its first bad group, and what is wrong with it.
+
+    >>> import jax.numpy as jnp
+    >>> check_pattern({"kernel": jnp.array([[True], [True], [True], [False]])}, n_of_m(2, 4))
+    Traceback (most recent call last):
+    ...
+    ValueError: masks at kernel: the group of 4 that starts at (0, 0) has 3 active entries;
+        2:4 allows 2 (1 of 1 groups is bad)
+    """
+    leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
+    shapes = {p: mask.shape for p, mask in leaves.items()}
+    for path, groups in groups_of(check_pattern_rules(pattern), shapes).items():
+        _check_leaf(path, leaves[path], groups)
+
+
+def _check_leaf(path: str, mask: np.ndarray | jax.Array, groups: Groups) -> None:
+    size = int(np.prod([groups.split[axis] for axis in groups.axes]))
+    allowed = (0, size) if groups.num_active is None else (groups.num_active,)
+    active = np.asarray(mask).reshape(groups.split).sum(groups.axes, keepdims=True)
+    bad = ~np.isin(active, allowed)
+    if not bad.any():
+        return
+    group = tuple(np.argwhere(bad)[0])
+    entry = np.unravel_index(np.ravel_multi_index(group, groups.split), np.shape(mask))
+    raise ValueError(
+        f"masks at {path}: the group of {size} that starts at {tuple(map(int, entry))} has "
+        f"{active[group]} active entries; {groups.pattern} allows {' or '.join(map(str, allowed))} "
+        f"({bad.sum()} of {bad.size} groups {'is' if bad.sum() == 1 else 'are'} bad)"
+    )
+
+
+def _check_whole_numbers(name: str, *numbers: int) -> None:
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}: {number!r} must be a whole number, at least 1")
+
+
+def _axis(axis: int, shape: tuple[int, ...]) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"it has no axis {axis}")
+    return axis % len(shape)

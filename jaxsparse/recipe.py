@@ -1,0 +1,148 @@
+"""What methods do, as pure functions of a recipe: initial masks, events, targets."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.budget import initial_counts, rows_in_units
+from jaxsparse.counting import count_true
+from jaxsparse.groups import GroupsByPath, from_units, to_units, unit_shapes, whole
+from jaxsparse.keys import fold_key
+from jaxsparse.masks import check_masks, dense_masks
+from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
+from jaxsparse.patterns import PatternRules, groups_of
+from jaxsparse.plan import Targets
+from jaxsparse.starts import random_masks
+from jaxsparse.timetable import Timetable, row_at
+from jaxsparse.types import (
+    Distribution,
+    Event,
+    EventMetrics,
+    Leaves,
+    PyTree,
+    Row,
+    Rules,
+    Scope,
+    Selected,
+    Shapes,
+    Stage,
+)
+
+
+class Recipe(NamedTuple):
+    """What masks depend on; see `compose` for the fields.
+
+    Attributes:
+      stages: run in order at every event.
+      timetable: the start and the events.
+      distribution: shares out densities among layers.
+      scope: whether targets are one number or one per leaf.
+      min_keep: fewest active weights that pruning leaves to each layer.
+      prunable: which leaves.
+      pattern: which structure; no rules is none.
+    """
+
+    stages: tuple[Stage, ...]
+    timetable: Timetable
+    distribution: Distribution
+    scope: Scope
+    min_keep: int
+    prunable: Rules | None
+    pattern: PatternRules = ()
+
+
+def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
+    """Returns the masks that training starts with, `Method.init`."""
+    weights = prunable_leaves(params, recipe.prunable)
+    shapes = leaf_shapes(weights)
+    groups = groups_of(recipe.pattern, shapes)
+    density = recipe.timetable.initial_density
+    counts = initial_counts(recipe.distribution, shapes, groups, density)
+    if counts == {path: int(np.prod(s)) for path, s in unit_shapes(shapes, groups).items()}:
+        return dense_masks(params)
+    return with_leaves(dense_masks(params), random_masks(key, weights, counts, groups))
+
+
+def run_event(
+    recipe: Recipe,
+    params: PyTree,
+    grads: PyTree,
+    masks: PyTree,
+    step: int | jax.Array,
+    *,
+    key: jax.Array | None = None,
+) -> Event:
+    """Performs the event of a step, `Method.update`."""
+    check_masks(masks, params)
+    check_like(grads, params, name="grads", like="params")
+    paths = prunable_paths(params, recipe.prunable)
+    weights = prunable_leaves(params, paths=paths)
+    old = prunable_leaves(masks, paths=paths)
+    if not (recipe.stages and recipe.timetable.events):
+        unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
+        return Event(masks, masks, _metrics(old, unchanged, old))
+    shapes = leaf_shapes(weights)
+    groups = groups_of(recipe.pattern, shapes)
+    units = to_units(old, groups)
+    active = {p: count_true(mask)[0] for p, mask in units.items()}
+    row = row_at(recipe.timetable, _rows(recipe, shapes, groups), step, active)
+    signal = prunable_leaves(grads, paths=paths)
+    key = fold_key(key, "event", step)
+    chosen, kept = _run_stages(recipe.stages, weights, signal, units, row, key)
+    new = chosen._replace(masks=from_units(chosen.masks, groups, shapes))
+    kept = from_units(kept, groups, shapes)
+    # Of a unit that was active only in part, in masks from elsewhere, the rest starts at 0.
+    kept |= {p: kept[p] & old[p] for p in whole(groups)}
+    # Leaves that stay dense are all True, whatever the caller's masks say of them.
+    dense = dense_masks(masks)
+    metrics = _metrics(old, new, kept)
+    return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
+
+
+def targets(recipe: Recipe, params: PyTree) -> Targets:
+    """Returns the counts that `plan` walks through, `Method.targets`."""
+    shapes = leaf_shapes(prunable_leaves(params, recipe.prunable))
+    groups = groups_of(recipe.pattern, shapes)
+    density = recipe.timetable.initial_density
+    initial = initial_counts(recipe.distribution, shapes, groups, density)
+    return Targets(shapes, initial, _rows(recipe, shapes, groups))
+
+
+def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:
+    return rows_in_units(
+        recipe.timetable,
+        shapes,
+        groups,
+        scope=recipe.scope,
+        distribution=recipe.distribution,
+        min_keep=recipe.min_keep,
+    )
+
+
+def _run_stages(
+    stages: Sequence[Stage],
+    weights: Leaves,
+    signal: Leaves,
+    masks: Leaves,
+    row: Row,
+    key: jax.Array | None,
+) -> tuple[Selected, Leaves]:
+    """The masks after all stages, and what every stage left active."""
+    new, kept = Selected(dict(masks), jnp.zeros(len(masks), jnp.int32)), masks
+    for index, stage in enumerate(stages):
+        after = stage(weights, signal, new.masks, row, fold_key(key, index))
+        new = Selected({p: after.masks[p] for p in masks}, new.num_nan + after.num_nan)
+        kept = {p: kept[p] & new.masks[p] for p in masks}
+    return new, kept
+
+
+def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
+    counts = [
+        count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
+        for p, mask in new.masks.items()
+    ]
+    columns = [jnp.stack(column) for column in zip(*counts, strict=True)]
+    return EventMetrics(*columns, num_nan=new.num_nan)

@@ -1,0 +1,529 @@
+"""N:M, blocks and channels: known answers, an oracle in NumPy, refused combinations, validity."""
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse.groups import from_units, pool, to_units
+from jaxsparse.patterns import groups_of
+from jaxsparse.ranking import best_in_groups
+from jaxsparse.stages import exchange
+from jaxsparse.types import Groups, Row
+
+NAN, INF = np.nan, np.inf
+HALF = (jnp.int32(1), jnp.int32(2))
+TWO_OF_FOUR = jaxsparse.n_of_m(2, 4)
+RUN = {"total_steps": 10, "update_interval": 2}
+METHODS = {
+    "static": lambda sparsity: jaxsparse.static(sparsity=sparsity, total_steps=10),
+    "rigl": lambda sparsity: jaxsparse.rigl(sparsity=sparsity, **RUN),
+    "set": lambda sparsity: jaxsparse.set_(sparsity=sparsity, **RUN),
+    "snfs": lambda sparsity: jaxsparse.snfs(sparsity=sparsity, **RUN),
+    "rigl_itop": lambda sparsity: jaxsparse.rigl_itop(sparsity=sparsity, **RUN),
+    "set_itop": lambda sparsity: jaxsparse.set_itop(sparsity=sparsity, **RUN),
+}
+
+
+def shapes_of(**leaves):
+    return {
+        path: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for path, shape in leaves.items()
+    }
+
+
+def drawn(seed, tree, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), dtype), tree)
+
+
+def picture(mask):
+    """Rows of a matrix as strings of 0 and 1."""
+    return ["".join("01"[int(bit)] for bit in row) for row in np.asarray(mask)]
+
+
+# The groups
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shape", "split", "axes"),
+    [
+        (jaxsparse.n_of_m(2, 4), (8, 3), (2, 4, 3), (1,)),
+        (jaxsparse.n_of_m(1, 3, axis=0), (6, 5, 2), (2, 3, 5, 2), (1,)),
+        (jaxsparse.n_of_m(3, 4, axis=-1), (8,), (2, 4), (1,)),
+        (jaxsparse.block((4, 2)), (8, 6), (2, 4, 3, 2), (1, 3)),
+        (jaxsparse.block((6, 1)), (3, 3, 2, 5), (3, 6, 5, 1), (1, 3)),  # taps of one filter row
+        (jaxsparse.channels(), (3, 3, 2, 5), (3, 3, 2, 5), (0, 1, 2)),
+        (jaxsparse.channels(-2), (2, 5), (2, 5), (1,)),
+    ],
+)
+def test_how_leaves_are_cut(pattern, shape, split, axes):
+    groups = pattern.cut(shape)
+    assert (groups.split, groups.axes) == (split, axes)
+
+
+def test_rows_of_a_convolution_go_by_input_channel_then_width_then_height():
+    kernel = jnp.arange(2 * 2 * 2 * 2, dtype=jnp.float32).reshape(2, 2, 2, 2)  # h, w, in, out
+    groups = jaxsparse.block((4, 1)).cut(kernel.shape)
+    want = [[kernel[h, :, :, out].sum() for out in range(2)] for h in range(2)]
+    np.testing.assert_array_equal(pool(kernel, groups), np.array(want))
+
+
+def test_units_and_back():
+    groups = {"a": jaxsparse.block((2, 2)).cut((2, 6)), "b": TWO_OF_FOUR.cut((4, 1))}
+    mask = np.array([[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1]], bool)
+    masks = {"a": jnp.asarray(mask), "b": jnp.ones((4, 1), bool), "c": jnp.zeros(3, bool)}
+    units = to_units(masks, groups)
+    assert picture(units["a"]) == ["101"]
+    entries = from_units(units, groups, {p: m.shape for p, m in masks.items()})
+    assert picture(entries["a"]) == ["110011", "110011"]
+    chex.assert_trees_all_equal((entries["b"], entries["c"]), (masks["b"], masks["c"]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 17, 64, 65, 300])
+def test_pooling_adds_every_entry_once(n):
+    x = jnp.asarray(np.random.default_rng(n).integers(-99, 99, (n, 3)), jnp.float32)
+    for axes, split in (((0,), (n, 3)), ((0, 2), (n, 3, 1)), ((0, 1), (n, 3))):
+        pooled = pool(x, Groups("", split, axes))
+        np.testing.assert_array_equal(pooled, np.asarray(x).reshape(split).sum(axes))
+
+
+def test_pooling_is_in_float32_and_keeps_nan():
+    groups = jaxsparse.channels().cut((300, 2))
+    ones = jnp.ones((300, 2), jnp.bfloat16).at[3, 1].set(NAN)
+    pooled = pool(ones, groups)
+    assert pooled.dtype == jnp.float32
+    assert pooled[0] == 300 and jnp.isnan(pooled[1])
+
+
+# The best of a group
+
+
+@pytest.mark.parametrize(
+    ("scores", "n", "expected"),
+    [
+        ([1, 3, 2, 0], 2, "0110"),
+        ([-1, -3, -2, -4], 1, "1000"),
+        ([NAN, -INF, NAN, NAN], 1, "0100"),
+        ([INF, 1, INF, 5], 3, "1011"),
+        ([0.0, 1e-30, -0.0, -1e-30], 1, "0100"),
+    ],
+)
+def test_best_of_a_group(scores, n, expected):
+    groups = jaxsparse.n_of_m(n, 4, axis=0).cut((4,))
+    assert picture(best_in_groups(jnp.array([scores])[0], groups)[None]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("scores", "first", "expected"),
+    [
+        ([9, 3, 2, 0], "0010", "1010"),  # the one that comes first, and the best of the others
+        ([9, 3, 2, 0], "0110", "0110"),
+        ([9, 3, 2, 0], "0111", "0110"),  # too many: the best of them
+        ([NAN, 3, 2, 0], "1000", "1100"),
+    ],
+)
+def test_what_comes_first_goes_before_all_others(scores, first, expected):
+    groups = jaxsparse.n_of_m(2, 4, axis=0).cut((4,))
+    first = jnp.array([c == "1" for c in first])
+    assert picture(best_in_groups(jnp.array(scores), groups, first)[None]) == [expected]
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(
+    m=st.integers(2, 6),
+    axis=st.integers(0, 2),
+    kind=st.sampled_from(["normal", "ties", "equal", "nan"]),
+    dtype=st.sampled_from([jnp.float32, jnp.bfloat16]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_best_in_groups_agrees_with_a_sort(m, axis, kind, dtype, seed, data):
+    n = data.draw(st.integers(1, m - 1))
+    shape = [3, 2, 2]
+    shape[axis] = 2 * m
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=shape)
+    scores = {"ties": np.round(scores), "equal": np.ones(shape)}.get(kind, scores)
+    if kind == "nan":
+        scores = np.where(rng.random(shape) < 0.4, NAN, scores)
+    scores = jnp.asarray(scores, dtype)
+    first = jnp.asarray(rng.random(shape) < 0.3)
+    groups = jaxsparse.n_of_m(n, m, axis=axis).cut(tuple(shape))
+    mask = np.asarray(best_in_groups(scores, groups, first))
+    together = lambda x: np.moveaxis(np.asarray(x), axis, -1).reshape(-1, m)
+    rows = zip(together(mask), together(scores.astype(jnp.float32)), together(first), strict=True)
+    for chosen, values, goes_first in rows:
+        assert chosen.sum() == n
+        worth = np.where(np.isnan(values), -INF, values)
+        order = lambda i, worth=worth, goes_first=goes_first: (goes_first[i], worth[i])
+        if not chosen.all():
+            lowest = min(order(i) for i in np.flatnonzero(chosen))
+            assert lowest >= max(order(i) for i in np.flatnonzero(~chosen))
+
+
+# Events by hand
+
+
+def run(stage, weights, signal, mask, pattern):
+    weights, signal = jnp.asarray(weights, jnp.float32), jnp.asarray(signal, jnp.float32)
+    mask = jnp.array([[c == "1" for c in row] for row in mask])
+    row = Row(jnp.int32(2**31 - 1), HALF, groups={"w": pattern.cut(weights.shape)})
+    new = jax.jit(lambda w, g, m: stage({"w": w}, {"w": g}, {"w": m}, row, None))(
+        weights, signal, mask
+    )
+    return picture(new.masks["w"]), new.num_nan.tolist()
+
+
+def test_an_exchange_of_n_of_m_drops_anywhere_and_grows_where_it_lost():
+    # Two groups of four in every row; half of the six active ones go: .1, .2 of the first group of
+    # row 0 and .3 of its second.
+    w = [[0.1, 0.2, 0, 0, 0.3, 0, 9, 0], [5, 0, 0, 6, 0, 7, 8, 0]]
+    g = [[0, 1, 2, 3, 0.5, 0.1, 9, 0.4], [9, 9, 9, 9, 9, 9, 9, 9]]
+    mask = ["11001010", "10010110"]
+    stage = exchange(rounding="floor")
+    # 8 active: 4 go, the fourth is 5 of row 1; its group grows again, one of its three by the tie.
+    after, num_nan = run(stage, w, g, mask, jaxsparse.n_of_m(2, 4, axis=-1))
+    assert after[0] == "00111010"  # 3 and 2 of the first group; .3 comes back, .5 is its best
+    assert after[1][4:] == "0110" and after[1][:4].count("1") == 2 and after[1][3] == "1"
+    assert num_nan == [0]
+
+
+def test_an_exchange_with_nan_keeps_the_pattern():
+    w = [[NAN, 1, 0, 0], [2, NAN, 0, 0]]
+    after, num_nan = run(
+        exchange(rounding="floor"),
+        w,
+        [[1, 2, NAN, 3]] * 2,
+        ["1100"] * 2,
+        jaxsparse.n_of_m(2, 4, -1),
+    )
+    assert after == ["0101", "1001"]
+    assert num_nan == [4]  # two weights, two gradients
+
+
+@pytest.mark.parametrize("mask", ["1111", "1000", "0000", "1110"])
+def test_masks_from_elsewhere_get_the_pattern(mask):
+    params = {"kernel": jnp.array([[4.0], [3.0], [2.0], [1.0]])}
+    method = jaxsparse.with_pattern(
+        jaxsparse.rigl(sparsity=0.5, total_steps=100, update_interval=1), TWO_OF_FOUR
+    )
+    masks = {"kernel": jnp.array([[c == "1"] for c in mask])}
+    event = method.update(params, params, masks, 60)
+    jaxsparse.check_pattern(event.masks, TWO_OF_FOUR)
+    assert picture(event.masks["kernel"].T) == ["1100"]
+    assert (event.kept["kernel"] <= masks["kernel"]).all()
+
+
+def test_an_exchange_of_blocks_is_one_of_their_sums():
+    # Blocks of 2 x 2 with |w| 4, 8, 0, 0 and |g| 0, 0, 4.4, 4.
+    w = [[4, 0, 2, -2, 0, 0, 0, 0], [0, 0, 2, -2, 0, 0, 0, 0]]
+    g = [[0, 0, 0, 0, 1.1, 1.1, 4, 0], [0, 0, 0, 0, -1.1, 1.1, 0, 0]]
+    params = {"kernel": jnp.array(w, jnp.float32)}
+    method = jaxsparse.with_pattern(
+        jaxsparse.rigl(sparsity=0.5, total_steps=100, update_interval=1, drop_fraction=1.0),
+        jaxsparse.block((2, 2)),
+    )
+    masks = {"kernel": jnp.array([[True] * 4 + [False] * 4] * 2)}
+    step = 35  # floor(2 r) = 1
+    event = method.update(params, {"kernel": jnp.array(g, jnp.float32)}, masks, step)
+    assert picture(event.masks["kernel"]) == ["00111100"] * 2
+    assert picture(event.kept["kernel"]) == ["00110000"] * 2
+    assert event.metrics.num_grown.tolist() == event.metrics.num_restarted.tolist() == [4]
+
+
+def test_a_block_that_was_active_in_part_starts_at_0_where_it_was_not():
+    params = {"kernel": jnp.ones((2, 4))}
+    method = jaxsparse.with_pattern(
+        jaxsparse.gmp(sparsity=0.5, total_steps=2, update_interval=1), jaxsparse.block((2, 2))
+    )
+    event = method.update(params, params, {"kernel": jnp.zeros((2, 4), bool).at[1, 3].set(True)}, 2)
+    assert picture(event.masks["kernel"]) == ["0011", "0011"]
+    assert picture(event.kept["kernel"]) == ["0000", "0001"]
+
+
+def test_global_pruning_of_blocks_ranks_them_over_all_leaves():
+    params = {
+        "a": {"kernel": jnp.array([[1.0, 1, 5, 5], [1, 1, 5, 5]])},
+        "b": {"kernel": jnp.array([[0.1, 30, 2, 2], [0.1, 0, 2, 2]])},
+    }
+    method = jaxsparse.with_pattern(
+        jaxsparse.gmp(sparsity=0.5, total_steps=2, update_interval=1), jaxsparse.block((2, 2))
+    )
+    event = method.update(params, params, jaxsparse.dense_masks(params), 2)
+    assert picture(event.masks["a"]["kernel"]) == ["0011"] * 2
+    assert picture(event.masks["b"]["kernel"]) == ["1100"] * 2
+    plan = method.plan(params)
+    assert plan.layers_are_estimates and plan.rows[-1].num_active == 8
+    assert all(count % 4 == 0 for row in plan.rows for count in row.layers.values())
+
+
+# Every method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_initial_masks_of_n_of_m(name, key):
+    tree = shapes_of(a=(3, 3, 8, 2), b=(12, 5))
+    method = jaxsparse.with_pattern(METHODS[name](0.5), TWO_OF_FOUR)
+    assert method.name == f"{name} 2:4"
+    masks = method.init(key, drawn(0, tree))
+    jaxsparse.check_pattern(masks, TWO_OF_FOUR)
+    assert method.plan(tree).rows[0].layers == {"a/kernel": 72, "b/kernel": 30}
+    assert not np.array_equal(masks["b"]["kernel"][:4], masks["b"]["kernel"][4:8])
+    other = method.init(jax.random.key(1), drawn(0, tree))
+    assert not np.array_equal(masks["b"]["kernel"], other["b"]["kernel"])
+
+
+def test_all_masks_of_a_group_are_equally_likely(key):
+    method = jaxsparse.with_pattern(METHODS["static"](0.5), jaxsparse.n_of_m(2, 4))
+    masks = method.init(key, {"kernel": jnp.ones((4, 6000))})["kernel"]
+    kinds, counts = np.unique(np.asarray(masks), axis=1, return_counts=True)
+    assert kinds.shape[1] == 6
+    assert (abs(counts - 1000) < 150).all()  # five standard deviations
+
+
+def test_rigl_moves_entries_under_n_of_m(key):
+    tree = shapes_of(a=(3, 3, 16, 8), b=(64, 10))
+    method = jaxsparse.with_pattern(METHODS["rigl"](0.5), TWO_OF_FOUR)
+    first = masks = method.init(key, drawn(0, tree))
+    for step in (2, 4, 6):
+        params = jaxsparse.apply_masks(drawn(step, tree), masks)
+        event = method.update(params, drawn(step + 1, tree), masks, step)
+        jaxsparse.check_pattern(event.masks, TWO_OF_FOUR)
+        assert (event.metrics.num_grown > 0).all()
+        assert event.metrics.num_active.tolist() == list(method.plan(tree).rows[0].layers.values())
+        masks = event.masks
+    changed = [
+        float((a != b).mean()) for a, b in zip(*map(jax.tree.leaves, (first, masks)), strict=True)
+    ]
+    assert min(changed) > 0.1
+    # Not within one place of the group only: every group position gains and loses.
+    assert (first["b"]["kernel"] != masks["b"]["kernel"]).reshape(16, 4, 10).any((0, 2)).all()
+
+
+def test_rules_leave_the_other_leaves_to_the_method(key):
+    tree = shapes_of(conv1=(3, 3, 3, 8), conv2=(3, 3, 8, 8), fc=(16, 10), head=(10, 7))
+    rules = [("^conv1/", None), ("fc/", jaxsparse.channels()), ("conv", TWO_OF_FOUR)]
+    method = jaxsparse.with_pattern(
+        jaxsparse.rigl(sparsity=0.8, distribution=jaxsparse.uniform(), **RUN), rules
+    )
+    assert method.name == "rigl channels+2:4"
+    masks = method.init(key, drawn(0, tree))
+    jaxsparse.check_pattern(masks, rules)
+    # 216 + 10 channels + 70 = 296 units at .2: 296 - floor(236.8) = 60 = 43 + 2 + 14, and one more
+    # for the first leaf that is furthest below its share (43.2).
+    layers = method.plan(tree).rows[0].layers
+    assert layers == {"conv1/kernel": 44, "conv2/kernel": 288, "fc/kernel": 32, "head/kernel": 14}
+    active = {p: int(m["kernel"].sum()) for p, m in masks.items()}
+    assert list(active.values()) == list(layers.values())
+    event = method.update(drawn(0, tree), drawn(1, tree), masks, 2)
+    jaxsparse.check_pattern(event.masks, rules)
+    assert event.metrics.num_active.tolist() == list(layers.values())
+
+
+def test_what_a_method_was_given_survives(key):
+    snfs = jaxsparse.snfs(sparsity=0.5, **RUN)._replace(skip_step=False)
+    method = jaxsparse.with_pattern(snfs, TWO_OF_FOUR)
+    fields = ("timetable", "observe", "skip_step", "prunable", "dense_gradient")
+    assert [getattr(method, f) for f in fields] == [getattr(snfs, f) for f in fields]
+    assert method.dense_gradient == "always" and isinstance(hash(method), int)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("pattern", [TWO_OF_FOUR, jaxsparse.block((4, 2)), jaxsparse.channels(-2)])
+def test_many_networks_at_once(pattern, dtype, key):
+    tree = shapes_of(a=(3, 3, 8, 4), b=(16, 6))
+    method = jaxsparse.with_pattern(METHODS["rigl_itop"](0.5), pattern)
+    params = [drawn(seed, tree, dtype) for seed in (0, 1)]
+    grads = [drawn(seed, tree, dtype) for seed in (2, 3)]
+    masks = [method.init(jax.random.key(seed), params[0]) for seed in (0, 1)]
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    events = jax.vmap(lambda p, g, m: method.update(p, g, m, 2))(
+        *map(stack, (params, grads, masks))
+    )
+    for i in range(2):
+        alone = method.update(params[i], grads[i], masks[i], 2)
+        chex.assert_trees_all_equal(jax.tree.map(lambda x, i=i: x[i], events), alone)
+        jaxsparse.check_pattern(alone.masks, pattern)
+
+
+# One shot
+
+
+def test_pattern_masks_by_magnitude():
+    params = {"kernel": jnp.array([[1.0, -4, 3, 2], [0, 1, 0, 0]]), "bias": jnp.zeros(4)}
+    masks = jaxsparse.pattern_masks(params, jaxsparse.n_of_m(1, 2, axis=-1))
+    assert picture(masks["kernel"]) == ["0110", "01" + picture(masks["kernel"])[1][2:]]
+    assert masks["bias"].all()
+    masks = jaxsparse.pattern_masks(params, jaxsparse.channels(), sparsity=0.5)
+    assert picture(masks["kernel"]) == ["0110", "0110"]
+    rules = [("^a$", TWO_OF_FOUR)]
+    params = {"a": jnp.arange(8.0).reshape(4, 2), "b": jnp.arange(8.0).reshape(4, 2)}
+    all_leaves = (("", True),)
+    masks = jaxsparse.pattern_masks(params, rules, sparsity=0.75, prunable=all_leaves)
+    assert picture(masks["a"].T) == ["0011"] * 2 and picture(masks["b"].T) == ["0001"] * 2
+    with pytest.raises(ValueError, match="leaf b has no N:M pattern, so its sparsity= must be giv"):
+        jaxsparse.pattern_masks(params, rules, prunable=all_leaves)
+
+
+# Validity
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change", "message"),
+    [
+        (
+            TWO_OF_FOUR,
+            (4, 1),
+            r"masks at b/kernel: the group of 4 that starts at \(4, 1\) has 3 active entries; 2:4 "
+            r"allows 2 \(1 of 4 groups is bad\)",
+        ),
+        (
+            jaxsparse.block((2, 2)),
+            (2, 0),
+            r"masks at b/kernel: the group of 4 that starts at \(2, 0\) has 1 active entries; 2x2 "
+            r"allows 0 or 4 \(1 of 4",
+        ),
+        (
+            jaxsparse.channels(),
+            (0, 1),
+            r"starts at \(0, 1\) has 1 active entries; channels allows 0 or 8",
+        ),
+    ],
+)
+def test_check_pattern_names_the_first_bad_group(pattern, change, message, key):
+    tree = shapes_of(a=(8, 2), b=(8, 2))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, bool), tree)
+    if pattern is TWO_OF_FOUR:
+        zeros = jaxsparse.pattern_masks(
+            jax.tree.map(lambda x: -jnp.arange(16.0).reshape(x.shape), tree), pattern
+        )
+        zeros = jax.tree.map(lambda x: x[::-1], zeros)  # the first two of four are free
+    jaxsparse.check_pattern(zeros, pattern)
+    zeros["b"]["kernel"] = zeros["b"]["kernel"].at[change].set(True)
+    with pytest.raises(ValueError, match=message):
+        jaxsparse.check_pattern(zeros, pattern)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxsparse.n_of_m(4, 4), r"n_of_m\(4, 4\): n must be at least 1 and below m"),
+        (lambda: jaxsparse.n_of_m(0, 4), "n_of_m: 0 must be a whole number, at least 1"),
+        (lambda: jaxsparse.block((4, 0)), "block: 0 must be a whole number, at least 1"),
+        (lambda: jaxsparse.block(4), r"block 4 must be \(rows, columns\)"),
+        (lambda: jaxsparse.channels("out"), "channels: axis 'out' must be a whole number"),
+    ],
+)
+def test_patterns_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern", "message"),
+    [
+        (
+            jaxsparse.gmp,
+            TWO_OF_FOUR,
+            "gmp changes the sparsity during training, which pattern 2:4 ",
+        ),
+        (jaxsparse.granet_st, [("a", TWO_OF_FOUR)], "granet_st changes the sparsity during train"),
+        (jaxsparse.rigl, "2:4", "pattern '2:4' must be a pattern such as n_of_m"),
+        (jaxsparse.rigl, [("a", "2:4")], "must be a pattern such as n_of_m"),
+        (jaxsparse.rigl, [], "must be a pattern such as n_of_m"),
+    ],
+)
+def test_combinations_that_are_refused(make, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsparse.with_pattern(make(sparsity=0.75, **RUN), pattern)
+
+
+def test_methods_that_take_no_pattern():
+    masks = {"kernel": jnp.ones((4, 4), bool)}
+    given = jaxsparse.static(masks=masks, total_steps=10)
+    with pytest.raises(ValueError, match="static keeps the masks it was given: it takes no patt"):
+        jaxsparse.with_pattern(given, TWO_OF_FOUR)
+    once = jaxsparse.with_pattern(METHODS["rigl"](0.5), TWO_OF_FOUR)
+    with pytest.raises(ValueError, match="method rigl 2:4 has a pattern already"):
+        jaxsparse.with_pattern(once, jaxsparse.channels())
+
+
+LEAVES = {"conv1": (3, 3, 3, 8), "fc": (16, 10)}
+
+
+@pytest.mark.parametrize(
+    ("method", "pattern", "message"),
+    [
+        (
+            METHODS["rigl"](0.5),
+            TWO_OF_FOUR,
+            r"pattern 2:4 does not fit leaf conv1/kernel \(3, 3, 3, 8\): its size 3 along axis -2 is "
+            r"no multiple of 4; a rule \('conv1/kernel', None\) before it exempts the leaf",
+        ),
+        (
+            METHODS["rigl"](0.5),
+            jaxsparse.block((9, 4)),
+            r"pattern 9x4 does not fit leaf fc/kernel \(16, 10\): blocks do not divide its 16 x 10 ",
+        ),
+        (METHODS["rigl"](0.5), jaxsparse.n_of_m(1, 2, axis=2), "leaf fc/kernel .* no axis 2"),
+        (
+            METHODS["rigl"](0.5),
+            [("head", TWO_OF_FOUR)],
+            "pattern rule 'head' is the first match of ",
+        ),
+        (
+            METHODS["rigl"](0.75),
+            jaxsparse.n_of_m(1, 2, axis=-1),
+            "sparsity 0.75 cannot be had: every prunable leaf is 1:2, which is sparsity 0.5",
+        ),
+        (
+            jaxsparse.gmp(sparsity=0.5, **RUN),
+            jaxsparse.channels(),
+            "scope='global' needs groups of one size, but those of conv1/kernel have 27 entries and "
+            "those of fc/kernel 16; take scope='layer'",
+        ),
+        (
+            jaxsparse.gmp(sparsity=0.5, scope="layer", min_keep=2, **RUN),
+            jaxsparse.channels(),
+            "min_keep=2 needs groups of one size, .* leave min_keep out",
+        ),
+        (
+            METHODS["rigl"](0.95),
+            jaxsparse.channels(),
+            "density 0.05 leaves 1 active .* for 2 layers, below 1 a layer",
+        ),
+    ],
+)
+def test_leaves_that_do_not_go_with_the_pattern(method, pattern, message, key):
+    tree = shapes_of(**LEAVES)
+    patterned = jaxsparse.with_pattern(method, pattern)
+    with pytest.raises(ValueError, match=message):
+        patterned.plan(tree)
+    if method.timetable.initial_density < 1:
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(patterned.init, key, tree)
+
+
+def test_n_of_m_takes_a_sparsity_that_was_rounded():
+    method = jaxsparse.with_pattern(METHODS["rigl"](0.667), jaxsparse.n_of_m(1, 3))
+    assert method.plan(shapes_of(a=(9, 4))).rows[0].num_active == 12
+
+
+def test_min_keep_counts_weights():
+    params = {"a": {"kernel": jnp.full((4, 4), 0.1)}, "b": {"kernel": jnp.full((4, 8), 9.0)}}
+    method = jaxsparse.with_pattern(
+        jaxsparse.gmp(sparsity=0.5, min_keep=5, total_steps=2, update_interval=1),
+        jaxsparse.block((2, 2)),
+    )
+    event = method.update(params, params, jaxsparse.dense_masks(params), 2)
+    assert event.metrics.num_active.tolist() == [8, 16]  # two blocks, the fewest with 5 weights
+
+
+def test_groups_follow_the_first_rule():
+    shapes = {"conv1": (4, 4), "conv2": (4, 4), "fc": (4, 4)}
+    rules = (("conv1", None), ("conv", TWO_OF_FOUR))
+    assert {p: g.pattern for p, g in groups_of(rules, shapes).items()} == {"conv2": "2:4"}
