@@ -65,7 +65,7 @@ def full_groups(mask: jax.Array, groups: Groups) -> jax.Array:
 
 
 def from_units(units: Leaves, groups: GroupsByPath, like: Leaves) -> dict[str, jax.Array]:
-    """Returns masks of entries, shaped and laid out like leaves: those of an active unit are True."""
+    """Returns masks of entries, shaped and laid out like leaves: True in every active unit."""
     entries = {
         path: joined(jnp.broadcast_to(jnp.expand_dims(units[path], g.axes), g.split), like[path])
         for path, g in whole(groups).items()
