@@ -65,7 +65,7 @@ def full_groups(mask: jax.Array, groups: Groups) -> jax.Array:
 
 
 def from_units(units: Leaves, groups: GroupsByPath, like: Leaves) -> dict[str, jax.Array]:
-    """Returns masks of entries, shaped and laid out like leaves: True in every active unit."""
+    """Returns masks of entries, shaped and laid out like leaves; active units are all True."""
     entries = {
         path: joined(jnp.broadcast_to(jnp.expand_dims(units[path], g.axes), g.split), like[path])
         for path, g in whole(groups).items()
@@ -98,8 +98,8 @@ def pool(scores: jax.Array, groups: Groups) -> jax.Array:
     """Returns the score of every unit: the sum over its entries, in float32.
 
     The order of the additions is written down, so that every layout of devices and every compiler
-    comes to the same bits. (On CPU it is also 6 to 10 times faster than XLA's
-    reduction over blocks of 4 x 4, and about 3 times slower over whole channels.)
+    comes to the same bits; XLA is free to cut its own reduction at the edges of devices. It costs
+    time and memory (on CPU the scores are stored), once or twice an event.
 
     Args:
       scores: float[leaf]; NaN makes its unit NaN.
@@ -122,11 +122,11 @@ def _fold(x: jax.Array, axes: tuple[int, ...], op: Callable) -> jax.Array:
 
 
 def _fold_along(x: jax.Array, axis: int, op: Callable) -> jax.Array:
-    """Lays eight parts of an axis on one another until its length is 1."""
+    """Lays four parts of an axis on one another until its length is 1."""
     n = x.shape[axis]
     if n < 2:  # of an empty axis the identity of both operations is left
         return x if n else x.sum(axis, x.dtype, keepdims=True)
-    num_parts = min(n, 8)  # of fewer parts more would be stored on the way
+    num_parts = min(n, 4)
     size = n // num_parts
     cut = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
     parts = [cut(i * size, (i + 1) * size) for i in range(num_parts)]

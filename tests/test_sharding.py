@@ -81,7 +81,7 @@ def test_patterns_on_eight_devices(pattern, layout, kind, key):
     one = method.update(*trees, jnp.int32(4))
     eight = method.update(*(laid_out(tree, layout, kind) for tree in trees), jnp.int32(4))
     chex.assert_trees_all_equal(jax.device_get(one), jax.device_get(eight))
-    assert (one.metrics.num_grown > 0).all()
+    assert one.metrics.num_grown.any()
 
 
 COLLECTIVE = r"= (\(.*?\)|\S+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
