@@ -164,7 +164,10 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
 
     Blocks and channels are single weights to the method: it scores one by the sum over its entries,
     counts them, drops and grows them. The targets of the timetable are rounded to whole groups, at
-    least one a leaf where a leaf keeps at least one weight; `plan` shows what is left.
+    least one a leaf where a leaf keeps at least one weight; `plan` shows what is left. With scope
+    "global" beware: sums differ little within a layer, so one threshold takes whole layers (to 80 %
+    in blocks of 4 x 4 it empties 8 of the 53 of a ResNet-50 as initialised). Take scope "layer", or
+    set `min_keep`.
 
     N:M fixes the density of its leaves at n/m, whatever the distribution says; other leaves follow
     it at the method's sparsity. An event drops anywhere in the leaf by score, then every group that

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
 from jaxsparse.types import Groups, PyTree, Rules, Shapes
 
@@ -184,7 +185,8 @@ def check_pattern(
       prunable: as in `prunable_paths`; other leaves are not looked at.
 
     Raises:
-      ValueError: names the first leaf, its first bad group, and what is wrong with it.
+      ValueError: names the first leaf, its first bad group, and what is wrong with it; or the
+        first leaf that is not bool.
 
     >>> import jax.numpy as jnp
     >>> check_pattern({"kernel": jnp.array([[True], [True], [True], [False]])}, n_of_m(2, 4))
@@ -193,6 +195,7 @@ def check_pattern(
     ValueError: masks at kernel: the group of 4 that starts at (0, 0) has 3 active entries;
         2:4 allows 2 (1 of 1 groups is bad)
     """
+    check_masks(masks, masks)
     leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
     shapes = {p: mask.shape for p, mask in leaves.items()}
     for path, groups in groups_of(check_pattern_rules(pattern), shapes).items():

@@ -108,7 +108,7 @@ def _grow_by_group(
     full = [full_groups(mask, groups[path]).all() for path, mask in of_groups.items()]
     # A branch, because what goes in and out of it is stored. Else XLA ranks the entries for the
     # mask, for what was kept and for the counts, and cuts the ties of `stayed` at every comparison:
-    # an event of ResNet-50 took ten times RigL's unstructured one, now twice.
+    # an event of ResNet-50 took ten times as long as RigL's unstructured one.
     fill = lambda stayed: _fill(worth, promise, stayed, groups)
     masks = lax.cond(jnp.stack(full).all(), lambda stayed: stayed, fill, of_groups)
     promises = promise.compute(promise.inputs)

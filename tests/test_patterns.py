@@ -433,6 +433,11 @@ def test_check_pattern_names_the_first_bad_group(pattern, change, message, key):
         jaxsparse.check_pattern(zeros, pattern)
 
 
+def test_check_pattern_takes_masks_only():
+    with pytest.raises(ValueError, match="masks at kernel has dtype float32; it must be bool"):
+        jaxsparse.check_pattern({"kernel": jnp.ones((4, 4))}, TWO_OF_FOUR)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
