@@ -28,6 +28,7 @@ class Grid(NamedTuple):
       sparsities: `--sparsity`.
       seeds: how many, from 0.
       flags: all others.
+      variant: tells the runs of one grid from those of another with the same methods.
     """
 
     experiment: str
@@ -36,6 +37,7 @@ class Grid(NamedTuple):
     sparsities: tuple[float, ...]
     seeds: int
     flags: Mapping[str, Any] = {}
+    variant: str = ""
 
     def jobs(self) -> Iterator[Job]:
         """Yields the runs seed by seed, so that a grid cut short is a whole one of fewer seeds."""
@@ -46,14 +48,17 @@ class Grid(NamedTuple):
 
     def _job(self, schedule: str, sparsity: float | None, seed: int) -> Job:
         flags = {"model": self.model, "schedule": schedule, "seed": seed, **self.flags}
-        label = schedule
+        parts = [self.model, schedule]
         if sparsity is not None:
             flags["sparsity"] = sparsity
-            label = f"{schedule}-{sparsity:g}"
-        return Job(self.experiment, f"{self.model}-{label}-seed{seed}", flags)
+            parts.append(f"{sparsity:g}")
+        parts += [self.variant, f"seed{seed}"]
+        return Job(self.experiment, "-".join(part for part in parts if part), flags)
 
 
 _ALL = ("dense", "static", "set", "rigl", "snfs", "gmp", "granet", "granet_st")
+
+_SHORT = {"steps": 4000, "eval_every": 400, "checkpoint_every": 2000}
 
 GRIDS: dict[str, tuple[Grid, ...]] = {
     # About 19 and 9.5 epochs of 54,000 images.
@@ -74,6 +79,28 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             seeds=3,
             flags={"steps": 4000, "eval_every": 200, "checkpoint_every": 1000},
         ),
+    ),
+    # The full recipe has 160 epochs; an epoch of ResNet-8 takes a core some two minutes.
+    "cifar10": (
+        Grid(
+            "cifar",
+            "resnet8",
+            ("dense", "rigl", "granet_st"),
+            (0.9, 0.95),
+            seeds=3,
+            flags={"epochs": 6, "eval_every": 351, "checkpoint_every": 351},
+        ),
+    ),
+    # RigL with a structure beside RigL without, at the density of the structure: 2:4 fixes that of
+    # every layer, hence uniform; blocks of 4 x 4 do not divide the classifier's 10 outputs.
+    "patterns": tuple(
+        Grid("fashion_mnist", "lenet_300_100", ("rigl",), (sparsity,), 3, _SHORT | flags, variant)
+        for sparsity, flags, variant in (
+            (0.5, {"distribution": "uniform"}, ""),
+            (0.5, {"distribution": "uniform", "pattern": "2:4"}, "2of4"),
+            (0.9, {}, ""),
+            (0.9, {"pattern": "4x4", "pattern_layers": "Dense_[01]/"}, "4x4"),
+        )
     ),
 }
 

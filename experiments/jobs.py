@@ -82,7 +82,8 @@ def finish(job: Job, out: Path, results: Path, cores: frozenset[int]) -> Result:
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
     config = config_of(job)
-    if differ := flags_that_differ(result.config, cli.as_dict(config)):
+    newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
+    if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):
         flag, theirs, ours = differ[0]
         raise ValueError(f"{what} a run with --{flag}={theirs}, not {ours}; {remedy}")
     data, asked = result.summary.get("dataset"), SCRIPTS[job.experiment].data_of(config)

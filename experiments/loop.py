@@ -83,9 +83,10 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
             state, loss = steps[event](state, images, labels, next(indices))
             bar.update()
             record = event_record(state, bar) if event else {}
-            if step % run.log_every == 0 or checkpoint_is_due(run, step):
+            evaluates = step % run.eval_every == 0 or step == run.steps
+            if step % run.log_every == 0 or evaluates or checkpoint_is_due(run, step):
                 record |= loss_record(run, step, float(loss))
-            if step % run.eval_every == 0 or step == run.steps:
+            if evaluates:
                 jax.block_until_ready(state.params)
                 pause = time.perf_counter()
                 found, best = validate(run, state, step, best)

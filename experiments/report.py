@@ -25,6 +25,9 @@ def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> 
     """Returns the share of images of the split that are classified correctly, in [0, 1].
 
     None for a split without images.
+
+    Raises:
+      ValueError: the network gives NaN, which would count as the first class.
     """
     correct = 0
     if not len(split.labels):
@@ -32,20 +35,27 @@ def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> 
     for start in range(0, len(split.labels), batch_size):
         images = jnp.asarray(split.images[start : start + batch_size])
         labels = jnp.asarray(split.labels[start : start + batch_size])
-        correct += int(_num_correct(run.model, run.normalise, variables, images, labels))
+        found, num_nan = _count(run.model, run.normalise, variables, images, labels)
+        if num_nan:
+            raise ValueError(
+                f"the network gives NaN for {num_nan} of {len(labels)} images, though its training "
+                f"loss is finite; for bfloat16 on CPU see the docstring of jaxsparse.nn"
+            )
+        correct += int(found)
     return correct / len(split.labels)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _num_correct(
+def _count(
     model: nn.Module,
     normalise: Callable[[jax.Array], jax.Array],
     variables: Any,
     images: jax.Array,
     labels: jax.Array,
-) -> jax.Array:
-    logits = model.apply(variables, normalise(images))
-    return (jnp.argmax(jnp.asarray(logits), -1) == labels).sum()
+) -> tuple[jax.Array, jax.Array]:
+    """The number of images that are classified correctly, and of those with a NaN."""
+    logits = jnp.asarray(model.apply(variables, normalise(images)))
+    return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
 
 
 def density_of(state: TrainState) -> float:

@@ -132,7 +132,7 @@ def test_what_comes_first_goes_before_all_others(scores, first, expected):
     assert picture(best_in_groups(jnp.array(scores), groups, first)[None]) == [expected]
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(
     m=st.integers(2, 6),
     axis=st.integers(0, 2),

@@ -54,7 +54,7 @@ def test_flags_differ_by_value_and_places_do_not_count():
         ("learning_rate", None, 0.1),
         ("sparsity", 0.9, 0.95),
     ]
-    assert flags_that_differ(config, {"newer": 3, "out": "x", "checkpoint_every": 5}) == []
+    assert flags_that_differ(config, {"out": "x", "checkpoint_every": 5}) == []
 
 
 def finished(folder):

@@ -76,6 +76,14 @@ def test_evaluation_uses_the_running_statistics():
     assert report.evaluate(run, variables, Split(images[:0], predicted[:0])) is None
 
 
+def test_evaluation_does_not_take_nan_for_the_first_class():
+    run = make_run()
+    params = loop.create_state(run).params
+    params["Dense_1"]["bias"] = params["Dense_1"]["bias"].at[2].set(jnp.nan)
+    with pytest.raises(ValueError, match="the network gives NaN for 8 of 8 images, though"):
+        report.evaluate(run, {"params": params}, run.dataset.test)
+
+
 @pytest.mark.parametrize(
     "fields", [{"model": Net(dropout_rate=0.5)}, {"augment": AUGMENT}], ids=["dropout", "augment"]
 )

@@ -92,13 +92,13 @@ def job_of(folder):
     return sweep.jobs_of(cli.parse(sweep.Config, arguments(folder)))[1][0]
 
 
-def a_result(folder, **changes):
+def a_result(folder, without=(), **changes):
     """Writes the result of the first run of the sweep, with changes to its config."""
     config = cli.as_dict(sweep.config_of(job_of(folder))) | changes
     summary = {"dataset": "fashion_mnist_sample", "test_accuracy": 0.5}
     path = folder / "results" / "fashion_mnist-lenet_300_100" / f"{NAMES[0]}.json"
     places = ("out", "data_dir", "plan")
-    config = {name: value for name, value in config.items() if name not in places}
+    config = {name: value for name, value in config.items() if name not in (*places, *without)}
     write_result(path, Result(config, summary, "4367ec9", {"cores": 1}))
     return path
 
@@ -135,6 +135,15 @@ def test_the_result_of_another_run_is_refused(changes, more, message, capsys, tm
     assert main(*arguments(tmp_path, *more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path} {message}")
+
+
+@pytest.mark.parametrize(("flag", "status"), [("momentum=0.9", 0), ("momentum=0.8", 2)])
+def test_a_result_from_before_a_flag_is_that_of_its_default(flag, status, capsys, tmp_path):
+    a_result(tmp_path, without=["momentum"])
+    argv = [a.replace("eval_every=0030", f"eval_every=30 {flag}") for a in arguments(tmp_path)]
+    argv = [word for a in argv for word in a.split()]
+    assert main(*argv, "--list") == status
+    assert (status == 2) == ("with --momentum=0.9, not 0.8; pass" in capsys.readouterr().err)
 
 
 def test_a_damaged_result_is_named_and_what_to_do(capsys, tmp_path):
