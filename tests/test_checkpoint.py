@@ -489,5 +489,6 @@ def test_a_disk_that_fills_is_one_error_and_loses_nothing(limit, tmp_path):
         _, complaint = run.communicate(timeout=60)
     assert run.returncode == 1
     reason = f"OSError: checkpoint {tmp_path}/2 could not be saved: File too large; earlier ones"
-    assert reason in complaint.splitlines()[-1]
+    # Not always the last line: Python may complain of a destructor as it shuts down.
+    assert any(line.startswith(reason) for line in complaint.splitlines()), complaint
     assert content(tmp_path) == before
