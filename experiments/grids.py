@@ -11,11 +11,18 @@ class Job(NamedTuple):
       experiment: the script that makes it, such as "fashion_mnist".
       name: of its folder and of its result.
       flags: of the script.
+      vmapped: whether it is trained together with other seeds, by `vmapped.py`.
     """
 
     experiment: str
     name: str
     flags: dict[str, Any]
+    vmapped: bool = False
+
+    @property
+    def without_seed(self) -> str:
+        """What the names of all seeds begin with."""
+        return self.name.removesuffix(f"-seed{self.flags['seed']}")
 
 
 class Grid(NamedTuple):

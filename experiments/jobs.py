@@ -1,6 +1,7 @@
-"""One run of a sweep: what its flags mean, whether its result is there, and how to get it."""
+"""Runs of a sweep: what their flags mean, whether their results are there, how to get them."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,31 +57,49 @@ def is_finished(job: Job, results: Path) -> bool:
     return True
 
 
-def finish(job: Job, out: Path, results: Path, cores: frozenset[int]) -> Result:
-    """Runs a job to its end, from where its folder has got to, and writes its result.
+def finish(jobs: Sequence[Job], out: Path, results: Path, cores: frozenset[int]) -> list[Result]:
+    """Runs jobs to their end, from where their folders have got to, and writes their results.
 
     Args:
-      job: what to run.
-      out: folder above the run's own.
-      results: folder for the result.
-      cores: that the run is kept to.
+      jobs: one; or several that differ in their seed alone, which are trained together.
+      out: folder above those of the runs.
+      results: folder for the results.
+      cores: that the process is kept to.
 
     Raises:
-      ValueError: the run failed, or its folder holds one with other flags or data.
-      OSError: the result cannot be written.
+      ValueError: a run failed, or its folder holds one with other flags or data.
+      OSError: a result cannot be written.
     """
-    folder = out / job.name
-    if not (folder / "summary.json").exists():
-        note_start(folder, commit())
-        script = Path(__file__).parent / f"{job.experiment}.py"
-        run_script(script, job.flags, folder, cores)
-    result = result_of(folder, cores)
-    _check_same(result, job, f"{folder} holds", "pass another --out, or delete the folder")
-    write_result(results / f"{job.name}.json", result)
-    return result
+    if not all((out / job.name / "summary.json").exists() for job in jobs):
+        for job in jobs:
+            note_start(out / job.name, commit())
+        run_script(*_command(jobs, out), cores)
+    finished = [result_of(out / job.name, cores) for job in jobs]
+    for job, result in zip(jobs, finished, strict=True):
+        _check_same(result, job, f"{out / job.name} holds", "pass another --out, or delete it")
+        write_result(results / f"{job.name}.json", result)
+    return finished
+
+
+def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path]:
+    """A script, its flags, and the folder that it is given."""
+    first, *_ = jobs
+    here = Path(__file__).parent
+    if not first.vmapped:
+        return here / f"{first.experiment}.py", first.flags, out / first.name
+    shared = [f"{name}={value}" for name, value in first.flags.items() if name != "seed"]
+    flags = {
+        "experiment": first.experiment,
+        "seeds": ",".join(str(job.flags["seed"]) for job in jobs),
+        "flags": shlex.join(shared),
+    }
+    return here / "vmapped.py", flags, out / first.without_seed
 
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
+    if bool(result.config.get("vmapped")) != job.vmapped:
+        kind = "alone" if job.vmapped else "together with other seeds"
+        raise ValueError(f"{what} a run trained {kind} (--vmap_seeds); {remedy}")
     config = config_of(job)
     newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
     if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):

@@ -5,6 +5,7 @@ function. The loop itself is plain Python over two compiled steps, one with a ma
 without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is several times slower.
 """
 
+import contextlib
 import functools
 import math
 import sys
@@ -75,41 +76,41 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         progress_bar(run.steps, title, first) as bar,
     ):
         steps = compile_steps(run, state, images, labels)
-        started = time.perf_counter() - seconds  # moves on by all that is not training
+        clock = Stopwatch(seconds)
         if first == 0:
-            folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
+            log_start(folder, state)
         for step in range(first + 1, run.steps + 1):
-            event = run.method.is_due(step)
-            state, loss = steps[event](state, images, labels, next(indices))
+            state, loss = steps[run.method.is_due(step)](state, images, labels, next(indices))
             bar.update()
-            record = event_record(state, bar) if event else {}
-            evaluates = step % run.eval_every == 0 or step == run.steps
-            if step % run.log_every == 0 or evaluates or checkpoint_is_due(run, step):
-                record |= loss_record(run, step, float(loss))
-            if evaluates:
-                jax.block_until_ready(state.params)
-                pause = time.perf_counter()
-                found, best = validate(run, state, step, best)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
-                record |= found
-                started += time.perf_counter() - pause
-            if record:
-                folder.log(step, **record)
-            if checkpoint_is_due(run, step):
-                jax.block_until_ready(state.params)
-                pause = time.perf_counter()
-                keep = 1 if step == run.steps else 2
-                reached = Progress(step, state, best, pause - started)
-                progress.save(folder.path / "checkpoints", reached, keep=keep)
-                started += time.perf_counter() - pause
-        seconds = time.perf_counter() - started
+            if not is_looked_at(run, step):
+                continue
+            with clock.paused(state.params):
+                best = record(run, folder, step, state, loss, best, bar)
+                if checkpoint_is_due(run, step):
+                    keep = 1 if step == run.steps else 2
+                    reached = Progress(step, state, best, clock.seconds)
+                    progress.save(folder.path / "checkpoints", reached, keep=keep)
+        return finish(run, folder, state, best, config, title, clock.seconds)
 
-        summary = summarise(run, state, best, config, folder.read_metrics()) | {
-            "steps_per_second": run.steps / seconds
-        }
-        draw(folder, state, title)
-        folder.finish(summary)
-    return summary
+
+class Stopwatch:
+    """Counts the seconds of training.
+
+    Attributes:
+      seconds: so far, without the pauses.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self, arrays: Any) -> Iterator[None]:
+        """Stops once the arrays are there, until the end of the context."""
+        jax.block_until_ready(arrays)
+        self.seconds += time.perf_counter() - self._since
+        yield
+        self._since = time.perf_counter()
 
 
 def check(run: Run) -> None:
@@ -133,6 +134,60 @@ def check(run: Run) -> None:
     run.method.plan(jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
+def log_start(folder: RunFolder, state: RunState) -> None:
+    """Records what the run starts with."""
+    folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
+
+
+def is_looked_at(run: Run, step: int) -> bool:
+    """Whether anything is recorded or saved after this step."""
+    logs = step % run.log_every == 0 or checkpoint_is_due(run, step)
+    return logs or is_validated(run, step) or run.method.is_due(step)
+
+
+def record(
+    run: Run,
+    folder: RunFolder,
+    step: int,
+    state: RunState,
+    loss: jax.Array,
+    best: Best,
+    bar: tqdm,
+) -> Best:
+    """Logs what there is to say of a step that is looked at; returns the best model so far.
+
+    Raises:
+      ValueError: the loss is not finite, or the masks lack their pattern.
+    """
+    values = event_record(state, bar) if run.method.is_due(step) else {}
+    values |= loss_record(run, step, float(loss))
+    if is_validated(run, step):
+        found, best = validate(run, state, step, best)
+        bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
+        values |= found
+    if values:
+        folder.log(step, **values)
+    return best
+
+
+def finish(
+    run: Run,
+    folder: RunFolder,
+    state: RunState,
+    best: Best,
+    config: dict[str, Any],
+    title: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Looks at the test images, and writes plot and summary; returns the latter."""
+    summary = summarise(run, state, best, config, folder.read_metrics()) | {
+        "steps_per_second": run.steps / seconds
+    }
+    draw(folder, state, title)
+    folder.finish(summary)
+    return summary
+
+
 def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str, float], Best]:
     """Returns what is recorded of an evaluation after this step, and the best model so far."""
     accuracy = evaluate(run, state.variables, run.dataset.val)
@@ -151,6 +206,11 @@ def settled_step(run: Run) -> int:
     """The step of the last event that changes the sparsity; 0 if none does."""
     events = run.method.timetable.events
     return max((event.step for event in events if event.density is not None), default=0)
+
+
+def is_validated(run: Run, step: int) -> bool:
+    """Whether an evaluation follows this step; one always follows the last."""
+    return step % run.eval_every == 0 or step == run.steps
 
 
 def checkpoint_is_due(run: Run, step: int) -> bool:

@@ -34,21 +34,27 @@ def compile_steps(
     if run.accumulate > 1:
         return accumulating_steps(run, state, images, labels)
 
-    @functools.partial(jax.jit, static_argnames="event", donate_argnames="state")
-    def train_step(
-        state: RunState, images: jax.Array, labels: jax.Array, indices: jax.Array, event: bool
-    ) -> tuple[RunState, jax.Array]:
-        data = (images, labels, indices)
-        loss, grads, collections = loss_and_grads(
-            run, state.params, state.collections, state.step, data
-        )
-        return state.apply_gradients(grads=grads, event=event, collections=collections), loss
+    def compiled(event: bool) -> Step:
+        step = functools.partial(train_step, run, event)
+        indices = jnp.zeros(run.batch_size, jnp.int32)
+        return jax.jit(step, donate_argnums=0).lower(state, images, labels, indices).compile()
 
-    indices = jnp.zeros(run.batch_size, jnp.int32)
-    return {
-        event: train_step.lower(state, images, labels, indices, event=event).compile()
-        for event in kinds(run)
-    }
+    return {event: compiled(event) for event in kinds(run)}
+
+
+def train_step(
+    run: Run,
+    event: bool,
+    state: RunState,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+) -> tuple[RunState, jax.Array]:
+    """One step, not yet compiled; returns the next state and the mean loss of the batch."""
+    loss, grads, collections = loss_and_grads(
+        run, state.params, state.collections, state.step, (images, labels, indices)
+    )
+    return state.apply_gradients(grads=grads, event=event, collections=collections), loss
 
 
 def kinds(run: Run) -> Iterable[bool]:

@@ -9,6 +9,8 @@ Every finished run leaves a small file in --results: its flags, its summary, the
 machine. A run with such a file is skipped, on any machine, and one that was cut off goes on from
 its last checkpoint: to continue a sweep, call it again. Runs are kept to cores of their own, and
 end with the sweep, however that ends (on Linux; elsewhere not where it is killed).
+
+--vmap_seeds is for accelerators, see vmapped.py.
 """
 
 import dataclasses
@@ -59,6 +61,10 @@ class Config:
     results: cli.OptionalPath = None
     """Folder for the results, one small file a run, in a subfolder named after the grid. Default:
     results/ beside this script."""
+    vmap_seeds: bool = False
+    """Train the seeds of a method and sparsity in one process, as one compiled function: for an
+    accelerator that one small network leaves idle. Not equal to single runs to the bit, so the
+    results are kept apart: pass a --results of its own."""
     list: bool = False
     """Print what is finished and what is not, and stop."""
 
@@ -79,7 +85,7 @@ def main(config: Config) -> None:
         return
     if todo:
         check_data(todo[0])
-        failed = run_all(todo, config.out / name, results, config.jobs)
+        failed = run_all(batches(todo), config.out / name, results, config.jobs)
         if failed:
             raise ValueError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
     print(f"the table: python experiments/compare.py {results}")
@@ -96,7 +102,10 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
     if config.jobs is not None and config.jobs < 1:
         raise ValueError(f"--jobs {config.jobs} must be at least 1")
     name, grids = named_grids(config) if config.model is None else own_grid(config)
-    jobs = [_with_data(job, config.data_dir) for job in interleaved(grids)]
+    jobs = [
+        _with_data(job, config.data_dir)._replace(vmapped=config.vmap_seeds)
+        for job in interleaved(grids)
+    ]
     names = [job.name for job in jobs]
     if twice := next((job for job in names if names.count(job) > 1), None):
         raise ValueError(f"two runs would be {twice}: pass each schedule and sparsity once")
@@ -132,8 +141,18 @@ def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
     return f"{experiment}-{config.model}", (grid,)
 
 
-def run_all(jobs: Sequence[Job], out: Path, results: Path, num_jobs: int | None) -> list[str]:
-    """Runs the jobs, a few at a time, and keeps their results; returns the names of those failed.
+def batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that a process takes: one, or where seeds are vmapped all that differ in theirs."""
+    together: dict[str, list[Job]] = {}
+    for job in jobs:
+        together.setdefault(job.without_seed if job.vmapped else job.name, []).append(job)
+    return list(together.values())
+
+
+def run_all(
+    batches: Sequence[Sequence[Job]], out: Path, results: Path, num_jobs: int | None
+) -> list[str]:
+    """Runs a few batches at a time and keeps their results; returns the names of runs that failed.
 
     Raises:
       ValueError: another sweep is running in `out`.
@@ -143,31 +162,32 @@ def run_all(jobs: Sequence[Job], out: Path, results: Path, num_jobs: int | None)
     for cores in sets:
         free.put(cores)
 
-    def work(job: Job) -> Result:
+    def work(jobs: Sequence[Job]) -> list[Result]:
         cores = free.get()
         try:
-            return finish(job, out, results, cores)
+            return finish(jobs, out, results, cores)
         finally:
             free.put(cores)
 
-    failed = []
+    failed: list[str] = []
     out.mkdir(parents=True, exist_ok=True)
+    num_runs = sum(map(len, batches))
     with (
         os.fdopen(locked(out, "running a sweep")),
         ThreadPoolExecutor(len(sets)) as pool,
-        tqdm(total=len(jobs), unit="run", mininterval=0.1 if sys.stderr.isatty() else 10) as bar,
+        tqdm(total=num_runs, unit="run", mininterval=0.1 if sys.stderr.isatty() else 10) as bar,
     ):
-        running = {pool.submit(work, job): job for job in jobs}
+        running = {pool.submit(work, jobs): jobs for jobs in batches}
         for done in as_completed(running):
-            name = running[done].name
+            names = [job.name for job in running[done]]
             try:
-                accuracy = done.result().summary["test_accuracy"]
+                accuracies = [result.summary["test_accuracy"] for result in done.result()]
             except (ValueError, OSError) as error:
-                failed.append(name)
-                bar.write(f"failed: {name}: {error}", file=sys.stderr)
+                failed += names
+                bar.write(f"failed: {', '.join(names)}: {error}", file=sys.stderr)
             else:
-                bar.set_postfix_str(f"{name} {accuracy:.4f}")
-            bar.update()
+                bar.set_postfix_str(f"{names[-1]} {accuracies[-1]:.4f}")
+            bar.update(len(names))
     return failed
 
 
