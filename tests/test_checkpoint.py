@@ -461,6 +461,7 @@ def saver(folder, limit=0):
     )
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_killed_in_the_middle_of_saving(tmp_path):
     """The time after the last line is that of a save at its beginning, its middle, its end."""
@@ -478,6 +479,7 @@ def test_killed_in_the_middle_of_saving(tmp_path):
         run.kill()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [20, 3_000, 30_000])
 def test_a_disk_that_fills_is_one_error_and_loses_nothing(limit, tmp_path):

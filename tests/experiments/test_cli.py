@@ -143,6 +143,7 @@ def test_without_validation_images_there_is_no_best():
     assert first(None) == "test accuracy   0.7500 at the end, without validation images"
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_ctrl_c_is_one_word_and_130(tmp_path):
     command = [sys.executable, "experiments/fashion_mnist.py", f"--out={tmp_path}/run"]

@@ -103,6 +103,7 @@ def test_a_diverged_run_saves_no_checkpoint(options, step, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_the_demo_from_a_shell(tmp_path):
     command = [sys.executable, "experiments/demo.py", "--steps=60", f"--out={tmp_path}"]

@@ -79,6 +79,7 @@ def outcome(out):
     )
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_what_happens_to_a_run_does_not_change_what_comes_out(tmp_path):
     straight, out = tmp_path / "straight", tmp_path / "run"

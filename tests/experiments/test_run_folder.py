@@ -181,6 +181,7 @@ with naming(Path("here")), RunFolder.create(Path(sys.argv[1]), {}) as run:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("num_scalars", [0, 100], ids=["records", "event file"])
 def test_a_disk_that_fills_is_one_error(num_scalars, tmp_path):

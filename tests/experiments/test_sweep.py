@@ -244,6 +244,7 @@ def check_that_nothing_runs_again(capsys, folder, out, results):
     assert not (folder / "others").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="runs end with the sweep on Linux")
 def test_a_sweep_that_is_interrupted_killed_and_hindered_ends_whole(capsys, tmp_path):

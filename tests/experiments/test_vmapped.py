@@ -130,6 +130,7 @@ def test_what_it_refuses(seeds, flags, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_sweep_keeps_the_two_kinds_apart(tmp_path, capsys):
     argv = (
