@@ -1,0 +1,113 @@
+// The calls that XLA makes, see kernels.py for what they are given.
+#include <string>
+
+#include "layer.h"
+#include "planes.h"
+#include "rows.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jaxsparse {
+namespace {
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32>;
+using Ints = ffi::Buffer<ffi::S32>;
+using FloatsOut = ffi::ResultBuffer<ffi::F32>;
+using Window = ffi::Span<const std::int64_t>;
+
+// From how many images on the batch is the vector axis where it lies innermost.
+constexpr i64 kRowsFrom = 16;
+
+struct Images {
+  i64 batch, channels, y, x;
+  Strides strides;
+};
+
+// Layout 0 is [image, y, x, channel], layout 1 is [channel, y, x, image].
+Images images_of(const Floats::Dimensions& d, i64 layout) {
+  if (layout == 0) return {d[0], d[3], d[1], d[2], {d[1] * d[2] * d[3], 1, d[2] * d[3], d[3]}};
+  return {d[3], d[0], d[1], d[2], {1, d[1] * d[2] * d[3], d[2] * d[3], d[3]}};
+}
+
+// The window is taps, strides, padding before and dilation, y before x each, and the groups.
+Layer layer_of(const Images& in, const Images& out, Window window) {
+  const auto axis = [&](i64 length, i64 out_length, int i) {
+    return Axis{length, out_length, window[i], window[2 + i], window[6 + i], window[4 + i]};
+  };
+  return {in.batch,  in.channels,         out.channels,      window[8],
+          axis(in.y, out.y, 0), axis(in.x, out.x, 1)};
+}
+
+ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument(what); }
+
+// Of as many values as there is room for, the first `num` count.
+ffi::Error decode(const Layer& layer, Floats values, Ints positions, Ints num, Nonzeros& to) {
+  const i64 count = num.typed_data()[0], room = static_cast<i64>(values.element_count());
+  if (count < 0 || count > room || room != static_cast<i64>(positions.element_count())) {
+    return wrong(std::to_string(count) + " nonzeros, room for " + std::to_string(room) +
+                 " values and " + std::to_string(positions.element_count()) + " positions");
+  }
+  const std::string problem =
+      decode(layer, positions.typed_data(), count, values.typed_data(), to);
+  return problem.empty() ? ffi::Error::Success() : wrong(problem);
+}
+
+ffi::Error conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                        FloatsOut out, i64 layout, Window window) {
+  const Images from = images_of(in.dimensions(), layout), to = images_of(out->dimensions(), layout);
+  const Layer layer = layer_of(from, to, window);
+  Nonzeros nonzeros;
+  if (auto error = decode(layer, values, positions, num, nonzeros); error.failure()) return error;
+  if (layout == 1 && layer.batch >= kRowsFrom) {
+    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data());
+  } else {
+    planes_forward(pool, layer, nonzeros, in.typed_data(), from.strides, out->typed_data(),
+                   to.strides);
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                         Floats grad, FloatsOut grad_in, FloatsOut grad_values, i64 layout,
+                         Window window) {
+  const Images from = images_of(in.dimensions(), layout), to = images_of(grad.dimensions(), layout);
+  const Layer layer = layer_of(from, to, window);
+  Nonzeros nonzeros;
+  if (auto error = decode(layer, values, positions, num, nonzeros); error.failure()) return error;
+  float* to_values = grad_values->typed_data();
+  std::fill(to_values + nonzeros.count(), to_values + values.element_count(), 0.0f);
+  if (layout == 1 && layer.batch >= kRowsFrom) {
+    rows_backward(pool, layer, nonzeros, in.typed_data(), grad.typed_data(), grad_in->typed_data(),
+                  to_values);
+  } else {
+    planes_backward(pool, layer, nonzeros, in.typed_data(), from.strides, grad.typed_data(),
+                    to.strides, grad_in->typed_data(), to_values);
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace jaxsparse
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_forward, jaxsparse::conv_forward,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Attr<std::int64_t>("layout")
+                                  .Attr<jaxsparse::Window>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::conv_backward,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Attr<std::int64_t>("layout")
+                                  .Attr<jaxsparse::Window>("window"));

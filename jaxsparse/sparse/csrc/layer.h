@@ -1,0 +1,77 @@
+// A convolution's geometry and its nonzero weights: what all kernels of it are told.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vec.h"
+
+namespace jaxsparse {
+
+// One spatial axis.
+struct Axis {
+  i64 in, out;           // lengths of the input and the output
+  i64 taps;              // of the kernel
+  i64 stride, dilation;
+  i64 pad;               // zeros before the input; those after it follow from the lengths
+};
+
+struct Layer {
+  i64 batch, in_channels, out_channels, groups;
+  Axis y, x;
+
+  i64 group_inputs() const { return in_channels / groups; }
+  i64 group_outputs() const { return out_channels / groups; }
+  i64 size() const { return out_channels * y.taps * x.taps * group_inputs(); }
+};
+
+// Nonzero weights, one after the other.
+struct Nonzeros {
+  std::vector<int> out_channel, in_channel, y, x;  // of each; channels are those of the whole layer
+  const float* values;
+
+  int count() const { return static_cast<int>(out_channel.size()); }
+};
+
+// Decodes positions in a kernel of shape [out channel, y, x, in channel of the group].
+// Returns what is wrong with them, or nothing: a position that is not in the kernel would have the
+// kernels below read and write anywhere.
+inline std::string decode(const Layer& layer, const std::int32_t* positions, i64 num,
+                          const float* values, Nonzeros& to) {
+  const i64 inputs = layer.group_inputs();
+  to.values = values;
+  for (auto* list : {&to.out_channel, &to.in_channel, &to.y, &to.x}) list->resize(num);
+  for (i64 i = 0; i < num; i++) {
+    const i64 at = positions[i];
+    if (at < 0 || at >= layer.size()) {
+      return "position " + std::to_string(at) + " of nonzero " + std::to_string(i) +
+             " is not in [0, " + std::to_string(layer.size()) + ")";
+    }
+    const i64 row = at / inputs;
+    const i64 out = row / (layer.y.taps * layer.x.taps);
+    to.out_channel[i] = static_cast<int>(out);
+    to.in_channel[i] = static_cast<int>(out / layer.group_outputs() * inputs + at % inputs);
+    to.y[i] = static_cast<int>(row / layer.x.taps % layer.y.taps);
+    to.x[i] = static_cast<int>(row % layer.x.taps);
+  }
+  return "";
+}
+
+// Which nonzeros have a key, key after key: those of key k are order[start[k]] to
+// order[start[k + 1] - 1], in the order that they came in.
+struct Grouped {
+  std::vector<int> start, order;
+
+  int count(i64 key) const { return start[key + 1] - start[key]; }
+};
+
+inline Grouped group_by(const std::vector<int>& keys, i64 num_keys) {
+  Grouped grouped{std::vector<int>(num_keys + 1, 0), std::vector<int>(keys.size())};
+  for (int key : keys) grouped.start[key + 1]++;
+  for (i64 k = 0; k < num_keys; k++) grouped.start[k + 1] += grouped.start[k];
+  std::vector<int> next(grouped.start.begin(), grouped.start.end() - 1);
+  for (std::size_t i = 0; i < keys.size(); i++) grouped.order[next[keys[i]]++] = static_cast<int>(i);
+  return grouped;
+}
+
+}  // namespace jaxsparse

@@ -1,0 +1,291 @@
+// Convolution by way of planes: images are packed channel by channel with zeros around them, so that
+// every tap is one offset for whole planes, and what comes out is unpacked.
+//
+// It serves every layout: images with the channel innermost, as Flax has them, and channel-major ones
+// of a batch too small to be a vector. Packing costs little where it stays in the cache, so a block
+// of images is done at a time.
+//
+// A plane of an axis with stride s is s planes, by the remainder of the padded position, of which
+// those that some tap reads are kept; so the taps of all outputs read without gaps. Input and output
+// planes have the same pitch from row to row and from image to image, wide enough that reads ahead
+// of one end in zeros, or in outputs that nobody takes.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "layer.h"
+#include "threads.h"
+#include "tiles.h"
+
+namespace jaxsparse {
+
+// Where the elements of a batch of images lie, in floats.
+struct Strides {
+  i64 image, channel, y, x;
+};
+
+struct PackedAxis {
+  std::vector<int> phase;  // by remainder: its number among those that are kept, or -1
+  i64 num_phases = 0;
+  i64 reach;               // how far ahead the last tap reads, in positions of its phase
+  i64 length;              // of a phase
+
+  explicit PackedAxis(const Axis& axis) : phase(axis.stride, -1) {
+    for (i64 tap = 0; tap < axis.taps; tap++) {
+      int& number = phase[tap * axis.dilation % axis.stride];
+      if (number < 0) number = static_cast<int>(num_phases++);
+    }
+    reach = (axis.taps - 1) * axis.dilation / axis.stride;
+    length = axis.out + reach;
+  }
+};
+
+// The channels that are packed at a time: a cache line of the channel-innermost layout.
+constexpr i64 kGroup = 16;
+
+// How a layer's images are cut into blocks, and how a block lies in memory.
+class Packing {
+ public:
+  explicit Packing(const Layer& layer) : layer_(layer), y_(layer.y), x_(layer.x) {
+    const i64 image = y_.length * x_.length;
+    const i64 planes = layer.in_channels * num_phases() + layer.out_channels;
+    // Half a megabyte: in the level-2 cache of most, beside what else is needed.
+    images = std::clamp<i64>((1 << 17) / (planes * image), 1, layer.batch);
+    num_blocks = (layer.batch + images - 1) / images;
+    margin = y_.reach * x_.length + x_.reach;
+    length = (images * image + kLanes - 1) / kLanes * kLanes;
+    pitch = length + margin;
+  }
+
+  i64 images;      // of a block
+  i64 num_blocks;
+  i64 length;      // of a plane: all images of a block, up to a whole vector
+  i64 margin;      // zeros that reads ahead of the end, or back from the beginning, find
+  i64 pitch;       // from plane to plane
+
+  i64 num_phases() const { return y_.num_phases * x_.num_phases; }
+  i64 plane(const Nonzeros& nonzeros, int i) const {
+    const i64 y = y_.phase[nonzeros.y[i] * layer_.y.dilation % layer_.y.stride];
+    const i64 x = x_.phase[nonzeros.x[i] * layer_.x.dilation % layer_.x.stride];
+    return nonzeros.in_channel[i] * num_phases() + y * x_.num_phases + x;
+  }
+  i64 ahead(const Nonzeros& nonzeros, int i) const {
+    return nonzeros.y[i] * layer_.y.dilation / layer_.y.stride * x_.length +
+           nonzeros.x[i] * layer_.x.dilation / layer_.x.stride;
+  }
+
+  // Copies a group of input channels, [begin, end), of a block into their planes. Zeros that the
+  // planes have where no input lies are left alone.
+  void pack_inputs(const float* in, const Strides& strides, i64 block, i64 begin, i64 end,
+                   float* planes) const {
+    inputs<true>(const_cast<float*>(in), strides, block, begin, end, planes);
+  }
+  // The way back; an input that no tap reads becomes 0.
+  void unpack_inputs(float* planes, i64 block, i64 begin, i64 end, const Strides& strides,
+                     float* in) const {
+    inputs<false>(in, strides, block, begin, end, planes);
+  }
+  void pack_outputs(const float* out, const Strides& strides, i64 block, i64 begin, i64 end,
+                    float* planes) const {
+    outputs<true>(const_cast<float*>(out), strides, block, begin, end, planes);
+  }
+  void unpack_outputs(float* planes, i64 block, i64 begin, i64 end, const Strides& strides,
+                      float* out) const {
+    outputs<false>(out, strides, block, begin, end, planes);
+  }
+
+ private:
+  // Planes are those of the channels from `begin` on.
+  template <bool pack>
+  void inputs(float* in, const Strides& strides, i64 block, i64 begin, i64 end,
+              float* planes) const {
+    for (i64 image = 0; image < images; image++) {
+      const i64 number = block * images + image;
+      for (i64 y = 0; y < layer_.y.in; y++) {
+        const i64 row = (y + layer_.y.pad) / layer_.y.stride;
+        const int phase_y = y_.phase[(y + layer_.y.pad) % layer_.y.stride];
+        const bool read_y = phase_y >= 0 && row < y_.length;
+        for (i64 x = 0; x < layer_.x.in; x++) {
+          const i64 column = (x + layer_.x.pad) / layer_.x.stride;
+          const int phase_x = x_.phase[(x + layer_.x.pad) % layer_.x.stride];
+          const bool read = read_y && phase_x >= 0 && column < x_.length;
+          if (pack && !read) continue;
+          float* at = in + number * strides.image + y * strides.y + x * strides.x;
+          float* to = planes + (phase_y * x_.num_phases + phase_x) * pitch +
+                      (image * y_.length + row) * x_.length + column;
+          const i64 step = num_phases() * pitch;
+          if (number >= layer_.batch) {  // the last block may have images too few
+            if (pack) for (i64 c = begin; c < end; c++) to[(c - begin) * step] = 0;
+          } else if (pack) {
+            for (i64 c = begin; c < end; c++) to[(c - begin) * step] = at[c * strides.channel];
+          } else {
+            for (i64 c = begin; c < end; c++) {
+              at[c * strides.channel] = read ? to[(c - begin) * step] : 0.0f;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  template <bool pack>
+  void outputs(float* out, const Strides& strides, i64 block, i64 begin, i64 end,
+               float* planes) const {
+    for (i64 image = 0; image < images; image++) {
+      const i64 number = block * images + image;
+      for (i64 y = 0; y < layer_.y.out; y++) {
+        for (i64 x = 0; x < layer_.x.out; x++) {
+          float* at = out + number * strides.image + y * strides.y + x * strides.x;
+          float* to = planes + (image * y_.length + y) * x_.length + x;
+          if (number >= layer_.batch) {
+            if (pack) for (i64 c = begin; c < end; c++) to[(c - begin) * pitch] = 0;
+          } else if (pack) {
+            for (i64 c = begin; c < end; c++) to[(c - begin) * pitch] = at[c * strides.channel];
+          } else {
+            for (i64 c = begin; c < end; c++) at[c * strides.channel] = to[(c - begin) * pitch];
+          }
+        }
+      }
+    }
+  }
+
+  Layer layer_;
+  PackedAxis y_, x_;
+};
+
+// The nonzeros grouped by a channel, as the loops over them want them.
+struct PlaneTaps {
+  Grouped grouped;
+  std::vector<i64> offset;
+  std::vector<float> value;
+  std::vector<int> slot;  // within the channel
+
+  Taps of(i64 key) const {
+    const int first = grouped.start[key];
+    return {offset.data() + first, value.data() + first, slot.data() + first, grouped.count(key)};
+  }
+};
+
+template <class Offset>
+PlaneTaps plane_taps(const Nonzeros& nonzeros, Grouped grouped, const Offset& offset_of) {
+  PlaneTaps taps{std::move(grouped), {}, {}, {}};
+  for (std::size_t key = 0; key + 1 < taps.grouped.start.size(); key++) {
+    for (int at = taps.grouped.start[key]; at < taps.grouped.start[key + 1]; at++) {
+      const int i = taps.grouped.order[at];
+      taps.offset.push_back(offset_of(i));
+      taps.value.push_back(nonzeros.values[i]);
+      taps.slot.push_back(at - taps.grouped.start[key]);
+    }
+  }
+  return taps;
+}
+
+// Blocks go to tasks, a few each, which do them one after the other; where there are too few of
+// them, the tasks are the channels of one block. How many tasks there are does not depend on the
+// threads: sums over images are added up task by task.
+constexpr i64 kTasks = 8;
+
+// Calls body(group) for groups of channels, begin to end.
+template <class Loop, class Body>
+void for_groups(const Loop& loop, i64 channels, const Body& body) {
+  loop((channels + kGroup - 1) / kGroup, [&](i64 group) {
+    body(group * kGroup, std::min(channels, (group + 1) * kGroup));
+  });
+}
+
+// Calls body(task, first block, last block, loop), where the loop is over the channels of a block.
+template <class Body>
+void for_blocks(xla::ffi::ThreadPool& pool, i64 num_blocks, const Body& body) {
+  if (num_blocks < kTasks) {
+    auto loop = [&](i64 n, const auto& each) { parallel_for(pool, n, each); };
+    body(0, 0, num_blocks, loop);
+    return;
+  }
+  parallel_for(pool, kTasks, [&](i64 task) {
+    auto loop = [](i64 n, const auto& each) {
+      for (i64 i = 0; i < n; i++) each(i);
+    };
+    body(task, num_blocks * task / kTasks, num_blocks * (task + 1) / kTasks, loop);
+  });
+}
+
+inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
+                           const float* in, const Strides& in_strides, float* out,
+                           const Strides& out_strides) {
+  const Packing packing(layer);
+  const i64 phases = packing.num_phases();
+  const PlaneTaps taps =
+      plane_taps(nonzeros, group_by(nonzeros.out_channel, layer.out_channels), [&](int i) {
+        return packing.plane(nonzeros, i) * packing.pitch + packing.ahead(nonzeros, i);
+      });
+  for_blocks(pool, packing.num_blocks, [&](i64, i64 first, i64 last, const auto& loop) {
+    std::vector<float> planes(layer.in_channels * phases * packing.pitch);
+    for (i64 block = first; block < last; block++) {
+      for_groups(loop, layer.in_channels, [&](i64 begin, i64 end) {
+        float* to = planes.data() + begin * phases * packing.pitch;
+        packing.pack_inputs(in, in_strides, block, begin, end, to);
+      });
+      for_groups(loop, layer.out_channels, [&](i64 begin, i64 end) {
+        thread_local std::vector<float> found;
+        found.resize(kGroup * packing.pitch);
+        for (i64 channel = begin; channel < end; channel++) {
+          float* to = found.data() + (channel - begin) * packing.pitch;
+          run_forward(planes.data(), taps.of(channel), to, packing.length);
+        }
+        packing.unpack_outputs(found.data(), block, begin, end, out_strides, out);
+      });
+    }
+  });
+}
+
+inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
+                            const Nonzeros& nonzeros, const float* in, const Strides& in_strides,
+                            const float* grad, const Strides& out_strides, float* grad_in,
+                            float* grad_values) {
+  const Packing packing(layer);
+  const i64 phases = packing.num_phases(), num_planes = layer.in_channels * phases;
+  std::vector<int> plane(nonzeros.count());
+  for (int i = 0; i < nonzeros.count(); i++) {
+    plane[i] = static_cast<int>(packing.plane(nonzeros, i));
+  }
+  const PlaneTaps taps = plane_taps(nonzeros, group_by(plane, num_planes), [&](int i) {
+    return nonzeros.out_channel[i] * packing.pitch + packing.margin - packing.ahead(nonzeros, i);
+  });
+  std::vector<std::vector<float>> partial(kTasks);  // by task: gradients of the values, as grouped
+  for_blocks(pool, packing.num_blocks, [&](i64 task, i64 first, i64 last, const auto& loop) {
+    std::vector<float> grads(layer.out_channels * packing.pitch);
+    partial[task].assign(nonzeros.count(), 0.0f);
+    for (i64 block = first; block < last; block++) {
+      for_groups(loop, layer.out_channels, [&](i64 begin, i64 end) {
+        float* to = grads.data() + begin * packing.pitch + packing.margin;
+        packing.pack_outputs(grad, out_strides, block, begin, end, to);
+      });
+      for_groups(loop, layer.in_channels, [&](i64 begin, i64 end) {
+        thread_local std::vector<float> inputs, found, sums;
+        const i64 size = kGroup * phases * packing.pitch;
+        inputs.assign(size, 0.0f);
+        found.resize(size);
+        packing.pack_inputs(in, in_strides, block, begin, end, inputs.data());
+        for (i64 key = begin * phases; key < end * phases; key++) {
+          const i64 at = (key - begin * phases) * packing.pitch;
+          const Taps list = taps.of(key);
+          sums.assign(static_cast<std::size_t>(list.count) * kLanes, 0.0f);
+          run_backward(grads.data(), list, inputs.data() + at, found.data() + at, sums.data(),
+                       packing.length);
+          for (int i = 0; i < list.count; i++) {
+            partial[task][taps.grouped.start[key] + i] += sum(load(sums.data() + i64{kLanes} * i));
+          }
+        }
+        packing.unpack_inputs(found.data(), block, begin, end, in_strides, grad_in);
+      });
+    }
+  });
+  for (int at = 0; at < nonzeros.count(); at++) {
+    float total = 0;
+    for (const auto& part : partial) total += part.empty() ? 0.0f : part[at];
+    grad_values[taps.grouped.order[at]] = total;
+  }
+}
+
+}  // namespace jaxsparse

@@ -1,0 +1,203 @@
+// Convolution of channel-major images with the batch innermost, [channel, y, x, image], from 16
+// images on: nothing is packed or padded, every position is a run of `batch` floats.
+//
+// Where the kernel reaches over the edge, taps fall away; so positions of an axis come in classes,
+// by the taps that are left and by where these read (at most 3 x 3 for a 3 x 3 kernel of stride 1),
+// and each pair of classes has a list of its own of the nonzeros.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "layer.h"
+#include "threads.h"
+#include "tiles.h"
+
+namespace jaxsparse {
+
+// The positions of one axis that are written, from the view of what they read.
+struct Classes {
+  struct Class {
+    std::vector<bool> valid;  // by tap
+    std::vector<i64> shift;   // by tap: what it reads, from the base of the position
+    bool operator==(const Class& other) const {
+      return valid == other.valid && shift == other.shift;
+    }
+  };
+  struct Run {
+    i64 begin, end;  // positions of one class whose reads advance with them
+    int index;       // of the class
+  };
+  std::vector<Class> all;
+  std::vector<int> index;  // by position
+  std::vector<i64> base;   // by position
+  std::vector<Run> runs;
+};
+
+// Forward an output position reads inputs; backward an input position reads the outputs that it had
+// a part in, which are those of some taps only where the stride is above 1.
+inline Classes classes_of(const Axis& axis, bool backward) {
+  Classes found;
+  const i64 written = backward ? axis.in : axis.out, read = backward ? axis.out : axis.in;
+  for (i64 at = 0; at < written; at++) {
+    Classes::Class is{std::vector<bool>(axis.taps), std::vector<i64>(axis.taps)};
+    const i64 base = backward ? (at + axis.pad) / axis.stride : at * axis.stride - axis.pad;
+    for (i64 tap = 0; tap < axis.taps; tap++) {
+      i64 shift = tap * axis.dilation;
+      if (backward) {
+        const i64 ahead = (at + axis.pad) % axis.stride - shift;
+        if (ahead % axis.stride != 0) continue;
+        shift = ahead / axis.stride;
+      }
+      if (base + shift < 0 || base + shift >= read) continue;
+      is.valid[tap] = true;
+      is.shift[tap] = shift;
+    }
+    const auto place = std::find(found.all.begin(), found.all.end(), is);
+    const int index = static_cast<int>(place - found.all.begin());
+    if (place == found.all.end()) found.all.push_back(is);
+    const bool goes_on = axis.stride == 1 && !found.runs.empty() && found.runs.back().index == index;
+    if (goes_on) found.runs.back().end = at + 1;
+    else found.runs.push_back({at, at + 1, index});
+    found.index.push_back(index);
+    found.base.push_back(base);
+  }
+  return found;
+}
+
+// The nonzeros of some channels that are written, one pair of classes.
+struct RowTaps {
+  std::vector<int> start;  // by channel, from the first of the range
+  std::vector<i64> offset;
+  std::vector<float> value;
+  std::vector<int> slot;
+
+  Taps of(i64 channel) const {
+    const int first = start[channel];
+    return {offset.data() + first, value.data() + first, slot.data() + first,
+            start[channel + 1] - first};
+  }
+};
+
+struct Pitch {
+  i64 channel, y, x;  // in floats
+};
+
+// Args:
+//   grouped: nonzeros by the channel that is written.
+//   begin, end: range of these channels; slots count from the range's first nonzero.
+//   from: the channel that each nonzero reads.
+inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 begin, i64 end,
+                        const std::vector<int>& from, const Classes::Class& y,
+                        const Classes::Class& x, const Pitch& pitch) {
+  RowTaps taps;
+  taps.start.push_back(0);
+  for (i64 channel = begin; channel < end; channel++) {
+    for (int at = grouped.start[channel]; at < grouped.start[channel + 1]; at++) {
+      const int i = grouped.order[at];
+      if (!y.valid[nonzeros.y[i]] || !x.valid[nonzeros.x[i]]) continue;
+      taps.offset.push_back(from[i] * pitch.channel + y.shift[nonzeros.y[i]] * pitch.y +
+                            x.shift[nonzeros.x[i]] * pitch.x);
+      taps.value.push_back(nonzeros.values[i]);
+      taps.slot.push_back(at - grouped.start[begin]);
+    }
+    taps.start.push_back(static_cast<int>(taps.offset.size()));
+  }
+  return taps;
+}
+
+// How much of a run is done for all channels before the rest of it. With many nonzeros a channel
+// what one channel has read is read again by the next, and should still be in the cache.
+inline i64 block_of(i64 length, i64 num_nonzeros, i64 channels) {
+  return num_nonzeros < 4 * channels ? length : 128;
+}
+
+inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
+                         const float* in, float* out) {
+  const i64 batch = layer.batch;
+  const Grouped grouped = group_by(nonzeros.out_channel, layer.out_channels);
+  const Classes ys = classes_of(layer.y, false), xs = classes_of(layer.x, false);
+  const Pitch pitch{layer.y.in * layer.x.in * batch, layer.x.in * batch, batch};
+  const i64 out_pitch = layer.y.out * layer.x.out * batch;
+  std::vector<RowTaps> taps(ys.all.size() * xs.all.size());
+  parallel_for(pool, static_cast<i64>(taps.size()), [&](i64 i) {
+    taps[i] = row_taps(nonzeros, grouped, 0, layer.out_channels, nonzeros.in_channel,
+                       ys.all[i / xs.all.size()], xs.all[i % xs.all.size()], pitch);
+  });
+  parallel_for(pool, layer.y.out, [&](i64 y) {
+    for (const auto& run : xs.runs) {
+      const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
+      const i64 length = (run.end - run.begin) * batch;
+      const i64 block = block_of(length, nonzeros.count(), layer.in_channels);
+      const float* from = in + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x;
+      float* to = out + (y * layer.x.out + run.begin) * batch;
+      for (i64 i = 0; i < length; i += block) {
+        for (i64 channel = 0; channel < layer.out_channels; channel++) {
+          run_forward(from + i, list.of(channel), to + channel * out_pitch + i,
+                      std::min(block, length - i));
+        }
+      }
+    }
+  });
+}
+
+// Input channels a task takes: as many as keep its sums of the values' gradient in the cache.
+constexpr i64 kSumsPerTask = 1 << 12;
+
+inline std::vector<i64> channel_ranges(const Grouped& grouped, i64 channels, i64 at_least) {
+  std::vector<i64> ends{0};
+  const i64 most = std::min<i64>(kSumsPerTask, grouped.start[channels] / at_least + 1);
+  i64 first = 0;
+  for (i64 channel = 1; channel < channels; channel++) {
+    const bool full = grouped.start[channel + 1] - grouped.start[first] > most;
+    if (full || (channel - first) * at_least >= channels) {
+      ends.push_back(channel);
+      first = channel;
+    }
+  }
+  ends.push_back(channels);
+  return ends;
+}
+
+// Every channel of grad_in and every nonzero's gradient is added up by one task, in an order that
+// does not depend on how many threads there are.
+inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
+                          const float* in, const float* grad, float* grad_in, float* grad_values) {
+  const i64 batch = layer.batch;
+  const Grouped grouped = group_by(nonzeros.in_channel, layer.in_channels);
+  const Classes ys = classes_of(layer.y, true), xs = classes_of(layer.x, true);
+  const Pitch pitch{layer.y.out * layer.x.out * batch, layer.x.out * batch, batch};
+  const i64 in_pitch = layer.y.in * layer.x.in * batch;
+  const std::vector<i64> ranges = channel_ranges(grouped, layer.in_channels, 8);
+  parallel_for(pool, static_cast<i64>(ranges.size()) - 1, [&](i64 task) {
+    const i64 begin = ranges[task], end = ranges[task + 1];
+    const int first = grouped.start[begin], num = grouped.start[end] - first;
+    std::vector<float> sums(static_cast<std::size_t>(num) * kLanes);
+    std::vector<RowTaps> taps(ys.all.size() * xs.all.size());
+    for (std::size_t i = 0; i < taps.size(); i++) {
+      taps[i] = row_taps(nonzeros, grouped, begin, end, nonzeros.out_channel,
+                         ys.all[i / xs.all.size()], xs.all[i % xs.all.size()], pitch);
+    }
+    for (i64 y = 0; y < layer.y.in; y++) {
+      for (const auto& run : xs.runs) {
+        const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
+        const i64 length = (run.end - run.begin) * batch;
+        const i64 block = block_of(length, num, end - begin);
+        const float* from = grad + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x;
+        const i64 at = (y * layer.x.in + run.begin) * batch;
+        for (i64 i = 0; i < length; i += block) {
+          for (i64 channel = begin; channel < end; channel++) {
+            const i64 place = channel * in_pitch + at + i;
+            run_backward(from + i, list.of(channel - begin), in + place, grad_in + place,
+                         sums.data(), std::min(block, length - i));
+          }
+        }
+      }
+    }
+    for (int i = 0; i < num; i++) {
+      grad_values[grouped.order[first + i]] = sum(load(sums.data() + static_cast<i64>(kLanes) * i));
+    }
+  });
+}
+
+}  // namespace jaxsparse

@@ -1,0 +1,125 @@
+// The two loops over nonzeros that all time goes into, over one run of floats.
+//
+// A run is written once: its sums stay in registers while the nonzeros pass by, each of which reads
+// the same run of another tensor, shifted by its offset.
+#pragma once
+
+#include <cstring>
+
+#include "vec.h"
+
+namespace jaxsparse {
+
+// Nonzeros as the loops want them.
+struct Taps {
+  const i64* offset;    // from the place that is written to what the nonzero reads
+  const float* value;
+  const int* slot;      // backward: where its gradient is added up
+  int count;
+};
+
+namespace tiles {
+
+template <int T>
+inline void forward(const float* in, const Taps& taps, float* out) {
+  vec sums[T] = {};
+  for (int i = 0; i < taps.count; i++) {
+    const float* from = in + taps.offset[i];
+    const vec value = broadcast(taps.value[i]);
+    for (int t = 0; t < T; t++) sums[t] += value * load(from + kLanes * t);
+  }
+  for (int t = 0; t < T; t++) store(out + kLanes * t, sums[t]);
+}
+
+inline void forward_tail(const float* in, const Taps& taps, float* out, int width) {
+  float sums[kLanes] = {};
+  for (int i = 0; i < taps.count; i++) {
+    const float* from = in + taps.offset[i];
+    for (int t = 0; t < width; t++) sums[t] += taps.value[i] * from[t];
+  }
+  for (int t = 0; t < width; t++) out[t] = sums[t];
+}
+
+// Reads a run of the output's gradient once for both: for the input's gradient it is weighted by the
+// nonzero, for the nonzero's gradient by the input.
+template <int T>
+inline void backward(const float* grad, const Taps& taps, const float* in, float* grad_in,
+                     float* grad_values) {
+  vec sums[T] = {}, inputs[T];
+  for (int t = 0; t < T; t++) inputs[t] = load(in + kLanes * t);
+  for (int i = 0; i < taps.count; i++) {
+    const float* from = grad + taps.offset[i];
+    float* to = grad_values + static_cast<i64>(kLanes) * taps.slot[i];
+    const vec value = broadcast(taps.value[i]);
+    vec even = load(to), odd = {};  // two sums, so that one addition need not wait for another
+    for (int t = 0; t < T; t++) {
+      const vec g = load(from + kLanes * t);
+      sums[t] += value * g;
+      if (t % 2) odd += g * inputs[t];
+      else even += g * inputs[t];
+    }
+    store(to, T > 1 ? even + odd : even);
+  }
+  for (int t = 0; t < T; t++) store(grad_in + kLanes * t, sums[t]);
+}
+
+inline void backward_tail(const float* grad, const Taps& taps, const float* in, float* grad_in,
+                          float* grad_values, int width) {
+  float sums[kLanes] = {};
+  for (int i = 0; i < taps.count; i++) {
+    const float* from = grad + taps.offset[i];
+    float* to = grad_values + static_cast<i64>(kLanes) * taps.slot[i];
+    for (int t = 0; t < width; t++) {
+      sums[t] += taps.value[i] * from[t];
+      to[t] += from[t] * in[t];
+    }
+  }
+  for (int t = 0; t < width; t++) grad_in[t] = sums[t];
+}
+
+}  // namespace tiles
+
+// out[i] = sum over the taps of value * in[offset + i], for i in [0, length).
+inline void run_forward(const float* in, const Taps& taps, float* out, i64 length) {
+  if (taps.count == 0) {
+    std::memset(out, 0, length * sizeof(float));
+    return;
+  }
+  i64 i = 0;
+  for (; i + kTile * kLanes <= length; i += kTile * kLanes) {
+    tiles::forward<kTile>(in + i, taps, out + i);
+  }
+  for (; i + 2 * kLanes <= length; i += 2 * kLanes) tiles::forward<2>(in + i, taps, out + i);
+  if (i + kLanes <= length) {
+    tiles::forward<1>(in + i, taps, out + i);
+    i += kLanes;
+  }
+  if (i < length) tiles::forward_tail(in + i, taps, out + i, static_cast<int>(length - i));
+}
+
+// grad_in[i] = sum over the taps of value * grad[offset + i]; and to the kLanes sums at every tap's
+// slot of grad_values it adds grad[offset + i] * in[i], for i in [0, length).
+inline void run_backward(const float* grad, const Taps& taps, const float* in, float* grad_in,
+                         float* grad_values, i64 length) {
+  if (taps.count == 0) {
+    std::memset(grad_in, 0, length * sizeof(float));
+    return;
+  }
+  i64 i = 0;
+  for (; i + kPairTile * kLanes <= length; i += kPairTile * kLanes) {
+    tiles::backward<kPairTile>(grad + i, taps, in + i, grad_in + i, grad_values);
+  }
+  for (; i + 2 * kLanes <= length; i += 2 * kLanes) {
+    tiles::backward<2>(grad + i, taps, in + i, grad_in + i, grad_values);
+  }
+  if (i + kLanes <= length) {
+    tiles::backward<1>(grad + i, taps, in + i, grad_in + i, grad_values);
+    i += kLanes;
+  }
+  if (i < length) {
+    tiles::backward_tail(grad + i, taps, in + i, grad_in + i, grad_values,
+                         static_cast<int>(length - i));
+  }
+}
+
+}  // namespace jaxsparse
