@@ -1,0 +1,197 @@
+"""Convolutions and dense layers by their active weights alone.
+
+Time and memory fall with the number of active weights, forward and backward. The gradient of the
+values is that of the active weights only; growing by gradient asks for the dense one elsewhere.
+"""
+
+import functools
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsparse.sparse.kernels import backend
+from jaxsparse.sparse.loop import loop_backward, loop_forward
+from jaxsparse.sparse.positions import Positions
+from jaxsparse.sparse.window import Window, check_window
+
+Layout: TypeAlias = Literal["NHWC", "CHWN"]
+_LAYOUTS = ("NHWC", "CHWN")  # their numbers are what the kernels know them by
+
+
+def sparse_conv(
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    window: Window,
+    *,
+    layout: Layout = "NHWC",
+) -> jax.Array:
+    """Convolves images with a kernel that is given by its active weights.
+
+    Args:
+      images: float32, [image, y, x, channel] or [channel, y, x, image]; the second is the faster
+        one from 16 images on, since the kernels read and write it as it is.
+      values: float32[room], the active weights, from `to_sparse`.
+      positions: of these in a kernel of shape (height, width, input channels / groups, outputs).
+      window: strides, padding, dilation, groups.
+      layout: of images and outputs.
+
+    Returns:
+      float32, the outputs in the layout of the images. The same whatever the number of threads, to
+      the bit. Differentiable in images and values, once and backwards (no `jax.jvp`).
+
+    Raises:
+      ValueError: shapes, dtypes and window that do not fit together.
+    """
+    _check(images, values, positions, window, layout)
+    return _conv(window, layout, images, values, positions)
+
+
+def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
+    """Multiplies by a matrix that is given by its active weights: a dense layer without its bias.
+
+    Args:
+      x: float32[..., inputs].
+      values: float32[room].
+      positions: of these in a kernel of shape (inputs, outputs).
+
+    Returns:
+      float32[..., outputs].
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit together.
+    """
+    if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
+        raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
+    as_images = x.reshape(-1, 1, 1, x.shape[-1])
+    as_kernel = Positions(positions.flat, positions.num, (1, 1, *positions.shape))
+    out = sparse_conv(as_images, values, as_kernel, Window((1, 1)))
+    return out.reshape(*x.shape[:-1], positions.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv(
+    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+) -> jax.Array:
+    compiled = functools.partial(_compiled_forward, window, layout)
+    return _on_device(
+        compiled, functools.partial(_loop_forward, window, layout), images, values, positions
+    )
+
+
+def _forward(
+    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Positions]]:
+    return _conv(window, layout, images, values, positions), (images, values, positions)
+
+
+def _backward(
+    window: Window,
+    layout: Layout,
+    kept: tuple[jax.Array, jax.Array, Positions],
+    grads: jax.Array,
+) -> tuple[jax.Array, jax.Array, None]:
+    compiled = functools.partial(_compiled_backward, window, layout)
+    loop = functools.partial(_loop_backward, window, layout)
+    grad_images, grad_values = _on_device(compiled, loop, *kept, grads)
+    return grad_images, grad_values, None
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _on_device(compiled, loop, *args):
+    """Calls the one or the other, by where the program will run and what is there."""
+    if backend().name != "compiled":
+        return loop(*args)
+    return lax.platform_dependent(*args, cpu=compiled, default=loop)
+
+
+def _compiled_forward(
+    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+) -> jax.Array:
+    shape = _out_shape(images, positions, window, layout)
+    call = jax.ffi.ffi_call(
+        "jaxsparse_conv_forward",
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        vmap_method="sequential",
+    )
+    return call(images, values, positions.flat, positions.num[None], **_attributes(window, layout))
+
+
+def _compiled_backward(
+    window: Window,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    grads: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    call = jax.ffi.ffi_call(
+        "jaxsparse_conv_backward", (like(images), like(values)), vmap_method="sequential"
+    )
+    grad_images, grad_values = call(
+        images, values, positions.flat, positions.num[None], grads, **_attributes(window, layout)
+    )
+    return grad_images, grad_values
+
+
+def _loop_forward(
+    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+) -> jax.Array:
+    out = loop_forward(_channel_major(images, layout), values, positions, window)
+    return _channel_major(out, layout)
+
+
+def _loop_backward(
+    window: Window,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    grads: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    grad_images, grad_values = loop_backward(
+        _channel_major(images, layout), values, positions, _channel_major(grads, layout), window
+    )
+    return _channel_major(grad_images, layout), grad_values
+
+
+def _channel_major(x: jax.Array, layout: Layout) -> jax.Array:
+    """From the layout to CHWN, and from CHWN to the layout: its own inverse."""
+    return x if layout == "CHWN" else x.transpose(3, 1, 2, 0)
+
+
+def _out_shape(
+    images: jax.Array, positions: Positions, window: Window, layout: Layout
+) -> tuple[int, ...]:
+    first, *size, last = images.shape
+    outputs = positions.shape[-1]
+    ends = (first, outputs) if layout == "NHWC" else (outputs, last)
+    return ends[0], *window.out_size(size), ends[1]
+
+
+def _attributes(window: Window, layout: Layout) -> dict[str, np.generic | np.ndarray]:
+    before = [ends[0] for ends in window.padding]
+    numbers = [*window.taps, *window.strides, *before, *window.dilation, window.groups]
+    return {"layout": np.int64(_LAYOUTS.index(layout)), "window": np.array(numbers, np.int64)}
+
+
+def _check(
+    images: jax.Array, values: jax.Array, positions: Positions, window: Window, layout: Layout
+) -> None:
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout {layout!r} must be NHWC or CHWN")
+    for name, x in {"images": images, "values": values}.items():
+        if x.dtype != jnp.float32:
+            raise ValueError(f"{name} have dtype {x.dtype}; they must be float32")
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {images.shape}; they must have four axes, {layout}")
+    if values.shape != (positions.room,):
+        raise ValueError(f"values have shape {values.shape}, their positions ({positions.room},)")
+    check_window(window, images.shape[layout.index("C")], positions.shape)
+    window.out_size(images.shape[1:3])

@@ -1,0 +1,125 @@
+"""Where the active weights of a leaf are: what a sparse kernel is told beside their values.
+
+The values are a plain float vector in params, so optimizers, averages and `jax.grad` take them as
+any other parameter. The positions are integers and lie in a tree of their own, as masks do.
+
+A kernel of any rank is seen as a matrix with one row per output channel (its last axis), whose
+columns are the leading axes in C order, as in `jaxsparse.csr`; a position is row * columns +
+column. There may be room for more weights than are active: then a mask update changes no shape, and
+nothing is compiled again.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.csr import matrix_shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Positions:
+    """The positions of one leaf's active weights; a pytree of two arrays of integers.
+
+    Attributes:
+      flat: int32[room], rising; from `num` on the leaf's size, which is the position of nothing.
+      num: int32[], how many are active, in [0, room].
+      shape: of the leaf; static.
+    """
+
+    flat: jax.Array
+    num: jax.Array
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def room(self) -> int:
+        """How many active weights there may be without a change of shapes."""
+        return self.flat.shape[0]
+
+    @property
+    def is_active(self) -> jax.Array:
+        """bool[room], True at the places that hold a weight."""
+        return jnp.arange(self.room, dtype=jnp.int32) < self.num
+
+
+def to_sparse(
+    weights: jax.Array, mask: jax.Array, room: int | None = None
+) -> tuple[jax.Array, Positions]:
+    """Returns the active weights of a leaf, in the order of their positions, and these.
+
+    Args:
+      weights: [shape], any dtype, output channels last.
+      mask: bool[shape].
+      room: how many there may be; None: as many as are active, which is not known under `jit`. Of
+        more active weights than that the last ones are lost, under `jit` without a word.
+
+    Returns:
+      [room] values, 0 from the number of active weights on, and the positions.
+
+    Raises:
+      ValueError: another shape or dtype of the mask, a leaf too large to count, too little room, or
+        none given under `jit`.
+
+    >>> values, positions = to_sparse(jnp.array([[1.0, 0.0], [2.0, 3.0]]), jnp.eye(2) == 0, room=3)
+    >>> values, positions.flat, positions.num
+    (Array([2., 0., 0.], dtype=float32), Array([1, 2, 4], dtype=int32), Array(2, dtype=int32))
+    """
+    shape = tuple(np.shape(weights))
+    if np.shape(mask) != shape or jnp.result_type(mask) != jnp.bool_:
+        raise ValueError(
+            f"the mask is {jnp.result_type(mask)}{np.shape(mask)}; it must be bool{shape}"
+        )
+    size = math.prod(shape)
+    if size >= 2**31:
+        raise ValueError(f"a leaf of {size} entries; at most {2**31 - 1} have positions")
+    traced = isinstance(mask, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
+    if room is None:
+        if traced:
+            raise ValueError("under jit the room of a leaf must be given")
+        room = int(np.count_nonzero(mask))
+    if not 0 <= room <= size:
+        raise ValueError(f"room {room} must be in [0, {size}]")
+    if not traced and (num := int(np.count_nonzero(mask))) > room:
+        raise ValueError(f"room {room} for {num} active weights")
+    rows, columns = matrix_shape(shape)
+    by_row = lambda x: jnp.asarray(x).reshape(columns, rows).T.ravel()
+    (flat,) = jnp.nonzero(by_row(mask), size=room, fill_value=size)
+    num = jnp.minimum(jnp.asarray(mask).sum(dtype=jnp.int32), room)
+    positions = Positions(flat.astype(jnp.int32), num, shape)
+    values = by_row(weights).at[positions.flat].get(mode="fill", fill_value=0)
+    return values, positions
+
+
+def to_dense(values: jax.Array, positions: Positions) -> jax.Array:
+    """Returns the leaf, 0 where no weight is active; the inverse of `to_sparse` with `to_mask`."""
+    rows, columns = matrix_shape(positions.shape)
+    empty = jnp.zeros(rows * columns, values.dtype)
+    flat = jnp.where(positions.is_active, positions.flat, rows * columns)
+    matrix = empty.at[flat].set(values, mode="drop", unique_indices=False)
+    return matrix.reshape(rows, columns).T.reshape(positions.shape)
+
+
+def to_mask(positions: Positions) -> jax.Array:
+    """Returns bool[shape], True where a weight is active."""
+    return to_dense(jnp.ones(positions.room, bool), positions)
+
+
+def check_positions(positions: Positions) -> None:
+    """Checks positions that came from elsewhere; waits for the device.
+
+    Raises:
+      ValueError: more are active than there is room for, or positions that do not rise or are no
+        position of the leaf; names the first.
+    """
+    num, size = int(positions.num), math.prod(positions.shape)
+    if not 0 <= num <= positions.room:
+        raise ValueError(f"{num} active weights; they must be in [0, {positions.room}], the room")
+    flat = np.asarray(positions.flat)[:num].astype(np.int64)
+    if len(outside := flat[(flat < 0) | (flat >= size)]):
+        raise ValueError(f"position {outside[0]} is not in [0, {size})")
+    if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
+        at = int(wrong[0])
+        raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
