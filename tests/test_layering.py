@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "ties": set(),
     "selection": CORE | {"search", "ties"},
     "ranking": {"types", "ties", "groups"},
-    "patterns": CORE,
+    "patterns": CORE | {"groups"},
     "timetable": TOOLS,
     "stages": STEPS,
     "flops": CORE,
