@@ -165,6 +165,11 @@ def test_best_in_groups_agrees_with_a_sort(m, axis, kind, dtype, seed, data):
             assert lowest >= max(order(i) for i in np.flatnonzero(~chosen))
 
 
+def test_the_best_of_a_group_need_an_n():
+    with pytest.raises(ValueError, match="2x2 is no N:M pattern"):
+        best_in_groups(jnp.zeros((4, 4)), jaxsparse.block((2, 2)).cut((4, 4)))
+
+
 # Events by hand
 
 

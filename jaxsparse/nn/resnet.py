@@ -184,7 +184,8 @@ def resnet(depth: int, **fields: Any) -> ResNet:
     Differs from the official code in: the start. Here it is torchvision's, but for the classifier
     (`PYTORCH_INIT` there, its bias too). GraNet's network for CIFAR has PyTorch's own, as above;
     its ImageNet network has normals of variance 2 / fan_in; RigL's has truncated ones of variance
-    1 / fan_in, and a scale of 0 in the last norm of every block, which no field here gives.
+    1 / fan_in, and a scale of 0 in the last norm of every block, which no field here gives. (One
+    threshold at 90 % leaves the stem for CIFAR 26 % of its weights here, with PyTorch's 84 %.)
 
     >>> resnet(50).stage_sizes
     (3, 4, 6, 3)
