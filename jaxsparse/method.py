@@ -196,8 +196,7 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
         a sparsity that n/m rules out or that changes beside N:M, or leaves that are ranked together
         (scope "global") have groups of different sizes.
 
-    >>> from jaxsparse.methods import rigl
-    >>> from jaxsparse.patterns import block, channels
+    >>> from jaxsparse import block, channels, rigl, with_pattern
     >>> rules = [("^conv1/", None), ("fc/", channels()), (".*", block((4, 4)))]
     >>> with_pattern(rigl(sparsity=0.9, total_steps=1000), rules).name
     'rigl channels+4x4'
