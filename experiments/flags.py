@@ -73,7 +73,8 @@ class Pruning:
     """Fewest weights that global pruning leaves in each layer. Default: 0."""
     pattern: cli.OptionalStr = None
     """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
-    rows x columns of the im2col matrix) or channels (whole output channels)."""
+    rows x columns of the im2col matrix), channels (whole output channels; behind a ReLU they have
+    no gradient to grow by) or channels(-2) (input channels)."""
     pattern_layers: cli.OptionalStr = None
     """Layers whose path holds this regular expression have the pattern. Default: all."""
 

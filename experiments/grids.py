@@ -65,6 +65,8 @@ class Grid(NamedTuple):
 
 _ALL = ("dense", "static", "set", "rigl", "snfs", "gmp", "granet", "granet_st")
 
+_THREE_EPOCHS = {"epochs": 3, "eval_every": 351, "checkpoint_every": 351}
+_INNER = {"pattern_layers": "^(?!conv1/|fc/)"}
 _SHORT = {"steps": 4000, "eval_every": 400, "checkpoint_every": 2000}
 
 GRIDS: dict[str, tuple[Grid, ...]] = {
@@ -98,6 +100,19 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             flags={"epochs": 6, "eval_every": 351, "checkpoint_every": 351},
         ),
     ),
+    # The interval of the main grid, 142 steps, halved and four times as long.
+    "intervals": tuple(
+        Grid(
+            "fashion_mnist",
+            "lenet_300_100",
+            ("set", "rigl", "granet", "granet_st"),
+            (0.98,),
+            seeds=3,
+            flags={"steps": 8000, "eval_every": 400, "update_interval": interval},
+            variant=f"every{interval}",
+        )
+        for interval in (71, 568)
+    ),
     # RigL with a structure beside RigL without, at the density of the structure: 2:4 fixes that of
     # every layer, hence uniform; blocks of 4 x 4 do not divide the classifier's 10 outputs.
     "patterns": tuple(
@@ -107,6 +122,16 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             (0.5, {"distribution": "uniform", "pattern": "2:4"}, "2of4"),
             (0.9, {}, ""),
             (0.9, {"pattern": "4x4", "pattern_layers": "Dense_[01]/"}, "4x4"),
+        )
+    ),
+    # The same on a network of convolutions, of which the first has 3 input channels.
+    "patterns_resnet8": tuple(
+        Grid("cifar", "resnet8", ("rigl",), (sparsity,), 1, _THREE_EPOCHS | flags, variant)
+        for sparsity, flags, variant in (
+            (0.5, {"distribution": "uniform"}, ""),
+            (0.5, {"distribution": "uniform", "pattern": "2:4", **_INNER}, "2of4"),
+            (0.9, {}, ""),
+            (0.9, {"pattern": "4x4", **_INNER}, "4x4"),
         )
     ),
 }

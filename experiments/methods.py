@@ -106,7 +106,8 @@ def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
     """Returns the rules that --pattern and --pattern_layers ask for; None for no pattern.
 
     Raises:
-      ValueError: it is none of n:m, ROWSxCOLUMNS and channels, or layers are named without one.
+      ValueError: it is none of n:m, ROWSxCOLUMNS, channels and channels(AXIS), or layers are named
+        without one.
 
     >>> [(regex, chosen.name) for regex, chosen in pattern_of("2:4", "block1")]
     [('block1', '2:4')]
@@ -120,10 +121,10 @@ def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
     elif numbers := re.fullmatch(r"(\d+)x(\d+)", pattern):
         rows, columns = map(int, numbers.groups())
         chosen = jaxsparse.block((rows, columns))
-    elif pattern == "channels":
-        chosen = jaxsparse.channels()
+    elif numbers := re.fullmatch(r"channels(?:\((-?\d+)\))?", pattern):
+        chosen = jaxsparse.channels(int(numbers[1] or -1))
     else:
-        raise ValueError(f"--pattern={pattern} must be n:m, ROWSxCOLUMNS or channels")
+        raise ValueError(f"--pattern={pattern} must be n:m, ROWSxCOLUMNS, channels or channels(-2)")
     return [(".*" if layers is None else layers, chosen)]
 
 

@@ -1,15 +1,17 @@
 """How many weights a method asks of each leaf where patterns count in groups or fix densities."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from jaxsparse.distributions import leaf_counts
-from jaxsparse.groups import GroupsByPath, fixed, group_size, unit_shapes, whole
+from jaxsparse.groups import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
+from jaxsparse.paths import listed
 from jaxsparse.timetable import Timetable, event_rows
 from jaxsparse.types import Distribution, Groups, Row, Scope, Shapes
 
-SLACK = 1e-3
-"""How far a sparsity may be from the one that N:M fixes: 0.667 will do for 1:3."""
+SLACK = 0.01
+"""How far a density may be from the n/m of N:M, as a share of it: 0.667 will do for 1:3."""
 
 
 def initial_counts(
@@ -17,8 +19,8 @@ def initial_counts(
 ) -> dict[str, int]:
     """Returns the active units of every leaf at the start; without groups, `leaf_counts`.
 
-    Leaves of N:M have n/m of their entries and are set aside; the others share the density among
-    themselves. The density may be None where there are no others.
+    Leaves of N:M have n/m of their entries and are set aside, see `in_units`; the others share the
+    density among themselves. The density may be None where there are no others.
 
     Raises:
       ValueError: as `leaf_counts`; or every leaf is of N:M and the density is another one.
@@ -26,23 +28,22 @@ def initial_counts(
     rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
     counts = {path: _fixed_count(shapes[path], g) for path, g in fixed(groups).items()}
     if rest and density is not None:
-        try:
-            counts |= leaf_counts(in_units(distribution, rest), unit_shapes(rest, groups), density)
-        except ValueError as error:
-            note = " (a group counts as one weight)" if whole(groups) else ""
-            raise ValueError(f"{error}{note}") from None
+        with _units_said(groups):
+            of_units = in_units(distribution, shapes, groups)
+            counts |= leaf_counts(of_units, unit_shapes(rest, groups), density)
     elif density is not None:
         _check_density(density, counts, shapes, groups)
     return {path: counts[path] for path in shapes}
 
 
-def in_units(distribution: Distribution, of_entries: Shapes) -> Distribution:
-    """Returns the distribution of leaves counted in units: densities of the leaves' own shapes."""
+def in_units(distribution: Distribution, shapes: Shapes, groups: GroupsByPath) -> Distribution:
+    """Returns the distribution of leaves counted in units: densities of the leaves' own shapes.
 
-    def densities(shapes: Shapes, density: float) -> dict[str, float]:
-        return distribution({path: of_entries[path] for path in shapes}, density)
-
-    return densities
+    Leaves of N:M get there as empty ones, of size 0 along the last axis: they take no share, but
+    are there for the regexes of `with_overrides` and `stacked`.
+    """
+    own = {p: (*s[:-1], 0) if p in fixed(groups) else s for p, s in shapes.items()}
+    return lambda shapes, density: distribution(own, density)
 
 
 def rows_in_units(
@@ -71,24 +72,40 @@ def rows_in_units(
             f"those of {b} {sizes[b]}; "
             + ("take scope='layer'" if scope == "global" else "leave min_keep out")
         )
-    return event_rows(
-        timetable,
-        unit_shapes(shapes, groups),
-        scope=scope,
-        distribution=in_units(distribution, shapes),
-        min_keep=-(-min_keep // max(max(sizes.values()), 1)),
-    )._replace(groups=groups)
+    units = -(-min_keep // max(max(sizes.values()), 1))
+    with _units_said(groups, f"; min_keep={min_keep} is {units} of them" if min_keep else ""):
+        return event_rows(
+            timetable,
+            unit_shapes(shapes, groups),
+            scope=scope,
+            distribution=in_units(distribution, shapes, groups),
+            min_keep=units,
+        )._replace(groups=groups)
+
+
+@contextlib.contextmanager
+def _units_said(groups: GroupsByPath, more: str = "") -> Iterator[None]:
+    """Adds to a message that counts "weights" which groups count as one."""
+    try:
+        yield
+    except ValueError as error:
+        if not whole(groups):
+            raise
+        sizes = [f"{g.pattern} of {group_size(g)} entries" for g in whole(groups).values()]
+        one = listed(dict.fromkeys(sizes), most=3)
+        raise ValueError(f"{error} (a weight is here one group: {one}{more})") from None
 
 
 def _fixed_count(shape: tuple[int, ...], groups: Groups) -> int:
-    return math.prod(shape) * (groups.num_active or 0) // groups.split[groups.axes[0]]
+    n, m = n_and_m(groups)
+    return math.prod(shape) * n // m
 
 
 def _check_density(
     density: float, counts: Mapping[str, int], shapes: Shapes, groups: GroupsByPath
 ) -> None:
     share = sum(counts.values()) / max(sum(math.prod(shape) for shape in shapes.values()), 1)
-    if abs(density - share) > SLACK and sum(counts.values()):
+    if abs(density - share) > SLACK * share and sum(counts.values()):
         names = ", ".join(dict.fromkeys(g.pattern for g in groups.values()))
         raise ValueError(
             f"sparsity {1 - density:.6g} cannot be had: every prunable leaf is {names}, which is "

@@ -27,6 +27,32 @@ def group_size(groups: Groups | None) -> int:
     return math.prod(groups.split[axis] for axis in groups.axes)
 
 
+def n_and_m(groups: Groups) -> tuple[int, int]:
+    """Returns n and m of an N:M pattern.
+
+    Raises:
+      ValueError: the groups are active as a whole.
+    """
+    if groups.num_active is None:
+        raise ValueError(f"{groups.pattern} is no N:M pattern")
+    return groups.num_active, math.prod(groups.split[axis] for axis in groups.axes)
+
+
+def check_groups(groups: Groups, shape: tuple[int, ...]) -> Groups:
+    """Returns the groups if they cut a leaf of this shape, raises a ValueError if not."""
+    if not isinstance(groups, Groups):
+        raise ValueError(f"its cut is {groups!r}, which must be jaxsparse.types.Groups")
+    if math.prod(groups.split) != math.prod(shape):
+        raise ValueError(f"split {groups.split} has not as many entries as the leaf")
+    if list(groups.axes) != sorted({axis for axis in range(len(groups.split))} & {*groups.axes}):
+        raise ValueError(f"axes {groups.axes} must be axes of split {groups.split}, rising")
+    if groups.num_active is not None:
+        n, m = n_and_m(groups)
+        if len(groups.axes) != 1 or not 0 < n < m:
+            raise ValueError(f"{n} of {m} active along axes {groups.axes}; one axis with 0 < n < m")
+    return groups
+
+
 def whole(groups: GroupsByPath) -> dict[str, Groups]:
     """Returns the groups of the leaves that are counted in units."""
     return {path: g for path, g in groups.items() if g.num_active is None}

@@ -38,7 +38,9 @@ class Method(NamedTuple):
         of one's own runs it at every step; `TrainState` does.
       skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS). A
         loop of one's own has to leave it out; `TrainState` does.
-      prunable: the rules that say which leaves the method may prune; None is the default.
+      prunable: the rules that say which leaves the method may prune; None is the default. It
+        tells others what `init` and `update` go by: to change it make the method anew, `_replace`
+        would reach the tables alone.
       dense_gradient: at which steps the method reads the gradient of inactive weights: "never"
         (GMP, SET), at its "events" (RigL, GraNet, to grow by it), or "always" (SNFS, which averages
         it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
@@ -171,9 +173,17 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
 
     N:M fixes the density of its leaves at n/m, whatever the distribution says; other leaves follow
     it at the method's sparsity. An event drops anywhere in the leaf by score, then every group that
-    lost entries grows as many. Methods that change the sparsity on the way are refused.
+    lost entries grows as many. Methods that change the sparsity on the way are refused, and so is
+    sparsity 0.
 
-    After every event masks have their pattern, also where those before it had none.
+    Methods that grow by gradient (RigL, SNFS, GraNet) find none for output channels in front of a
+    ReLU: their masks would stand still, see `channels`. Give them `channels(-2)`.
+
+    Initial masks have the pattern, and so have masks after every event. Masks from elsewhere had
+    better have it too (`check_pattern` tells, `pattern_masks` makes some): of N:M an event restores
+    it, but a block or channel with one active entry counts as active, so that unstructured masks
+    come out nearly dense. And a method without events hands on what it is given: `static`, and
+    `gmp` whose initial sparsity is the final one.
 
     Args:
       method: one that `compose` made, as all published ones are.
@@ -181,29 +191,24 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
         leaf the first regex found in its path decides, and one without a match is unstructured.
 
     Raises:
-      ValueError: the method has no recipe to change (`static(masks=...)`), has a pattern already,
-        or makes no sense with N:M. When called with params: a rule is nobody's first match, a
-        pattern does not divide its leaf, a sparsity that n/m rules out, or leaves that are ranked
-        together (scope "global") have groups of different sizes.
+      ValueError: no method; it has no recipe to change (`static(masks=...)`), or a pattern already.
+        When called with params: a rule is nobody's first match, a pattern does not divide its leaf,
+        a sparsity that n/m rules out or that changes beside N:M, or leaves that are ranked together
+        (scope "global") have groups of different sizes.
 
-    >>> from jaxsparse.methods import rigl
-    >>> from jaxsparse.patterns import block, channels
+    >>> from jaxsparse import block, channels, rigl, with_pattern
     >>> rules = [("^conv1/", None), ("fc/", channels()), (".*", block((4, 4)))]
     >>> with_pattern(rigl(sparsity=0.9, total_steps=1000), rules).name
     'rigl channels+4x4'
     """
+    if not isinstance(method, Method):
+        raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
     recipe, rules = method.recipe, check_pattern_rules(pattern)
     if recipe is None:
         raise ValueError(f"method {method.name} keeps the masks it was given: it takes no pattern")
     if recipe.pattern:
         raise ValueError(f"method {method.name} has a pattern already")
     names = patterns_in(rules)
-    ratios = [name for name, chosen in names.items() if chosen.density is not None]
-    if ratios and any(event.density is not None for event in method.timetable.events):
-        raise ValueError(
-            f"method {method.name} changes the sparsity during training, which pattern {ratios[0]} "
-            "fixes; take a method that holds it, such as rigl"
-        )
     name = f"{method.name} {'+'.join(names)}" if names else method.name
     return method._replace(name=name, **_functions(recipe._replace(pattern=rules)))
 

@@ -4,18 +4,20 @@
 
 A pattern cuts a leaf into groups of equal size. Of N:M every group has exactly n active entries, so
 the leaf's density is n/m and entries move within their group. Blocks and channels are active as a
-whole or not at all: each is one big weight, whose score is the sum of its entries' scores.
+whole or not at all: each is one big weight, whose score is the sum of its entries' scores (of |w|,
+their L1 norm).
 
 A pattern of one's own is `Pattern(name, cut)` with one more function from a shape to `Groups`.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
+from jaxsparse.groups import check_groups
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
 from jaxsparse.types import Groups, PyTree, Rules, Shapes
@@ -26,13 +28,12 @@ class Pattern(NamedTuple):
 
     Attributes:
       name: in the names of methods and in messages.
-      cut: shape of a leaf -> its groups; a ValueError says why a shape cannot be cut.
-      density: n/m where the pattern fixes the share of active entries, else None.
+      cut: shape of a leaf -> its groups; a ValueError says why a shape cannot be cut. Groups with
+        `num_active` are N:M, which fixes the leaf's density.
     """
 
     name: str
     cut: Callable[[tuple[int, ...]], Groups]
-    density: Fraction | None = None
 
 
 PatternRules: TypeAlias = Sequence[tuple[str, Pattern | None]]
@@ -45,8 +46,11 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
       n: active entries of a group, at least 1 and below m.
       m: entries of a group; the leaf's size along the axis is a multiple of it. A selection
         compares each entry with the m of its group.
-      axis: -2, the default, is the input channels of Flax's dense and convolution kernels, along
-        which products are added up; as in NumPy, any axis that the leaf has.
+      axis: the one along which products are added up. -2, the default, is the input channels of
+        Flax's dense and convolution kernels; as in NumPy, any axis that the leaf has. Attention's
+        query, key and value kernels are (in, heads, features of a head) in Flax: their inputs are
+        axis 0, and -2 would go along the heads. In Equinox and PyTorch weights are (out, in, ...):
+        the inputs of a linear layer are axis -1, those of a convolution axis 1.
 
     Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (2:4); Zhou et al.,
     "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021.
@@ -54,10 +58,11 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     >>> n_of_m(2, 4).cut((3, 3, 8, 16))
     Groups(pattern='2:4', split=(3, 3, 2, 4, 16), axes=(3,), num_active=2)
     """
-    _check_whole_numbers("n_of_m", n, m)
-    if not 1 <= n < m:
+    n, m = (_whole_number("n_of_m:", x, least=1) for x in (n, m))
+    if n >= m:
         raise ValueError(f"n_of_m({n}, {m}): n must be at least 1 and below m")
-    name = f"{n}:{m}"
+    axis = _whole_number("n_of_m: axis", axis)
+    name = f"{n}:{m}" if axis == -2 else f"{n}:{m}({axis})"
 
     def cut(shape: tuple[int, ...]) -> Groups:
         at = _axis(axis, shape)
@@ -66,7 +71,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
         split = (*shape[:at], shape[at] // m, m, *shape[at + 1 :])
         return Groups(name, split, (at + 1,), n)
 
-    return Pattern(name, cut, Fraction(n, m))
+    return Pattern(name, cut)
 
 
 def block(shape: tuple[int, int]) -> Pattern:
@@ -80,6 +85,10 @@ def block(shape: tuple[int, int]) -> Pattern:
     Args:
       shape: (rows, columns) of a block, each a divisor of the matrix's.
 
+    Reference: Gray, Radford and Kingma, "GPU kernels for block-sparse weights", 2017; Narang,
+    Undersander and Diamos, "Block-sparse recurrent neural networks", 2017 (there a block's score is
+    its largest |w|).
+
     >>> block((4, 2)).cut((3, 3, 8, 16))
     Groups(pattern='4x2', split=(18, 4, 8, 2), axes=(1, 3), num_active=None)
     """
@@ -87,7 +96,7 @@ def block(shape: tuple[int, int]) -> Pattern:
         rows, columns = shape
     except (TypeError, ValueError):
         raise ValueError(f"block {shape!r} must be (rows, columns)") from None
-    _check_whole_numbers("block", rows, columns)
+    rows, columns = (_whole_number("block:", x, least=1) for x in (rows, columns))
     name = f"{rows}x{columns}"
 
     def cut(shape: tuple[int, ...]) -> Groups:
@@ -104,16 +113,29 @@ def block(shape: tuple[int, int]) -> Pattern:
 def channels(axis: int = -1) -> Pattern:
     """Whole channels: all entries at one place of an axis are active, or none of them.
 
+    Output channels do not grow by gradient (RigL, SNFS, GraNet) in front of a ReLU: an inactive one
+    puts out exactly 0, where the ReLU's derivative is 0 too, so |g| is 0 for all of them, and only
+    those just dropped come back: the masks stand still. A norm in between changes that only where
+    its bias is above 0, and then the channel's variance of 0 makes g some 300 times too large. Take
+    the input channels, axis -2, or grow at random (SET, SET-ITOP), or prune only (GMP). It is no
+    error, since a pattern sees neither the activation (GELU and SiLU have a slope at 0) nor which
+    axis holds the outputs (Equinox's is 0).
+
+    Only the kernel is pruned: bias and norm of a removed channel stay, are trained and let it put
+    out a constant.
+
     Args:
       axis: -1, the default, is the output channels of Flax's kernels, -2 the input channels; as in
         NumPy, any axis that the leaf has. In a stack of layers (`nn.scan`) a channel is that of all
         its layers.
 
+    Reference: Li et al., "Pruning filters for efficient ConvNets", ICLR 2017 (output channels by
+    their L1 norm).
+
     >>> channels().cut((3, 3, 8, 16))
     Groups(pattern='channels', split=(3, 3, 8, 16), axes=(0, 1, 2), num_active=None)
     """
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise ValueError(f"channels: axis {axis!r} must be a whole number")
+    axis = _whole_number("channels: axis", axis)
     name = "channels" if axis == -1 else f"channels({axis})"
 
     def cut(shape: tuple[int, ...]) -> Groups:
@@ -156,7 +178,8 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
       shapes: of the prunable leaves, by path.
 
     Raises:
-      ValueError: a rule is nobody's first match; a pattern does not fit its leaf, with the path.
+      ValueError: a rule is nobody's first match; a pattern does not fit its leaf, or a `cut` made
+        groups that are none of it, with the path.
     """
     found = {}
     first = first_matches([regex for regex, _ in rules], shapes, name="pattern rule")
@@ -165,7 +188,7 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
         if pattern is None:
             continue
         try:
-            found[path] = pattern.cut(shapes[path])
+            found[path] = check_groups(pattern.cut(shapes[path]), shapes[path])
         except ValueError as error:
             raise ValueError(
                 f"pattern {pattern.name} does not fit leaf {path} {shapes[path]}: {error}; a rule "
@@ -218,10 +241,18 @@ def _check_leaf(path: str, mask: np.ndarray | jax.Array, groups: Groups) -> None
     )
 
 
-def _check_whole_numbers(name: str, *numbers: int) -> None:
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}: {number!r} must be a whole number, at least 1")
+def _whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """Returns what Python and NumPy take for an index, and no bool."""
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        raise ValueError(
+            f"{name} {value!r} must be a whole number"
+            + (f", at least {least}" if least is not None else "")
+        )
+    return number
 
 
 def _axis(axis: int, shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.groups import joined, split_into
+from jaxsparse.groups import joined, n_and_m, split_into
 from jaxsparse.ties import index_hash
 from jaxsparse.types import Groups
 
@@ -31,14 +31,14 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
     >>> best_in_groups(jnp.array([3.0, 1.0, jnp.nan, -2.0]), pairs)
     Array([ True, False, False,  True], dtype=bool)
     """
-    (axis,), n = groups.axes, groups.num_active or 0
+    (axis,), (n, m) = groups.axes, n_and_m(groups)
     # Compared in turn: what comes later decides where all before are equal.
     keys = [_ordered(scores.astype(jnp.float32)), index_hash(scores.shape, np.uint32(0))]
     if first is not None:
         keys.insert(0, first.astype(jnp.int32))
     keys = [split_into(groups, key) for key in keys]
     num_better = jnp.zeros_like(keys[0], jnp.int32)
-    for i in range(groups.split[axis]):
+    for i in range(m):
         ith = [lax.slice_in_dim(key, i, i + 1, axis=axis) for key in keys]
         num_better += _beats(ith, keys).astype(jnp.int32)
     return joined(num_better < n, scores)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsparse.budget import initial_counts, rows_in_units
 from jaxsparse.counting import count_true
-from jaxsparse.groups import GroupsByPath, from_units, to_units, unit_shapes, whole
+from jaxsparse.groups import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
@@ -21,6 +21,7 @@ from jaxsparse.types import (
     Distribution,
     Event,
     EventMetrics,
+    Groups,
     Leaves,
     PyTree,
     Row,
@@ -58,7 +59,7 @@ def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
     """Returns the masks that training starts with, `Method.init`."""
     weights = prunable_leaves(params, recipe.prunable)
     shapes = leaf_shapes(weights)
-    groups = groups_of(recipe.pattern, shapes)
+    groups = _groups(recipe, shapes)
     density = recipe.timetable.initial_density
     counts = initial_counts(recipe.distribution, shapes, groups, density)
     if counts == {path: int(np.prod(s)) for path, s in unit_shapes(shapes, groups).items()}:
@@ -85,7 +86,7 @@ def run_event(
         unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
         return Event(masks, masks, _metrics(old, unchanged, old))
     shapes = leaf_shapes(weights)
-    groups = groups_of(recipe.pattern, shapes)
+    groups = _groups(recipe, shapes)
     units = to_units(old, groups)
     active = {p: count_true(mask)[0] for p, mask in units.items()}
     row = row_at(recipe.timetable, _rows(recipe, shapes, groups), step, active)
@@ -105,10 +106,27 @@ def run_event(
 def targets(recipe: Recipe, params: PyTree) -> Targets:
     """Returns the counts that `plan` walks through, `Method.targets`."""
     shapes = leaf_shapes(prunable_leaves(params, recipe.prunable))
-    groups = groups_of(recipe.pattern, shapes)
+    groups = _groups(recipe, shapes)
     density = recipe.timetable.initial_density
     initial = initial_counts(recipe.distribution, shapes, groups, density)
     return Targets(shapes, initial, _rows(recipe, shapes, groups))
+
+
+def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
+    """The groups of all leaves, of which N:M goes with a constant sparsity above 0 alone."""
+    groups = groups_of(recipe.pattern, shapes)
+    for path, g in fixed(groups).items():
+        if any(event.density is not None for event in recipe.timetable.events):
+            raise ValueError(
+                f"leaf {path} is {g.pattern}, which fixes its sparsity, and the method changes the "
+                "sparsity during training; take one that holds it, such as rigl"
+            )
+        if recipe.timetable.initial_density == 1.0:
+            raise ValueError(
+                f"leaf {path} is {g.pattern}, but the method has sparsity 0; take one with a "
+                "sparsity, such as static, and keep other leaves dense by its prunable="
+            )
+    return groups
 
 
 def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:

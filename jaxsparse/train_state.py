@@ -3,6 +3,7 @@
 `TrainState` is one, `with_masks` makes one of a train state class that a script has already.
 """
 
+import dataclasses
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -12,12 +13,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from flax.training import train_state
+from jax.core import Tracer
 
 from jaxsparse.changes import explore
 from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
 from jaxsparse.method import Method
 from jaxsparse.metrics import Summary, summary
 from jaxsparse.paths import prunable_paths
+from jaxsparse.patterns import check_pattern
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
@@ -90,16 +93,21 @@ class TrainState(train_state.TrainState):
           key: for the initial masks and all events.
           masks: used in place of `method.init` where given; leaves that are not prunable are taken
             as all True. Only a target that changes moves their number: a method of fixed sparsity
-            keeps as many as are given, whatever its own sparsity.
+            keeps as many as are given, whatever its own sparsity. Under `with_pattern` they must
+            have the pattern; `pattern_masks` makes such ones. (Traced ones, or those of which other
+            processes hold a part, are not looked at.)
           track_exploration: keep the union of all masks (one byte a weight), for
             `exploration_rate`.
           **fields: of a subclass.
 
         Raises:
-          ValueError: masks that do not fit params, or that the method cannot draw.
+          ValueError: masks that do not fit params or lack the method's pattern, or that it cannot
+            draw.
         """
-        masks = method.init(key, params) if masks is None else masks
-        check_masks(masks, params)
+        if masks is None:
+            masks = method.init(key, params)
+        else:
+            _check_given(masks, params, method)
         masks = pruned_only(masks, method.prunable)
         params = apply_masks(params, masks)
         tx = masked(tx)
@@ -187,6 +195,14 @@ class TrainState(train_state.TrainState):
         )
 
 
+def _check_given(masks: PyTree, params: PyTree, method: Method) -> None:
+    check_masks(masks, params)
+    pattern = () if method.recipe is None else method.recipe.pattern
+    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
+    if pattern and all(map(here, jax.tree.leaves(masks))):
+        check_pattern(masks, pattern, method.prunable)
+
+
 def with_masks(cls: type[train_state.TrainState]) -> Any:
     """Makes a train state class that a script has already one that carries masks; a decorator.
 
@@ -199,17 +215,20 @@ def with_masks(cls: type[train_state.TrainState]) -> Any:
 
         state = train_step(state.replace(event=method.is_due(n)), batch)
 
+    An override of `apply_gradients` that changes params after `super()` is to apply the masks to
+    them again: `apply_masks(params, state.masks)`.
+
     Args:
       cls: a subclass of `flax.training.train_state.TrainState`. A field `key` of its own, as Flax's
         guide to dropout has it, is the key of the masks too: what the methods draw from it is
-        independent of what `fold_in` with a step draws.
+        independent of what `fold_in` with a step draws. Other names of our fields are taken.
 
     Returns:
       A subclass of `cls` and of `jaxsparse.TrainState`, of the same name; of Flax's own class
       `jaxsparse.TrainState` itself.
 
     Raises:
-      TypeError: another class.
+      TypeError: another class, or one that has something of the name of one of our fields.
     """
     if not (isinstance(cls, type) and issubclass(cls, train_state.TrainState)):
         raise TypeError(
@@ -219,8 +238,24 @@ def with_masks(cls: type[train_state.TrainState]) -> Any:
         return TrainState
     if issubclass(cls, TrainState):
         return cls
+    _check_names(cls)
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     # `cls` first: its overrides come before ours, and ours before Flax's.
     return types.new_class(
         cls.__name__, (cls, TrainState), exec_body=lambda body: body.update(names)
     )
+
+
+def _check_names(cls: type[train_state.TrainState]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    flax = {field.name for field in dataclasses.fields(train_state.TrainState)}
+    ours = [f.name for f in dataclasses.fields(TrainState) if f.name not in flax]
+    key = fields.get("key")
+    if key is not None and key.metadata.get("pytree_node", True):
+        ours.remove("key")
+    for name in ours:
+        if name in fields or hasattr(cls, name):
+            raise TypeError(
+                f"with_masks: {cls.__name__}.{name} has the name of a field that it would get; "
+                "give it another one"
+            )

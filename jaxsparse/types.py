@@ -148,7 +148,11 @@ class Distribution(Protocol):
     """How a density is shared out among layers; see `jaxsparse.distributions`."""
 
     def __call__(self, shapes: Shapes, density: float) -> dict[str, float]:
-        """Returns the density in [0, 1] of every leaf, by path; `leaf_counts` makes it integers."""
+        """Returns the density in [0, 1] of every leaf, by path; `leaf_counts` makes it integers.
+
+        A shape may have a size of 0: an empty leaf, or one whose density a pattern fixes already.
+        It takes no share of the density, and what is returned for it counts for nothing.
+        """
         ...
 
 

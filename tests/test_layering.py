@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "ties": set(),
     "selection": CORE | {"search", "ties"},
     "ranking": {"types", "ties", "groups"},
-    "patterns": CORE,
+    "patterns": CORE | {"groups"},
     "timetable": TOOLS,
     "stages": STEPS,
     "flops": CORE,
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "export": CORE | {"csr", "flat_state", "export"},
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state"},
-    "train_state": CORE | {"method", "metrics", "changes", "transforms"},
+    "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
     "nn": {"nn"},
 }
 

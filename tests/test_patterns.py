@@ -165,6 +165,11 @@ def test_best_in_groups_agrees_with_a_sort(m, axis, kind, dtype, seed, data):
             assert lowest >= max(order(i) for i in np.flatnonzero(~chosen))
 
 
+def test_the_best_of_a_group_need_an_n():
+    with pytest.raises(ValueError, match="2x2 is no N:M pattern"):
+        best_in_groups(jnp.zeros((4, 4)), jaxsparse.block((2, 2)).cut((4, 4)))
+
+
 # Events by hand
 
 
@@ -232,16 +237,21 @@ def test_an_event_of_n_of_m_against_numpy(n, m, axis, shape, key):
     assert (expected != mask).any()
 
 
-@pytest.mark.parametrize("mask", ["1111", "1000", "0000", "1110"])
-def test_masks_from_elsewhere_get_the_pattern(mask):
-    params = {"kernel": jnp.array([[4.0], [3.0], [2.0], [1.0]])}
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [("1111", "0011"), ("0111", "0011"), ("0001", "1001"), ("0000", "1100"), ("1110", "0110")],
+)
+def test_masks_from_elsewhere_get_the_pattern(mask, expected):
+    # Of too many the worst by |w| go, in place of too few the best by |g| come.
+    params = {"kernel": jnp.array([[1.0], [2.0], [3.0], [4.0]])}
+    grads = {"kernel": jnp.array([[4.0], [3.0], [2.0], [1.0]])}
     method = jaxsparse.with_pattern(
         jaxsparse.rigl(sparsity=0.5, total_steps=100, update_interval=1), TWO_OF_FOUR
     )
     masks = {"kernel": jnp.array([[c == "1"] for c in mask])}
-    event = method.update(params, params, masks, 60)
+    event = method.update(params, grads, masks, 60)
     jaxsparse.check_pattern(event.masks, TWO_OF_FOUR)
-    assert picture(event.masks["kernel"].T) == ["1100"]
+    assert picture(event.masks["kernel"].T) == [expected]
     assert (event.kept["kernel"] <= masks["kernel"]).all()
 
 
@@ -377,6 +387,26 @@ def test_many_networks_at_once(pattern, dtype, key):
         jaxsparse.check_pattern(alone.masks, pattern)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_mixed_tree_equals_each_leaf_alone(seed):
+    tree = shapes_of(a=(3, 3, 8, 8), b=(16, 8), c=(12, 9), d=(8, 8))
+    rules = {"a": TWO_OF_FOUR, "b": jaxsparse.block((4, 2)), "c": jaxsparse.n_of_m(2, 3, axis=-1)}
+    with_rules = lambda rules, sparsity: jaxsparse.with_pattern(
+        jaxsparse.rigl_itop(sparsity=sparsity, total_steps=20, update_interval=2), rules
+    )
+    method = with_rules(list(rules.items()), 0.5)
+    masks = method.init(jax.random.key(seed), tree)
+    params = jaxsparse.apply_masks(drawn(seed, tree), masks)
+    grads = drawn(seed + 9, tree)
+    event = method.update(params, grads, masks, 2)
+    for i, path in enumerate(tree):
+        alone = with_rules([("", rules.get(path))], 1 / 3 if path == "c" else 0.5)
+        expected = alone.update(*({path: x[path]} for x in (params, grads, masks)), 2)
+        chex.assert_trees_all_equal(event.masks[path], expected.masks[path])
+        chex.assert_trees_all_equal(event.kept[path], expected.kept[path])
+        assert int(event.metrics.num_grown[i]) == int(expected.metrics.num_grown[0]) > 0
+
+
 # One shot
 
 
@@ -446,6 +476,10 @@ def test_check_pattern_takes_masks_only():
         (lambda: jaxsparse.block((4, 0)), "block: 0 must be a whole number, at least 1"),
         (lambda: jaxsparse.block(4), r"block 4 must be \(rows, columns\)"),
         (lambda: jaxsparse.channels("out"), "channels: axis 'out' must be a whole number"),
+        (lambda: jaxsparse.channels(True), "channels: axis True must be a whole number"),
+        (lambda: jaxsparse.n_of_m(2, 4, axis=1.0), "n_of_m: axis 1.0 must be a whole number"),
+        (lambda: jaxsparse.n_of_m(2, 4, axis=None), "n_of_m: axis None must be a whole number"),
+        (lambda: jaxsparse.n_of_m(np.True_, 4), "n_of_m: (np.)?True_? must be a whole number"),
     ],
 )
 def test_patterns_out_of_range(make, message):
@@ -453,15 +487,46 @@ def test_patterns_out_of_range(make, message):
         make()
 
 
+def test_numbers_from_numpy():
+    assert jaxsparse.n_of_m(np.int64(2), np.int32(4), axis=np.int64(-2)).name == "2:4"
+    assert jaxsparse.block(np.array([4, 2])).name == "4x2"
+    assert jaxsparse.channels(np.int64(-1)).name == "channels"
+
+
+def test_another_axis_is_in_the_name():
+    rules = [("a", jaxsparse.n_of_m(2, 4, axis=-1)), ("b", TWO_OF_FOUR)]
+    assert jaxsparse.with_pattern(METHODS["rigl"](0.5), rules).name == "rigl 2:4(-1)+2:4"
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            Groups("", (3, 5), (1,)),
+            r"pattern mine does not fit leaf kernel \(8, 4\): split \(3, 5\)",
+        ),
+        (Groups("", (8, 4), (2,)), r"axes \(2,\) must be axes of split \(8, 4\), rising"),
+        (Groups("", (8, 4), (1, 0)), r"axes \(1, 0\) must be axes of split \(8, 4\), rising"),
+        (
+            Groups("", (4, 2, 2, 2), (1, 3), 2),
+            r"2 of 4 active along axes \(1, 3\); one axis with 0",
+        ),
+        (
+            Groups("", (2, 4, 4), (1,), 4),
+            r"4 of 4 active along axes \(1,\); one axis with 0 < n < m",
+        ),
+        ("2:4", "its cut is '2:4', which must be jaxsparse.types.Groups"),
+    ],
+)
+def test_what_a_cut_of_ones_own_returns_is_checked(groups, message):
+    pattern = jaxsparse.Pattern("mine", lambda shape: groups)
+    with pytest.raises(ValueError, match=message):
+        jaxsparse.pattern_masks({"kernel": jnp.ones((8, 4))}, pattern, sparsity=0.5)
+
+
 @pytest.mark.parametrize(
     ("make", "pattern", "message"),
     [
-        (
-            jaxsparse.gmp,
-            TWO_OF_FOUR,
-            "gmp changes the sparsity during training, which pattern 2:4 ",
-        ),
-        (jaxsparse.granet_st, [("a", TWO_OF_FOUR)], "granet_st changes the sparsity during train"),
         (jaxsparse.rigl, "2:4", "pattern '2:4' must be a pattern such as n_of_m"),
         (jaxsparse.rigl, [("a", "2:4")], "must be a pattern such as n_of_m"),
         (jaxsparse.rigl, [], "must be a pattern such as n_of_m"),
@@ -474,6 +539,8 @@ def test_combinations_that_are_refused(make, pattern, message):
 
 def test_methods_that_take_no_pattern():
     masks = {"kernel": jnp.ones((4, 4), bool)}
+    with pytest.raises(ValueError, match="method <function rigl .* must be a method such as rigl"):
+        jaxsparse.with_pattern(jaxsparse.rigl, TWO_OF_FOUR)
     given = jaxsparse.static(masks=masks, total_steps=10)
     with pytest.raises(ValueError, match="static keeps the masks it was given: it takes no patt"):
         jaxsparse.with_pattern(given, TWO_OF_FOUR)
@@ -506,9 +573,24 @@ LEAVES = {"conv1": (3, 3, 3, 8), "fc": (16, 10)}
             "pattern rule 'head' is the first match of ",
         ),
         (
+            jaxsparse.gmp(sparsity=0.75, **RUN),
+            [("fc", TWO_OF_FOUR)],
+            "leaf fc/kernel is 2:4, which fixes its sparsity, and the method changes the sparsity",
+        ),
+        (
+            jaxsparse.granet_st(sparsity=0.75, **RUN),
+            [("fc", jaxsparse.Pattern("mine", TWO_OF_FOUR.cut))],
+            "leaf fc/kernel is 2:4, which fixes its sparsity, and the method changes the sparsity",
+        ),
+        (
+            jaxsparse.dense(total_steps=10),
+            [("fc", TWO_OF_FOUR)],
+            "leaf fc/kernel is 2:4, but the method has sparsity 0; take one with a sparsity",
+        ),
+        (
             METHODS["rigl"](0.75),
             jaxsparse.n_of_m(1, 2, axis=-1),
-            "sparsity 0.75 cannot be had: every prunable leaf is 1:2, which is sparsity 0.5",
+            r"sparsity 0.75 cannot be had: every prunable leaf is 1:2\(-1\), which is sparsity 0.5",
         ),
         (
             jaxsparse.gmp(sparsity=0.5, **RUN),
@@ -524,7 +606,8 @@ LEAVES = {"conv1": (3, 3, 3, 8), "fc": (16, 10)}
         (
             METHODS["rigl"](0.95),
             jaxsparse.channels(),
-            r"leaves 1 active weights for 2 layers.* \(a group counts as one weight\)",
+            r"leaves 1 active weights for 2 layers.* \(a weight is here one group: channels of 27 "
+            r"entries, channels of 16 entries\)",
         ),
     ],
 )
@@ -533,14 +616,9 @@ def test_leaves_that_do_not_go_with_the_pattern(method, pattern, message, key):
     patterned = jaxsparse.with_pattern(method, pattern)
     with pytest.raises(ValueError, match=message):
         patterned.plan(tree)
-    if method.timetable.initial_density < 1:
+    if method.timetable.initial_density < 1 or "fc/kernel is 2:4" in message:
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(patterned.init, key, tree)
-
-
-def test_n_of_m_takes_a_sparsity_that_was_rounded():
-    method = jaxsparse.with_pattern(METHODS["rigl"](0.667), jaxsparse.n_of_m(1, 3))
-    assert method.plan(shapes_of(a=(9, 4))).rows[0].num_active == 12
 
 
 def test_min_keep_counts_weights():

@@ -267,6 +267,18 @@ def test_given_masks_that_do_not_fit_are_refused():
         make(rigl(), masks=masks)
 
 
+def test_given_masks_have_the_pattern():
+    params, rules = fresh_params(), [("Dense_0", jaxsparse.block((5, 2))), ("", None)]
+    method = jaxsparse.with_pattern(rigl(), rules)
+    good = jaxsparse.pattern_masks(params, rules, sparsity=0.5)
+    chex.assert_trees_all_equal(make(method, params=params, masks=good).masks, good)
+    bad = rigl().init(jax.random.key(0), params)
+    with pytest.raises(ValueError, match="masks at Dense_0/kernel: .* 5x2 allows 0 or 10 "):
+        make(method, params=params, masks=bad)
+    # Traced masks cannot be looked at.
+    jax.eval_shape(lambda masks: make(method, params=params, masks=masks), bad)
+
+
 def test_a_step_without_event_holds_no_trace_of_one():
     state = make(granet_st())
     jaxprs = {

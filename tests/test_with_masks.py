@@ -136,6 +136,24 @@ def test_other_things_are_refused(other):
         jaxsparse.with_masks(other)
 
 
+@pytest.mark.parametrize(
+    ("name", "annotation", "default"),
+    [
+        ("method", str, "adam"),
+        ("masks", Any, None),
+        ("event", int, 0),
+        ("explored", Any, struct.field()),
+        ("key", Any, struct.field(pytree_node=False, default=None)),
+        ("event_metrics", None, property(lambda self: {})),
+    ],
+)
+def test_names_that_are_taken(name, annotation, default):
+    body = {name: default} | ({"__annotations__": {name: annotation}} if annotation else {})
+    own = type("Own", (train_state.TrainState,), body)
+    with pytest.raises(TypeError, match=f"with_masks: Own.{name} has the name of a field that it"):
+        jaxsparse.with_masks(own)
+
+
 def test_a_step_that_goes_around_it_is_told_what_is_missing():
     class Own(train_state.TrainState):
         def apply_gradients(self, *, grads, **kwargs):

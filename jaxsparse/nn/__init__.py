@@ -19,8 +19,14 @@ float32. On CPU some of these networks give NaN when jax 0.12.0 compiles them fo
 
 The leaves that methods prune by default are the kernels of all convolutions and linear layers; the
 first convolution is "conv1" and the classifier "fc" in all networks but the LeNets.
+
+In all networks but the LeNets convolutions start as normals of variance 2 / fan_out and the
+classifier as one of deviation 0.01, unless `kernel_init` and `fc_init` say otherwise. A layer's
+scale at the start decides what one threshold over all layers takes of it, so for a published table
+look at "Differs from the official code"; `PYTORCH_INIT` is what PyTorch's layers start with.
 """
 
+from jaxsparse.nn.layers import PYTORCH_INIT
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
 from jaxsparse.nn.resnet import (
     BasicBlock,
@@ -34,6 +40,7 @@ from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 
 __all__ = [
+    "PYTORCH_INIT",
     "VGG",
     "BasicBlock",
     "Bottleneck",

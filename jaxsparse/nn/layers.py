@@ -14,6 +14,9 @@ Initializer = jax.nn.initializers.Initializer
 CONV_INIT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal, variance 2 / (height * width * out): He et al., "Delving deep into rectifiers", 2015."""
 
+PYTORCH_INIT: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""What PyTorch's Conv2d and Linear start with: uniform in +-1 / sqrt(fan_in)."""
+
 FC_INIT: Initializer = nn.initializers.normal(0.01)
 """Goyal et al., "Accurate, large minibatch SGD", 2017; VGG; RigL's and GraNet's VGG code."""
 

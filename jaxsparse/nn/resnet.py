@@ -169,8 +169,10 @@ _STAGES = {
 def resnet(depth: int, **fields: Any) -> ResNet:
     """Returns ResNet-18, 34, 50 or 101, for ImageNet unless `fields` say otherwise.
 
-    GraNet's network for CIFAR is `resnet(50, stem="cifar", num_classes=10, fc_bias=False)`:
-    23,520,832 parameters.
+    GraNet's network for CIFAR, of 23,520,832 parameters, is
+
+        resnet(50, stem="cifar", num_classes=10, fc_bias=False,
+               kernel_init=PYTORCH_INIT, fc_init=PYTORCH_INIT)
 
     Args:
       depth: 18, 34, 50 or 101.
@@ -178,6 +180,12 @@ def resnet(depth: int, **fields: Any) -> ResNet:
 
     Raises:
       ValueError: another depth, or a field out of its range.
+
+    Differs from the official code in: the start. Here it is torchvision's, but for the classifier
+    (`PYTORCH_INIT` there, its bias too). GraNet's network for CIFAR has PyTorch's own, as above;
+    its ImageNet network has normals of variance 2 / fan_in; RigL's has truncated ones of variance
+    1 / fan_in, and a scale of 0 in the last norm of every block, which no field here gives. (One
+    threshold at 90 % leaves the stem for CIFAR 26 % of its weights here, with PyTorch's 84 %.)
 
     >>> resnet(50).stage_sizes
     (3, 4, 6, 3)
@@ -201,6 +209,10 @@ def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields
 
     Raises:
       ValueError: another depth, or a field out of its range.
+
+    Differs from the official code in: the start, which here is GraSP's. The lottery tickets' code
+    (OpenLTH, whose network GraNet has) starts all kernels, the classifier's too, as normals of
+    variance 2 / fan_in: `jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")`.
 
     >>> cifar_resnet(20).stage_sizes
     (3, 3, 3)

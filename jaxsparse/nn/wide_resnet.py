@@ -70,6 +70,10 @@ class WideResNet(nn.Module):
 
     Raises:
       ValueError: a depth, width or dropout rate out of its range.
+
+    Differs from the official code in: RigL's leaves the start to TensorFlow, which is
+    `jax.nn.initializers.glorot_uniform()` for all kernels; it pads convolutions as "SAME", with
+    stride 2 on the right and bottom only; and it always has dropout of 0.3.
     """
 
     depth: int

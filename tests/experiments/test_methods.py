@@ -60,6 +60,16 @@ def test_dense_layers_stay_dense_and_the_others_have_the_sparsity(schedule):
     assert method.plan(PARAMS).rows[-1].layers == {"a/kernel": 200, "b/kernel": 1000}
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "4x2", "channels", "channels(-2)"])
+def test_patterns_are_named_as_the_library_names_them(pattern):
+    assert make_method("rigl", sparsity=0.5, steps=100, pattern=pattern).name == f"rigl {pattern}"
+
+
+def test_other_patterns_are_refused():
+    with pytest.raises(ValueError, match=r"--pattern=rows must be n:m, ROWSxCOLUMNS, channels or "):
+        make_method("rigl", sparsity=0.5, steps=100, pattern="rows")
+
+
 @pytest.mark.parametrize(
     ("schedule", "steps", "interval", "num_events", "num_pruning"),
     [

@@ -13,7 +13,15 @@ import pytest
 
 import jaxsparse
 from experiments.cost import shapes_and_flops
-from jaxsparse.nn import VGG, LeNet5, LeNet300100, WideResNet, cifar_resnet, resnet
+from jaxsparse.nn import (
+    PYTORCH_INIT,
+    VGG,
+    LeNet5,
+    LeNet300100,
+    WideResNet,
+    cifar_resnet,
+    resnet,
+)
 from jaxsparse.nn.layers import CONV_INIT
 from jaxsparse.paths import leaf_paths, prunable_leaves
 
@@ -172,3 +180,21 @@ def test_convolutions_start_with_the_variance_of_kaiming_fan_out():
     # 73,728 draws: the standard error of the variance is 0.5 %.
     assert kernel.var() == pytest.approx(2 / (3 * 3 * 128), rel=0.02)
     assert abs(kernel).max() > 3 * kernel.std()  # a normal that is not truncated at 2
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 64, 128), (512, 100)])
+def test_pytorch_init_is_uniform_to_one_over_the_root_of_fan_in(shape):
+    kernel = np.asarray(PYTORCH_INIT(jax.random.key(0), shape, jnp.float32))
+    bound = np.prod(shape[:-1]) ** -0.5
+    assert 0.999 * bound < abs(kernel).max() <= bound * (1 + 1e-6)
+    assert kernel.var() == pytest.approx(bound**2 / 3, rel=0.02)
+
+
+def test_networks_start_as_they_are_told(key):
+    ones = jax.nn.initializers.ones
+    for make in (cifar_resnet, WideResNet, VGG):
+        network = {cifar_resnet: (8,), WideResNet: (10, 1), VGG: (16,)}[make]
+        model = make(*network, kernel_init=ones, fc_init=ones)
+        image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        drawn = str(jax.make_jaxpr(model.init)(key, image))
+        assert "random_bits" not in drawn and "erf_inv" not in drawn
