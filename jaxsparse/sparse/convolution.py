@@ -10,9 +10,8 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxsparse.sparse.kernels import backend
+from jaxsparse.sparse.kernels import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions
 from jaxsparse.sparse.window import Window, check_window
@@ -77,7 +76,7 @@ def _conv(
     window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
 ) -> jax.Array:
     compiled = functools.partial(_compiled_forward, window, layout)
-    return _on_device(
+    return on_device(
         compiled, functools.partial(_loop_forward, window, layout), images, values, positions
     )
 
@@ -96,18 +95,11 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, None]:
     compiled = functools.partial(_compiled_backward, window, layout)
     loop = functools.partial(_loop_backward, window, layout)
-    grad_images, grad_values = _on_device(compiled, loop, *kept, grads)
+    grad_images, grad_values = on_device(compiled, loop, *kept, grads)
     return grad_images, grad_values, None
 
 
 _conv.defvjp(_forward, _backward)
-
-
-def _on_device(compiled, loop, *args):
-    """Calls the one or the other, by where the program will run and what is there."""
-    if backend().name != "compiled":
-        return loop(*args)
-    return lax.platform_dependent(*args, cpu=compiled, default=loop)
 
 
 def _compiled_forward(

@@ -9,13 +9,17 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax import lax
+
+Result = TypeVar("Result")
 
 FOLDER = Path(__file__).parent / "lib"
-TARGETS = ("conv_forward", "conv_backward")
+TARGETS = ("conv_forward", "conv_backward", "norm_forward", "norm_backward")
 # The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -44,6 +48,13 @@ def backend() -> Backend:
     x86-64-v3, or say "off".
     """
     return _load()
+
+
+def on_device(compiled: Callable[..., Result], plain: Callable[..., Result], *args: Any) -> Result:
+    """Calls one of two functions that do the same: the compiled one on CPUs, where it is there."""
+    if backend().name != "compiled":
+        return plain(*args)
+    return lax.platform_dependent(*args, cpu=compiled, default=plain)
 
 
 @functools.cache

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxsparse.sparse import Window, backend, convolution, sparse_conv, sparse_dot, to_sparse
-from jaxsparse.sparse.kernels import Backend
+from jaxsparse.sparse import Window, sparse_conv, sparse_dot, to_sparse
 
 SAME = ((1, 1), (1, 1))
 # (images, height, width, input channels, output channels), window, density.
@@ -35,15 +34,6 @@ CASES = {
     "no weight": ((16, 4, 4, 3, 3), Window((3, 3), padding=SAME), 0),
     "every weight": ((16, 4, 4, 5, 3), Window((3, 3), padding=SAME), 1),
 }
-
-
-@pytest.fixture(params=["compiled", "jax"])
-def engine(request, monkeypatch):
-    """Runs a test with the kernels and with the loop."""
-    if request.param == "jax":
-        monkeypatch.setattr(convolution, "backend", lambda: Backend("jax", "as the test asks"))
-    elif backend().name != "compiled":
-        pytest.skip(backend().why)
 
 
 def drawn(case, layout, seed=0):

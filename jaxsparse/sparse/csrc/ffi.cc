@@ -2,6 +2,7 @@
 #include <string>
 
 #include "layer.h"
+#include "norm.h"
 #include "planes.h"
 #include "rows.h"
 #include "xla/ffi/api/ffi.h"
@@ -86,6 +87,34 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints po
   return ffi::Error::Success();
 }
 
+// [channel, ...]; an empty buffer stands for no shortcut.
+Norm norm_of(const Floats& x, float epsilon, bool relu) {
+  const i64 channels = x.dimensions()[0];
+  const i64 size = channels ? static_cast<i64>(x.element_count()) / channels : 0;
+  return {channels, size, epsilon, relu};
+}
+
+float* or_none(float* data, std::size_t size) { return size ? data : nullptr; }
+
+ffi::Error run_norm_forward(ffi::ThreadPool pool, Floats x, Floats scale, Floats bias, Floats shortcut,
+                        FloatsOut y, FloatsOut means, FloatsOut variances, float epsilon,
+                        bool relu) {
+  norm_forward(pool, norm_of(x, epsilon, relu), x.typed_data(), scale.typed_data(),
+               bias.typed_data(), or_none(shortcut.typed_data(), shortcut.element_count()),
+               y->typed_data(), means->typed_data(), variances->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats grad, Floats scale,
+                         Floats means, Floats variances, FloatsOut grad_x, FloatsOut grad_scale,
+                         FloatsOut grad_bias, FloatsOut grad_shortcut, float epsilon, bool relu) {
+  norm_backward(pool, norm_of(x, epsilon, relu), x.typed_data(), y.typed_data(), grad.typed_data(),
+                scale.typed_data(), means.typed_data(), variances.typed_data(),
+                grad_x->typed_data(), grad_scale->typed_data(), grad_bias->typed_data(),
+                or_none(grad_shortcut->typed_data(), grad_shortcut->element_count()));
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace jaxsparse
 
@@ -111,3 +140,30 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::conv_backward,
                                   .Ret<jaxsparse::Floats>()
                                   .Attr<std::int64_t>("layout")
                                   .Attr<jaxsparse::Window>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_forward, jaxsparse::run_norm_forward,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Attr<float>("epsilon")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_backward, jaxsparse::run_norm_backward,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Attr<float>("epsilon")
+                                  .Attr<bool>("relu"));

@@ -1,0 +1,120 @@
+"""Flax linen models executed by their active weights, without a line of them rewritten."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.linear import canonicalize_padding
+from flax.linen.module import InterceptorContext
+from jax import lax
+
+from jaxsparse.sparse import Positions, Window, sparse_conv, sparse_dot
+
+
+@contextlib.contextmanager
+def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
+    """Executes the layers whose positions are given by their active weights.
+
+        def apply(variables, images):
+            with sparse_execution(positions):
+                return model.apply(variables, images)
+
+    Inside the context, where the params of an `nn.Conv` or `nn.Dense` hold the vector of its active
+    weights in place of its kernel, the layer is executed by these. All others are as they were.
+
+    Args:
+      positions: by the path of the kernel, such as "Conv_0/kernel". Traced arrays will do.
+
+    Raises:
+      ValueError: in the call, a layer that has no sparse form: a dtype other than float32, more or
+        fewer than two spatial axes, circular padding, dilation of the input, a mask of its own.
+    """
+
+    def intercept(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        layer = context.module
+        path = "/".join([*layer.path, "kernel"])
+        if context.method_name != "__call__" or path not in positions:
+            return call(*args, **kwargs)
+        if isinstance(layer, nn.Conv):
+            return _conv(layer, path, positions[path], *args, **kwargs)
+        if isinstance(layer, nn.Dense):
+            return _dense(layer, path, positions[path], *args, **kwargs)
+        raise ValueError(f"{path} belongs to a {type(layer).__name__}, which has no sparse form")
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
+    """Returns the window of a layer for images of some height and width.
+
+    Raises:
+      ValueError: the layer has no sparse form; says why, with its path.
+    """
+    num_axes = len(layer.kernel_size) if isinstance(layer.kernel_size, Sequence) else 1
+    if num_axes != 2:
+        raise ValueError(f"{path} has {num_axes} spatial axes; sparse layers have two")
+    taps, strides = _pair(layer.kernel_size), _pair(layer.strides)
+    dilation = _pair(layer.kernel_dilation)
+    padding = canonicalize_padding(layer.padding, 2)
+    given = {
+        f"input_dilation={layer.input_dilation}": _pair(layer.input_dilation) != (1, 1),
+        f"padding={padding!r}": padding in ("CIRCULAR", "REFLECT", "CAUSAL"),
+        "a mask of its own": layer.mask is not None,
+        f"dtype={layer.dtype}": layer.dtype not in (None, jnp.float32),
+    }
+    if problem := next((what for what, is_given in given.items() if is_given), None):
+        raise ValueError(f"{path} has {problem}; it cannot be executed sparsely")
+    if isinstance(padding, str):
+        reach = [(n - 1) * d + 1 for n, d in zip(taps, dilation, strict=True)]
+        padding = lax.padtype_to_pads(size, reach, strides, padding)
+    (top, bottom), (left, right) = padding
+    ends = ((int(top), int(bottom)), (int(left), int(right)))
+    return Window(taps, strides, ends, dilation, layer.feature_group_count)
+
+
+def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
+    *batch, height, width, channels = inputs.shape
+    window = window_of(layer, path, (height, width))
+    images = inputs.reshape(-1, height, width, channels)
+    outputs = sparse_conv(images, _values(layer, path, positions), positions, window)
+    return _with_bias(layer, outputs.reshape(*batch, *outputs.shape[1:]))
+
+
+def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
+    if layer.dtype not in (None, jnp.float32):
+        raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
+    return _with_bias(layer, sparse_dot(inputs, _values(layer, path, positions), positions))
+
+
+def _values(layer: nn.Module, path: str, positions: Positions) -> jax.Array:
+    # `param` would compare the shape with the dense kernel's.
+    values = layer.get_variable("params", "kernel")
+    if jnp.shape(values) != (positions.room,):
+        raise ValueError(
+            f"{path} has shape {jnp.shape(values)} in params, its positions have room for "
+            f"{positions.room}"
+        )
+    return jnp.asarray(values)
+
+
+def _with_bias(layer: nn.Conv | nn.Dense, outputs: jax.Array) -> jax.Array:
+    if not layer.use_bias:
+        return outputs
+    bias = jnp.asarray(layer.get_variable("params", "bias"))
+    return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
+
+
+def _pair(given: int | Sequence[int] | None) -> tuple[int, int]:
+    """What linen makes of a number, a pair or nothing."""
+    y, x = (given, given) if given is None or isinstance(given, int) else given
+    y, x = (1 if n is None else n for n in (y, x))
+    return int(y), int(x)

@@ -1,0 +1,134 @@
+// Batch normalisation of channel-major images, with what follows it in a residual network.
+//
+// A channel is one piece of memory, read again while it is still in the cache; so statistics,
+// normalisation, the addition of a shortcut and the ReLU read and write what they must, where XLA
+// makes a pass over all channels for each.
+#pragma once
+
+#include <cmath>
+
+#include "threads.h"
+#include "vec.h"
+
+namespace jaxsparse {
+
+struct Norm {
+  i64 channels, size;  // floats of a channel
+  float epsilon;
+  bool relu;
+};
+
+namespace norm {
+
+// Plain sums of more floats than this lose digits that decide the sign of what goes into a ReLU.
+constexpr i64 kBlock = 2048;
+
+// A sum over [0, size), block by block, of term(i), the vector at i; one(i) is what is left over.
+template <class Term, class One>
+inline float sum_over(i64 size, const Term& term, const One& one) {
+  vec sums = {};
+  i64 i = 0;
+  while (i + kLanes <= size) {
+    vec block = {};
+    for (const i64 end = std::min(size, i + kBlock); i + kLanes <= end; i += kLanes) {
+      block += term(i);
+    }
+    sums += block;
+  }
+  float total = sum(sums);
+  for (; i < size; i++) total += one(i);
+  return total;
+}
+
+// Calls each(i) for vectors of [0, size) and one(i) for what is left over.
+template <class Each, class One>
+inline void for_each(i64 size, const Each& each, const One& one) {
+  i64 i = 0;
+  for (; i + kLanes <= size; i += kLanes) each(i);
+  for (; i < size; i++) one(i);
+}
+
+// Written so that NaN goes through.
+inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
+inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }
+
+}  // namespace norm
+
+// y = (x - mean) / sqrt(variance + epsilon) * scale + bias, + shortcut where there is one, and its
+// positive part where `relu`; also mean and variance (biased) of every channel.
+inline void norm_forward(xla::ffi::ThreadPool& pool, const Norm& norm, const float* x,
+                         const float* scale, const float* bias, const float* shortcut, float* y,
+                         float* means, float* variances) {
+  parallel_for(pool, norm.channels, [&](i64 c) {
+    const float* from = x + c * norm.size;
+    const float* more = shortcut ? shortcut + c * norm.size : nullptr;
+    float* to = y + c * norm.size;
+    const float n = static_cast<float>(norm.size);
+    const float mean = norm::sum_over(norm.size, [&](i64 i) { return load(from + i); },
+                                      [&](i64 i) { return from[i]; }) / n;
+    const vec means_of = broadcast(mean);
+    const float variance = norm::sum_over(
+        norm.size,
+        [&](i64 i) { const vec d = load(from + i) - means_of; return d * d; },
+        [&](i64 i) { const float d = from[i] - mean; return d * d; }) / n;
+    means[c] = mean;
+    variances[c] = variance;
+    const float factor = scale[c] / std::sqrt(variance + norm.epsilon);
+    const vec factors = broadcast(factor), biases = broadcast(bias[c]);
+    norm::for_each(
+        norm.size,
+        [&](i64 i) {
+          vec out = (load(from + i) - means_of) * factors + biases;
+          if (more) out += load(more + i);
+          store(to + i, norm.relu ? norm::where_positive(out, out) : out);
+        },
+        [&](i64 i) {
+          float out = (from[i] - mean) * factor + bias[c];
+          if (more) out += more[i];
+          to[i] = norm.relu ? norm::where_positive(out, out) : out;
+        });
+  });
+}
+
+// The gradients of x, scale, bias and, where it is asked for, the shortcut.
+inline void norm_backward(xla::ffi::ThreadPool& pool, const Norm& norm, const float* x,
+                          const float* y, const float* grad, const float* scale,
+                          const float* means, const float* variances, float* grad_x,
+                          float* grad_scale, float* grad_bias, float* grad_shortcut) {
+  parallel_for(pool, norm.channels, [&](i64 c) {
+    const i64 at = c * norm.size;
+    const float *from = x + at, *out = y + at, *given = grad + at;
+    const float mean = means[c], inverse = 1 / std::sqrt(variances[c] + norm.epsilon);
+    const vec means_of = broadcast(mean);
+    // Of what the ReLU let through.
+    const auto through = [&](i64 i) {
+      return norm.relu ? norm::where_positive(load(out + i), load(given + i)) : load(given + i);
+    };
+    const auto through_one = [&](i64 i) {
+      return norm.relu ? norm::where_positive(out[i], given[i]) : given[i];
+    };
+    const float sum_grad = norm::sum_over(norm.size, through, through_one);
+    const float sum_product = inverse * norm::sum_over(
+        norm.size, [&](i64 i) { return through(i) * (load(from + i) - means_of); },
+        [&](i64 i) { return through_one(i) * (from[i] - mean); });
+    grad_bias[c] = sum_grad;
+    grad_scale[c] = sum_product;
+    const float n = static_cast<float>(norm.size);
+    const float factor = scale[c] * inverse, shift = sum_grad / n, slope = sum_product / n * inverse;
+    const vec factors = broadcast(factor), shifts = broadcast(shift), slopes = broadcast(slope);
+    norm::for_each(
+        norm.size,
+        [&](i64 i) {
+          const vec g = through(i);
+          if (grad_shortcut) store(grad_shortcut + at + i, g);
+          store(grad_x + at + i, factors * (g - shifts - (load(from + i) - means_of) * slopes));
+        },
+        [&](i64 i) {
+          const float g = through_one(i);
+          if (grad_shortcut) grad_shortcut[at + i] = g;
+          grad_x[at + i] = factor * (g - shift - (from[i] - mean) * slope);
+        });
+  });
+}
+
+}  // namespace jaxsparse

@@ -1,0 +1,16 @@
+"""Tests that ask for `engine` run with the kernels and with what takes their place."""
+
+import pytest
+
+from jaxsparse.sparse import kernels
+
+
+@pytest.fixture(params=["compiled", "jax"])
+def engine(request, monkeypatch):
+    """Runs a test with the kernels, which it skips where there are none, and in JAX alone."""
+    if request.param == "jax":
+        backend = kernels.Backend("jax", "as the test asks")
+        monkeypatch.setattr(kernels, "backend", lambda: backend)
+    elif kernels.backend().name != "compiled":
+        pytest.skip(kernels.backend().why)
+    return request.param
