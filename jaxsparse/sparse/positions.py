@@ -53,44 +53,60 @@ def to_sparse(
     Args:
       weights: [shape], any dtype, output channels last.
       mask: bool[shape].
-      room: how many there may be; None: as many as are active, which is not known under `jit`. Of
-        more active weights than that the last ones are lost, under `jit` without a word.
+      room: as in `positions_of`.
 
     Returns:
       [room] values, 0 from the number of active weights on, and the positions.
 
     Raises:
-      ValueError: another shape or dtype of the mask, a leaf too large to count, too little room, or
-        none given under `jit`.
+      ValueError: as `positions_of`, or a mask of another shape.
 
     >>> values, positions = to_sparse(jnp.array([[1.0, 0.0], [2.0, 3.0]]), jnp.eye(2) == 0, room=3)
     >>> values, positions.flat, positions.num
     (Array([2., 0., 0.], dtype=float32), Array([1, 2, 4], dtype=int32), Array(2, dtype=int32))
     """
-    shape = tuple(np.shape(weights))
-    if np.shape(mask) != shape or jnp.result_type(mask) != jnp.bool_:
-        raise ValueError(
-            f"the mask is {jnp.result_type(mask)}{np.shape(mask)}; it must be bool{shape}"
-        )
+    if np.shape(mask) != np.shape(weights):
+        raise ValueError(f"the mask has shape {np.shape(mask)}, the weights {np.shape(weights)}")
+    positions = positions_of(mask, room)
+    return gathered(weights, positions), positions
+
+
+def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
+    """Returns the positions of the active weights of a leaf.
+
+    Args:
+      mask: bool[shape], output channels last.
+      room: how many there may be; None: as many as are active, which is not known under `jit`. Of
+        more active weights than that the last ones are lost, under `jit` without a word.
+
+    Raises:
+      ValueError: a mask of another dtype, a leaf too large to count, too little room, or none given
+        under `jit`.
+    """
+    shape = tuple(np.shape(mask))
+    if jnp.result_type(mask) != jnp.bool_:
+        raise ValueError(f"the mask is {jnp.result_type(mask)}{shape}; it must be bool")
     size = math.prod(shape)
     if size >= 2**31:
         raise ValueError(f"a leaf of {size} entries; at most {2**31 - 1} have positions")
     traced = isinstance(mask, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
+    num = None if traced else int(np.count_nonzero(mask))
     if room is None:
-        if traced:
+        if num is None:
             raise ValueError("under jit the room of a leaf must be given")
-        room = int(np.count_nonzero(mask))
+        room = num
     if not 0 <= room <= size:
         raise ValueError(f"room {room} must be in [0, {size}]")
-    if not traced and (num := int(np.count_nonzero(mask))) > room:
+    if num is not None and num > room:
         raise ValueError(f"room {room} for {num} active weights")
-    rows, columns = matrix_shape(shape)
-    by_row = lambda x: jnp.asarray(x).reshape(columns, rows).T.ravel()
-    (flat,) = jnp.nonzero(by_row(mask), size=room, fill_value=size)
-    num = jnp.minimum(jnp.asarray(mask).sum(dtype=jnp.int32), room)
-    positions = Positions(flat.astype(jnp.int32), num, shape)
-    values = by_row(weights).at[positions.flat].get(mode="fill", fill_value=0)
-    return values, positions
+    (flat,) = jnp.nonzero(_by_row(mask), size=room, fill_value=size)
+    active = jnp.minimum(jnp.asarray(mask).sum(dtype=jnp.int32), room)
+    return Positions(flat.astype(jnp.int32), active, shape)
+
+
+def gathered(leaf: jax.Array, positions: Positions) -> jax.Array:
+    """Returns what a leaf has at some positions, [room], 0 or False in the room that is left."""
+    return _by_row(leaf).at[positions.flat].get(mode="fill", fill_value=0)
 
 
 def to_dense(values: jax.Array, positions: Positions) -> jax.Array:
@@ -123,3 +139,8 @@ def check_positions(positions: Positions) -> None:
     if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
         at = int(wrong[0])
         raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
+
+
+def _by_row(leaf: jax.Array) -> jax.Array:
+    rows, columns = matrix_shape(np.shape(leaf))
+    return jnp.asarray(leaf).reshape(columns, rows).T.ravel()

@@ -1,0 +1,110 @@
+"""Whole train states by their active weights, and back: params, masks and optimizer slots.
+
+Between mask updates a state can be *compressed*: every prunable leaf with few active weights is the
+vector of these, in params, in the masks (True up to the number of weights, False in the room that is
+left) and in every slot of the optimizer. It is a train state like any other: its steps need no
+function of their own, and its memory is that of the active weights. Events look at all weights, so
+they expand it first:
+
+    positions = find_positions(state.masks, state.method.prunable)
+    state = compress(state, positions)
+    ...                                   # steps, under nn.sparse_execution(positions)
+    state = expand(state, positions)
+    state = state.apply_gradients(grads=dense_grads, event=True)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import optax
+
+from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves, with_leaves
+from jaxsparse.sparse.positions import Positions, gathered, positions_of, to_dense, to_mask
+from jaxsparse.types import PyTree, Rules
+
+State = TypeVar("State")
+
+
+def find_positions(
+    masks: PyTree, prunable: Rules | None = None, *, room: Mapping[str, int] | None = None
+) -> dict[str, Positions]:
+    """Returns the positions of the active weights, of prunable leaves by path.
+
+    Args:
+      masks: bool, a tree like params.
+      prunable: which leaves, as in `prunable_paths`.
+      room: by path, of the leaves to take; None: all that have an inactive weight, with as much room
+        as they have active ones. Under `jit` it must be given.
+
+    Raises:
+      ValueError: more active weights than room, or a path of `room` that is no prunable leaf.
+    """
+    leaves = prunable_leaves(masks, prunable)
+    if room is None:
+        numbers = {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
+        room = {path: n for path, n in numbers.items() if n < np.size(leaves[path])}
+    if unknown := next((path for path in room if path not in leaves), None):
+        raise ValueError(f"room for {unknown}, which is no prunable leaf")
+    return {path: positions_of(leaves[path], n) for path, n in room.items()}
+
+
+def compress(state: State, positions: Mapping[str, Positions]) -> State:
+    """Returns the state with the leaves at `positions` as vectors of their active weights.
+
+    Args:
+      state: a `TrainState`, or another with params, masks, opt_state, tx, observe_state and method.
+      positions: those of the masks, from `find_positions`. What they leave out is lost.
+
+    Raises:
+      ValueError: positions of a leaf that params do not have, or of another shape.
+    """
+    leaves = leaves_by_path(state.params)
+    for path, where in positions.items():
+        if path not in leaves or np.shape(leaves[path]) != where.shape:
+            found = np.shape(leaves[path]) if path in leaves else "missing"
+            raise ValueError(f"{path} is {found} in params, its positions are of {where.shape}")
+
+    def shorten(leaf: Any, where: Positions) -> Any:
+        return gathered(leaf, where) if np.shape(leaf) == where.shape else leaf
+
+    masks = {path: where.is_active for path, where in positions.items()}
+    return _changed(state, positions, shorten, masks)
+
+
+def expand(state: State, positions: Mapping[str, Positions]) -> State:
+    """Returns the state with all leaves in full, the inverse of `compress`."""
+
+    def lengthen(leaf: Any, where: Positions) -> Any:
+        return to_dense(leaf, where) if np.shape(leaf) == (where.room,) else leaf
+
+    masks = {path: to_mask(where) for path, where in positions.items()}
+    return _changed(state, positions, lengthen, masks)
+
+
+def _changed(
+    state: Any,
+    positions: Mapping[str, Positions],
+    change: Callable[[Any, Positions], Any],
+    masks: Mapping[str, jax.Array],
+) -> Any:
+    """The state with `change` made to everything that has the shape of a leaf at `positions`."""
+    params = leaves_by_path(state.params)
+    paths = jax.tree.unflatten(jax.tree.structure(state.params), leaf_paths(state.params))
+    is_hole = lambda node: isinstance(node, optax.MaskedNode)
+
+    def change_slot(slot: Any, path: str) -> Any:
+        return change(slot, positions[path]) if path in positions and not is_hole(slot) else slot
+
+    def changed_slots(tx: optax.GradientTransformation, slots: PyTree) -> PyTree:
+        return optax.tree.map_params(tx, change_slot, slots, paths, is_leaf=is_hole)
+
+    return state.replace(
+        params=with_leaves(
+            state.params, {path: change(params[path], where) for path, where in positions.items()}
+        ),
+        masks=with_leaves(state.masks, masks),
+        opt_state=changed_slots(state.tx, state.opt_state),
+        observe_state=changed_slots(state.method.observe, state.observe_state),
+    )
