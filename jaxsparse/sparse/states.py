@@ -1,7 +1,7 @@
 """Whole train states by their active weights, and back: params, masks and optimizer slots.
 
-Between mask updates a state can be *compressed*: every prunable leaf with few active weights is the
-vector of these, in params, in the masks (True up to the number of weights, False in the room that is
+Between mask updates a state can be *compressed*: every prunable leaf with few active weights is
+the vector of these, in params, in the masks (True up to their number, False in the room that is
 left) and in every slot of the optimizer. It is a train state like any other: its steps need no
 function of their own, and its memory is that of the active weights. Events look at all weights, so
 they expand it first:
@@ -35,8 +35,8 @@ def find_positions(
     Args:
       masks: bool, a tree like params.
       prunable: which leaves, as in `prunable_paths`.
-      room: by path, of the leaves to take; None: all that have an inactive weight, with as much room
-        as they have active ones. Under `jit` it must be given.
+      room: by path, of the leaves to take; None: all that have an inactive weight, with as much
+        room as they have active ones. Under `jit` it must be given.
 
     Raises:
       ValueError: more active weights than room, or a path of `room` that is no prunable leaf.
