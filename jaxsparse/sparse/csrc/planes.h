@@ -26,10 +26,15 @@ struct Strides {
 };
 
 struct PackedAxis {
-  std::vector<int> phase;  // by remainder: its number among those that are kept, or -1
+  struct Place {
+    int phase;  // -1: no tap reads this input
+    i64 at;
+  };
+  std::vector<int> phase;     // by remainder: its number among those that are kept, or -1
+  std::vector<Place> inputs;  // by position of the input
   i64 num_phases = 0;
-  i64 reach;               // how far ahead the last tap reads, in positions of its phase
-  i64 length;              // of a phase
+  i64 reach;   // how far ahead the last tap reads, in positions of its phase
+  i64 length;  // of a phase
 
   explicit PackedAxis(const Axis& axis) : phase(axis.stride, -1) {
     for (i64 tap = 0; tap < axis.taps; tap++) {
@@ -38,6 +43,10 @@ struct PackedAxis {
     }
     reach = (axis.taps - 1) * axis.dilation / axis.stride;
     length = axis.out + reach;
+    for (i64 at = axis.pad; at < axis.pad + axis.in; at++) {
+      const bool read = at / axis.stride < length;
+      inputs.push_back({read ? phase[at % axis.stride] : -1, at / axis.stride});
+    }
   }
 };
 
@@ -103,13 +112,10 @@ class Packing {
     for (i64 image = 0; image < images; image++) {
       const i64 number = block * images + image;
       for (i64 y = 0; y < layer_.y.in; y++) {
-        const i64 row = (y + layer_.y.pad) / layer_.y.stride;
-        const int phase_y = y_.phase[(y + layer_.y.pad) % layer_.y.stride];
-        const bool read_y = phase_y >= 0 && row < y_.length;
+        const auto [phase_y, row] = y_.inputs[y];
         for (i64 x = 0; x < layer_.x.in; x++) {
-          const i64 column = (x + layer_.x.pad) / layer_.x.stride;
-          const int phase_x = x_.phase[(x + layer_.x.pad) % layer_.x.stride];
-          const bool read = read_y && phase_x >= 0 && column < x_.length;
+          const auto [phase_x, column] = x_.inputs[x];
+          const bool read = phase_y >= 0 && phase_x >= 0;
           if (pack && !read) continue;
           float* at = in + number * strides.image + y * strides.y + x * strides.x;
           float* to = planes + (phase_y * x_.num_phases + phase_x) * pitch +
