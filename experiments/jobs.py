@@ -98,8 +98,8 @@ def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
     if bool(result.config.get("vmapped")) != job.vmapped:
-        kind = "alone" if job.vmapped else "together with other seeds"
-        raise ValueError(f"{what} a run trained {kind} (--vmap_seeds); {remedy}")
+        theirs, ours = ("without", "with") if job.vmapped else ("with", "without")
+        raise ValueError(f"{what} a run {theirs} --vmap_seeds, not {ours} it; {remedy}")
     config = config_of(job)
     newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
     if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):

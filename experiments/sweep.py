@@ -10,7 +10,7 @@ machine. A run with such a file is skipped, on any machine, and one that was cut
 its last checkpoint: to continue a sweep, call it again. Runs are kept to cores of their own, and
 end with the sweep, however that ends (on Linux; elsewhere not where it is killed).
 
---vmap_seeds is for accelerators, see vmapped.py.
+--vmap_seeds is for accelerators, see vmapped.py: the same grid under the name GRID-vmapped.
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ class Config:
     results/ beside this script."""
     vmap_seeds: bool = False
     """Train the seeds of a method and sparsity in one process, as one compiled function: for an
-    accelerator that one small network leaves idle. Not equal to single runs to the bit, so the
-    results are kept apart: pass a --results of its own."""
+    accelerator that one small network leaves idle. Not equal to single runs to the bit, so folders
+    and results are kept apart, under the grid's name with -vmapped after it."""
     list: bool = False
     """Print what is finished and what is not, and stop."""
 
@@ -111,7 +111,7 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
         raise ValueError(f"two runs would be {twice}: pass each schedule and sparsity once")
     for job in jobs:
         config_of(job)
-    return name, jobs
+    return f"{name}-vmapped" if config.vmap_seeds else name, jobs
 
 
 def named_grids(config: Config) -> tuple[str, tuple[Grid, ...]]:

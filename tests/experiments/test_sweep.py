@@ -88,6 +88,13 @@ def test_the_list_of_a_grid(capsys, tmp_path):
     assert len(todo) == 2 * (1 + 7 * 4 + 1 + 7 * 2)  # dense, and 7 methods at 4 and 2 sparsities
 
 
+def test_vmapped_seeds_have_a_name_of_their_own(capsys, tmp_path):
+    """So that neither kind of sweep is in the other's way, with no further flag."""
+    assert main(*arguments(tmp_path, "--vmap_seeds", "--list")) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith(f"are finished in {tmp_path}/results/fashion_mnist-lenet_300_100-vmapped")
+
+
 def job_of(folder):
     return sweep.jobs_of(cli.parse(sweep.Config, arguments(folder)))[1][0]
 
@@ -122,6 +129,7 @@ def test_results_are_taken_whatever_lay_where(capsys, tmp_path):
             "is the result of a run with --steps=61, not 60; pass another --results",
         ),
         ({"learning_rate": 0.1}, [], "is the result of a run with --learning_rate=0.1, not 0.05"),
+        ({"vmapped": True}, [], "is the result of a run with --vmap_seeds, not without it; pass"),
         (
             {},
             ["--data_dir=/d"],
