@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import tyro
 
 from experiments import cli, cost, fashion_mnist, flags
-from experiments.methods import make_method
+from experiments.methods import make_method, plan_of
 from jaxsparse import sparse_flops, training_flops
 from jaxsparse.nn import resnet
 from jaxsparse.plan import Plan
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     options = cli.as_dict(config)
     del options["model"]
     count, test_flops = options.pop("count_dense_gradient"), options.pop("test_flops")
-    plan = make_method(**options).plan(params, flops, count_dense_gradient=count)
+    plan = plan_of(make_method(**options), params, flops, count_dense_gradient=count)
     ratio = None if test_flops is None else train_flops_ratio(plan, test_flops)
     print(plan)
     if ratio is not None:

@@ -14,11 +14,13 @@ import jaxsparse
 from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
+from experiments.groups import SLACK
 from experiments.progress import Best
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
 from jaxsparse.paths import prunable_leaves
+from jaxsparse.plan import Plan
 
 
 def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
@@ -61,6 +63,20 @@ def _count(
 def density_of(state: TrainState) -> float:
     """Returns active / prunable weights, in [0, 1]."""
     return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
+
+
+def sparsity_note(plan: Plan, config: Mapping[str, Any]) -> str:
+    """Returns a line where a run will not have the sparsity that was asked for; else nothing."""
+    asked, planned = config.get("sparsity"), 1.0 - plan.rows[-1].density
+    if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
+        return ""
+    names = ("pattern", "pattern_layers", "dense_layers")
+    flags = " ".join(f"--{name}={config[name]}" for name in names if config.get(name))
+    because = f", because of {flags}" if flags else ""
+    return (
+        f"note: --sparsity={asked:g} was asked for, the run will have {planned:.3f}{because}; "
+        f"--plan shows each layer"
+    )
 
 
 def layer_counts(state: TrainState) -> list[int]:

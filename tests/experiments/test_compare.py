@@ -105,6 +105,27 @@ def test_the_table_by_eye(many, capsys):
     assert imread(many / "compare-test_accuracy.png").shape[1] == 1_200
 
 
+def test_runs_stand_under_the_sparsity_that_they_had(tmp_path, capsys):
+    """2:4 in one layer: 95 % was asked for. Rounding to whole weights changes no column."""
+    for name, had, flags in (
+        ("plain", 0.9502, {"sparsity": 0.95}),
+        ("pattern", 0.55231, {"sparsity": 0.95, "pattern": "2:4"}),
+        ("dense", 0.0, {"schedule": "dense"}),
+    ):
+        folder = write_run(tmp_path / name, **flags)
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"sparsity": had}))
+    assert run("--against=dense", tmp_path) == 0
+    accuracies, differences, *_ = tables(capsys.readouterr().out)
+    assert accuracies[0] == ["sparsity", "0 %", "55.23 %", "95 %"]
+    assert [row[0] for row in accuracies[1:]] == [
+        "dense",
+        "rigl",
+        "rigl sparsity=0.95 pattern=2:4",
+    ]
+    assert len(differences) == 3  # the dense run is the partner of both
+
+
 def test_markdown(many, capsys):
     assert run("--markdown", many) == 0
     assert capsys.readouterr().out.split("\n\n")[:2] == [
