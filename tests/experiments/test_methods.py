@@ -96,12 +96,12 @@ def test_the_published_intervals(schedule, steps, interval, num_events, num_prun
         ("rigl", {"pattern": "3:7"}, r"no multiple of 7; --pattern_layers=REGEX says which layers"),
         (
             "gmp",
-            {"pattern": "4x4", "pattern_layers": "^a"},
+            {"pattern": "4x5", "pattern_layers": "^a"},
             "--scope=global needs groups of one size, .*; take --scope=layer$",
         ),
         (
             "gmp",
-            {"pattern": "4x4", "pattern_layers": "^a", "min_keep": 2, "scope": "layer"},
+            {"pattern": "4x5", "pattern_layers": "^a", "min_keep": 2, "scope": "layer"},
             "--min_keep=2 needs groups of one size, .*; leave --min_keep out$",
         ),
         (
