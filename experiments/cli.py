@@ -123,7 +123,15 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
         if not name.startswith("-"):
             hint = ", and all others stand together" if positionals else ""
             raise ValueError(f"unexpected argument {name!r}; flags are written --name=value{hint}")
-        nearest(name, flags, kind="flag")
+        try:
+            nearest(name, flags, kind="flag")
+        except ValueError as error:
+            if "--flags" not in arguments[: arguments.index(unknown[0])]:
+                raise
+            inner = unknown[0].removeprefix("--")
+            raise ValueError(
+                f"{error} If it is the script's, write {inner} after --flags"
+            ) from None
         raise ValueError(f"flag {name} does not take the value given")
     return parsed
 

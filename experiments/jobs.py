@@ -107,4 +107,8 @@ def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
         raise ValueError(f"{what} a run with --{flag}={theirs}, not {ours}; {remedy}")
     data, asked = result.summary.get("dataset"), SCRIPTS[job.experiment].data_of(config)
     if data != asked:
-        raise ValueError(f"{what} a run on {data}, not {asked}; {remedy}")
+        # Only a sample needs no folder.
+        folder = "leave out --data_dir" if "sample" in str(data) else "pass --data_dir=DIR"
+        raise ValueError(
+            f"{what} a run on {data}, not {asked}; {folder} to have {data}, or {remedy}"
+        )
