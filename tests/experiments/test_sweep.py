@@ -143,7 +143,7 @@ def test_results_are_taken_whatever_lay_where(capsys, tmp_path):
         (
             {},
             ["--data_dir=/d"],
-            "is the result of a run on fashion_mnist_sample, not fashion_mnist; leave out --data_dir",
+            "is the result of a run on fashion_mnist_sample, not fashion_mnist; leave out --data",
         ),
     ],
 )
