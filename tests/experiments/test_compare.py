@@ -249,6 +249,7 @@ def test_runs_that_do_not_know_their_flops_have_no_table_of_them(tmp_path, capsy
         (["{}/cut"], "no finished run in {}/cut; unfinished: {}/cut/a"),
         (["{}/damaged"], "{}/damaged/a.json cannot be read: Expecting property"),
         (["{}/damaged/b"], "{}/damaged/b/config.json cannot be read: 'utf-8' codec"),
+        (["{}/text.md"], "{}/text.md is no result: it is no JSON file"),
         (["{}/good", "{}/other.json"], "{}/other.json is no result: it has no config and summary"),
         (["{}/lacking.json"], "{}/lacking.json has no seed in its config"),
         (["{}/good", "--metric=test_acuracy"], "unknown metric 'test_acuracy'; did you mean 'tes"),
@@ -269,6 +270,7 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
     (write_run(tmp_path / "damaged" / "b") / "config.json").write_bytes(b"\xff")
     (tmp_path / "damaged" / "a.json").write_text("{'")
     (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "text.md").write_text("# Text")
     lacking = {"config": {"schedule": "rigl", "model": "lenet5"}, "summary": {"dataset": "sample"}}
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
     write_run(tmp_path / "some" / "b", seed=1)
