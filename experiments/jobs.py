@@ -17,6 +17,7 @@ from experiments.results import (
     result_of,
     write_result,
 )
+from experiments.run_folder import difference
 from experiments.workers import run_script
 
 SCRIPTS: Mapping[str, ModuleType] = {"fashion_mnist": fashion_mnist, "cifar": cifar}
@@ -104,7 +105,7 @@ def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
     newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
     if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):
         flag, theirs, ours = differ[0]
-        raise ValueError(f"{what} a run with --{flag}={theirs}, not {ours}; {remedy}")
+        raise ValueError(f"{what} a run {difference(flag, theirs, ours)}; {remedy}")
     data, asked = result.summary.get("dataset"), SCRIPTS[job.experiment].data_of(config)
     if data != asked:
         # Only a sample needs no folder.
