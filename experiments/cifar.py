@@ -223,4 +223,4 @@ def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, .
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Config, sys.argv[1:]))
+    sys.exit(cli.run(main, Config, sys.argv[1:], going_on=flags.going_on))
