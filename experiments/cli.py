@@ -89,7 +89,6 @@ def _leaving_on_ctrl_c(note: str = "") -> Iterator[None]:
     A KeyboardInterrupt would be lost where it is raised in a destructor or a callback, and XLA may
     be compiling in another thread, which a normal exit would crash.
     """
-
     last_words = f"\ninterrupted{note and f'; {note}'}\n".encode()
 
     def leave(*_: Any) -> None:

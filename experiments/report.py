@@ -117,8 +117,11 @@ def emptied(state: TrainState) -> list[str]:
     """Returns a warning for each layer that the last event took the last weight of."""
     paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
     active, dropped = state.event_metrics.num_active, state.event_metrics.num_dropped
+    recipe = state.method.recipe
+    everywhere = recipe is not None and recipe.scope == "global"
+    advice = "; --min_keep=N leaves N in every layer" if everywhere else ""
     return [
-        f"warning: no weight is left in {path} after step {state.step}"
+        f"warning: no weight is left in {path} after step {state.step}{advice}"
         for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
         if gone and not left
     ]

@@ -93,3 +93,10 @@ def test_the_record_of_an_event(state):
 )
 def test_a_layer_that_empties_is_said_once(state, active, dropped, warnings):
     assert report.emptied(after(state, active=active, dropped=dropped, grown=[0, 0])) == warnings
+
+
+def test_global_pruning_is_told_how_to_leave_a_layer_some(state):
+    method = jaxsparse.gmp(sparsity=0.5, total_steps=9, update_interval=1)
+    state = after(state, active=[8, 0], dropped=[5, 4], grown=[0, 0]).replace(method=method)
+    (warning,) = report.emptied(state)
+    assert warning.endswith("in b/kernel after step 3; --min_keep=N leaves N in every layer")
