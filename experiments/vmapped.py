@@ -5,7 +5,8 @@ is no gain, where a convolution with other weights for every seed is slow. The s
 would draw alone, but sums are taken in another order: accuracies are not those of single runs to
 the bit. So the flag `vmapped` stands in config.json, and nothing takes one kind for the other.
 
-`sweep.py --vmap_seeds` starts it as a program:
+`sweep.py --vmap_seeds` keeps folders and results under the grid's name with -vmapped after it, and
+starts this as a program:
 
     vmapped.py --experiment=cifar --seeds=0,1,2 --flags="model=resnet20 steps=2000" --out=DIR/rigl
 

@@ -145,9 +145,11 @@ def test_a_sweep_keeps_the_two_kinds_apart(tmp_path, capsys):
     ]
     assert all(read_result(path).config["vmapped"] for path in results)
     assert len({json.dumps(read_result(path).summary) for path in results}) == 2
+    assert all(path.parent.name == "fashion_mnist-lenet_300_100-vmapped" for path in results)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [results[0].parent.name]
     capsys.readouterr()
-    assert cli.run(sweep.main, sweep.Config, argv) == 2
-    assert "is the result of a run trained together with other seeds" in capsys.readouterr().err
+    assert cli.run(sweep.main, sweep.Config, [*argv, "--list"]) == 0
+    assert "lenet_300_100: 0 of 2 runs are finished" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "results")
     assert cli.run(sweep.main, sweep.Config, [*argv, "--vmap_seeds"]) == 0  # out of the folders
     assert sorted((tmp_path / "results").rglob("*.json")) == results
