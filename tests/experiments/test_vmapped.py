@@ -116,6 +116,18 @@ def test_a_group_that_was_cut_off_goes_on_to_the_same_bits(stop, together, tmp_p
         assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.slow
+def test_a_seed_that_is_finished_stays_as_it_is(together, tmp_path):
+    lanes = lanes_of(tmp_path)
+    shutil.copytree(together[0][0].out, lanes[0].out)
+    (lanes[0].out / "mark").touch()
+    (summary,) = vmapped.train(lanes, tmp_path / "group", title="the other one")
+    assert summary["seed"] == lanes[1].run.seed
+    assert (lanes[0].out / "mark").exists()
+    equal = lambda x, y: np.testing.assert_array_equal(x, y)
+    jax.tree.map(equal, trained(lanes[1]).params, trained(together[0][1]).params)
+
+
 @pytest.mark.parametrize(
     ("seeds", "flags", "message"),
     [
