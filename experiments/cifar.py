@@ -15,6 +15,7 @@ The tail of an epoch that fills no batch is left out: 351 steps where GraNet's c
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +182,8 @@ def steps_of(config: Config) -> int:
     """Optimizer steps of the run.
 
     Raises:
-      ValueError: --steps and --epochs are both given, the run has no step, or an epoch none.
+      ValueError: --steps and --epochs are both given, the run has no step or too many, or an
+        epoch none.
     """
     if config.steps is not None and config.epochs is not None:
         raise ValueError(f"--steps={config.steps} and --epochs={config.epochs}: pass one of them")
@@ -192,8 +194,15 @@ def steps_of(config: Config) -> int:
     if not 1 <= batch_size <= num_train:
         raise ValueError(f"--batch_size {batch_size} must be in [1, {num_train}]")
     per_epoch = num_train // batch_size
-    if not 0.5 < epochs * per_epoch < 2**31:  # NaN too
+    if not math.isfinite(epochs):
+        raise ValueError(f"--epochs {epochs} must be a finite number")
+    if not epochs * per_epoch > 0.5:
         raise ValueError(f"--epochs {epochs} must be at least a step, 1 / {per_epoch} of an epoch")
+    if epochs * per_epoch >= 2**31 - 1:
+        most = (2**31 - 1) // per_epoch
+        raise ValueError(
+            f"--epochs {epochs:.10g} must be at most {most}: steps are counted in 32 bits"
+        )
     return round(epochs * per_epoch)
 
 
@@ -214,4 +223,4 @@ def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, .
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Config, sys.argv[1:]))
+    sys.exit(cli.run(main, Config, sys.argv[1:], going_on=flags.going_on))

@@ -49,13 +49,20 @@ def nearest(name: str, names: Iterable[str], *, kind: str) -> str:
     raise ValueError(f"unknown {kind} {name!r}; {hint}")
 
 
-def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[str]) -> int:
+def run(
+    main: Callable[[Config], object],
+    config: type[Config],
+    argv: Sequence[str],
+    *,
+    going_on: Callable[[Config], str] = lambda _: "",
+) -> int:
     """Parses the flags, calls `main` and returns the exit status.
 
     Args:
       main: the program.
       config: dataclass whose fields are the flags and whose docstrings are their help.
       argv: the arguments, without the program's name.
+      going_on: what to say after Ctrl-C of how to go on, where there is something to say.
 
     Returns:
       0; 2 after one line on standard error for a wrong flag or a value that the library or the
@@ -64,7 +71,9 @@ def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[s
     """
     try:
         with _leaving_on_ctrl_c():
-            main(parse(config, argv))
+            parsed = parse(config, argv)
+        with _leaving_on_ctrl_c(going_on(parsed)):
+            main(parsed)
     except (ValueError, OSError) as error:
         if os.environ.get("JAXSPARSE_TRACEBACK"):
             raise
@@ -74,15 +83,16 @@ def run(main: Callable[[Config], object], config: type[Config], argv: Sequence[s
 
 
 @contextlib.contextmanager
-def _leaving_on_ctrl_c() -> Iterator[None]:
+def _leaving_on_ctrl_c(note: str = "") -> Iterator[None]:
     """Ends the process at Ctrl-C, at once: all that matters is on disk, and a checkpoint is whole.
 
     A KeyboardInterrupt would be lost where it is raised in a destructor or a callback, and XLA may
     be compiling in another thread, which a normal exit would crash.
     """
+    last_words = f"\ninterrupted{note and f'; {note}'}\n".encode()
 
     def leave(*_: Any) -> None:
-        os.write(2, b"\ninterrupted\n")
+        os.write(2, last_words)
         os._exit(130)
 
     if threading.current_thread() is not threading.main_thread():
@@ -123,7 +133,15 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
         if not name.startswith("-"):
             hint = ", and all others stand together" if positionals else ""
             raise ValueError(f"unexpected argument {name!r}; flags are written --name=value{hint}")
-        nearest(name, flags, kind="flag")
+        try:
+            nearest(name, flags, kind="flag")
+        except ValueError as error:
+            if "--flags" not in arguments[: arguments.index(unknown[0])]:
+                raise
+            inner = unknown[0].removeprefix("--")
+            raise ValueError(
+                f"{error} If it is the script's, write {inner} after --flags"
+            ) from None
         raise ValueError(f"flag {name} does not take the value given")
     return parsed
 

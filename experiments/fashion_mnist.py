@@ -135,4 +135,4 @@ def normalise(images: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Config, sys.argv[1:]))
+    sys.exit(cli.run(main, Config, sys.argv[1:], going_on=flags.going_on))

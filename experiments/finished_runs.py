@@ -136,4 +136,6 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:  # of JSON, or of bytes that are no text
+        if path.suffix != ".json":
+            raise ValueError(f"{path} is no result: it is no JSON file") from None
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -48,6 +48,18 @@ class Running:
     """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
 
 
+def going_on(config: Running) -> str:
+    """Says after Ctrl-C what the same command will do.
+
+    >>> going_on(Running(checkpoint_every=0))
+    'the same command starts over (--checkpoint_every=0)'
+    """
+    if config.checkpoint_every == 0:
+        return "the same command starts over (--checkpoint_every=0)"
+    every = f"one every {config.checkpoint_every} steps"
+    return f"the same command goes on from the last checkpoint, of which there is {every}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Pruning:
     """Options of the methods; each takes some of them."""

@@ -100,7 +100,7 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             flags={"epochs": 6, "eval_every": 351, "checkpoint_every": 351},
         ),
     ),
-    # The interval of the main grid, 142 steps, halved and four times as long.
+    # Of the main grid (100 steps for RigL and SET, 142 for GraNet) both shorter and longer ones.
     "intervals": tuple(
         Grid(
             "fashion_mnist",

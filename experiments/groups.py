@@ -11,6 +11,8 @@ from experiments.finished_runs import FinishedRun, identity
 from experiments.methods import METHODS
 
 METHOD_FLAGS = {option for entry in METHODS.values() for option in entry.options}
+SLACK = 0.005
+"""How far the sparsity of a run may be from the one asked for and still count as that one."""
 
 
 class Group(NamedTuple):
@@ -20,8 +22,10 @@ class Group(NamedTuple):
       dataset: the data set.
       model: the model.
       method: its name on the command line.
-      sparsity: what was asked for, in [0, 1); 0 for dense.
-      flags: every other flag that was given, but for the seed.
+      sparsity: what was asked for, in [0, 1), or what the runs had where that is another one, as
+        patterns make it in some layers; 0 for dense.
+      flags: every other flag that was given, but for the seed; with "sparsity", the one asked for,
+        where the runs had another.
       runs: in the order of their seeds, at least one.
     """
 
@@ -69,16 +73,16 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 def _group(runs: list[FinishedRun]) -> Group:
     config = runs[0].config
     method = config["schedule"]
+    asked = 0.0 if method == "dense" else config["sparsity"]
+    had = statistics.fmean(run.summary.get("sparsity", asked) for run in runs)
+    other = abs(had - asked) > SLACK
+    not_flags = {"model", "schedule", "seed", *(() if other else ("sparsity",))}
     return Group(
         dataset=runs[0].summary["dataset"],
         model=config["model"],
         method=method,
-        sparsity=0.0 if method == "dense" else config["sparsity"],
-        flags={
-            name: value
-            for name, value in config.items()
-            if name not in ("model", "schedule", "sparsity", "seed")
-        },
+        sparsity=round(had, 4) if other else asked,
+        flags={name: value for name, value in config.items() if name not in not_flags},
         runs=tuple(sorted(runs, key=lambda run: run.config["seed"])),
     )
 
@@ -118,7 +122,8 @@ def partner(group: Group, groups: Iterable[Group], method: str) -> Group | None:
       groups: where to look.
       method: a name on the command line.
     """
-    shared = lambda flags: {name: x for name, x in flags.items() if name not in METHOD_FLAGS}
+    own = {*METHOD_FLAGS, "sparsity"}
+    shared = lambda flags: {name: x for name, x in flags.items() if name not in own}
     sparsity = 0.0 if method == "dense" else group.sparsity
     sought = (group.dataset, group.model, method, sparsity, shared(group.flags))
     near = [other for other in groups if (*other[:4], shared(other.flags)) == sought]

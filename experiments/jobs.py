@@ -17,6 +17,7 @@ from experiments.results import (
     result_of,
     write_result,
 )
+from experiments.run_folder import difference
 from experiments.workers import run_script
 
 SCRIPTS: Mapping[str, ModuleType] = {"fashion_mnist": fashion_mnist, "cifar": cifar}
@@ -98,13 +99,17 @@ def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
     if bool(result.config.get("vmapped")) != job.vmapped:
-        kind = "alone" if job.vmapped else "together with other seeds"
-        raise ValueError(f"{what} a run trained {kind} (--vmap_seeds); {remedy}")
+        theirs, ours = ("without", "with") if job.vmapped else ("with", "without")
+        raise ValueError(f"{what} a run {theirs} --vmap_seeds, not {ours} it; {remedy}")
     config = config_of(job)
     newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
     if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):
         flag, theirs, ours = differ[0]
-        raise ValueError(f"{what} a run with --{flag}={theirs}, not {ours}; {remedy}")
+        raise ValueError(f"{what} a run {difference(flag, theirs, ours)}; {remedy}")
     data, asked = result.summary.get("dataset"), SCRIPTS[job.experiment].data_of(config)
     if data != asked:
-        raise ValueError(f"{what} a run on {data}, not {asked}; {remedy}")
+        # Only a sample needs no folder.
+        folder = "leave out --data_dir" if "sample" in str(data) else "pass --data_dir=DIR"
+        raise ValueError(
+            f"{what} a run on {data}, not {asked}; {folder} to have {data}, or {remedy}"
+        )

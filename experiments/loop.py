@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import progress
+from experiments.methods import plan_of
 from experiments.progress import Best, Progress
 from experiments.report import (
     check_structure,
@@ -29,11 +30,13 @@ from experiments.report import (
     evaluate,
     event_scalars,
     layer_counts,
+    sparsity_note,
     summarise,
 )
 from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
 from experiments.steps import compile_steps
+from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
 
 
@@ -64,8 +67,10 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         or metrics do not fit, there are fewer images than a batch, or the training diverged.
       OSError: the folder cannot be written. The run can go on when it can.
     """
-    check(run)
+    plan = check(run)
     check_folder(out, config)
+    if note := sparsity_note(plan, config):
+        print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
@@ -113,8 +118,8 @@ class Stopwatch:
         self._since = time.perf_counter()
 
 
-def check(run: Run) -> None:
-    """Refuses what cannot work before anything is written.
+def check(run: Run) -> Plan:
+    """Refuses what cannot work before anything is written; returns the plan of the rest.
 
     Raises:
       ValueError: names the flag, its value and its range.
@@ -131,7 +136,7 @@ def check(run: Run) -> None:
         raise ValueError(
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
-    run.method.plan(jax.eval_shape(functools.partial(initial_variables, run))["params"])
+    return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
 def log_start(folder: RunFolder, state: RunState) -> None:

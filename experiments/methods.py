@@ -13,6 +13,7 @@ import jaxsparse
 from experiments.cli import nearest
 from jaxsparse import Method
 from jaxsparse.patterns import PatternRules
+from jaxsparse.plan import Plan
 from jaxsparse.types import Distribution
 
 
@@ -100,6 +101,35 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
             f"{given['update_interval']}"
         )
     return method
+
+
+# Advice of the library, and the same for those who have flags and no rules.
+_AS_FLAGS = (
+    (
+        r"a rule \(.*, None\) before it exempts the leaf",
+        "--pattern_layers=REGEX says which layers shall have it, such as "
+        "--pattern_layers='^stage' in a ResNet",
+    ),
+    (r"pattern rule '(.*?)'", r"--pattern_layers=\1"),
+    (r"scope='(\w+)'", r"--scope=\1"),
+    (r"min_keep=(\d+)", r"--min_keep=\1"),
+    (r"leave min_keep out", "leave --min_keep out"),
+)
+
+
+def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
+    """Returns `method.plan(*args, **options)`, whose errors speak of flags.
+
+    Raises:
+      ValueError: what the network and the method do not let one have.
+    """
+    try:
+        return method.plan(*args, **options)
+    except ValueError as error:
+        message = str(error)
+        for theirs, ours in _AS_FLAGS:
+            message = re.sub(theirs, ours, message)
+        raise ValueError(message) from None
 
 
 def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import tyro
 
 from experiments import cli, cost, fashion_mnist, flags
-from experiments.methods import make_method
+from experiments.methods import make_method, plan_of
 from jaxsparse import sparse_flops, training_flops
 from jaxsparse.nn import resnet
 from jaxsparse.plan import Plan
@@ -71,11 +71,14 @@ def main(config: Config) -> None:
     options = cli.as_dict(config)
     del options["model"]
     count, test_flops = options.pop("count_dense_gradient"), options.pop("test_flops")
-    plan = make_method(**options).plan(params, flops, count_dense_gradient=count)
-    ratio = None if test_flops is None else train_flops_ratio(plan, test_flops)
-    print(plan)
-    if ratio is not None:
-        print(f"\nwith inference at {test_flops:g} of dense at the end, training is {ratio:.4f}")
+    plan = plan_of(make_method(**options), params, flops, count_dense_gradient=count)
+    lines = str(plan).splitlines()
+    if test_flops is not None:
+        lines[1] = (  # in place of the estimates
+            f"FLOPs: training {train_flops_ratio(plan, test_flops):.4f} of dense, inference "
+            f"{test_flops:g} as given; the layers and FLOPs below are estimates without it"
+        )
+    print("\n".join(lines))
 
 
 def train_flops_ratio(plan: Plan, test_flops: float) -> float:

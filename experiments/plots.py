@@ -118,6 +118,7 @@ def plot_sparsities(
         _label_sparsities(axes, {s for points in methods.values() for s, _, _ in points} - {0.0})
         if in_percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))  # not below, as mean - sd
         axes.set_ylabel(metric.replace("_", " "))
         _legend_at_right(axes, title="mean ± sd")
     _save(figure, path_out)

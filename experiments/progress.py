@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.run import RunState
-from jaxsparse.checkpoint import restore_checkpoint, save_checkpoint
+from jaxsparse.checkpoint import Restored, restore_checkpoint, save_checkpoint
 
 
 class Best(NamedTuple):
@@ -68,15 +68,22 @@ def resume(folder: Path, state: RunState) -> Progress:
     """
     fresh = start(state)
     arrays = {"state": state, "best": fresh.best.variables}
-    restored = restore_checkpoint(folder, arrays)
+    restored = restore(folder, arrays)
     if restored is None:
         return fresh
-    if restored.note:
-        print(restored.note)
-    print(f"continuing at step {restored.step}", flush=True)
     extras = restored.extras
     best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best"])
     return Progress(restored.step, restored.state["state"], best, extras["seconds"])
+
+
+def restore(folder: Path, arrays: Any) -> Restored | None:
+    """Returns what `restore_checkpoint` does, and says in a line where the run goes on."""
+    restored = restore_checkpoint(folder, arrays)
+    if restored is not None:
+        if restored.note:
+            print(restored.note)
+        print(f"continuing at step {restored.step}", flush=True)
+    return restored
 
 
 def copy(variables: Any) -> Any:

@@ -14,11 +14,13 @@ import jaxsparse
 from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
+from experiments.groups import SLACK
 from experiments.progress import Best
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
 from jaxsparse.paths import prunable_leaves
+from jaxsparse.plan import Plan
 
 
 def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
@@ -63,6 +65,20 @@ def density_of(state: TrainState) -> float:
     return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
 
 
+def sparsity_note(plan: Plan, config: Mapping[str, Any]) -> str:
+    """Returns a line where a run will not have the sparsity that was asked for; else nothing."""
+    asked, planned = config.get("sparsity"), 1.0 - plan.rows[-1].density
+    if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
+        return ""
+    names = ("pattern", "pattern_layers", "dense_layers")
+    flags = " ".join(f"--{name}={config[name]}" for name in names if config.get(name))
+    because = f", because of {flags}" if flags else ""
+    return (
+        f"note: --sparsity={asked:g} was asked for, the run will have {planned:.3f}{because}; "
+        f"--plan shows each layer"
+    )
+
+
 def layer_counts(state: TrainState) -> list[int]:
     """Returns the active weights of every prunable layer, in the order of `prunable_paths`."""
     return [layer.num_active for layer in state.summary().layers]
@@ -101,8 +117,11 @@ def emptied(state: TrainState) -> list[str]:
     """Returns a warning for each layer that the last event took the last weight of."""
     paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
     active, dropped = state.event_metrics.num_active, state.event_metrics.num_dropped
+    recipe = state.method.recipe
+    everywhere = recipe is not None and recipe.scope == "global"
+    advice = "; --min_keep=N leaves N in every layer" if everywhere else ""
     return [
-        f"warning: no weight is left in {path} after step {state.step}"
+        f"warning: no weight is left in {path} after step {state.step}{advice}"
         for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
         if gone and not left
     ]

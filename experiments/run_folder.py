@@ -157,13 +157,24 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
         if ours != theirs and flag not in FREE_FLAGS:
             kind = "a finished" if finished else "an unfinished"
             raise ValueError(
-                f"{path} holds {kind} run with --{flag}={theirs}, not {ours}; pass another "
+                f"{path} holds {kind} run {difference(flag, theirs, ours)}; pass another "
                 f"--out, or delete the folder"
             )
     if finished:
         raise ValueError(
             f"{path} holds a finished run (summary.json) with the same flags; pass another --out"
         )
+
+
+def difference(flag: str, theirs: Any, ours: Any) -> str:
+    """Says in what the flags of a run differ from those given; None is a flag left out.
+
+    >>> difference("steps", 10, 20), difference("steps", None, 20), difference("steps", 10, None)
+    ('with --steps=10, not 20', 'without --steps, not with 20', 'with --steps=10, not without it')
+    """
+    if theirs is None:
+        return f"without --{flag}, not with {ours}"
+    return f"with --{flag}={theirs}, not {'without it' if ours is None else ours}"
 
 
 def locked(path: Path, doing: str = "training") -> int:

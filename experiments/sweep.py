@@ -2,7 +2,7 @@ r"""A grid of runs, as parallel processes: methods x sparsities x seeds of one m
 
     python experiments/sweep.py --data_dir=DIR                          # a table of README.md
     python experiments/sweep.py --model=lenet5 --schedules static rigl --sparsities 0.9 0.95 \
-        --seeds=3 --flags steps=1000 batch_size=64                      # a grid of one's own
+        --seeds=3 --name=mine --flags steps=1000 batch_size=64          # a grid of one's own
     python experiments/compare.py experiments/results/fashion_mnist     # its table and its plot
 
 Every finished run leaves a small file in --results: its flags, its summary, the commit and the
@@ -10,12 +10,13 @@ machine. A run with such a file is skipped, on any machine, and one that was cut
 its last checkpoint: to continue a sweep, call it again. Runs are kept to cores of their own, and
 end with the sweep, however that ends (on Linux; elsewhere not where it is killed).
 
---vmap_seeds is for accelerators, see vmapped.py.
+--vmap_seeds is for accelerators, see vmapped.py: the same grid under the name GRID-vmapped.
 """
 
 import dataclasses
 import os
 import queue
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -40,6 +41,8 @@ class Config:
 
     grid: cli.OptionalStr = None
     """A grid of grids.py by its name. Default: fashion_mnist, or what the flags below describe."""
+    name: cli.OptionalStr = None
+    """Name of a grid of one's own, for its folders. Default: EXPERIMENT-MODEL."""
     model: cli.OptionalStr = None
     """Model of a grid of one's own."""
     experiment: cli.OptionalStr = None
@@ -63,8 +66,8 @@ class Config:
     results/ beside this script."""
     vmap_seeds: bool = False
     """Train the seeds of a method and sparsity in one process, as one compiled function: for an
-    accelerator that one small network leaves idle. Not equal to single runs to the bit, so the
-    results are kept apart: pass a --results of its own."""
+    accelerator that one small network leaves idle. Not equal to single runs to the bit, so folders
+    and results are kept apart, under the grid's name with -vmapped after it."""
     list: bool = False
     """Print what is finished and what is not, and stop."""
 
@@ -111,12 +114,12 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
         raise ValueError(f"two runs would be {twice}: pass each schedule and sparsity once")
     for job in jobs:
         config_of(job)
-    return name, jobs
+    return f"{name}-vmapped" if config.vmap_seeds else name, jobs
 
 
 def named_grids(config: Config) -> tuple[str, tuple[Grid, ...]]:
     """A name of grids.py and its grids."""
-    for flag in ("experiment", "schedules", "sparsities", "flags"):
+    for flag in ("name", "experiment", "schedules", "sparsities", "flags"):
         if getattr(config, flag):
             raise ValueError(f"--{flag} goes with a grid of one's own: pass --model")
     name = cli.nearest(config.grid or "fashion_mnist", GRIDS, kind="grid")
@@ -130,6 +133,9 @@ def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
     if config.grid is not None:
         raise ValueError(f"--grid={config.grid} has its own models; leave out --model")
     experiment = cli.nearest(config.experiment or "fashion_mnist", SCRIPTS, kind="experiment")
+    name = f"{experiment}-{config.model}" if config.name is None else config.name
+    if name in GRIDS or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"--name={name} must be of letters, digits, . _ - and not {list(GRIDS)}")
     grid = Grid(
         experiment,
         str(config.model),
@@ -138,7 +144,7 @@ def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
         3 if config.seeds is None else config.seeds,
         _pairs(config.flags),
     )
-    return f"{experiment}-{config.model}", (grid,)
+    return name, (grid,)
 
 
 def batches(jobs: Sequence[Job]) -> list[list[Job]]:

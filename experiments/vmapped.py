@@ -5,7 +5,8 @@ is no gain, where a convolution with other weights for every seed is slow. The s
 would draw alone, but sums are taken in another order: accuracies are not those of single runs to
 the bit. So the flag `vmapped` stands in config.json, and nothing takes one kind for the other.
 
-`sweep.py --vmap_seeds` starts it as a program:
+`sweep.py --vmap_seeds` keeps folders and results under the grid's name with -vmapped after it, and
+starts this as a program:
 
     vmapped.py --experiment=cifar --seeds=0,1,2 --flags="model=resnet20 steps=2000" --out=DIR/rigl
 
@@ -34,7 +35,7 @@ from experiments.progress import Best, Progress
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
 from experiments.steps import kinds, train_step
-from jaxsparse.checkpoint import restore_checkpoint, save_checkpoint
+from jaxsparse.checkpoint import save_checkpoint
 
 
 class Lane(NamedTuple):
@@ -136,8 +137,9 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
         steps = compile_steps(lanes, states, images, labels)
         clock = loop.Stopwatch(seconds)
         if first == 0:
-            for folder, state in zip(folders.values(), unstacked(states), strict=True):
-                loop.log_start(folder, state)
+            for lane, state in zip(lanes, unstacked(states), strict=True):
+                if lane.run.seed in folders:
+                    loop.log_start(folders[lane.run.seed], state)
         for step in range(first + 1, run.steps + 1):
             indices = np.stack([next(order) for order in orders])
             states, losses = steps[run.method.is_due(step)](states, images, labels, indices)
@@ -147,6 +149,8 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
             with clock.paused(states.params):
                 bests = [
                     loop.record(lane.run, folders[lane.run.seed], step, state, loss, best, bar)
+                    if lane.run.seed in folders
+                    else best
                     for lane, state, loss, best in zip(
                         lanes, unstacked(states), losses, bests, strict=True
                     )
@@ -239,12 +243,9 @@ def resume(group: Path, states: Sequence[RunState]) -> Together:
     bests = [progress.start(state).best for state in states]
     fresh = Together(0, stacked(states), bests, 0.0)
     arrays = {"states": fresh.states, "bests": [best.variables for best in bests]}
-    restored = restore_checkpoint(group, arrays)
+    restored = progress.restore(group, arrays)
     if restored is None:
         return fresh
-    if restored.note:
-        print(restored.note)
-    print(f"continuing at step {restored.step}", flush=True)
     extras = restored.extras
     found = zip(
         extras["val_accuracies"], extras["best_steps"], restored.state["bests"], strict=True

@@ -46,20 +46,13 @@ def in_units(distribution: Distribution, shapes: Shapes, groups: GroupsByPath) -
     return lambda shapes, density: distribution(own, density)
 
 
-def rows_in_units(
-    timetable: Timetable,
-    shapes: Shapes,
-    groups: GroupsByPath,
-    *,
-    scope: Scope,
-    distribution: Distribution,
-    min_keep: int,
-) -> Row:
-    """Returns `event_rows` whose targets and `min_keep` count units.
+def check_sizes(
+    timetable: Timetable, shapes: Shapes, groups: GroupsByPath, *, scope: Scope, min_keep: int
+) -> None:
+    """Refuses leaves that compete, or have to keep a minimum, and whose units differ in size.
 
     Raises:
-      ValueError: as `event_rows`; or leaves compete, or have to keep a minimum, whose units differ
-        in size.
+      ValueError: names two such leaves.
     """
     sizes = {path: group_size(groups.get(path)) for path in shapes}
     changes = any(event.density is not None for event in timetable.events)
@@ -72,7 +65,24 @@ def rows_in_units(
             f"those of {b} {sizes[b]}; "
             + ("take scope='layer'" if scope == "global" else "leave min_keep out")
         )
-    units = -(-min_keep // max(max(sizes.values()), 1))
+
+
+def rows_in_units(
+    timetable: Timetable,
+    shapes: Shapes,
+    groups: GroupsByPath,
+    *,
+    scope: Scope,
+    distribution: Distribution,
+    min_keep: int,
+) -> Row:
+    """Returns `event_rows` whose targets and `min_keep` count units, of one size: `check_sizes`.
+
+    Raises:
+      ValueError: as `event_rows`.
+    """
+    sizes = [group_size(groups.get(path)) for path in shapes]
+    units = -(-min_keep // max(max(sizes), 1))
     with _units_said(groups, f"; min_keep={min_keep} is {units} of them" if min_keep else ""):
         return event_rows(
             timetable,

@@ -26,6 +26,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -114,9 +115,7 @@ def save_checkpoint(
             f"earlier ones are as they were"
         ) from error
     finally:
-        # What this save, or one that was killed, left half-done would only fill the disk.
-        for half_done in folder.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(half_done, ignore_errors=True)
+        _remove_half_done(folder)
 
 
 def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
@@ -208,6 +207,20 @@ def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None
         return nested(masks)
     check_like(masks, leaves_by_path(like), name=f"masks of {name}", like="like")
     return jax.tree.unflatten(jax.tree.structure(like), [masks[p] for p in leaf_paths(like)])
+
+
+def _remove_half_done(folder: Path) -> None:
+    """Removes what a save that failed, or one that was killed, has left: it would fill the disk.
+
+    Threads of the save that failed write on for a moment, and may put some of it back.
+    """
+    for _ in range(20):
+        half_done = list(folder.glob("*.orbax-checkpoint-tmp"))
+        if not half_done:
+            return
+        for path in half_done:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

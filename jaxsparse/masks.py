@@ -104,9 +104,10 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
       masks: bool, the structure and shapes of params.
 
     Raises:
-      ValueError: the trees differ; names the first leaf.
+      ValueError: the trees differ, or masks are not bool (params and masks swapped, say); names the
+        first leaf.
     """
-    check_like(masks, params, name="masks", like="params")
+    check_masks(masks, params)
     return jax.tree.map(apply_mask, params, masks)
 
 

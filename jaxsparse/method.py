@@ -6,6 +6,7 @@ pure functions, to be called as they are or inside a compiled step.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -226,11 +227,25 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
 def _check_options(
     distribution: Distribution, scope: str, min_keep: int, dense_gradient: str
 ) -> None:
-    if not callable(distribution):
-        raise ValueError(f"distribution {distribution!r} must be a function such as erk()")
+    if not _is_distribution(distribution):
+        said = getattr(distribution, "__name__", repr(distribution))
+        raise ValueError(
+            f"distribution {said} must be a function such as erk(), of (shapes, density)"
+        )
     if scope not in ("global", "layer"):
         raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
     if min_keep < 0:
         raise ValueError(f"min_keep {min_keep} must be at least 0")
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
+
+
+def _is_distribution(distribution: Any) -> bool:
+    """Whether it can be called with shapes and a density, as `erk()` and not `erk` itself can."""
+    try:
+        inspect.signature(distribution).bind({}, 1.0)
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature
+        return True
+    return True

@@ -74,7 +74,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     return Pattern(name, cut)
 
 
-def block(shape: tuple[int, int]) -> Pattern:
+def block(shape: tuple[int, int] | int, columns: int | None = None) -> Pattern:
     """Blocks of rows x columns, each active as a whole or not at all.
 
     A leaf is seen as a matrix, all axes but the last by the last: a dense kernel (in, out) as it
@@ -84,6 +84,8 @@ def block(shape: tuple[int, int]) -> Pattern:
 
     Args:
       shape: (rows, columns) of a block, each a divisor of the matrix's.
+      columns: where the rows alone are given as the first argument: `block(4, 2)` is
+        `block((4, 2))`.
 
     Reference: Gray, Radford and Kingma, "GPU kernels for block-sparse weights", 2017; Narang,
     Undersander and Diamos, "Block-sparse recurrent neural networks", 2017 (there a block's score is
@@ -92,10 +94,11 @@ def block(shape: tuple[int, int]) -> Pattern:
     >>> block((4, 2)).cut((3, 3, 8, 16))
     Groups(pattern='4x2', split=(18, 4, 8, 2), axes=(1, 3), num_active=None)
     """
+    both: Any = shape if columns is None else (shape, columns)
     try:
-        rows, columns = shape
+        rows, columns = both
     except (TypeError, ValueError):
-        raise ValueError(f"block {shape!r} must be (rows, columns)") from None
+        raise ValueError(f"block {both!r} must be (rows, columns)") from None
     rows, columns = (_whole_number("block:", x, least=1) for x in (rows, columns))
     name = f"{rows}x{columns}"
 

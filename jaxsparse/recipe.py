@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.budget import initial_counts, rows_in_units
+from jaxsparse.budget import check_sizes, initial_counts, rows_in_units
 from jaxsparse.counting import count_true
 from jaxsparse.groups import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
 from jaxsparse.keys import fold_key
@@ -113,7 +113,10 @@ def targets(recipe: Recipe, params: PyTree) -> Targets:
 
 
 def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
-    """The groups of all leaves, of which N:M goes with a constant sparsity above 0 alone."""
+    """The groups of all leaves, checked in every use of the method, not only at its first event.
+
+    N:M goes with a constant sparsity above 0 alone, and leaves that compete have units of one size.
+    """
     groups = groups_of(recipe.pattern, shapes)
     for path, g in fixed(groups).items():
         if any(event.density is not None for event in recipe.timetable.events):
@@ -126,6 +129,7 @@ def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
                 f"leaf {path} is {g.pattern}, but the method has sparsity 0; take one with a "
                 "sparsity, such as static, and keep other leaves dense by its prunable="
             )
+    check_sizes(recipe.timetable, shapes, groups, scope=recipe.scope, min_keep=recipe.min_keep)
     return groups
 
 

@@ -202,6 +202,14 @@ def test_masks_that_do_not_fit(change, message):
         check_masks(change(dense_masks(params)), params)
 
 
+def test_masks_are_applied_to_params_and_not_the_other_way_round():
+    params = {"fc": {"kernel": jnp.ones((2, 3))}}
+    masks = dense_masks(params)
+    for apply in (apply_masks, jax.jit(apply_masks)):
+        with pytest.raises(ValueError, match="masks at fc/kernel has dtype float32; it must be b"):
+            apply(masks, params)
+
+
 def test_check_like_says_what_it_compares():
     with pytest.raises(ValueError, match="grads has no leaf b, which params has"):
         check_like({"a": 1.0}, {"a": 1.0, "b": 2.0}, name="grads", like="params")

@@ -1,7 +1,10 @@
 """The README's code runs as written, and a new criterion takes under 15 lines."""
 
 import difflib
+import functools
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -9,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsparse
+import jaxsparse.nn
+from jaxsparse.paths import leaves_by_path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +36,29 @@ def test_the_readmes_code_runs_in_order(capsys, tmp_path, monkeypatch):
     masks = names["mine"].init(jax.random.key(2), params)
     event = names["mine"].update(jaxsparse.apply_masks(params, masks), grads, masks, 20)
     assert 0 < int(event.metrics.num_grown[0]) <= 100  # a tenth, some of it dropped and back
+
+
+def test_the_readmes_torchvision_weights(monkeypatch):
+    """On a state dict of the names and shapes that torchvision's narrower ResNet-18 would have."""
+    block = re.search(r"<!-- torchvision -->\n```py\n(.*?)```", README, re.DOTALL)[1]
+    small = functools.partial(jaxsparse.nn.resnet, width=4, stem="cifar")
+    monkeypatch.setattr(jaxsparse.nn, "resnet", small)
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    shapes = jax.eval_shape(small(18).init, jax.random.key(0), image)
+    state_dict = {
+        f"module.{jaxsparse.nn.torchvision_name(path)}": np.ones(
+            leaf.shape if leaf.ndim < 2 else (*leaf.shape[:-3:-1], *leaf.shape[:-2])
+        )
+        for path, leaf in leaves_by_path(shapes).items()
+    }
+    torch = types.SimpleNamespace(load=lambda file: state_dict)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    names = {"jax": jax, "jnp": jnp, "jaxsparse": jaxsparse, "image": image}
+    exec(compile(block, "README.md", "exec"), names)
+    assert jax.tree.leaves(names["masks"])[0].all()
+    assert names["variables"]["params"]["fc"]["kernel"].shape[-1] == 10
+    assert names["variables"]["params"]["conv1"]["kernel"].min() == 1
+    assert names["variables"]["batch_stats"]["norm1"]["var"].min() == 1
 
 
 def test_a_new_criterion_takes_under_15_lines_and_decides():

@@ -73,15 +73,17 @@ def read(data_dir: Path) -> dict[str, Split]:
 
     Raises:
       FileNotFoundError: neither is there, or an IDX file is missing.
+      NotADirectoryError: `data_dir` is a file.
       ValueError: a file is damaged.
     """
+    records.check_is_folder(data_dir)
     if records.folder_of(NAME, VERSION, data_dir).exists():
         return records.read(NAME, VERSION, data_dir)
     try:
         return _read_idx_files(find_files(data_dir))
     except FileNotFoundError as error:
-        command = records.prepare_command(NAME, data_dir)
-        raise FileNotFoundError(f"{error}; get it with: {command}") from None
+        remedy = records.remedy(NAME, VERSION, data_dir)
+        raise FileNotFoundError(f"{error}; {remedy}") from None
 
 
 def _read_idx_files(paths: dict[str, Path]) -> dict[str, Split]:

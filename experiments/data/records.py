@@ -111,16 +111,34 @@ def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
       Split ("train", "test") to its images and labels in their official order; read-only.
 
     Raises:
-      FileNotFoundError: it is not there; the line says where it was expected and how to get it.
+      OSError: it is not there; the line says where it was expected, and where it is or how to get
+        it.
       DamagedError: a file cannot be read; a ValueError.
       ValueError: the files are of another format, or TFDS is not installed.
     """
+    check_is_folder(data_dir)
     folder = folder_of(name, version, data_dir)
-    if not (folder / "dataset_info.json").is_file():
-        raise FileNotFoundError(
-            f"{name} expected in {folder}; get it with: {prepare_command(name, data_dir)}"
-        )
+    if not _is_prepared(folder):
+        raise FileNotFoundError(f"{name} expected in {folder}; {remedy(name, version, data_dir)}")
     return read_through(folder, lambda: decode(name, version, data_dir))
+
+
+def check_is_folder(data_dir: Path) -> None:
+    """Raises a NotADirectoryError where the folder of the data is a file."""
+    if data_dir.is_file():
+        raise NotADirectoryError(f"--data_dir={data_dir} is a file, expected a folder")
+
+
+def remedy(name: str, version: str, data_dir: Path) -> str:
+    """Returns what to do where a data set is not in `data_dir`, which may be too deep."""
+    for above in list(data_dir.parents)[:2]:
+        if _is_prepared(folder_of(name, version, above)):
+            return f"it is in {folder_of(name, version, above)}: pass --data_dir={above}"
+    return f"get it with: {prepare_command(name, data_dir)}"
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / "dataset_info.json").is_file()
 
 
 def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:

@@ -100,6 +100,7 @@ def params_from_torch(
     *,
     rename: Rename | None = None,
     layout: Layout = to_jax_layout,
+    strict: bool = True,
 ) -> PyTree:
     """Returns the weights of a PyTorch model in the tree of `params`, in the dtypes of its leaves.
 
@@ -111,21 +112,40 @@ def params_from_torch(
       params: the tree to fill; arrays or `jax.ShapeDtypeStruct`.
       rename: as in `masks_from_torch`.
       layout: as in `masks_from_torch`.
+      strict: refuse weights and biases (by the ends of their names) that no leaf took, as those of
+        a deeper network are. Running statistics may always be left over, and where they alone are
+        asked for, so may all else.
 
     Raises:
-      ValueError: a leaf without an entry, or one of another shape; names the leaf, both shapes.
+      ValueError: a leaf without an entry, or one of another shape; names the leaf, both shapes. Or
+        entries that are left over; names the first of them.
     """
     entries, filled = dict(state_dict), {}
+    taken: set[str] = set()
     for path, leaf in leaves_by_path(params).items():
         name = _torch_name(path, rename)
         pruned = name + "_orig" in entries and name + "_mask" in entries
         weights = _fitted(entries, name + "_orig" if pruned else name, path, leaf, layout)
+        taken |= {name, name + "_orig"} if pruned else {name}
         if pruned:
             mask = _fitted(entries, name + "_mask", path, leaf, layout)
             weights = np.where(mask != 0, weights, 0)
         # A copy: on CPU asarray may keep the memory of a model that goes on training in place.
         filled[path] = jnp.array(weights, leaf.dtype)
+    if strict:
+        _check_all_taken(entries, taken)
     return with_leaves(params, filled)
+
+
+def _check_all_taken(entries: Mapping[str, Any], taken: set[str]) -> None:
+    ends = ("weight", "bias", "weight_orig", "bias_orig")
+    left = [name for name in entries if name not in taken and name.endswith(ends)]
+    if left and any(name.endswith(ends) for name in taken):
+        has = listed((f"{name} {tuple(np.shape(entries[name]))}" for name in left), most=3)
+        raise ValueError(
+            f"state dict: no leaf of params takes {has}; is it that of another network? Leave them "
+            "out of it, or pass strict=False"
+        )
 
 
 def _torch_name(path: str, rename: Rename | None) -> str:

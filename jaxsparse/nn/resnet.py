@@ -234,11 +234,16 @@ def torchvision_name(path: str) -> str:
 
     It is the `rename` that loads weights, statistics of norms, and masks:
 
-        model = jaxsparse.nn.resnet(50)
+        from jaxsparse.nn import resnet, torchvision_name
+
+        model = resnet(50)
         image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)
         variables = jaxsparse.params_from_torch(state_dict, shapes, rename=torchvision_name)
         masks = jaxsparse.masks_from_torch(state_dict, shapes["params"], rename=torchvision_name)
+
+    With a new classifier take "fc" out of the params of `shapes`, and "fc.weight" and "fc.bias" out
+    of the state dict.
 
     Args:
       path: of the leaf in the variables, or in their "params" or "batch_stats" alone.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data import cifar10, cifar100, prepare
+from experiments.data import cifar10, cifar100, fashion_mnist, prepare
 from tests.experiments import cifar_copies as copies
 
 MODULES = {"cifar10": cifar10, "cifar100": cifar100}
@@ -192,6 +192,24 @@ def test_missing_says_where_and_how(tmp_path):
         f"cifar10 expected in {data_dir}/cifar10/3.0.2; get it with: "
         f"python experiments/data/prepare.py cifar10 --data_dir='{data_dir}'"
     )
+
+
+@pytest.mark.parametrize("deeper", ["cifar10", "cifar10/3.0.2"])
+def test_a_folder_too_deep_says_which_one_it_is(deeper, tmp_path):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").touch()
+    with pytest.raises(FileNotFoundError) as missing:
+        cifar10.load(tmp_path / deeper)
+    assert str(missing.value).endswith(
+        f"3.0.2; it is in {tmp_path}/cifar10/3.0.2: pass --data_dir={tmp_path}"
+    )
+
+
+@pytest.mark.parametrize("load", [cifar10.load, fashion_mnist.load])
+def test_a_file_is_no_folder(load, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=f"--data_dir={tmp_path}/file is a file, expect"):
+        load(tmp_path / "file")
 
 
 def test_full_cifar10_known_answers():

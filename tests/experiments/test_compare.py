@@ -105,6 +105,27 @@ def test_the_table_by_eye(many, capsys):
     assert imread(many / "compare-test_accuracy.png").shape[1] == 1_200
 
 
+def test_runs_stand_under_the_sparsity_that_they_had(tmp_path, capsys):
+    """2:4 in one layer: 95 % was asked for. Rounding to whole weights changes no column."""
+    for name, had, flags in (
+        ("plain", 0.9502, {"sparsity": 0.95}),
+        ("pattern", 0.55231, {"sparsity": 0.95, "pattern": "2:4"}),
+        ("dense", 0.0, {"schedule": "dense"}),
+    ):
+        folder = write_run(tmp_path / name, **flags)
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"sparsity": had}))
+    assert run("--against=dense", tmp_path) == 0
+    accuracies, differences, *_ = tables(capsys.readouterr().out)
+    assert accuracies[0] == ["sparsity", "0 %", "55.23 %", "95 %"]
+    assert [row[0] for row in accuracies[1:]] == [
+        "dense",
+        "rigl",
+        "rigl sparsity=0.95 pattern=2:4",
+    ]
+    assert len(differences) == 3  # the dense run is the partner of both
+
+
 def test_markdown(many, capsys):
     assert run("--markdown", many) == 0
     assert capsys.readouterr().out.split("\n\n")[:2] == [
@@ -228,6 +249,7 @@ def test_runs_that_do_not_know_their_flops_have_no_table_of_them(tmp_path, capsy
         (["{}/cut"], "no finished run in {}/cut; unfinished: {}/cut/a"),
         (["{}/damaged"], "{}/damaged/a.json cannot be read: Expecting property"),
         (["{}/damaged/b"], "{}/damaged/b/config.json cannot be read: 'utf-8' codec"),
+        (["{}/text.md"], "{}/text.md is no result: it is no JSON file"),
         (["{}/good", "{}/other.json"], "{}/other.json is no result: it has no config and summary"),
         (["{}/lacking.json"], "{}/lacking.json has no seed in its config"),
         (["{}/good", "--metric=test_acuracy"], "unknown metric 'test_acuracy'; did you mean 'tes"),
@@ -248,6 +270,7 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
     (write_run(tmp_path / "damaged" / "b") / "config.json").write_bytes(b"\xff")
     (tmp_path / "damaged" / "a.json").write_text("{'")
     (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "text.md").write_text("# Text")
     lacking = {"config": {"schedule": "rigl", "model": "lenet5"}, "summary": {"dataset": "sample"}}
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
     write_run(tmp_path / "some" / "b", seed=1)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxsparse
-from experiments.methods import METHODS, make_method
+from experiments.methods import METHODS, make_method, plan_of
 from jaxsparse import methods
 
 PARAMS = {"a": {"kernel": jnp.zeros((40, 50))}, "b": {"kernel": jnp.zeros((50, 20))}}
@@ -88,3 +88,30 @@ def test_the_published_intervals(schedule, steps, interval, num_events, num_prun
     assert events[0].step == interval
     assert len(events) == num_events
     assert sum(event.density is not None for event in events) == num_pruning
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        ("rigl", {"pattern": "3:7"}, r"no multiple of 7; --pattern_layers=REGEX says which layers"),
+        (
+            "gmp",
+            {"pattern": "4x5", "pattern_layers": "^a"},
+            "--scope=global needs groups of one size, .*; take --scope=layer$",
+        ),
+        (
+            "gmp",
+            {"pattern": "4x5", "pattern_layers": "^a", "min_keep": 2, "scope": "layer"},
+            "--min_keep=2 needs groups of one size, .*; leave --min_keep out$",
+        ),
+        (
+            "rigl",
+            {"pattern": "2:4", "pattern_layers": "c+"},
+            r"--pattern_layers=c\+ is the first match of no leaf",
+        ),
+    ],
+)
+def test_what_a_network_refuses_is_said_in_flags(schedule, options, message):
+    method = make_method(schedule, sparsity=0.5, steps=100, **options)
+    with pytest.raises(ValueError, match=message):
+        plan_of(method, PARAMS)

@@ -1,6 +1,7 @@
 """ResNet-50 v1.5 at 224 x 224: the numbers of RigL's tables, through `method.plan`."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -146,8 +147,10 @@ def test_training_follows_from_inference(schedule, sparsity, test, mean, publish
         "--count_dense_gradient=False",
     ]  # fmt: skip
     assert cli.run(plan_file.main, plan_file.Config, argv) == 0
-    *_, last = capsys.readouterr().out.splitlines()
-    ratio = float(last.rpartition(" ")[2])
+    headline = capsys.readouterr().out.splitlines()[1]
+    found = re.match(r"FLOPs: training (\d\.\d{4}) of dense, inference (\S+) as given;", headline)
+    assert found and float(found[2]) == test
+    ratio = float(found[1])
     assert mean < ratio < mean + 0.002
     assert ratio == pytest.approx(published, abs=0.011)
 

@@ -6,6 +6,7 @@ import pytest
 
 import jaxsparse
 from experiments import report
+from experiments.methods import make_method
 from jaxsparse.types import EventMetrics
 
 
@@ -34,6 +35,27 @@ def after(state, *, active, dropped, grown):
         num_nan=counts([0, 1]),
     )
     return state.replace(event_metrics=metrics, step=jnp.int32(3))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "note"),
+    [
+        ("rigl", {}, ""),
+        ("dense", {}, ""),
+        (
+            "rigl",
+            {"pattern": "2:4", "pattern_layers": "^a/"},
+            "note: --sparsity=0.9 was asked for, the run will have 0.633, because of "
+            "--pattern=2:4 --pattern_layers=^a/; --plan shows each layer",
+        ),
+    ],
+)
+def test_another_sparsity_than_the_one_asked_for_is_said(schedule, options, note):
+    """Two thirds of the weights at 50 %, one third at 90 %."""
+    shapes = {"a": {"kernel": jnp.zeros((8, 100))}, "b": {"kernel": jnp.zeros((4, 100))}}
+    plan = make_method(schedule, sparsity=0.9, steps=100, **options).plan(shapes)
+    config = {"schedule": schedule, "sparsity": 0.9, **options}
+    assert report.sparsity_note(plan, config) == note
 
 
 def test_the_record_of_the_start_lists_the_layers(state):
@@ -71,3 +93,10 @@ def test_the_record_of_an_event(state):
 )
 def test_a_layer_that_empties_is_said_once(state, active, dropped, warnings):
     assert report.emptied(after(state, active=active, dropped=dropped, grown=[0, 0])) == warnings
+
+
+def test_global_pruning_is_told_how_to_leave_a_layer_some(state):
+    method = jaxsparse.gmp(sparsity=0.5, total_steps=9, update_interval=1)
+    state = after(state, active=[8, 0], dropped=[5, 4], grown=[0, 0]).replace(method=method)
+    (warning,) = report.emptied(state)
+    assert warning.endswith("in b/kernel after step 3; --min_keep=N leaves N in every layer")

@@ -124,9 +124,9 @@ def test_an_unfinished_run_goes_on_after_a_step(tmp_path):
     ("config", "message"),
     [
         ({"seed": 1, "rate": 0.1, "data": None}, "with --seed=0, not 1; pass another --out, or de"),
-        ({"seed": 0, "rate": 0.1, "data": Path("d")}, "with --data=None, not d; pass another"),
-        ({"seed": 0, "rate": 0.1, "data": None, "new": 3}, "with --new=None, not 3; pass"),
-        ({"seed": 0, "data": None}, "with --rate=0.1, not None; pass"),
+        ({"seed": 0, "rate": 0.1, "data": Path("d")}, "without --data, not with d; pass another"),
+        ({"seed": 0, "rate": 0.1, "data": None, "new": 3}, "without --new, not with 3; pass"),
+        ({"seed": 0, "data": None}, "with --rate=0.1, not without it; pass"),
     ],
 )
 def test_another_configuration_is_refused_and_nothing_changes(config, message, tmp_path):

@@ -63,6 +63,10 @@ def main(*argv):
             "--drop_fraction is no option of static",
         ),
         (["--data_dir=nowhere", "--seeds=1"], "nowhere"),
+        (["--model=lenet5", "--name=a/b"], "--name=a/b must be of letters, digits, . _ - and not"),
+        (["--model=lenet5", "--name=patterns"], "--name=patterns must be of letters, digits"),
+        (["--name=mine"], "--name goes with a grid of one's own: pass --model"),
+        (["--flags", "--steps=80"], "If it is the script's, write steps=80 after --flags"),
         (
             ["--model=vgg16", "--experiment=cifar"],
             "cifar10 expected in data/cifar10/3.0.2; get it with: python experiments/data/",
@@ -86,6 +90,19 @@ def test_the_list_of_a_grid(capsys, tmp_path):
     assert first == f"fashion_mnist: 0 of {len(todo)} runs are finished in {tmp_path}/fashion_mnist"
     assert todo[0] == "  to do: lenet_300_100-dense-seed0"
     assert len(todo) == 2 * (1 + 7 * 4 + 1 + 7 * 2)  # dense, and 7 methods at 4 and 2 sparsities
+
+
+def test_a_grid_of_ones_own_may_have_a_name(capsys, tmp_path):
+    assert main(*arguments(tmp_path, "--name=mine", "--list")) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"mine: 0 of 4 runs are finished in {tmp_path}/results/mine"
+
+
+def test_vmapped_seeds_have_a_name_of_their_own(capsys, tmp_path):
+    """So that neither kind of sweep is in the other's way, with no further flag."""
+    assert main(*arguments(tmp_path, "--vmap_seeds", "--list")) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith(f"are finished in {tmp_path}/results/fashion_mnist-lenet_300_100-vmapped")
 
 
 def job_of(folder):
@@ -122,10 +139,11 @@ def test_results_are_taken_whatever_lay_where(capsys, tmp_path):
             "is the result of a run with --steps=61, not 60; pass another --results",
         ),
         ({"learning_rate": 0.1}, [], "is the result of a run with --learning_rate=0.1, not 0.05"),
+        ({"vmapped": True}, [], "is the result of a run with --vmap_seeds, not without it; pass"),
         (
             {},
             ["--data_dir=/d"],
-            "is the result of a run on fashion_mnist_sample, not fashion_mnist",
+            "is the result of a run on fashion_mnist_sample, not fashion_mnist; leave out --data",
         ),
     ],
 )
@@ -135,6 +153,14 @@ def test_the_result_of_another_run_is_refused(changes, more, message, capsys, tm
     assert main(*arguments(tmp_path, *more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path} {message}")
+
+
+def test_a_result_on_the_full_data_set_asks_for_its_folder(capsys, tmp_path):
+    path = a_result(tmp_path)
+    result = read_result(path)
+    write_result(path, result._replace(summary=result.summary | {"dataset": "fashion_mnist"}))
+    assert main(*arguments(tmp_path, "--list")) == 2
+    assert "pass --data_dir=DIR to have fashion_mnist, or pass another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flag", "status"), [("momentum=0.9", 0), ("momentum=0.8", 2)])

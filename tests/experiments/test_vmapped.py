@@ -116,6 +116,18 @@ def test_a_group_that_was_cut_off_goes_on_to_the_same_bits(stop, together, tmp_p
         assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.slow
+def test_a_seed_that_is_finished_stays_as_it_is(together, tmp_path):
+    lanes = lanes_of(tmp_path)
+    shutil.copytree(together[0][0].out, lanes[0].out)
+    (lanes[0].out / "mark").touch()
+    (summary,) = vmapped.train(lanes, tmp_path / "group", title="the other one")
+    assert summary["seed"] == lanes[1].run.seed
+    assert (lanes[0].out / "mark").exists()
+    equal = lambda x, y: np.testing.assert_array_equal(x, y)
+    jax.tree.map(equal, trained(lanes[1]).params, trained(together[0][1]).params)
+
+
 @pytest.mark.parametrize(
     ("seeds", "flags", "message"),
     [
@@ -145,9 +157,11 @@ def test_a_sweep_keeps_the_two_kinds_apart(tmp_path, capsys):
     ]
     assert all(read_result(path).config["vmapped"] for path in results)
     assert len({json.dumps(read_result(path).summary) for path in results}) == 2
+    assert all(path.parent.name == "fashion_mnist-lenet_300_100-vmapped" for path in results)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [results[0].parent.name]
     capsys.readouterr()
-    assert cli.run(sweep.main, sweep.Config, argv) == 2
-    assert "is the result of a run trained together with other seeds" in capsys.readouterr().err
+    assert cli.run(sweep.main, sweep.Config, [*argv, "--list"]) == 0
+    assert "lenet_300_100: 0 of 2 runs are finished" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "results")
     assert cli.run(sweep.main, sweep.Config, [*argv, "--vmap_seeds"]) == 0  # out of the folders
     assert sorted((tmp_path / "results").rglob("*.json")) == results

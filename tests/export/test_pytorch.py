@@ -226,6 +226,36 @@ def test_a_leaf_without_a_partner():
         jaxsparse.masks_from_torch(STATE, PARAMS, rename={"Dense_0/kernel": "fc.weight"})
 
 
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {"head.weight": np.ones((3, 3)), "head.bias": np.ones(3)},
+            r"head.weight \(3, 3\), head.b",
+        ),
+        ({f"layers.{i}.bias": np.ones(4) for i in range(1, 9)}, r"layers.3.bias \(4,\) and 5 more"),
+        (
+            {"head.weight_orig": np.ones(3), "head.weight_mask": np.ones(3)},
+            "takes head.weight_orig",
+        ),
+    ],
+)
+def test_weights_that_no_leaf_took_are_those_of_another_network(extra, message):
+    with pytest.raises(ValueError, match=message + ".*another network.*strict=False"):
+        jaxsparse.params_from_torch(STATE | extra, PARAMS, rename=RENAME)
+    jaxsparse.params_from_torch(STATE | extra, PARAMS, rename=RENAME, strict=False)
+
+
+def test_statistics_may_be_left_over_and_asked_for_alone():
+    statistics = {"bn.running_mean": draw(4), "bn.running_var": draw(4)}
+    state_dict = STATE | statistics
+    jaxsparse.params_from_torch(state_dict, PARAMS, rename=RENAME)
+    means = jaxsparse.params_from_torch(
+        state_dict, {"mean": np.zeros(4, np.float32)}, rename={"mean": "bn.running_mean"}
+    )
+    np.testing.assert_array_equal(means["mean"], statistics["bn.running_mean"])
+
+
 def test_a_matrix_that_no_leaf_took_may_be_dense():
     jaxsparse.masks_from_torch(STATE | {"head.weight": np.ones((3, 3))}, PARAMS, rename=RENAME)
 
