@@ -17,6 +17,7 @@
 #include "layer.h"
 #include "threads.h"
 #include "tiles.h"
+#include "transpose.h"
 
 namespace jaxsparse {
 
@@ -26,12 +27,14 @@ struct Strides {
 };
 
 struct PackedAxis {
-  struct Place {
-    int phase;  // -1: no tap reads this input
-    i64 at;
+  // Inputs first, first + stride, ... lie side by side in a phase, from `at` on; those of phase -1
+  // are read by no tap.
+  struct Run {
+    i64 first, count, at;
+    int phase;
   };
-  std::vector<int> phase;     // by remainder: its number among those that are kept, or -1
-  std::vector<Place> inputs;  // by position of the input
+  std::vector<int> phase;  // by remainder: its number among those that are kept, or -1
+  std::vector<Run> runs;
   i64 num_phases = 0;
   i64 reach;   // how far ahead the last tap reads, in positions of its phase
   i64 length;  // of a phase
@@ -43,9 +46,13 @@ struct PackedAxis {
     }
     reach = (axis.taps - 1) * axis.dilation / axis.stride;
     length = axis.out + reach;
-    for (i64 at = axis.pad; at < axis.pad + axis.in; at++) {
-      const bool read = at / axis.stride < length;
-      inputs.push_back({read ? phase[at % axis.stride] : -1, at / axis.stride});
+    for (i64 first = 0; first < std::min(axis.stride, axis.in); first++) {
+      const i64 at = (axis.pad + first) / axis.stride;
+      const int number = phase[(axis.pad + first) % axis.stride];
+      const i64 count = (axis.in - first + axis.stride - 1) / axis.stride;
+      const i64 read = number < 0 ? 0 : std::clamp<i64>(length - at, 0, count);
+      if (read > 0) runs.push_back({first, read, at, number});
+      if (read < count) runs.push_back({first + read * axis.stride, count - read, 0, -1});
     }
   }
 };
@@ -105,29 +112,27 @@ class Packing {
   }
 
  private:
-  // Planes are those of the channels from `begin` on.
+  // Planes are those of the channels from `begin` on. The last block may have images too few: what
+  // its planes hold in their places is that of another block, which nobody takes.
+  i64 images_of(i64 block) const { return std::min(images, layer_.batch - block * images); }
+
   template <bool pack>
   void inputs(float* in, const Strides& strides, i64 block, i64 begin, i64 end,
               float* planes) const {
-    for (i64 image = 0; image < images; image++) {
-      const i64 number = block * images + image;
-      for (i64 y = 0; y < layer_.y.in; y++) {
-        const auto [phase_y, row] = y_.inputs[y];
-        for (i64 x = 0; x < layer_.x.in; x++) {
-          const auto [phase_x, column] = x_.inputs[x];
-          const bool read = phase_y >= 0 && phase_x >= 0;
-          if (pack && !read) continue;
-          float* at = in + number * strides.image + y * strides.y + x * strides.x;
-          float* to = planes + (phase_y * x_.num_phases + phase_x) * pitch +
-                      (image * y_.length + row) * x_.length + column;
-          const i64 step = num_phases() * pitch;
-          if (number >= layer_.batch) {  // the last block may have images too few
-            if (pack) for (i64 c = begin; c < end; c++) to[(c - begin) * step] = 0;
-          } else if (pack) {
-            for (i64 c = begin; c < end; c++) to[(c - begin) * step] = at[c * strides.channel];
-          } else {
-            for (i64 c = begin; c < end; c++) {
-              at[c * strides.channel] = read ? to[(c - begin) * step] : 0.0f;
+    const i64 step = num_phases() * pitch;
+    for (i64 image = 0; image < images_of(block); image++) {
+      for (const auto& y : y_.runs) {
+        for (i64 row = 0; row < y.count; row++) {
+          float* line = in + (block * images + image) * strides.image + begin * strides.channel +
+                        (y.first + row * layer_.y.stride) * strides.y;
+          for (const auto& x : x_.runs) {
+            Block from{line + x.first * strides.x, layer_.x.stride * strides.x, strides.channel};
+            if (y.phase >= 0 && x.phase >= 0) {
+              float* to = planes + (y.phase * x_.num_phases + x.phase) * pitch +
+                          (image * y_.length + y.at + row) * x_.length + x.at;
+              from.copy<pack>(to, step, x.count, end - begin);
+            } else if (!pack) {
+              from.clear(x.count, end - begin);
             }
           }
         }
@@ -138,20 +143,13 @@ class Packing {
   template <bool pack>
   void outputs(float* out, const Strides& strides, i64 block, i64 begin, i64 end,
                float* planes) const {
-    for (i64 image = 0; image < images; image++) {
-      const i64 number = block * images + image;
+    for (i64 image = 0; image < images_of(block); image++) {
       for (i64 y = 0; y < layer_.y.out; y++) {
-        for (i64 x = 0; x < layer_.x.out; x++) {
-          float* at = out + number * strides.image + y * strides.y + x * strides.x;
-          float* to = planes + (image * y_.length + y) * x_.length + x;
-          if (number >= layer_.batch) {
-            if (pack) for (i64 c = begin; c < end; c++) to[(c - begin) * pitch] = 0;
-          } else if (pack) {
-            for (i64 c = begin; c < end; c++) to[(c - begin) * pitch] = at[c * strides.channel];
-          } else {
-            for (i64 c = begin; c < end; c++) at[c * strides.channel] = to[(c - begin) * pitch];
-          }
-        }
+        Block from{out + (block * images + image) * strides.image + begin * strides.channel +
+                       y * strides.y,
+                   strides.x, strides.channel};
+        from.copy<pack>(planes + (image * y_.length + y) * x_.length, pitch, layer_.x.out,
+                        end - begin);
       }
     }
   }
