@@ -38,21 +38,31 @@ struct Nonzeros {
 // kernels below read and write anywhere.
 inline std::string decode(const Layer& layer, const std::int32_t* positions, i64 num,
                           const float* values, Nonzeros& to) {
-  const i64 inputs = layer.group_inputs();
+  const int inputs = static_cast<int>(layer.group_inputs());
   to.values = values;
   for (auto* list : {&to.out_channel, &to.in_channel, &to.y, &to.x}) list->resize(num);
+  // A row is what one tap of one output channel weighs. Divisions take long, and positions that rise
+  // seldom change it.
+  int begin = 0, end = 0, out = 0, first = 0, y = 0, x = 0;
   for (i64 i = 0; i < num; i++) {
-    const i64 at = positions[i];
-    if (at < 0 || at >= layer.size()) {
-      return "position " + std::to_string(at) + " of nonzero " + std::to_string(i) +
-             " is not in [0, " + std::to_string(layer.size()) + ")";
+    const int at = positions[i];
+    if (at < begin || at >= end) {
+      if (at < 0 || at >= layer.size()) {
+        return "position " + std::to_string(at) + " of nonzero " + std::to_string(i) +
+               " is not in [0, " + std::to_string(layer.size()) + ")";
+      }
+      const int row = at / inputs, taps = static_cast<int>(layer.x.taps);
+      begin = row * inputs;
+      end = begin + inputs;
+      out = row / static_cast<int>(layer.y.taps * layer.x.taps);
+      first = out / static_cast<int>(layer.group_outputs()) * inputs;
+      y = row / taps % static_cast<int>(layer.y.taps);
+      x = row % taps;
     }
-    const i64 row = at / inputs;
-    const i64 out = row / (layer.y.taps * layer.x.taps);
-    to.out_channel[i] = static_cast<int>(out);
-    to.in_channel[i] = static_cast<int>(out / layer.group_outputs() * inputs + at % inputs);
-    to.y[i] = static_cast<int>(row / layer.x.taps % layer.y.taps);
-    to.x[i] = static_cast<int>(row % layer.x.taps);
+    to.out_channel[i] = out;
+    to.in_channel[i] = first + at - begin;
+    to.y[i] = y;
+    to.x[i] = x;
   }
   return "";
 }

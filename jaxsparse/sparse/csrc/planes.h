@@ -72,6 +72,12 @@ class Packing {
     margin = y_.reach * x_.length + x_.reach;
     length = (images * image + kLanes - 1) / kLanes * kLanes;
     pitch = length + margin;
+    for (i64 y = 0; y < layer.y.taps * layer.y.dilation; y += layer.y.dilation) {
+      for (i64 x = 0; x < layer.x.taps * layer.x.dilation; x += layer.x.dilation) {
+        taps_.push_back({y_.phase[y % layer.y.stride] * x_.num_phases + x_.phase[x % layer.x.stride],
+                         y / layer.y.stride * x_.length + x / layer.x.stride});
+      }
+    }
   }
 
   i64 images;      // of a block
@@ -82,14 +88,9 @@ class Packing {
 
   i64 num_phases() const { return y_.num_phases * x_.num_phases; }
   i64 plane(const Nonzeros& nonzeros, int i) const {
-    const i64 y = y_.phase[nonzeros.y[i] * layer_.y.dilation % layer_.y.stride];
-    const i64 x = x_.phase[nonzeros.x[i] * layer_.x.dilation % layer_.x.stride];
-    return nonzeros.in_channel[i] * num_phases() + y * x_.num_phases + x;
+    return nonzeros.in_channel[i] * num_phases() + tap(nonzeros, i).phase;
   }
-  i64 ahead(const Nonzeros& nonzeros, int i) const {
-    return nonzeros.y[i] * layer_.y.dilation / layer_.y.stride * x_.length +
-           nonzeros.x[i] * layer_.x.dilation / layer_.x.stride;
-  }
+  i64 ahead(const Nonzeros& nonzeros, int i) const { return tap(nonzeros, i).ahead; }
 
   // Copies a group of input channels, [begin, end), of a block into their planes. Zeros that the
   // planes have where no input lies are left alone.
@@ -154,8 +155,16 @@ class Packing {
     }
   }
 
+  struct Tap {
+    i64 phase, ahead;
+  };
+  const Tap& tap(const Nonzeros& nonzeros, int i) const {
+    return taps_[nonzeros.y[i] * layer_.x.taps + nonzeros.x[i]];
+  }
+
   Layer layer_;
   PackedAxis y_, x_;
+  std::vector<Tap> taps_;  // y before x
 };
 
 // The nonzeros grouped by a channel, as the loops over them want them.
@@ -174,6 +183,9 @@ struct PlaneTaps {
 template <class Offset>
 PlaneTaps plane_taps(const Nonzeros& nonzeros, Grouped grouped, const Offset& offset_of) {
   PlaneTaps taps{std::move(grouped), {}, {}, {}};
+  taps.offset.reserve(nonzeros.count());
+  taps.value.reserve(nonzeros.count());
+  taps.slot.reserve(nonzeros.count());
   for (std::size_t key = 0; key + 1 < taps.grouped.start.size(); key++) {
     for (int at = taps.grouped.start[key]; at < taps.grouped.start[key + 1]; at++) {
       const int i = taps.grouped.order[at];

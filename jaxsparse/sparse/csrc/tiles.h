@@ -4,6 +4,7 @@
 // the same run of another tensor, shifted by its offset.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "vec.h"
@@ -29,6 +30,15 @@ inline void forward(const float* in, const Taps& taps, float* out) {
     for (int t = 0; t < T; t++) sums[t] += value * load(from + kLanes * t);
   }
   for (int t = 0; t < T; t++) store(out + kLanes * t, sums[t]);
+}
+
+// The same for a number of vectors, from 1 to T, that is known when it runs.
+template <int T>
+inline void forward_up_to(int num, const float* in, const Taps& taps, float* out) {
+  if constexpr (T > 1) {
+    if (num < T) return forward_up_to<T - 1>(num, in, taps, out);
+  }
+  forward<T>(in, taps, out);
 }
 
 inline void forward_tail(const float* in, const Taps& taps, float* out, int width) {
@@ -63,6 +73,15 @@ inline void backward(const float* grad, const Taps& taps, const float* in, float
   for (int t = 0; t < T; t++) store(grad_in + kLanes * t, sums[t]);
 }
 
+template <int T>
+inline void backward_up_to(int num, const float* grad, const Taps& taps, const float* in,
+                           float* grad_in, float* grad_values) {
+  if constexpr (T > 1) {
+    if (num < T) return backward_up_to<T - 1>(num, grad, taps, in, grad_in, grad_values);
+  }
+  backward<T>(grad, taps, in, grad_in, grad_values);
+}
+
 inline void backward_tail(const float* grad, const Taps& taps, const float* in, float* grad_in,
                           float* grad_values, int width) {
   float sums[kLanes] = {};
@@ -86,13 +105,10 @@ inline void run_forward(const float* in, const Taps& taps, float* out, i64 lengt
     return;
   }
   i64 i = 0;
-  for (; i + kTile * kLanes <= length; i += kTile * kLanes) {
-    tiles::forward<kTile>(in + i, taps, out + i);
-  }
-  for (; i + 2 * kLanes <= length; i += 2 * kLanes) tiles::forward<2>(in + i, taps, out + i);
-  if (i + kLanes <= length) {
-    tiles::forward<1>(in + i, taps, out + i);
-    i += kLanes;
+  while (i + kLanes <= length) {
+    const int num = static_cast<int>(std::min<i64>(kTile, (length - i) / kLanes));
+    tiles::forward_up_to<kTile>(num, in + i, taps, out + i);
+    i += num * kLanes;
   }
   if (i < length) tiles::forward_tail(in + i, taps, out + i, static_cast<int>(length - i));
 }
@@ -106,15 +122,10 @@ inline void run_backward(const float* grad, const Taps& taps, const float* in, f
     return;
   }
   i64 i = 0;
-  for (; i + kPairTile * kLanes <= length; i += kPairTile * kLanes) {
-    tiles::backward<kPairTile>(grad + i, taps, in + i, grad_in + i, grad_values);
-  }
-  for (; i + 2 * kLanes <= length; i += 2 * kLanes) {
-    tiles::backward<2>(grad + i, taps, in + i, grad_in + i, grad_values);
-  }
-  if (i + kLanes <= length) {
-    tiles::backward<1>(grad + i, taps, in + i, grad_in + i, grad_values);
-    i += kLanes;
+  while (i + kLanes <= length) {
+    const int num = static_cast<int>(std::min<i64>(kPairTile, (length - i) / kLanes));
+    tiles::backward_up_to<kPairTile>(num, grad + i, taps, in + i, grad_in + i, grad_values);
+    i += num * kLanes;
   }
   if (i < length) {
     tiles::backward_tail(grad + i, taps, in + i, grad_in + i, grad_values,
