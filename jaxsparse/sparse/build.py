@@ -2,13 +2,16 @@
 
     python -m jaxsparse.sparse.build
 
-does by hand what installing the package does where a C++ compiler is at hand. The headers are those
-that jaxlib ships.
+does by hand what installing the package does where a C++ compiler is at hand (GCC 11, Clang 12 or
+later): on a checkout, after its sources have changed. The headers are those that jaxlib ships;
+kernels made with those of one jaxlib run with later ones, not with earlier ones.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,17 +19,22 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "csrc" / "ffi.cc"
 FOLDER = Path(__file__).parent / "lib"
-# By machine: the sets of instructions that kernels are made for.
+# By machine: the sets of instructions that kernels are made for, and how.
+_ARM = {"armv8-a": ("-march=armv8-a",)}
 LEVELS = {
-    "x86_64": ("x86-64-v2", "x86-64-v3", "x86-64-v4"),
-    "aarch64": ("armv8-a",),
-    "arm64": ("armv8-a",),
+    "x86_64": {
+        "x86-64-v2": ("-march=x86-64-v2",),
+        "x86-64-v3": ("-march=x86-64-v3",),
+        "x86-64-v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    },
+    "aarch64": _ARM,
+    "arm64": _ARM,
 }
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra")
 
 
 def build(folder: Path = FOLDER) -> list[Path]:
-    """Compiles all levels for this machine and returns the libraries.
+    """Compiles all levels for this machine and returns the libraries, in place of those before.
 
     Each is written whole or not at all, so that a process that uses the old one goes on with it.
 
@@ -37,29 +45,65 @@ def build(folder: Path = FOLDER) -> list[Path]:
     levels = LEVELS.get(platform.machine())
     if levels is None or sys.platform == "win32":
         raise RuntimeError(f"no kernels for {sys.platform} on {platform.machine()}")
-    command = [_compiler(), *FLAGS, "-isystem", os.fspath(_headers())]
+    command = [*compiler(), *FLAGS, "-isystem", os.fspath(_headers()), os.fspath(SOURCE)]
     folder.mkdir(parents=True, exist_ok=True)
     libraries = []
-    for level in levels:
-        library = folder / f"kernels-{level}.so"
-        temporary = folder / f".{library.name}.{os.getpid()}"
-        wide = ["-mprefer-vector-width=512"] if level == "x86-64-v4" else []
-        options = [f"-march={level}", *wide, os.fspath(SOURCE), "-o", os.fspath(temporary)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    for level, options in levels.items():
+        temporary = folder / f".{level}.{os.getpid()}"
+        done = subprocess.run(
+            [*command, *options, "-o", os.fspath(temporary)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             temporary.unlink(missing_ok=True)
             raise RuntimeError(f"{command[0]} cannot compile {SOURCE} for {level}: {done.stderr}")
+        library = folder / f"{level}-{_stamp(temporary)}.so"
         os.replace(temporary, library)
+        for old in set(libraries_of(level, folder)) - {library}:
+            old.unlink(missing_ok=True)
         libraries.append(library)
     return libraries
 
 
-def _compiler() -> str:
+def libraries_of(level: str, folder: Path = FOLDER) -> list[Path]:
+    """Returns what lies there for a level, whatever it was made from."""
+    return sorted(folder.glob(f"{level}-*.so"))
+
+
+def is_of_these_sources(library: Path) -> bool:
+    """Returns whether a library was made from the sources as they are now, and is whole.
+
+    After an update of a checkout the old kernels are still there, and would be called in ways that
+    they do not know; one that was cut off when a disk was full would end the process.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    return library.stem.endswith(f"-{_stamp(library)}")
+
+
+def compiler() -> list[str]:
+    """Returns the C++ compiler, and the options that CXX may give it.
+
+    Raises:
+      RuntimeError: there is none.
+    """
     candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for candidate in candidates:
-        if found := shutil.which(candidate):
-            return found
+        program, *options = shlex.split(candidate)
+        if found := shutil.which(program):
+            return [found, *options]
     raise RuntimeError(f"there is no C++ compiler, none of {', '.join(candidates)}")
+
+
+def _stamp(library: Path) -> str:
+    """A hash of the sources, of the options they are compiled with, and of what came of it."""
+    digest = hashlib.sha256(repr((FLAGS, LEVELS)).encode())
+    for path in (*sorted(SOURCE.parent.glob("*.h")), SOURCE, library):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _headers() -> Path:
@@ -73,5 +117,5 @@ def _headers() -> Path:
 if __name__ == "__main__":
     try:
         sys.stdout.writelines(f"{library}\n" for library in build())
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")

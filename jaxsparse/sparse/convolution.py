@@ -5,6 +5,7 @@ values is that of the active weights only; growing by gradient asks for the dens
 """
 
 import functools
+import math
 from typing import Literal, TypeAlias
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxsparse.sparse.kernels import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
-from jaxsparse.sparse.positions import Positions
+from jaxsparse.sparse.positions import Positions, check_arrays
 from jaxsparse.sparse.window import Window, check_window
 
 Layout: TypeAlias = Literal["NHWC", "CHWN"]
@@ -46,6 +47,9 @@ def sparse_conv(
       ValueError: shapes, dtypes and window that do not fit together.
     """
     _check(images, values, positions, window, layout)
+    shape = _out_shape(images, positions, window, layout)
+    if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
+        return jnp.zeros(shape, jnp.float32)
     return _conv(window, layout, images, values, positions)
 
 
@@ -65,7 +69,7 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
     """
     if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
         raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
-    as_images = x.reshape(-1, 1, 1, x.shape[-1])
+    as_images = x.reshape(math.prod(x.shape[:-1]), 1, 1, x.shape[-1])
     as_kernel = Positions(positions.flat, positions.num, (1, 1, *positions.shape))
     out = sparse_conv(as_images, values, as_kernel, Window((1, 1)))
     return out.reshape(*x.shape[:-1], positions.shape[1])
@@ -183,7 +187,7 @@ def _check(
             raise ValueError(f"{name} have dtype {x.dtype}; they must be float32")
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; they must have four axes, {layout}")
+    check_arrays(positions)
     if values.shape != (positions.room,):
         raise ValueError(f"values have shape {values.shape}, their positions ({positions.room},)")
     check_window(window, images.shape[layout.index("C")], positions.shape)
-    window.out_size(images.shape[1:3])

@@ -1,8 +1,8 @@
 """The compiled kernels: which of them this machine can run, and why not, if it can run none.
 
-They are shared libraries beside this file, one for each set of instructions, made when the package
-is installed where a C++ compiler is at hand. Nothing here fails: without them `loop.py` does the
-same.
+They are shared libraries in the folder `lib`, one for each set of instructions, made when the
+package is installed where a C++ compiler is at hand. Nothing here fails: without them `loop.py`
+does the same.
 """
 
 import ctypes
@@ -18,7 +18,6 @@ from jax import lax
 
 Result = TypeVar("Result")
 
-FOLDER = Path(__file__).parent / "lib"
 TARGETS = ("conv_forward", "conv_backward", "norm_forward", "norm_backward")
 # The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.
 LEVELS = {
@@ -27,6 +26,7 @@ LEVELS = {
     "x86-64-v2": {"sse4_1", "sse4_2", "ssse3", "popcnt", "cx16"},
     "armv8-a": {"asimd"},
 }
+_MAKE = "`python -m jaxsparse.sparse.build` makes them"
 
 
 class Backend(NamedTuple):
@@ -42,7 +42,7 @@ class Backend(NamedTuple):
 
 
 def backend() -> Backend:
-    """Returns what sparse execution runs on, and why.
+    """Returns what sparse execution runs on, and why; starts JAX, as a computation does.
 
     JAXSPARSE_KERNELS in the environment, read at the first call, may name a level such as
     x86-64-v3, or say "off".
@@ -57,38 +57,64 @@ def on_device(compiled: Callable[..., Result], plain: Callable[..., Result], *ar
     return lax.platform_dependent(*args, cpu=compiled, default=plain)
 
 
-@functools.cache
-def _load() -> Backend:
-    wanted = os.environ.get("JAXSPARSE_KERNELS", "")
+def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
+    """Returns the best level that was built and that a machine has, and its library; or why none.
+
+    Args:
+      wanted: a level, "off", or "" for the best.
+      able: features of the machine.
+      folder: where the libraries are.
+    """
+    # Not above: `python -m jaxsparse.sparse.build` warns of a module that is imported already.
+    from jaxsparse.sparse import build
+
     if wanted == "off":
-        return Backend("jax", "JAXSPARSE_KERNELS=off")
+        return "JAXSPARSE_KERNELS=off"
     if wanted and wanted not in LEVELS:
-        return Backend("jax", f"JAXSPARSE_KERNELS={wanted} is none of {', '.join(LEVELS)}, off")
-    built = [level for level in LEVELS if _library(level).exists()]
+        return f"JAXSPARSE_KERNELS={wanted} is none of {', '.join(LEVELS)}, off"
+    built = {level: found for level in LEVELS if (found := build.libraries_of(level, folder))}
     if not built:
-        return Backend("jax", f"no kernels were built into {FOLDER}")
-    able = [level for level in built if LEVELS[level] <= _features() and wanted in ("", level)]
-    if not able:
-        what = wanted or platform.machine()
-        return Backend("jax", f"{what} has none of the kernels that were built: {', '.join(built)}")
-    try:
-        library = ctypes.cdll.LoadLibrary(os.fspath(_library(able[0])))
-        for target in TARGETS:
-            call = jax.ffi.pycapsule(getattr(library, f"jaxsparse_{target}"))
-            jax.ffi.register_ffi_target(f"jaxsparse_{target}", call, platform="cpu")
-    except (OSError, AttributeError) as error:
-        return Backend("jax", f"{_library(able[0])} cannot be loaded: {error}")
-    return Backend("compiled", able[0])
+        return f"no kernels were built into {folder}; {_MAKE}"
+    asked = [level for level in built if wanted in ("", level)]
+    if not asked:
+        return f"JAXSPARSE_KERNELS={wanted}, but built were {', '.join(built)}"
+    for level in asked:
+        if LEVELS[level] <= able:
+            whole = [library for library in built[level] if build.is_of_these_sources(library)]
+            if whole:
+                return level, whole[0]
+            return f"the kernels in {folder} were made from other sources, or are damaged; {_MAKE}"
+    return f"this machine cannot run {', '.join(asked)}, the kernels that were built"
 
 
-def _library(level: str) -> Path:
-    return FOLDER / f"kernels-{level}.so"
-
-
-def _features() -> set[str]:
+def features() -> set[str]:
+    """Returns what this processor can do, in the words of /proc/cpuinfo; nothing where unknown."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return {"asimd"}  # all of them
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return set()
-    named = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
+    named = [line.partition(":")[2] for line in lines if line.startswith("flags")]
     return set(named[0].split()) if named else set()
+
+
+@functools.cache
+def _load() -> Backend:
+    from jaxsparse.sparse.build import FOLDER  # see `choose`
+
+    try:
+        chosen = choose(os.environ.get("JAXSPARSE_KERNELS", ""), features(), FOLDER)
+        if isinstance(chosen, str):
+            return Backend("jax", chosen)
+        level, library = chosen
+        # A kernel that JAX refuses, as one of a later jaxlib, keeps it from starting, where it has
+        # not started yet, and is only an error of ours where it has.
+        jax.local_devices(backend="cpu")
+        functions = ctypes.cdll.LoadLibrary(os.fspath(library))
+        for target in TARGETS:
+            call = jax.ffi.pycapsule(getattr(functions, f"jaxsparse_{target}"))
+            jax.ffi.register_ffi_target(f"jaxsparse_{target}", call, platform="cpu")
+    except (OSError, AttributeError, RuntimeError) as error:
+        return Backend("jax", f"the kernels cannot be loaded, {error}; {_MAKE}")
+    return Backend("compiled", level)

@@ -5,6 +5,7 @@ place of several moves the least.
 """
 
 import functools
+import math
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -60,6 +61,10 @@ def batch_norm(
     Raises:
       ValueError: shapes or dtypes that do not fit together.
     """
+    if x.ndim < 1:
+        raise ValueError("x has no axis; its first one must be that of the channels")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon {epsilon} must be above 0")
     for name, array in {"scale": scale, "bias": bias}.items():
         if array.shape != x.shape[:1]:
             raise ValueError(
@@ -165,7 +170,7 @@ def _plain_backward(
     inverse = 1 / jnp.sqrt(variance + options.epsilon)
     normal = (x - _by_channel(mean, x)) * _by_channel(inverse, x)
     grad_bias, grad_scale = grad.sum(axes), (grad * normal).sum(axes)
-    size = x.size // x.shape[0]
+    size = math.prod(x.shape[1:])
     inner = grad - _by_channel(grad_bias / size, x) - normal * _by_channel(grad_scale / size, x)
     grad_x = inner * _by_channel(scale * inverse, x)
     return (grad_x, grad_scale, grad_bias, grad)[:num]

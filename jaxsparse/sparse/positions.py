@@ -86,9 +86,7 @@ def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
     shape = tuple(np.shape(mask))
     if jnp.result_type(mask) != jnp.bool_:
         raise ValueError(f"the mask is {jnp.result_type(mask)}{shape}; it must be bool")
-    size = math.prod(shape)
-    if size >= 2**31:
-        raise ValueError(f"a leaf of {size} entries; at most {2**31 - 1} have positions")
+    size = _size(shape)
     traced = isinstance(mask, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
     num = None if traced else int(np.count_nonzero(mask))
     if room is None:
@@ -123,13 +121,28 @@ def to_mask(positions: Positions) -> jax.Array:
     return to_dense(jnp.ones(positions.room, bool), positions)
 
 
+def check_arrays(positions: Positions) -> None:
+    """Checks what is known of positions under `jit` too.
+
+    Raises:
+      ValueError: arrays of other shapes or dtypes than they must be, or a leaf too large to count.
+    """
+    for name, ndim in {"flat": 1, "num": 0}.items():
+        array = getattr(positions, name)
+        dtype, shape = jnp.result_type(array), np.shape(array)
+        if dtype != jnp.int32 or len(shape) != ndim:
+            raise ValueError(f"{name} is {dtype}{shape}; it must be int32 and have {ndim} axes")
+    _size(positions.shape)
+
+
 def check_positions(positions: Positions) -> None:
     """Checks positions that came from elsewhere; waits for the device.
 
     Raises:
-      ValueError: more are active than there is room for, or positions that do not rise or are no
-        position of the leaf; names the first.
+      ValueError: as `check_arrays`; more are active than there is room for; or positions that do
+        not rise or are no position of the leaf; names the first.
     """
+    check_arrays(positions)
     num, size = int(positions.num), math.prod(positions.shape)
     if not 0 <= num <= positions.room:
         raise ValueError(f"{num} active weights; they must be in [0, {positions.room}], the room")
@@ -139,6 +152,13 @@ def check_positions(positions: Positions) -> None:
     if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
         at = int(wrong[0])
         raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = math.prod(shape)
+    if size >= 2**31:
+        raise ValueError(f"a leaf of {size} entries; at most {2**31 - 1} have positions")
+    return size
 
 
 def _by_row(leaf: jax.Array) -> jax.Array:

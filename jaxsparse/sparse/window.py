@@ -26,8 +26,7 @@ class Window(NamedTuple):
     def out_size(self, size: Sequence[int]) -> Pair:
         """Returns height and width of the outputs of images of that height and width.
 
-        Raises:
-          ValueError: the kernel does not fit into the padded images.
+        They are 0 where the kernel does not fit into the padded images, as in XLA.
         """
         y, x = (self._out(size[axis], axis) for axis in (0, 1))
         return y, x
@@ -35,12 +34,7 @@ class Window(NamedTuple):
     def _out(self, size: int, axis: int) -> int:
         padded = size + sum(self.padding[axis])
         reach = (self.taps[axis] - 1) * self.dilation[axis] + 1
-        if padded < reach:
-            raise ValueError(
-                f"a kernel that reaches over {reach} positions does not fit into the {padded} of "
-                f"the padded images"
-            )
-        return (padded - reach) // self.strides[axis] + 1
+        return max((padded - reach) // self.strides[axis] + 1, 0)
 
 
 def check_window(window: Window, in_channels: int, kernel: Sequence[int]) -> None:

@@ -14,3 +14,10 @@ def engine(request, monkeypatch):
     elif kernels.backend().name != "compiled":
         pytest.skip(kernels.backend().why)
     return request.param
+
+
+@pytest.fixture
+def compiled():
+    """Runs a test with the kernels, which it skips where there are none."""
+    if kernels.backend().name != "compiled":
+        pytest.skip(kernels.backend().why)

@@ -1,4 +1,5 @@
 // The calls that XLA makes, see kernels.py for what they are given.
+#include <exception>
 #include <string>
 
 #include "layer.h"
@@ -40,6 +41,21 @@ Layer layer_of(const Images& in, const Images& out, Window window) {
 }
 
 ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument(what); }
+
+// An exception must not leave a call. All that throws here is memory that is short.
+template <auto call>
+struct Guarded;
+template <class... Args, ffi::Error (*call)(Args...)>
+struct Guarded<call> {
+  static ffi::Error run(Args... args) {
+    try {
+      return call(args...);
+    } catch (const std::exception& error) {
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                        std::string("no memory for what the call works on: ") + error.what());
+    }
+  }
+};
 
 // Of as many values as there is room for, the first `num` count.
 ffi::Error decode(const Layer& layer, Floats values, Ints positions, Ints num, Nonzeros& to) {
@@ -118,7 +134,7 @@ ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats gr
 }  // namespace
 }  // namespace jaxsparse
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_forward, jaxsparse::conv_forward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_forward, jaxsparse::Guarded<jaxsparse::conv_forward>::run,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<jaxsparse::Floats>()
@@ -128,7 +144,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_forward, jaxsparse::conv_forward,
                                   .Ret<jaxsparse::Floats>()
                                   .Attr<std::int64_t>("layout")
                                   .Attr<jaxsparse::Window>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::conv_backward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::Guarded<jaxsparse::conv_backward>::run,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<jaxsparse::Floats>()
@@ -140,7 +156,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::conv_backward,
                                   .Ret<jaxsparse::Floats>()
                                   .Attr<std::int64_t>("layout")
                                   .Attr<jaxsparse::Window>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_forward, jaxsparse::run_norm_forward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_forward, jaxsparse::Guarded<jaxsparse::run_norm_forward>::run,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<jaxsparse::Floats>()
@@ -152,7 +168,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_forward, jaxsparse::run_norm_forwar
                                   .Ret<jaxsparse::Floats>()
                                   .Attr<float>("epsilon")
                                   .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_backward, jaxsparse::run_norm_backward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_backward, jaxsparse::Guarded<jaxsparse::run_norm_backward>::run,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<jaxsparse::Floats>()

@@ -108,7 +108,8 @@ inline void norm_backward(xla::ffi::ThreadPool& pool, const Norm& norm, const fl
       return norm.relu ? norm::where_positive(out[i], given[i]) : given[i];
     };
     const float sum_grad = norm::sum_over(norm.size, through, through_one);
-    const float sum_product = inverse * norm::sum_over(
+    // A channel of nothing has a NaN for its variance and no gradient.
+    const float sum_product = norm.size == 0 ? 0 : inverse * norm::sum_over(
         norm.size, [&](i64 i) { return through(i) * (load(from + i) - means_of); },
         [&](i64 i) { return through_one(i) * (from[i] - mean); });
     grad_bias[c] = sum_grad;

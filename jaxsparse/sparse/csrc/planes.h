@@ -33,28 +33,37 @@ struct PackedAxis {
     i64 first, count, at;
     int phase;
   };
-  std::vector<int> phase;  // by remainder: its number among those that are kept, or -1
+  std::vector<i64> kept;  // by phase: the remainder
   std::vector<Run> runs;
-  i64 num_phases = 0;
   i64 reach;   // how far ahead the last tap reads, in positions of its phase
   i64 length;  // of a phase
 
-  explicit PackedAxis(const Axis& axis) : phase(axis.stride, -1) {
+  explicit PackedAxis(const Axis& axis) : stride_(axis.stride) {
     for (i64 tap = 0; tap < axis.taps; tap++) {
-      int& number = phase[tap * axis.dilation % axis.stride];
-      if (number < 0) number = static_cast<int>(num_phases++);
+      const i64 position = tap * axis.dilation;
+      if (phase(position) < 0) kept.push_back(position % stride_);
     }
     reach = (axis.taps - 1) * axis.dilation / axis.stride;
     length = axis.out + reach;
     for (i64 first = 0; first < std::min(axis.stride, axis.in); first++) {
       const i64 at = (axis.pad + first) / axis.stride;
-      const int number = phase[(axis.pad + first) % axis.stride];
+      const int number = phase(axis.pad + first);
       const i64 count = (axis.in - first + axis.stride - 1) / axis.stride;
       const i64 read = number < 0 ? 0 : std::clamp<i64>(length - at, 0, count);
       if (read > 0) runs.push_back({first, read, at, number});
       if (read < count) runs.push_back({first + read * axis.stride, count - read, 0, -1});
     }
   }
+
+  i64 num_phases() const { return static_cast<i64>(kept.size()); }
+  // Of a padded position, or -1.
+  int phase(i64 position) const {
+    const auto place = std::find(kept.begin(), kept.end(), position % stride_);
+    return place == kept.end() ? -1 : static_cast<int>(place - kept.begin());
+  }
+
+ private:
+  i64 stride_;
 };
 
 // The channels that are packed at a time: a cache line of the channel-innermost layout.
@@ -74,7 +83,7 @@ class Packing {
     pitch = length + margin;
     for (i64 y = 0; y < layer.y.taps * layer.y.dilation; y += layer.y.dilation) {
       for (i64 x = 0; x < layer.x.taps * layer.x.dilation; x += layer.x.dilation) {
-        taps_.push_back({y_.phase[y % layer.y.stride] * x_.num_phases + x_.phase[x % layer.x.stride],
+        taps_.push_back({y_.phase(y) * x_.num_phases() + x_.phase(x),
                          y / layer.y.stride * x_.length + x / layer.x.stride});
       }
     }
@@ -86,7 +95,7 @@ class Packing {
   i64 margin;      // zeros that reads ahead of the end, or back from the beginning, find
   i64 pitch;       // from plane to plane
 
-  i64 num_phases() const { return y_.num_phases * x_.num_phases; }
+  i64 num_phases() const { return y_.num_phases() * x_.num_phases(); }
   i64 plane(const Nonzeros& nonzeros, int i) const {
     return nonzeros.in_channel[i] * num_phases() + tap(nonzeros, i).phase;
   }
@@ -129,7 +138,7 @@ class Packing {
           for (const auto& x : x_.runs) {
             Block from{line + x.first * strides.x, layer_.x.stride * strides.x, strides.channel};
             if (y.phase >= 0 && x.phase >= 0) {
-              float* to = planes + (y.phase * x_.num_phases + x.phase) * pitch +
+              float* to = planes + (y.phase * x_.num_phases() + x.phase) * pitch +
                           (image * y_.length + y.at + row) * x_.length + x.at;
               from.copy<pack>(to, step, x.count, end - begin);
             } else if (!pack) {

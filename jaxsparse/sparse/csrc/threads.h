@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "vec.h"
@@ -15,7 +17,8 @@ namespace jaxsparse {
 //
 // The caller takes part and waits only for calls that have begun, so that it comes to its end even
 // where all other threads of the pool wait for something. Which thread makes which call is chance:
-// a body writes what no other one reads or writes.
+// a body writes what no other one reads or writes. Where memory is short, the other calls are made
+// all the same, and std::bad_alloc is thrown at the end, on the calling thread.
 template <class Body>
 void parallel_for(xla::ffi::ThreadPool& pool, i64 n, const Body& body) {
   const i64 num_threads = std::min<i64>(std::max<i64>(pool.num_threads(), 1), n);
@@ -27,18 +30,24 @@ void parallel_for(xla::ffi::ThreadPool& pool, i64 n, const Body& body) {
   struct Shared {
     std::atomic<i64> next{0};
     std::atomic<i64> done{0};
+    std::atomic<bool> failed{false};
   };
   auto shared = std::make_shared<Shared>();
   const Body* calls = &body;
   auto work = [shared, calls, n] {
     for (i64 i; (i = shared->next.fetch_add(1)) < n;) {
-      (*calls)(i);
+      try {
+        (*calls)(i);
+      } catch (const std::exception&) {  // what vectors throw: bad_alloc, length_error
+        shared->failed.store(true, std::memory_order_relaxed);
+      }
       shared->done.fetch_add(1, std::memory_order_release);
     }
   };
   for (i64 i = 1; i < num_threads; i++) pool.Schedule([work] { work(); });
   work();
   while (shared->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+  if (shared->failed.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 }  // namespace jaxsparse

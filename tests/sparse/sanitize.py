@@ -1,0 +1,85 @@
+"""Runs the kernels under the sanitizers of addresses, undefined behaviour and threads.
+
+    python tests/sparse/sanitize.py --seeds 3000
+
+compiles `driver/driver.cc`, which calls them on random shapes in buffers that end where the tensors
+end and compares what they give with plain loops, for every level of instructions that this machine
+has. The driver brings a pool of threads of its own, so neither XLA nor Python is in the process.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from jaxsparse.sparse import build, kernels
+
+DRIVER = Path(__file__).parent / "driver"
+SANITIZERS = ("address,undefined", "thread")
+FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+
+def levels() -> list[str]:
+    """The levels of instructions that this machine has, the best first."""
+    return [level for level, needed in kernels.LEVELS.items() if needed <= kernels.features()]
+
+
+def run(sanitizer: str, level: str, first: int, num: int) -> str:
+    """Compiles and runs the driver, with `num` seeds from `first` on, and returns what it says.
+
+    Raises:
+      RuntimeError: there is no compiler, or no such sanitizer; or it found something, with that.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "driver"
+        command = [
+            *build.compiler(),
+            *FLAGS,
+            f"-march={level}",
+            f"-fsanitize={sanitizer}",
+            "-fno-sanitize-recover=all",
+            f"-I{DRIVER}",
+            f"-I{build.SOURCE.parent}",
+            os.fspath(DRIVER / "driver.cc"),
+            "-o",
+            os.fspath(program),
+        ]
+        _said(command)
+        return _said([*_at_fixed_addresses(), os.fspath(program), str(first), str(num)])
+
+
+def _at_fixed_addresses() -> list[str]:
+    """Drawn at random they may lie where the sanitizer of threads wants to be."""
+    prefix = ["setarch", "-R"]
+    if shutil.which("setarch") and not subprocess.run([*prefix, "true"], check=False).returncode:
+        return prefix
+    return []
+
+
+def _said(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """Runs all sanitizers at all levels."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=1000, help="random shapes (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    args = parser.parse_args()
+    for sanitizer in SANITIZERS:
+        for level in levels():
+            try:
+                said = run(sanitizer, level, args.first, args.seeds)
+            except RuntimeError as error:
+                sys.exit(f"{sanitizer}, {level}: {str(error)[-5000:]}")
+            print(f"{sanitizer}, {level}: clean, {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
