@@ -27,6 +27,22 @@ def levels() -> list[str]:
     return [level for level, needed in kernels.LEVELS.items() if needed <= kernels.features()]
 
 
+def why_not(sanitizer: str) -> str:
+    """Why a sanitizer cannot run here, or nothing."""
+    if not levels():
+        return "it is not known what this processor can do"
+    try:
+        compiler = build.compiler()
+    except RuntimeError as error:
+        return str(error)
+    with tempfile.TemporaryDirectory() as folder:
+        program = os.path.join(folder, "program")
+        command = [*compiler, f"-fsanitize={sanitizer}", "-x", "c++", "-", "-o", program]
+        empty = "int main() {}"
+        done = subprocess.run(command, input=empty, capture_output=True, text=True, check=False)
+    return done.stderr
+
+
 def run(sanitizer: str, level: str, first: int, num: int) -> str:
     """Compiles and runs the driver, with `num` seeds from `first` on, and returns what it says.
 
@@ -73,6 +89,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     args = parser.parse_args()
     for sanitizer in SANITIZERS:
+        if why := why_not(sanitizer):
+            sys.exit(why)
         for level in levels():
             try:
                 said = run(sanitizer, level, args.first, args.seeds)
