@@ -66,13 +66,13 @@ def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
       folder: where the libraries are.
     """
     # Not above: `python -m jaxsparse.sparse.build` warns of a module that is imported already.
-    from jaxsparse.sparse import build
+    from jaxsparse.sparse.build import is_of_these_sources, libraries_of
 
     if wanted == "off":
         return "JAXSPARSE_KERNELS=off"
     if wanted and wanted not in LEVELS:
         return f"JAXSPARSE_KERNELS={wanted} is none of {', '.join(LEVELS)}, off"
-    built = {level: found for level in LEVELS if (found := build.libraries_of(level, folder))}
+    built = {level: found for level in LEVELS if (found := libraries_of(level, folder))}
     if not built:
         return f"no kernels were built into {folder}; {_MAKE}"
     asked = [level for level in built if wanted in ("", level)]
@@ -80,7 +80,7 @@ def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
         return f"JAXSPARSE_KERNELS={wanted}, but built were {', '.join(built)}"
     for level in asked:
         if LEVELS[level] <= able:
-            whole = [library for library in built[level] if build.is_of_these_sources(library)]
+            whole = [library for library in built[level] if is_of_these_sources(library)]
             if whole:
                 return level, whole[0]
             return f"the kernels in {folder} were made from other sources, or are damaged; {_MAKE}"
