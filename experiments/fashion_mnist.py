@@ -101,6 +101,7 @@ def run_of(config: Config) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
+        execution=config.execution,
     )
 
 

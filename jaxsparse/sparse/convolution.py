@@ -17,6 +17,8 @@ from jaxsparse.sparse.positions import Positions
 from jaxsparse.sparse.window import Window, check_window
 
 Layout: TypeAlias = Literal["NHWC", "CHWN"]
+"""How images lie in memory: [image, y, x, channel] or [channel, y, x, image]."""
+
 _LAYOUTS = ("NHWC", "CHWN")  # their numbers are what the kernels know them by
 
 
@@ -65,7 +67,7 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
     """
     if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
         raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
-    as_images = x.reshape(-1, 1, 1, x.shape[-1])
+    as_images = x.reshape(1, 1, -1, x.shape[-1])  # one image: its pixels are moved by vectors
     as_kernel = Positions(positions.flat, positions.num, (1, 1, *positions.shape))
     out = sparse_conv(as_images, values, as_kernel, Window((1, 1)))
     return out.reshape(*x.shape[:-1], positions.shape[1])

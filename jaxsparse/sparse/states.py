@@ -14,7 +14,7 @@ they expand it first:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +23,6 @@ import optax
 from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.sparse.positions import Positions, gathered, positions_of, to_dense, to_mask
 from jaxsparse.types import PyTree, Rules
-
-State = TypeVar("State")
 
 
 def find_positions(
@@ -50,7 +48,7 @@ def find_positions(
     return {path: positions_of(leaves[path], n) for path, n in room.items()}
 
 
-def compress(state: State, positions: Mapping[str, Positions]) -> State:
+def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with the leaves at `positions` as vectors of their active weights.
 
     Args:
@@ -73,7 +71,13 @@ def compress(state: State, positions: Mapping[str, Positions]) -> State:
     return _changed(state, positions, shorten, masks)
 
 
-def expand(state: State, positions: Mapping[str, Positions]) -> State:
+def expand_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
+    """Returns a tree like compressed params, such as their gradient, with all leaves in full."""
+    leaves = leaves_by_path(tree)
+    return with_leaves(tree, {p: to_dense(leaves[p], where) for p, where in positions.items()})
+
+
+def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with all leaves in full, the inverse of `compress`."""
 
     def lengthen(leaf: Any, where: Positions) -> Any:
