@@ -4,17 +4,27 @@ Both take a train state through the same steps; what is recorded, saved and eval
 state in full, so that a checkpoint does not depend on how it came about.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from experiments.run import Run, RunState
 from experiments.steps import compile_steps, kinds
 from jaxsparse.nn import Forms, choose_forms
-from jaxsparse.sparse import Positions, compress, expand, find_positions
+from jaxsparse.plan import Plan
+from jaxsparse.sparse import (
+    Positions,
+    backend,
+    compress,
+    compress_leaves,
+    count_active,
+    expand,
+    find_positions,
+)
 
 Indices = jax.Array | np.ndarray
 Live = Any
@@ -102,7 +112,8 @@ class Sparse:
 
     def start(self, state: RunState) -> Compressed:
         """Chooses the form of every layer, and compresses the state."""
-        forms = forms_of(self._run, state.masks)
+        active = count_active(state.masks, self._run.method.prunable)
+        forms = forms_of(self._run, active)
         positions = find_positions(state.masks, self._run.method.prunable, room=forms.rooms)
         return Compressed(_compress(state, positions), positions, forms)
 
@@ -130,18 +141,50 @@ class Sparse:
 
 
 _compress = jax.jit(compress)
+_compress_leaves = jax.jit(compress_leaves)
 _expand = jax.jit(expand)
 
 
-def forms_of(run: Run, masks: Any, *, train: bool = True) -> Forms:
-    """How the network is executed at some masks."""
-    size = run.dataset.train.images.shape[1:]
-    batch = jax.ShapeDtypeStruct((run.batch_size // run.accumulate, *size), jnp.uint8)
-    images = jax.eval_shape(run.normalise, batch)
+def forms_of(run: Run, active: Mapping[str, int]) -> Forms:
+    """How the network is trained at some numbers of active weights, by path."""
     recipe = run.method.recipe
     changing = any(event.density is not None for event in run.method.timetable.events)
     exact = not changing and recipe is not None and recipe.scope == "layer"
-    return choose_forms(run.model, images, masks, run.method.prunable, train=train, exact=exact)
+    images = _images(run, run.batch_size // run.accumulate)
+    return choose_forms(run.model, images, active, exact=exact)
+
+
+def describe_execution(run: Run, plan: Plan) -> str:
+    """Returns what the plan adds under --execution=sparse: the form of every layer, or nothing."""
+    if run.execution == "masked":
+        return ""
+    lines = [f"sparse execution: {' '.join(backend())}"]
+    rows = {"at the start": plan.rows[0], "at the end": plan.rows[-1]}
+    for when, row in rows.items():
+        lines.append(f"{when}: {forms_of(run, row.layers)}")
+    return "\n\n".join(["", *lines, ""])
+
+
+def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """How a trained network is applied: the model, its variables, the positions that go with them.
+
+    What is active is told by the weights themselves.
+    """
+    if run.execution == "masked":
+        return run.model, variables, {}
+    masks = jax.tree.map(lambda x: x != 0, variables["params"])
+    active = count_active(masks, run.method.prunable)
+    forms = choose_forms(run.model, _images(run, batch_size), active, train=False)
+    positions = find_positions(masks, run.method.prunable, room=forms.rooms)
+    params = _compress_leaves(variables["params"], positions)
+    return forms.model, {**variables, "params": params}, positions
+
+
+def _images(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:
+    """The shape of a batch as the network takes it."""
+    size = run.dataset.train.images.shape[1:]
+    pixels = jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8)
+    return jax.eval_shape(run.normalise, pixels)
 
 
 def check_execution(run: Run) -> None:

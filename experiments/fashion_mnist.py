@@ -70,7 +70,9 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config)
         loop.check(run)
-        print(run.method.plan(*shapes_and_flops(run.model)))
+        plan = run.method.plan(*shapes_and_flops(run.model))
+        print(plan)
+        print(describe_execution(run, plan), end="")
         return
     print(report.describe(train(config)))
 

@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from jaxsparse.nn.sparse import layer_shapes
-from jaxsparse.paths import prunable_leaves
 from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_rooms, is_mostly_sparse
-from jaxsparse.types import PyTree, Rules
 
 
 class LayerForm(NamedTuple):
@@ -39,7 +36,7 @@ class Forms(NamedTuple):
       model: the network, in the layout that suits.
       rooms: the leaves that are executed by their active weights, with room for these; what
         `find_positions` takes.
-      layers: all prunable layers.
+      layers: all prunable ones that have a sparse form.
     """
 
     model: nn.Module
@@ -51,7 +48,7 @@ class Forms(NamedTuple):
         width = max([5, *(len(layer.path) for layer in self.layers)])
         layout = getattr(self.model, "layout", "NHWC")
         lines = [
-            f"{len(self.rooms)} of {len(self.layers)} prunable layers are executed by their active "
+            f"{len(self.rooms)} of {len(self.layers)} layers are executed by their active "
             f"weights, images lie as {layout}",
             f"{'layer':<{width}} {'active':>11} {'density':>8} {'break-even':>10}  executed",
         ]
@@ -64,8 +61,7 @@ class Forms(NamedTuple):
 def choose_forms(
     model: nn.Module,
     images: jax.Array | jax.ShapeDtypeStruct,
-    masks: PyTree,
-    prunable: Rules | None = None,
+    active: Mapping[str, int],
     *,
     train: bool = True,
     exact: bool = False,
@@ -80,31 +76,25 @@ def choose_forms(
     Args:
       model: called as `jaxsparse.nn` says; hashable.
       images: a batch as the model takes them, or its shape.
-      masks: bool, a tree like the params.
-      prunable: which leaves, as in `prunable_paths`.
+      active: active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
       train: whether the network is trained or only applied.
       exact: room for what is active now and no more, as in `choose_rooms`.
       break_even: decides, see `choose_rooms`.
     """
-
-    def rooms_of(layers: Mapping[str, LayerShape]) -> dict[str, int]:
-        return choose_rooms(
-            masks, layers, prunable, train=train, exact=exact, break_even=break_even
-        )
-
+    options = {"train": train, "exact": exact, "break_even": break_even}
     layers = _layers(model, images.shape, images.dtype)
-    rooms = rooms_of(layers)
+    rooms = choose_rooms(active, layers, **options)
     if hasattr(model, "layout"):
         major = model.clone(layout="CHWN")
         major_layers = _layers(major, images.shape, images.dtype)
-        major_rooms = rooms_of(major_layers)
+        major_rooms = choose_rooms(active, major_layers, **options)
         if major_rooms and is_mostly_sparse(major_layers, major_rooms):
             model, layers, rooms = major, major_layers, major_rooms
-    listed = []
-    for path, mask in prunable_leaves(masks, prunable).items():
-        limit = break_even(layers[path], train) if path in layers else 0.0
-        num = int(np.count_nonzero(mask))
-        listed.append(LayerForm(path, num, np.size(mask), limit, path in rooms))
+    listed = [
+        LayerForm(path, num, layers[path].size, break_even(layers[path], train), path in rooms)
+        for path, num in active.items()
+        if path in layers
+    ]
     return Forms(model, rooms, tuple(listed))
 
 

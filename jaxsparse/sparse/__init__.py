@@ -12,7 +12,14 @@ from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.kernels import Backend, backend
 from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse
-from jaxsparse.sparse.states import compress, expand, expand_leaves, find_positions
+from jaxsparse.sparse.states import (
+    compress,
+    compress_leaves,
+    count_active,
+    expand,
+    expand_leaves,
+    find_positions,
+)
 from jaxsparse.sparse.window import Window
 
 __all__ = [
@@ -28,6 +35,8 @@ __all__ = [
     "check_positions",
     "choose_rooms",
     "compress",
+    "compress_leaves",
+    "count_active",
     "expand",
     "expand_leaves",
     "find_positions",

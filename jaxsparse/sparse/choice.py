@@ -9,13 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import jax
-import numpy as np
 
-from jaxsparse.paths import prunable_leaves
 from jaxsparse.sparse.convolution import Layout
 from jaxsparse.sparse.kernels import backend
 from jaxsparse.sparse.window import Window
-from jaxsparse.types import PyTree, Rules
 
 
 class LayerShape(NamedTuple):
@@ -77,9 +74,8 @@ def break_even(layer: LayerShape, train: bool = True) -> float:
 
 
 def choose_rooms(
-    masks: PyTree,
+    active: Mapping[str, int],
     layers: Mapping[str, LayerShape],
-    prunable: Rules | None = None,
     *,
     train: bool = True,
     exact: bool = False,
@@ -88,9 +84,9 @@ def choose_rooms(
     """Returns the leaves to be executed by their active weights, with room for these.
 
     Args:
-      masks: bool, a tree like params.
-      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`.
-      prunable: which leaves, as in `prunable_paths`.
+      active: active weights of the leaves to choose from, from `count_active`.
+      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`; leaves without one stay
+        as they are.
       train: whether the layers are trained.
       exact: whether there shall be room for no more weights than are active now. Else the room is
         one of a few sizes that grow by a quarter each, so that numbers which change over training
@@ -98,15 +94,12 @@ def choose_rooms(
       break_even: decides; a layer at that density is executed sparsely.
 
     Returns:
-      What `find_positions` takes as `room`. The same masks give the same.
+      What `find_positions` takes as `room`. The same numbers give the same.
     """
     rooms = {}
-    for path, mask in prunable_leaves(masks, prunable).items():
-        if path not in layers:
-            continue
-        size, num = np.size(mask), int(np.count_nonzero(mask))
-        if num <= size * break_even(layers[path], train):
-            rooms[path] = num if exact else room_for(num, size)
+    for path, num in active.items():
+        if path in layers and num <= layers[path].size * break_even(layers[path], train):
+            rooms[path] = num if exact else room_for(num, layers[path].size)
     return rooms
 
 

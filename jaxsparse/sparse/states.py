@@ -25,6 +25,12 @@ from jaxsparse.sparse.positions import Positions, gathered, positions_of, to_den
 from jaxsparse.types import PyTree, Rules
 
 
+def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]:
+    """Returns the active weights of every prunable leaf, by path (waits for the device)."""
+    leaves = prunable_leaves(masks, prunable)
+    return {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
+
+
 def find_positions(
     masks: PyTree, prunable: Rules | None = None, *, room: Mapping[str, int] | None = None
 ) -> dict[str, Positions]:
@@ -41,8 +47,8 @@ def find_positions(
     """
     leaves = prunable_leaves(masks, prunable)
     if room is None:
-        numbers = {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
-        room = {path: n for path, n in numbers.items() if n < np.size(leaves[path])}
+        active = count_active(masks, prunable)
+        room = {path: num for path, num in active.items() if num < np.size(leaves[path])}
     if unknown := next((path for path in room if path not in leaves), None):
         raise ValueError(f"room for {unknown}, which is no prunable leaf")
     return {path: positions_of(leaves[path], n) for path, n in room.items()}
@@ -69,6 +75,12 @@ def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
 
     masks = {path: where.is_active for path, where in positions.items()}
     return _changed(state, positions, shorten, masks)
+
+
+def compress_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
+    """Returns a tree like params with the leaves at `positions` by their active weights alone."""
+    leaves = leaves_by_path(tree)
+    return with_leaves(tree, {p: gathered(leaves[p], where) for p, where in positions.items()})
 
 
 def expand_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
