@@ -26,6 +26,7 @@ from jaxsparse.sparse import (
     find_positions,
 )
 
+Data = tuple[jax.Array, jax.Array]
 Indices = jax.Array | np.ndarray
 Live = Any
 """A state as the execution keeps it between two steps."""
@@ -34,8 +35,8 @@ Live = Any
 class Execution(Protocol):
     """Takes steps. What it is given it donates."""
 
-    def start(self, state: RunState) -> Live:
-        """From a state in full."""
+    def start(self, state: RunState, rooms: Mapping[str, int] | None) -> Live:
+        """From a state in full, and the rooms of the checkpoint that it comes from."""
         ...
 
     def step(self, live: Live, event: bool, indices: Indices) -> tuple[Live, jax.Array]:
@@ -46,22 +47,37 @@ class Execution(Protocol):
         """The state in full; nothing is donated."""
         ...
 
+    def rooms(self, live: Live) -> dict[str, int]:
+        """What a checkpoint is to keep of how the state is executed."""
+        ...
 
-def make_execution(run: Run, state: RunState, images: jax.Array, labels: jax.Array) -> Execution:
-    """Returns what executes the run's steps, compiled for the state at hand."""
-    kind = Sparse if run.execution == "sparse" else Masked
-    return kind(run, state, images, labels)
+
+def make_execution(
+    run: Run, state: RunState, data: Data, rooms: Mapping[str, int] | None = None
+) -> Execution:
+    """Returns what executes the run's steps, compiled for the state at hand.
+
+    Args:
+      run: what to train.
+      state: to start from.
+      data: images and labels.
+      rooms: of the checkpoint that the state comes from; None: it is a fresh one.
+    """
+    if run.execution == "sparse":
+        return Sparse(run, state, data, rooms)
+    return Masked(run, state, data)
 
 
 class Masked:
     """Dense kernels, masked."""
 
-    def __init__(self, run: Run, state: RunState, images: jax.Array, labels: jax.Array):
-        self._data = (images, labels)
-        self._steps = compile_steps(run, state, images, labels, kinds(run))
+    def __init__(self, run: Run, state: RunState, data: Data):
+        self._data = data
+        self._steps = compile_steps(run, state, data, kinds(run))
 
-    def start(self, state: RunState) -> RunState:
+    def start(self, state: RunState, rooms: Mapping[str, int] | None) -> RunState:
         """The state itself."""
+        del rooms
         return state
 
     def step(self, live: RunState, event: bool, indices: Indices) -> tuple[RunState, jax.Array]:
@@ -71,6 +87,11 @@ class Masked:
     def full(self, live: RunState) -> RunState:
         """The state itself."""
         return live
+
+    def rooms(self, live: RunState) -> dict[str, int]:
+        """None."""
+        del live
+        return {}
 
 
 class Compressed(NamedTuple):
@@ -98,22 +119,22 @@ class Sparse:
     need: never at a constant number of weights a layer, else a few times.
     """
 
-    def __init__(self, run: Run, state: RunState, images: jax.Array, labels: jax.Array):
+    def __init__(self, run: Run, state: RunState, data: Data, rooms: Mapping[str, int] | None):
         self._run = run
-        self._data = (images, labels)
+        self._data = data
         self._dense_steps = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
         if run.method.dense_gradient == "events" and run.method.timetable.events:
-            self._dense_steps = compile_steps(run, state, images, labels, (True,))
-        live = self.start(state)
+            self._dense_steps = compile_steps(run, state, data, (True,))
+        live = self.start(state, rooms)
         for event in kinds(run):
             if event not in self._dense_steps:
                 self._sparse_step(live, event)
 
-    def start(self, state: RunState) -> Compressed:
+    def start(self, state: RunState, rooms: Mapping[str, int] | None) -> Compressed:
         """Chooses the form of every layer, and compresses the state."""
         active = count_active(state.masks, self._run.method.prunable)
-        forms = forms_of(self._run, active)
+        forms = forms_of(self._run, active, rooms)
         positions = find_positions(state.masks, self._run.method.prunable, room=forms.rooms)
         return Compressed(_compress(state, positions), positions, forms)
 
@@ -121,21 +142,27 @@ class Sparse:
         """As in `Execution`."""
         if event and self._dense_steps:
             state, loss = self._dense_steps[True](self.full(live), *self._data, indices)
-            return self.start(state), loss
+            return self.start(state, live.forms.rooms), loss
         step = self._sparse_step(live, event)
         state, loss = step(live.state, *self._data, indices, live.positions)
-        return (self.start(state) if event else live._replace(state=state)), loss
+        if event:
+            return self.start(state, live.forms.rooms), loss
+        return live._replace(state=state), loss
 
     def full(self, live: Compressed) -> RunState:
         """The state in full."""
         return _expand(live.state, live.positions)
+
+    def rooms(self, live: Compressed) -> dict[str, int]:
+        """Of the leaves that are executed by their active weights."""
+        return live.forms.rooms
 
     def _sparse_step(self, live: Compressed, event: bool) -> Callable[..., Any]:
         key = (event, live.forms.model, tuple(live.forms.rooms.items()))
         if key not in self._compiled:
             run = self._run._replace(model=live.forms.model)
             self._compiled[key] = compile_steps(
-                run, live.state, *self._data, (event,), live.positions
+                run, live.state, self._data, (event,), live.positions
             )[event]
         return self._compiled[key]
 
@@ -145,13 +172,19 @@ _compress_leaves = jax.jit(compress_leaves)
 _expand = jax.jit(expand)
 
 
-def forms_of(run: Run, active: Mapping[str, int]) -> Forms:
-    """How the network is trained at some numbers of active weights, by path."""
+def forms_of(run: Run, active: Mapping[str, int], rooms: Mapping[str, int] | None = None) -> Forms:
+    """How the network is trained at some numbers of active weights, by path.
+
+    Args:
+      run: what is trained.
+      active: the numbers.
+      rooms: of the forms before the last mask update.
+    """
     recipe = run.method.recipe
     changing = any(event.density is not None for event in run.method.timetable.events)
     exact = not changing and recipe is not None and recipe.scope == "layer"
     images = _images(run, run.batch_size // run.accumulate)
-    return choose_forms(run.model, images, active, exact=exact)
+    return choose_forms(run.model, images, active, rooms, exact=exact)
 
 
 def describe_execution(run: Run, plan: Plan) -> str:

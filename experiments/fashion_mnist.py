@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from experiments import cli, cost, flags, loop, report
 from experiments.data import fashion_mnist
+from experiments.execution import describe_execution
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run

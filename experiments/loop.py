@@ -72,7 +72,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
+    first, state, best, seconds, rooms = progress.resume(out / "checkpoints", create_state(run))
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
     with (
@@ -80,11 +80,11 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         RunFolder.create(out, config, after=first or None) as folder,
         progress_bar(run.steps, title, first) as bar,
     ):
-        execution = make_execution(run, state, images, labels)
+        execution = make_execution(run, state, (images, labels), rooms)
         clock = Stopwatch(seconds)
         if first == 0:
             log_start(folder, state)
-        live = execution.start(state)
+        live = execution.start(state, rooms)
         for step in range(first + 1, run.steps + 1):
             live, loss = execution.step(live, run.method.is_due(step), next(indices))
             bar.update()
@@ -95,7 +95,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 best = record(run, folder, step, state, loss, best, bar)
                 if checkpoint_is_due(run, step):
                     keep = 1 if step == run.steps else 2
-                    reached = Progress(step, state, best, clock.seconds)
+                    rooms = execution.rooms(live)
+                    reached = Progress(step, state, best, clock.seconds, rooms)
                     progress.save(folder.path / "checkpoints", reached, keep=keep)
         return finish(run, folder, state, best, config, title, clock.seconds)
 

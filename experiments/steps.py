@@ -25,8 +25,7 @@ Parts: TypeAlias = tuple[jax.Array, Any, Any]
 def compile_steps(
     run: Run,
     state: RunState,
-    images: jax.Array,
-    labels: jax.Array,
+    data: tuple[jax.Array, jax.Array],
     events: Iterable[bool],
     *positions: Mapping[str, Positions],
 ) -> dict[bool, Step]:
@@ -35,8 +34,7 @@ def compile_steps(
     Args:
       run: what to train.
       state: the steps take one of its structure.
-      images: all of them, and their labels.
-      labels: int32.
+      data: all images and all labels.
       events: whether a mask update follows, of each step to compile.
       *positions: of the active weights of a compressed state; the steps take them too. A step with
         a mask update returns the state in full.
@@ -46,13 +44,13 @@ def compile_steps(
       next state and the mean loss of the batch. The state is donated.
     """
     if run.accumulate > 1:
-        return accumulating_steps(run, state, (images, labels), events, *positions)
+        return accumulating_steps(run, state, data, events, *positions)
 
     def compiled(event: bool) -> Step:
         step = functools.partial(train_step, run, event)
         indices = jnp.zeros(run.batch_size, jnp.int32)
         jitted = jax.jit(step, donate_argnums=0)
-        return jitted.lower(state, images, labels, indices, *positions).compile()
+        return jitted.lower(state, *data, indices, *positions).compile()
 
     return {event: compiled(event) for event in events}
 

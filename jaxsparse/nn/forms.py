@@ -62,6 +62,7 @@ def choose_forms(
     model: nn.Module,
     images: jax.Array | jax.ShapeDtypeStruct,
     active: Mapping[str, int],
+    previous: Mapping[str, int] | None = None,
     *,
     train: bool = True,
     exact: bool = False,
@@ -77,17 +78,19 @@ def choose_forms(
       model: called as `jaxsparse.nn` says; hashable.
       images: a batch as the model takes them, or its shape.
       active: active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
+      previous: the rooms chosen before the last mask update, which stay as long as they serve; see
+        `choose_rooms`.
       train: whether the network is trained or only applied.
       exact: room for what is active now and no more, as in `choose_rooms`.
       break_even: decides, see `choose_rooms`.
     """
     options = {"train": train, "exact": exact, "break_even": break_even}
     layers = _layers(model, images.shape, images.dtype)
-    rooms = choose_rooms(active, layers, **options)
+    rooms = choose_rooms(active, layers, previous, **options)
     if hasattr(model, "layout"):
         major = model.clone(layout="CHWN")
         major_layers = _layers(major, images.shape, images.dtype)
-        major_rooms = choose_rooms(active, major_layers, **options)
+        major_rooms = choose_rooms(active, major_layers, previous, **options)
         if major_rooms and is_mostly_sparse(major_layers, major_rooms):
             model, layers, rooms = major, major_layers, major_rooms
     listed = [

@@ -6,7 +6,6 @@ from jaxsparse.sparse.choice import (
     break_even,
     choose_rooms,
     is_mostly_sparse,
-    room_for,
 )
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.kernels import Backend, backend
@@ -41,7 +40,6 @@ __all__ = [
     "expand_leaves",
     "find_positions",
     "is_mostly_sparse",
-    "room_for",
     "sparse_conv",
     "sparse_dot",
     "to_dense",

@@ -76,6 +76,7 @@ def break_even(layer: LayerShape, train: bool = True) -> float:
 def choose_rooms(
     active: Mapping[str, int],
     layers: Mapping[str, LayerShape],
+    previous: Mapping[str, int] | None = None,
     *,
     train: bool = True,
     exact: bool = False,
@@ -83,36 +84,42 @@ def choose_rooms(
 ) -> dict[str, int]:
     """Returns the leaves to be executed by their active weights, with room for these.
 
+    Other rooms are other shapes, and everything is compiled again. So there is room for a quarter
+    more than is active, and what was chosen before stays until a leaf outgrows its room, half of
+    all room is empty, or a leaf that is executed densely has come to half its break-even.
+
     Args:
       active: active weights of the leaves to choose from, from `count_active`.
       layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`; leaves without one stay
         as they are.
+      previous: what was returned before the last mask update; None: nothing yet.
       train: whether the layers are trained.
-      exact: whether there shall be room for no more weights than are active now. Else the room is
-        one of a few sizes that grow by a quarter each, so that numbers which change over training
-        seldom ask for another compilation.
+      exact: room for what is active and no more: for numbers that do not change.
       break_even: decides; a layer at that density is executed sparsely.
 
     Returns:
-      What `find_positions` takes as `room`. The same numbers give the same.
+      What `find_positions` takes as `room`.
     """
-    rooms = {}
-    for path, num in active.items():
-        if path in layers and num <= layers[path].size * break_even(layers[path], train):
-            rooms[path] = num if exact else room_for(num, layers[path].size)
-    return rooms
+    limits = {
+        path: layers[path].size * break_even(layers[path], train)
+        for path in active
+        if path in layers
+    }
+    if previous is not None and _serves(previous, active, limits):
+        return dict(previous)
+    chosen = {path: active[path] for path, limit in limits.items() if active[path] <= limit}
+    if exact:
+        return chosen
+    return {path: min(num + num // 4, layers[path].size) for path, num in chosen.items()}
 
 
-def room_for(num: int, size: int) -> int:
-    """Returns the smallest room for `num` weights of a leaf, of sizes that grow by a quarter.
-
-    >>> [room_for(num, 100) for num in (0, 1, 2, 4, 5, 30, 31, 100)]
-    [1, 1, 2, 4, 5, 33, 33, 100]
-    """
-    room = 1
-    while room < num:
-        room += max(1, room // 4)
-    return min(room, size)
+def _serves(
+    rooms: Mapping[str, int], active: Mapping[str, int], limits: Mapping[str, float]
+) -> bool:
+    fits = all(active[path] <= room for path, room in rooms.items())
+    is_used = sum(rooms.values()) <= 2 * sum(active[path] for path in rooms)
+    dense = [path for path in limits if path not in rooms]
+    return fits and is_used and not any(2 * active[path] <= limits[path] for path in dense)
 
 
 def is_mostly_sparse(layers: Mapping[str, LayerShape], rooms: Mapping[str, int]) -> bool:
