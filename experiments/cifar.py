@@ -138,7 +138,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
-        execution=config.execution,
+        execution=config.execution or "masked",
     )
 
 

@@ -41,7 +41,8 @@ def compile_steps(
 
     Returns:
       By whether there is a mask update: (state, images, labels, int32[batch_size] indices) to the
-      next state and the mean loss of the batch. The state is donated.
+      next state and the mean loss of the batch. The state is donated, but for a compressed one
+      that comes out in full.
     """
     if run.accumulate > 1:
         return accumulating_steps(run, state, data, events, *positions)
@@ -49,7 +50,8 @@ def compile_steps(
     def compiled(event: bool) -> Step:
         step = functools.partial(train_step, run, event)
         indices = jnp.zeros(run.batch_size, jnp.int32)
-        jitted = jax.jit(step, donate_argnums=0)
+        # Nothing of a compressed state can be reused where it becomes one in full.
+        jitted = jax.jit(step, donate_argnums=() if event and positions else 0)
         return jitted.lower(state, *data, indices, *positions).compile()
 
     return {event: compiled(event) for event in events}
@@ -185,9 +187,10 @@ def accumulating_steps(
         .lower(total, state.params, state.step, all_data, np.int32(0), *positions)
         .compile()
     )
-    jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames="state")
 
     def step_of(event: bool) -> Step:
+        donated = () if event and positions else ("state",)
+        jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames=donated)
         where = positions[0] if positions else {}
         compiled_apply = jitted_apply.lower(state, *total[1:], where, event=event).compile()
 
