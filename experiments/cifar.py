@@ -33,6 +33,7 @@ from experiments.cost import shapes_and_flops
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
+from experiments.execution import describe_execution
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
@@ -108,7 +109,9 @@ def main(config: Config) -> None:
         run = run_of(config, blank(config))
         loop.check(run)
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-        print(run.method.plan(*shapes_and_flops(run.model, image)))
+        plan = run.method.plan(*shapes_and_flops(run.model, image))
+        print(plan)
+        print(describe_execution(run, plan), end="")
         return
     print(report.describe(train(config)))
 
@@ -135,6 +138,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
+        execution=config.execution or "masked",
     )
 
 

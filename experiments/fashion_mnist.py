@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from experiments import cli, cost, flags, loop, report
 from experiments.data import fashion_mnist
+from experiments.execution import describe_execution
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
@@ -70,7 +71,9 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config)
         loop.check(run)
-        print(run.method.plan(*shapes_and_flops(run.model)))
+        plan = run.method.plan(*shapes_and_flops(run.model))
+        print(plan)
+        print(describe_execution(run, plan), end="")
         return
     print(report.describe(train(config)))
 
@@ -101,6 +104,7 @@ def run_of(config: Config) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
+        execution=config.execution or "masked",
     )
 
 

@@ -46,6 +46,9 @@ class Running:
     at the end."""
     accumulate: int = 1
     """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
+    execution: cli.OptionalStr = None
+    """masked (dense kernels, of which masks keep some weights) or sparse (by the active weights
+    alone where that is faster, on CPU; the same training up to rounding). Default: masked."""
 
 
 def going_on(config: Running) -> str:

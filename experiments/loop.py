@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import progress
+from experiments.execution import check_execution, make_execution
 from experiments.methods import plan_of
 from experiments.progress import Best, Progress
 from experiments.report import (
@@ -35,7 +36,6 @@ from experiments.report import (
 )
 from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
-from experiments.steps import compile_steps
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
 
@@ -72,7 +72,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    first, state, best, seconds = progress.resume(out / "checkpoints", create_state(run))
+    first, state, best, seconds, rooms = progress.resume(out / "checkpoints", create_state(run))
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
     with (
@@ -80,20 +80,23 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         RunFolder.create(out, config, after=first or None) as folder,
         progress_bar(run.steps, title, first) as bar,
     ):
-        steps = compile_steps(run, state, images, labels)
+        execution = make_execution(run, state, (images, labels), rooms)
         clock = Stopwatch(seconds)
         if first == 0:
             log_start(folder, state)
+        live = execution.start(state, rooms)
         for step in range(first + 1, run.steps + 1):
-            state, loss = steps[run.method.is_due(step)](state, images, labels, next(indices))
+            live, loss = execution.step(live, run.method.is_due(step), next(indices))
             bar.update()
             if not is_looked_at(run, step):
                 continue
-            with clock.paused(state.params):
+            with clock.paused(live):
+                state = execution.full(live)
                 best = record(run, folder, step, state, loss, best, bar)
                 if checkpoint_is_due(run, step):
                     keep = 1 if step == run.steps else 2
-                    reached = Progress(step, state, best, clock.seconds)
+                    rooms = execution.rooms(live)
+                    reached = Progress(step, state, best, clock.seconds, rooms)
                     progress.save(folder.path / "checkpoints", reached, keep=keep)
         return finish(run, folder, state, best, config, title, clock.seconds)
 
@@ -136,6 +139,7 @@ def check(run: Run) -> Plan:
         raise ValueError(
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
+    check_execution(run)
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 

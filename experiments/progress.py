@@ -35,12 +35,14 @@ class Progress(NamedTuple):
       best: the best model so far.
       seconds: of training so far, over all processes, without compiling, evaluating and saving.
         Steps that a crash has lost are not in it.
+      rooms: of the leaves that are executed by their active weights; None before the first step.
     """
 
     step: int
     state: RunState
     best: Best
     seconds: float
+    rooms: dict[str, int] | None = None
 
 
 def start(state: RunState) -> Progress:
@@ -50,8 +52,13 @@ def start(state: RunState) -> Progress:
 
 def save(folder: Path, progress: Progress, *, keep: int = 2) -> None:
     """Saves the progress as a checkpoint; raises what `save_checkpoint` does."""
-    step, state, best, seconds = progress
-    extras = {"val_accuracy": best.val_accuracy, "best_step": best.step, "seconds": seconds}
+    step, state, best, seconds, rooms = progress
+    extras = {
+        "val_accuracy": best.val_accuracy,
+        "best_step": best.step,
+        "seconds": seconds,
+        "rooms": rooms,
+    }
     arrays = {"state": state, "best": best.variables}
     save_checkpoint(folder, step, arrays, keep=keep, extras=extras)
 
@@ -73,7 +80,8 @@ def resume(folder: Path, state: RunState) -> Progress:
         return fresh
     extras = restored.extras
     best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best"])
-    return Progress(restored.step, restored.state["state"], best, extras["seconds"])
+    state = restored.state["state"]
+    return Progress(restored.step, state, best, extras["seconds"], extras.get("rooms"))
 
 
 def restore(folder: Path, arrays: Any) -> Restored | None:

@@ -14,13 +14,16 @@ import jaxsparse
 from experiments import plots
 from experiments.cost import flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
+from experiments.execution import executed
 from experiments.groups import SLACK
 from experiments.progress import Best
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
+from jaxsparse.nn import sparse_execution
 from jaxsparse.paths import prunable_leaves
 from jaxsparse.plan import Plan
+from jaxsparse.sparse import Positions
 
 
 def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
@@ -34,10 +37,11 @@ def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> 
     correct = 0
     if not len(split.labels):
         return None
+    model, variables, positions = executed(run, variables, batch_size)
     for start in range(0, len(split.labels), batch_size):
         images = jnp.asarray(split.images[start : start + batch_size])
         labels = jnp.asarray(split.labels[start : start + batch_size])
-        found, num_nan = _count(run.model, run.normalise, variables, images, labels)
+        found, num_nan = _count(model, run.normalise, variables, positions, images, labels)
         if num_nan:
             raise ValueError(
                 f"the network gives NaN for {num_nan} of {len(labels)} images, though its training "
@@ -52,11 +56,13 @@ def _count(
     model: nn.Module,
     normalise: Callable[[jax.Array], jax.Array],
     variables: Any,
+    positions: Mapping[str, Positions],
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The number of images that are classified correctly, and of those with a NaN."""
-    logits = jnp.asarray(model.apply(variables, normalise(images)))
+    with sparse_execution(positions):
+        logits = jnp.asarray(model.apply(variables, normalise(images)))
     return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
 
 

@@ -44,6 +44,7 @@ class Run(NamedTuple):
       checkpoint_every: steps between checkpoints; 0 is only one, at the end.
       accumulate: micro-batches that a step's batch is cut into, to save memory.
       log_every: steps between records of the training loss.
+      execution: "masked" is dense kernels with masks, "sparse" by active weights where faster.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Run(NamedTuple):
     checkpoint_every: int = 500
     accumulate: int = 1
     log_every: int = 50
+    execution: str = "masked"
 
     @property
     def steps(self) -> int:

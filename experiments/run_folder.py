@@ -29,6 +29,9 @@ from experiments.tensorboard import ScalarWriter
 
 # Flags that change nothing in what comes out, so that a run may go on with others.
 FREE_FLAGS = ("out", "checkpoint_every")
+# Flags that checkpoints do not depend on, so that a run may go on with others; what comes out then
+# is the same up to rounding.
+LOOSE_FLAGS = ("execution",)
 
 
 class RunFolder:
@@ -154,7 +157,8 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
     asked = json.loads(json.dumps(_plain(config), allow_nan=False))
     for flag in [*asked, *(flag for flag in started if flag not in asked)]:
         ours, theirs = asked.get(flag), started.get(flag)
-        if ours != theirs and flag not in FREE_FLAGS:
+        loose = FREE_FLAGS if finished else (*FREE_FLAGS, *LOOSE_FLAGS)
+        if ours != theirs and flag not in loose:
             kind = "a finished" if finished else "an unfinished"
             raise ValueError(
                 f"{path} holds {kind} run {difference(flag, theirs, ours)}; pass another "

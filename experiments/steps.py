@@ -1,7 +1,7 @@
 """The compiled training steps: a batch at once, or in micro-batches to save memory."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -10,36 +10,51 @@ import numpy as np
 import optax
 
 from experiments.run import AUGMENTATION, DROPOUT, Run, RunState
+from jaxsparse.nn import sparse_execution
+from jaxsparse.sparse import Positions, expand, expand_leaves
 
 Data: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | np.ndarray]
 """All images, all labels, and int32[n] indices of those to take."""
 
-Step: TypeAlias = Callable[
-    [RunState, jax.Array, jax.Array, jax.Array | np.ndarray], tuple[RunState, jax.Array]
-]
+Step: TypeAlias = Callable[..., tuple[RunState, jax.Array]]
 
 Parts: TypeAlias = tuple[jax.Array, Any, Any]
 """Of a batch: its mean loss, the gradient, and the model's collections after it."""
 
 
 def compile_steps(
-    run: Run, state: RunState, images: jax.Array, labels: jax.Array
+    run: Run,
+    state: RunState,
+    data: tuple[jax.Array, jax.Array],
+    events: Iterable[bool],
+    *positions: Mapping[str, Positions],
 ) -> dict[bool, Step]:
-    """Compiles the training step, without and with a mask update, before the clock starts.
+    """Compiles training steps, before the clock starts.
+
+    Args:
+      run: what to train.
+      state: the steps take one of its structure.
+      data: all images and all labels.
+      events: whether a mask update follows, of each step to compile.
+      *positions: of the active weights of a compressed state; the steps take them too. A step with
+        a mask update returns the state in full.
 
     Returns:
       By whether there is a mask update: (state, images, labels, int32[batch_size] indices) to the
-      next state and the mean loss of the batch. The state is donated.
+      next state and the mean loss of the batch. The state is donated, but for a compressed one
+      that comes out in full.
     """
     if run.accumulate > 1:
-        return accumulating_steps(run, state, images, labels)
+        return accumulating_steps(run, state, data, events, *positions)
 
     def compiled(event: bool) -> Step:
         step = functools.partial(train_step, run, event)
         indices = jnp.zeros(run.batch_size, jnp.int32)
-        return jax.jit(step, donate_argnums=0).lower(state, images, labels, indices).compile()
+        # Nothing of a compressed state can be reused where it becomes one in full.
+        jitted = jax.jit(step, donate_argnums=() if event and positions else 0)
+        return jitted.lower(state, *data, indices, *positions).compile()
 
-    return {event: compiled(event) for event in kinds(run)}
+    return {event: compiled(event) for event in events}
 
 
 def train_step(
@@ -49,12 +64,29 @@ def train_step(
     images: jax.Array,
     labels: jax.Array,
     indices: jax.Array,
+    positions: Mapping[str, Positions] | None = None,
 ) -> tuple[RunState, jax.Array]:
     """One step, not yet compiled; returns the next state and the mean loss of the batch."""
-    loss, grads, collections = loss_and_grads(
-        run, state.params, state.collections, state.step, (images, labels, indices)
-    )
-    return state.apply_gradients(grads=grads, event=event, collections=collections), loss
+    positions = positions or {}
+    with sparse_execution(positions):
+        loss, grads, collections = loss_and_grads(
+            run, state.params, state.collections, state.step, (images, labels, indices)
+        )
+    return apply(state, grads, collections, positions, event), loss
+
+
+def apply(
+    state: RunState,
+    grads: Any,
+    collections: Any,
+    positions: Mapping[str, Positions],
+    event: bool,
+) -> RunState:
+    """Ends a step; a mask update looks at a compressed state in full, and leaves it so."""
+    if event and positions:
+        grads = expand_leaves(grads, positions)
+        state = expand(state, positions)
+    return state.apply_gradients(grads=grads, event=event, collections=collections)
 
 
 def kinds(run: Run) -> Iterable[bool]:
@@ -106,7 +138,11 @@ def loss_and_grads(
 
 
 def accumulating_steps(
-    run: Run, state: RunState, images: jax.Array, labels: jax.Array
+    run: Run,
+    state: RunState,
+    data: tuple[jax.Array, jax.Array],
+    events: Iterable[bool],
+    *positions: Mapping[str, Positions],
 ) -> dict[bool, Step]:
     """Compiles steps that average loss and gradients over micro-batches, then update once.
 
@@ -128,42 +164,52 @@ def accumulating_steps(
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         return jnp.zeros(()), zeros, jax.tree.map(jnp.copy, state.collections)
 
-    def add(total: Parts, params: Any, step: jax.Array, data: Data, part: jax.Array) -> Parts:
+    def add(
+        total: Parts,
+        params: Any,
+        step: jax.Array,
+        data: Data,
+        part: jax.Array,
+        *positions: Mapping[str, Positions],
+    ) -> Parts:
         images, labels, indices = data
         chosen = (images, labels, jnp.reshape(indices, (num_parts, -1))[part])
-        *more, collections = loss_and_grads(run, params, total[2], step, chosen, part)
+        with sparse_execution(positions[0] if positions else {}):
+            *more, collections = loss_and_grads(run, params, total[2], step, chosen, part)
         mean = jax.tree.map(lambda so_far, x: so_far + x / num_parts, list(total[:2]), more)
         return *mean, collections
 
-    def apply(state: RunState, grads: Any, collections: Any, event: bool) -> RunState:
-        return state.apply_gradients(grads=grads, event=event, collections=collections)
-
-    data = (images, labels, jnp.zeros(run.batch_size, jnp.int32))
+    all_data = (*data, jnp.zeros(run.batch_size, jnp.int32))
     total = jax.eval_shape(nothing, state)
     compiled_nothing = jax.jit(nothing).lower(state).compile()
     compiled_add = (
         jax.jit(add, donate_argnames="total")
-        .lower(total, state.params, state.step, data, np.int32(0))
+        .lower(total, state.params, state.step, all_data, np.int32(0), *positions)
         .compile()
     )
-    jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames="state")
 
     def step_of(event: bool) -> Step:
-        compiled_apply = jitted_apply.lower(state, *total[1:], event=event).compile()
+        donated = () if event and positions else ("state",)
+        jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames=donated)
+        where = positions[0] if positions else {}
+        compiled_apply = jitted_apply.lower(state, *total[1:], where, event=event).compile()
 
         def step(
             state: RunState,
             images: jax.Array,
             labels: jax.Array,
             indices: jax.Array | np.ndarray,
+            *positions: Mapping[str, Positions],
         ) -> tuple[RunState, jax.Array]:
             total = compiled_nothing(state)
             for part in range(num_parts):
                 data = (images, labels, indices)
-                total = compiled_add(total, state.params, state.step, data, np.int32(part))
+                part = np.int32(part)
+                total = compiled_add(total, state.params, state.step, data, part, *positions)
             loss, grads, collections = total
-            return compiled_apply(state, grads, collections), loss
+            where = positions[0] if positions else {}
+            return compiled_apply(state, grads, collections, where), loss
 
         return step
 
-    return {event: step_of(event) for event in kinds(run)}
+    return {event: step_of(event) for event in events}

@@ -176,11 +176,14 @@ def check(lanes: Sequence[Lane]) -> None:
         loop.check(lane.run)
         if not is_finished(lane):
             check_folder(lane.out, lane.config)
-    if lanes[0].run.accumulate > 1:
-        raise ValueError(
-            f"--accumulate={lanes[0].run.accumulate} is not served for seeds trained together; "
-            f"leave out --vmap_seeds"
-        )
+    run = lanes[0].run
+    served = {"accumulate": 1, "execution": "masked"}
+    for flag, value in served.items():
+        if getattr(run, flag) != value:
+            raise ValueError(
+                f"--{flag}={getattr(run, flag)} is not served for seeds trained together; leave "
+                f"out --vmap_seeds"
+            )
 
 
 def is_finished(lane: Lane) -> bool:

@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state"},
     "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
-    "nn": {"nn"},
+    "sparse": CORE | {"csr", "sparse"},
+    "nn": CORE | {"nn", "sparse"},
 }
 
 

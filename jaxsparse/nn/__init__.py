@@ -26,6 +26,7 @@ scale at the start decides what one threshold over all layers takes of it, so fo
 look at "Differs from the official code"; `PYTORCH_INIT` is what PyTorch's layers start with.
 """
 
+from jaxsparse.nn.forms import Forms, LayerForm, choose_forms
 from jaxsparse.nn.layers import PYTORCH_INIT
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
 from jaxsparse.nn.resnet import (
@@ -36,6 +37,7 @@ from jaxsparse.nn.resnet import (
     resnet,
     torchvision_name,
 )
+from jaxsparse.nn.sparse import layer_shapes, sparse_execution
 from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 
@@ -44,11 +46,16 @@ __all__ = [
     "VGG",
     "BasicBlock",
     "Bottleneck",
+    "Forms",
+    "LayerForm",
     "LeNet5",
     "LeNet300100",
     "ResNet",
     "WideResNet",
+    "choose_forms",
     "cifar_resnet",
+    "layer_shapes",
     "resnet",
+    "sparse_execution",
     "torchvision_name",
 ]

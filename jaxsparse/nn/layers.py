@@ -1,13 +1,20 @@
 """What all networks with norms are made of: convolutions, norms and the head, as PyTorch has them.
 
-The layers are `flax.linen`'s own, so that whatever intercepts those serves every network here, and
+The layers are `flax.linen`'s, so that whatever intercepts those serves every network here, and
 their numbers are PyTorch's, so that its weights give its logits.
+
+Between layers images lie as the layout says: "NHWC", Flax's own, or channel-major "CHWN", in which
+the sparse kernels are faster. Either way a network takes images as [batch, height, width, channels]
+and has the same variables. Height and width are axes 1 and 2 in both.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+
+from jaxsparse.sparse import Layout, batch_norm
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -21,6 +28,71 @@ FC_INIT: Initializer = nn.initializers.normal(0.01)
 """Goyal et al., "Accurate, large minibatch SGD", 2017; VGG; RigL's and GraNet's VGG code."""
 
 
+class Conv(nn.Conv):
+    """`nn.Conv` of images in a layout; also the parameters are the same.
+
+    Attributes:
+      layout: of its inputs and outputs.
+    """
+
+    layout: Layout = "NHWC"
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps images to images in the same layout."""
+        if self.layout == "NHWC":
+            return super().__call__(inputs)
+        return to_layout(super().__call__(inputs.transpose(3, 1, 2, 0)), self.layout)
+
+
+class Norm(nn.BatchNorm):
+    """`nn.BatchNorm` of images in a layout, with what follows it in a residual network.
+
+    Variables are those of `nn.BatchNorm`. Channel-major, all is one pass over the images.
+
+    Attributes:
+      layout: of its inputs and outputs. "CHWN" takes float32 alone.
+    """
+
+    layout: Layout = "NHWC"
+
+    @nn.compact
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False
+    ) -> jax.Array:
+        """Normalises, adds the shortcut where there is one, takes the positive part if asked to."""
+        if self.layout == "CHWN" and not self.use_running_average:
+            return self._of_batch(x, shortcut, relu)
+        if self.layout == "CHWN":
+            y = self._of_running(x)
+        else:
+            y = super().__call__(x)
+        y = y if shortcut is None else y + shortcut
+        return nn.relu(y) if relu else y
+
+    def _of_batch(self, x: jax.Array, shortcut: jax.Array | None, relu: bool) -> jax.Array:
+        scale, bias, mean, var = self._variables(x)
+        y, *found = batch_norm(x, scale, bias, shortcut, relu=relu, epsilon=self.epsilon)
+        if not self.is_initializing():
+            for running, new in zip((mean, var), found, strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return y
+
+    def _of_running(self, x: jax.Array) -> jax.Array:
+        by_channel = lambda values: values[:, None, None, None]
+        scale, bias, mean, var = self._variables(x)
+        factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+        return (x - by_channel(mean.value)) * by_channel(factor) + by_channel(bias)
+
+    def _variables(self, x: jax.Array) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        shape, dtype = (x.shape[0],), self.param_dtype
+        if x.dtype != jnp.float32:
+            raise ValueError(f"images are {x.dtype}; layout CHWN takes float32")
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, dtype)
+        return scale, self.param("bias", self.bias_init, shape, dtype), mean, var
+
+
 def conv(
     features: int,
     size: int,
@@ -28,40 +100,56 @@ def conv(
     name: str,
     stride: int = 1,
     kernel_init: Initializer = CONV_INIT,
-    dtype: DTypeLike = jnp.float32,
-) -> nn.Conv:
+    **options: Any,
+) -> Conv:
     """Returns a convolution of odd `size` without bias, padded by size // 2 on all four sides.
 
-    "SAME" pads a stride of 2 on the right and bottom only, which is another network.
+    "SAME" pads a stride of 2 on the right and bottom only, which is another network. `options` are
+    dtype and layout.
     """
-    return nn.Conv(
+    return Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=((size // 2, size // 2),) * 2,
         use_bias=False,
         kernel_init=kernel_init,
-        dtype=dtype,
         name=name,
+        **options,
     )
 
 
-def norm(*, train: bool, name: str, dtype: DTypeLike = jnp.float32) -> nn.BatchNorm:
+def norm(*, train: bool, name: str, **options: Any) -> Norm:
     """Returns a batch norm with PyTorch's epsilon and momentum (0.1 there, as the new one's share).
 
     Its statistics are float32 whatever the dtype. The running variance follows the variance of the
-    batch; PyTorch's follows n / (n - 1) times that, over the n positions of a channel.
+    batch; PyTorch's follows n / (n - 1) times that, over the n positions of a channel. `options`
+    are dtype and layout.
     """
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
+    return Norm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **options)
+
+
+def to_layout(images: jax.Array, layout: Layout) -> jax.Array:
+    """Returns [batch, height, width, channels] images in the layout."""
+    return images if layout == "NHWC" else images.transpose(3, 1, 2, 0)
+
+
+def num_channels(images: jax.Array, layout: Layout) -> int:
+    """Returns the channels of images in a layout."""
+    return images.shape[layout.index("C")]
 
 
 def head(
-    x: jax.Array, num_classes: int, *, use_bias: bool = True, kernel_init: Initializer = FC_INIT
+    x: jax.Array,
+    num_classes: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = FC_INIT,
+    layout: Layout = "NHWC",
 ) -> jax.Array:
-    """Maps [batch, height, width, channels] to float32[batch, num_classes]: mean, layer "fc"."""
+    """Maps images to float32[batch, num_classes]: the mean of each channel, and layer "fc"."""
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    x = x if layout == "NHWC" else x.T
     return nn.Dense(num_classes, use_bias=use_bias, kernel_init=kernel_init, name="fc")(x)
 
 

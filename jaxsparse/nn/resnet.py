@@ -36,7 +36,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, check_at_least, conv, head, norm
+from jaxsparse.nn.layers import (
+    CONV_INIT,
+    FC_INIT,
+    Initializer,
+    check_at_least,
+    conv,
+    head,
+    norm,
+    num_channels,
+    to_layout,
+)
+from jaxsparse.sparse import Layout
 
 
 class BasicBlock(nn.Module):
@@ -47,26 +58,28 @@ class BasicBlock(nn.Module):
       stride: of the first convolution and the shortcut.
       kernel_init: of the convolutions.
       dtype: of activations.
+      layout: of images, inputs and outputs.
     """
 
     width: int
     stride: int = 1
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
-        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
+        """Maps images to images of 1/stride of the size."""
+        options = {"dtype": self.dtype, "layout": self.layout}
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
+        make_norm = functools.partial(norm, train=train, **options)
         y = make_conv(self.width, 3, stride=self.stride, name="conv1")(x)
-        y = nn.relu(make_norm(name="norm1")(y))
+        y = make_norm(name="norm1")(y, relu=True)
         y = make_conv(self.width, 3, name="conv2")(y)
-        y = make_norm(name="norm2")(y)
-        if self.stride > 1 or x.shape[-1] != self.width:
+        if self.stride > 1 or num_channels(x, self.layout) != self.width:
             x = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")(x)
             x = make_norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        return make_norm(name="norm2")(y, x, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -77,29 +90,31 @@ class Bottleneck(nn.Module):
       stride: of the 3 x 3 convolution and the shortcut.
       kernel_init: of the convolutions.
       dtype: of activations.
+      layout: of images, inputs and outputs.
     """
 
     width: int
     stride: int = 1
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
-        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
+        """Maps images to images of 1/stride of the size."""
+        options = {"dtype": self.dtype, "layout": self.layout}
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
+        make_norm = functools.partial(norm, train=train, **options)
         width_out = 4 * self.width
         y = make_conv(self.width, 1, name="conv1")(x)
-        y = nn.relu(make_norm(name="norm1")(y))
+        y = make_norm(name="norm1")(y, relu=True)
         y = make_conv(self.width, 3, stride=self.stride, name="conv2")(y)
-        y = nn.relu(make_norm(name="norm2")(y))
+        y = make_norm(name="norm2")(y, relu=True)
         y = make_conv(width_out, 1, name="conv3")(y)
-        y = make_norm(name="norm3")(y)
-        if self.stride > 1 or x.shape[-1] != width_out:
+        if self.stride > 1 or num_channels(x, self.layout) != width_out:
             x = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")(x)
             x = make_norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        return make_norm(name="norm3")(y, x, relu=True)
 
 
 class ResNet(nn.Module):
@@ -116,6 +131,7 @@ class ResNet(nn.Module):
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
+      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
 
     Raises:
       ValueError: another stem, or a width below 1.
@@ -130,6 +146,7 @@ class ResNet(nn.Module):
     kernel_init: Initializer = CONV_INIT
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     def __post_init__(self):
         if self.stem not in ("imagenet", "cifar"):
@@ -141,9 +158,11 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, height, width, 3] images to float32[batch, num_classes] logits."""
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        of_all = {"dtype": self.dtype, "layout": self.layout}
+        options = {"kernel_init": self.kernel_init, **of_all}
+        x = to_layout(x, self.layout)
         x = conv(self.width, size, stride=stride, name="conv1", **options)(x)
-        x = nn.relu(norm(train=train, name="norm1", dtype=self.dtype)(x))
+        x = norm(train=train, name="norm1", **of_all)(x, relu=True)
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
@@ -155,7 +174,13 @@ class ResNet(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                     **options,
                 )(x, train=train)
-        return head(x, self.num_classes, use_bias=self.fc_bias, kernel_init=self.fc_init)
+        return head(
+            x,
+            self.num_classes,
+            use_bias=self.fc_bias,
+            kernel_init=self.fc_init,
+            layout=self.layout,
+        )
 
 
 _STAGES = {

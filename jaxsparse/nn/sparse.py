@@ -1,6 +1,7 @@
 """Flax linen models executed by their active weights, without a line of them rewritten."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from flax.linen.linear import canonicalize_padding
 from flax.linen.module import InterceptorContext
 from jax import lax
 
-from jaxsparse.sparse import Positions, Window, sparse_conv, sparse_dot
+from jaxsparse.sparse import LayerShape, Layout, Positions, Window, sparse_conv, sparse_dot
 
 
 @contextlib.contextmanager
@@ -53,6 +54,49 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
         yield
 
 
+def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]:
+    """Returns the layers that have a sparse form as `apply(*args)` calls them, by kernel path.
+
+    Nothing is computed. Of a layer that is called several times the first call counts.
+
+    Args:
+      apply: calls a linen model, such as `model.apply`.
+      *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
+    """
+    found = {}
+
+    def intercept(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, (nn.Conv, nn.Dense)):
+            path = "/".join([*layer.path, "kernel"])
+            with contextlib.suppress(ValueError):  # it has no sparse form
+                found.setdefault(path, _shape_of(layer, path, *args))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        jax.eval_shape(apply, *args)
+    return found
+
+
+def _shape_of(layer: nn.Conv | nn.Dense, path: str, x: jax.Array) -> LayerShape:
+    if isinstance(layer, nn.Dense):
+        _check_dtype(layer, path)
+        rows, inputs = math.prod(x.shape[:-1]), x.shape[-1]
+        return LayerShape((1, 1, rows, inputs), (1, 1, inputs, layer.features), Window((1, 1)))
+    layout: Layout = getattr(layer, "layout", "NHWC")
+    *batch, height, width, channels = x.shape
+    if layout == "CHWN":
+        channels, height, width, *batch = x.shape
+    window = window_of(layer, path, (height, width))
+    kernel = (*window.taps, channels // window.groups, layer.features)
+    return LayerShape((math.prod(batch), height, width, channels), kernel, window, layout)
+
+
 def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
     """Returns the window of a layer for images of some height and width.
 
@@ -82,17 +126,25 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
 
 
 def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
+    values = _values(layer, path, positions)
+    if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
+        window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
+        return sparse_conv(inputs, values, positions, window, layout="CHWN")
     *batch, height, width, channels = inputs.shape
     window = window_of(layer, path, (height, width))
     images = inputs.reshape(-1, height, width, channels)
-    outputs = sparse_conv(images, _values(layer, path, positions), positions, window)
+    outputs = sparse_conv(images, values, positions, window)
     return _with_bias(layer, outputs.reshape(*batch, *outputs.shape[1:]))
 
 
 def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
+    _check_dtype(layer, path)
+    return _with_bias(layer, sparse_dot(inputs, _values(layer, path, positions), positions))
+
+
+def _check_dtype(layer: nn.Dense, path: str) -> None:
     if layer.dtype not in (None, jnp.float32):
         raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
-    return _with_bias(layer, sparse_dot(inputs, _values(layer, path, positions), positions))
 
 
 def _values(layer: nn.Module, path: str, positions: Positions) -> jax.Array:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, conv, head, norm
+from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, conv, head, norm, to_layout
+from jaxsparse.sparse import Layout
 
 # Convolutions per stage; 2 x 2 max-pooling stands between the stages.
 _STAGES = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -35,6 +36,7 @@ class VGG(nn.Module):
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
+      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
 
     Raises:
       ValueError: another depth.
@@ -45,6 +47,7 @@ class VGG(nn.Module):
     kernel_init: Initializer = CONV_INIT
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     def __post_init__(self):
         if self.depth not in _STAGES:
@@ -60,18 +63,14 @@ class VGG(nn.Module):
         """
         if min(x.shape[1:3]) < 16:
             raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} must be at least 16 x 16")
-        layer = 0
+        options = {"dtype": self.dtype, "layout": self.layout}
+        x, layer = to_layout(x, self.layout), 0
         for stage, (num_layers, width) in enumerate(zip(_STAGES[self.depth], _WIDTHS, strict=True)):
             if stage > 0:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
             for _ in range(num_layers):
                 layer += 1
-                x = conv(
-                    width,
-                    3,
-                    name=f"conv{layer}",
-                    kernel_init=self.kernel_init,
-                    dtype=self.dtype,
-                )(x)
-                x = nn.relu(norm(train=train, name=f"norm{layer}", dtype=self.dtype)(x))
-        return head(x, self.num_classes, kernel_init=self.fc_init)
+                name = f"conv{layer}"
+                x = conv(width, 3, name=name, kernel_init=self.kernel_init, **options)(x)
+                x = norm(train=train, name=f"norm{layer}", **options)(x, relu=True)
+        return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

@@ -20,7 +20,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, check_at_least, conv, head, norm
+from jaxsparse.nn.layers import (
+    CONV_INIT,
+    FC_INIT,
+    Initializer,
+    check_at_least,
+    conv,
+    head,
+    norm,
+    num_channels,
+    to_layout,
+)
+from jaxsparse.sparse import Layout
 
 
 class WideBlock(nn.Module):
@@ -32,6 +43,7 @@ class WideBlock(nn.Module):
       dropout_rate: between the convolutions.
       kernel_init: of the convolutions.
       dtype: of activations.
+      layout: of images, inputs and outputs.
     """
 
     features: int
@@ -39,18 +51,20 @@ class WideBlock(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps [batch, height, width, channels] to the same at 1/stride of the size."""
-        make_conv = functools.partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = functools.partial(norm, train=train, dtype=self.dtype)
-        y = nn.relu(make_norm(name="norm1")(x))
-        if self.stride > 1 or x.shape[-1] != self.features:
+        """Maps images to images of 1/stride of the size."""
+        options = {"dtype": self.dtype, "layout": self.layout}
+        make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
+        make_norm = functools.partial(norm, train=train, **options)
+        y = make_norm(name="norm1")(x, relu=True)
+        if self.stride > 1 or num_channels(x, self.layout) != self.features:
             # Of the activated input, unlike the identity: both branches share norm1.
             x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
         y = make_conv(self.features, 3, stride=self.stride, name="conv1")(y)
-        y = nn.relu(make_norm(name="norm2")(y))
+        y = make_norm(name="norm2")(y, relu=True)
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
         return x + make_conv(self.features, 3, name="conv2")(y)
 
@@ -67,6 +81,8 @@ class WideResNet(nn.Module):
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
+      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU (where the
+        same key gives other dropout).
 
     Raises:
       ValueError: a depth, width or dropout rate out of its range.
@@ -83,6 +99,7 @@ class WideResNet(nn.Module):
     kernel_init: Initializer = CONV_INIT
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
+    layout: Layout = "NHWC"
 
     def __post_init__(self):
         if not isinstance(self.depth, int) or self.depth < 10 or self.depth % 6 != 4:
@@ -95,7 +112,9 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, height, width, 3] images to float32[batch, num_classes] logits."""
-        options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        of_all = {"dtype": self.dtype, "layout": self.layout}
+        options = {"kernel_init": self.kernel_init, **of_all}
+        x = to_layout(x, self.layout)
         x = conv(16, 3, name="conv1", **options)(x)
         for stage in range(3):
             for block in range((self.depth - 4) // 6):
@@ -106,5 +125,5 @@ class WideResNet(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                     **options,
                 )(x, train=train)
-        x = nn.relu(norm(train=train, name="norm", dtype=self.dtype)(x))
-        return head(x, self.num_classes, kernel_init=self.fc_init)
+        x = norm(train=train, name="norm", **of_all)(x, relu=True)
+        return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

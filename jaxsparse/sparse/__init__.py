@@ -1,16 +1,61 @@
-"""Sparse execution: layers whose time and memory fall with the number of active weights."""
+"""Sparse execution: layers whose time and memory fall with the number of active weights.
 
-from jaxsparse.sparse.convolution import sparse_conv, sparse_dot
+On several devices the batch is cut up by `jax.shard_map`. Under a mere `jax.jit` with sharded
+images every device would gather all of them and compute everything, since the compiler cannot look
+into the kernels. What is the same on all devices has gradients that are summed over them, so the
+mean belongs into the loss:
+
+    def step(state, positions, images, labels):                    # images: a device's own
+        mean = lambda params: jax.lax.pmean(loss(params, positions, images, labels), "data")
+        value, grads = jax.value_and_grad(mean)(state.params)
+        return state.apply_gradients(grads=grads), value
+
+    same, cut = PartitionSpec(), PartitionSpec("data")              # mesh: of one axis, "data"
+    step = jax.shard_map(step, mesh=mesh, in_specs=(same, same, cut, cut), out_specs=same)
+
+With `check_vma=False` they are not: there, take the mean of the gradients.
+"""
+
+from jaxsparse.sparse.choice import (
+    BreakEven,
+    LayerShape,
+    break_even,
+    choose_rooms,
+    is_mostly_sparse,
+)
+from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.kernels import Backend, backend
+from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse
+from jaxsparse.sparse.states import (
+    compress,
+    compress_leaves,
+    count_active,
+    expand,
+    expand_leaves,
+    find_positions,
+)
 from jaxsparse.sparse.window import Window
 
 __all__ = [
     "Backend",
+    "BreakEven",
+    "LayerShape",
+    "Layout",
     "Positions",
     "Window",
     "backend",
+    "batch_norm",
+    "break_even",
     "check_positions",
+    "choose_rooms",
+    "compress",
+    "compress_leaves",
+    "count_active",
+    "expand",
+    "expand_leaves",
+    "find_positions",
+    "is_mostly_sparse",
     "sparse_conv",
     "sparse_dot",
     "to_dense",

@@ -6,18 +6,23 @@ values is that of the active weights only; growing by gradient asks for the dens
 
 import functools
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsparse.sparse.kernels import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions, check_arrays
+from jaxsparse.sparse.varying import result_type, varying_alike
 from jaxsparse.sparse.window import Window, check_window
 
 Layout: TypeAlias = Literal["NHWC", "CHWN"]
+"""How images lie in memory: [image, y, x, channel] or [channel, y, x, image]."""
+
 _LAYOUTS = ("NHWC", "CHWN")  # their numbers are what the kernels know them by
 
 
@@ -41,7 +46,12 @@ def sparse_conv(
 
     Returns:
       float32, the outputs in the layout of the images. The same whatever the number of threads, to
-      the bit. Differentiable in images and values, once and backwards (no `jax.jvp`).
+      the bit.
+
+      Differentiable in images and values, once and backwards; forward-mode (`jax.jvp`,
+      `jax.linearize`, hence `jax.hessian` and Hessian-vector products) is a TypeError of JAX's.
+      Under `jax.vmap` over images alone the forward pass is one call; over anything else, and in
+      the backward pass, it is a loop of calls: give a batch as a batch.
 
     Raises:
       ValueError: shapes, dtypes and window that do not fit together.
@@ -50,7 +60,7 @@ def sparse_conv(
     shape = _out_shape(images, positions, window, layout)
     if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
-    return _conv(window, layout, images, values, positions)
+    return _conv(window, layout, *varying_alike(images, values, positions))
 
 
 def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
@@ -69,7 +79,8 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
     """
     if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
         raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
-    as_images = x.reshape(math.prod(x.shape[:-1]), 1, 1, x.shape[-1])
+    pixels = math.prod(x.shape[:-1])
+    as_images = x.reshape(1, 1, pixels, x.shape[-1])  # one image: its pixels are moved by vectors
     as_kernel = Positions(positions.flat, positions.num, (1, 1, *positions.shape))
     out = sparse_conv(as_images, values, as_kernel, Window((1, 1)))
     return out.reshape(*x.shape[:-1], positions.shape[1])
@@ -79,10 +90,7 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
 def _conv(
     window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
 ) -> jax.Array:
-    compiled = functools.partial(_compiled_forward, window, layout)
-    return on_device(
-        compiled, functools.partial(_loop_forward, window, layout), images, values, positions
-    )
+    return _foldable(window, layout)(images, values, positions)
 
 
 def _forward(
@@ -106,15 +114,37 @@ def _backward(
 _conv.defvjp(_forward, _backward)
 
 
+def _foldable(window: Window, layout: Layout) -> Callable[..., jax.Array]:
+    """The forward pass; of `jax.vmap` over images alone it makes one larger batch, not many calls.
+
+    The backward pass cannot follow: each of the images batched has a gradient of the values.
+    """
+    compiled = functools.partial(_compiled_forward, window, layout)
+    loop = functools.partial(_loop_forward, window, layout)
+    once = functools.partial(on_device, compiled, loop)
+    call = jax.custom_batching.custom_vmap(once)
+    batch = layout.index("N")
+
+    @call.def_vmap
+    def fold(
+        size: int, batched: Any, images: jax.Array, values: jax.Array, positions: Positions
+    ) -> tuple[jax.Array, bool]:
+        if any(jax.tree.leaves(batched[1:])):
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
+            return jax.vmap(once, in_axes=axes, axis_size=size)(images, values, positions), True
+        apart = jnp.moveaxis(images, 0, batch)
+        out = call(lax.collapse(apart, batch, batch + 2), values, positions)
+        apart = out.reshape(*out.shape[:batch], size, -1, *out.shape[batch + 1 :])
+        return jnp.moveaxis(apart, batch, 0), True
+
+    return call
+
+
 def _compiled_forward(
     window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
 ) -> jax.Array:
-    shape = _out_shape(images, positions, window, layout)
-    call = jax.ffi.ffi_call(
-        "jaxsparse_conv_forward",
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-        vmap_method="sequential",
-    )
+    out = result_type(_out_shape(images, positions, window, layout), images)
+    call = jax.ffi.ffi_call("jaxsparse_conv_forward", out, vmap_method="sequential")
     return call(images, values, positions.flat, positions.num[None], **_attributes(window, layout))
 
 
@@ -126,10 +156,8 @@ def _compiled_backward(
     positions: Positions,
     grads: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-    call = jax.ffi.ffi_call(
-        "jaxsparse_conv_backward", (like(images), like(values)), vmap_method="sequential"
-    )
+    out = (result_type(images.shape, images), result_type(values.shape, values))
+    call = jax.ffi.ffi_call("jaxsparse_conv_backward", out, vmap_method="sequential")
     grad_images, grad_values = call(
         images, values, positions.flat, positions.num[None], grads, **_attributes(window, layout)
     )

@@ -25,7 +25,7 @@ def loop_forward(
         to, channel, y, x = _decoded(positions, i, window)
         return out.at[to].add(values[i] * _read(padded, channel, y, x, size, window))
 
-    empty = jnp.zeros((positions.shape[-1], *size, batch), images.dtype)
+    empty = jnp.zeros_like(images, shape=(positions.shape[-1], *size, batch))
     return lax.fori_loop(0, positions.num, add, empty)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.sparse.kernels import on_device
+from jaxsparse.sparse.varying import result_type, varying_alike
 
 Outputs: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 """The outputs, means, variances."""
@@ -76,7 +77,7 @@ def batch_norm(
     for name, array in given.items():
         if array.dtype != jnp.float32:
             raise ValueError(f"{name} has dtype {array.dtype}; it must be float32")
-    return _norm(_Options(relu, float(epsilon)), x, scale, bias, shortcut)
+    return _norm(_Options(relu, float(epsilon)), *varying_alike(x, scale, bias, shortcut))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -127,9 +128,9 @@ def _compiled_forward(
     bias: jax.Array,
     shortcut: jax.Array | None,
 ) -> Outputs:
-    outputs = (_like(x), _like(scale), _like(scale))
+    outputs = tuple(result_type(like.shape, like) for like in (x, scale, scale))
     call = jax.ffi.ffi_call("jaxsparse_norm_forward", outputs, vmap_method="sequential")
-    more = jnp.zeros(0, jnp.float32) if shortcut is None else shortcut
+    more = jnp.zeros_like(x, shape=(0,)) if shortcut is None else shortcut
     y, mean, variance = call(x, scale, bias, more, **_attributes(options))
     return y, mean, variance
 
@@ -137,10 +138,10 @@ def _compiled_forward(
 def _compiled_backward(
     options: _Options, num: int, kept: _Kept, grad: jax.Array
 ) -> tuple[jax.Array, ...]:
-    grad_shortcut = _like(kept.x) if num == 4 else jax.ShapeDtypeStruct((0,), jnp.float32)
-    outputs = (_like(kept.x), _like(kept.scale), _like(kept.scale), grad_shortcut)
-    call = jax.ffi.ffi_call("jaxsparse_norm_backward", outputs, vmap_method="sequential")
     x, y, scale, mean, variance = kept
+    shapes = (x.shape, scale.shape, scale.shape, x.shape if num == 4 else (0,))
+    outputs = tuple(result_type(shape, x) for shape in shapes)
+    call = jax.ffi.ffi_call("jaxsparse_norm_backward", outputs, vmap_method="sequential")
     return tuple(call(x, y, grad, scale, mean, variance, **_attributes(options)))[:num]
 
 
@@ -178,10 +179,6 @@ def _plain_backward(
 
 def _by_channel(values: jax.Array, x: jax.Array) -> jax.Array:
     return values.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _attributes(options: _Options) -> dict[str, np.generic]:

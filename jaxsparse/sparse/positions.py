@@ -87,19 +87,28 @@ def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
     if jnp.result_type(mask) != jnp.bool_:
         raise ValueError(f"the mask is {jnp.result_type(mask)}{shape}; it must be bool")
     size = _size(shape)
-    traced = isinstance(mask, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
-    num = None if traced else int(np.count_nonzero(mask))
-    if room is None:
-        if num is None:
+    if isinstance(mask, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
+        if room is None:
             raise ValueError("under jit the room of a leaf must be given")
-        room = num
+        _check_room(room, size)
+        (flat,) = jnp.nonzero(_by_row(mask), size=room, fill_value=size)
+        active = jnp.minimum(mask.sum(dtype=jnp.int32), room)
+        return Positions(flat.astype(jnp.int32), active, shape)
+    rows, columns = matrix_shape(shape)
+    # By NumPy, which compiles nothing for this room.
+    found = np.flatnonzero(np.asarray(mask).reshape(columns, rows).T)
+    room = len(found) if room is None else room
+    _check_room(room, size)
+    if len(found) > room:
+        raise ValueError(f"room {room} for {len(found)} active weights")
+    flat = np.full(room, size, np.int32)
+    flat[: len(found)] = found
+    return Positions(jnp.asarray(flat), jnp.asarray(len(found), jnp.int32), shape)
+
+
+def _check_room(room: int, size: int) -> None:
     if not 0 <= room <= size:
         raise ValueError(f"room {room} must be in [0, {size}]")
-    if num is not None and num > room:
-        raise ValueError(f"room {room} for {num} active weights")
-    (flat,) = jnp.nonzero(_by_row(mask), size=room, fill_value=size)
-    active = jnp.minimum(jnp.asarray(mask).sum(dtype=jnp.int32), room)
-    return Positions(flat.astype(jnp.int32), active, shape)
 
 
 def gathered(leaf: jax.Array, positions: Positions) -> jax.Array:

@@ -14,7 +14,7 @@ they expand it first:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +24,11 @@ from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves, with_le
 from jaxsparse.sparse.positions import Positions, gathered, positions_of, to_dense, to_mask
 from jaxsparse.types import PyTree, Rules
 
-State = TypeVar("State")
+
+def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]:
+    """Returns the active weights of every prunable leaf, by path (waits for the device)."""
+    leaves = prunable_leaves(masks, prunable)
+    return {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
 
 
 def find_positions(
@@ -43,14 +47,14 @@ def find_positions(
     """
     leaves = prunable_leaves(masks, prunable)
     if room is None:
-        numbers = {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
-        room = {path: n for path, n in numbers.items() if n < np.size(leaves[path])}
+        active = count_active(masks, prunable)
+        room = {path: num for path, num in active.items() if num < np.size(leaves[path])}
     if unknown := next((path for path in room if path not in leaves), None):
         raise ValueError(f"room for {unknown}, which is no prunable leaf")
     return {path: positions_of(leaves[path], n) for path, n in room.items()}
 
 
-def compress(state: State, positions: Mapping[str, Positions]) -> State:
+def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with the leaves at `positions` as vectors of their active weights.
 
     Args:
@@ -73,7 +77,19 @@ def compress(state: State, positions: Mapping[str, Positions]) -> State:
     return _changed(state, positions, shorten, masks)
 
 
-def expand(state: State, positions: Mapping[str, Positions]) -> State:
+def compress_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
+    """Returns a tree like params with the leaves at `positions` by their active weights alone."""
+    leaves = leaves_by_path(tree)
+    return with_leaves(tree, {p: gathered(leaves[p], where) for p, where in positions.items()})
+
+
+def expand_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
+    """Returns a tree like compressed params, such as their gradient, with all leaves in full."""
+    leaves = leaves_by_path(tree)
+    return with_leaves(tree, {p: to_dense(leaves[p], where) for p, where in positions.items()})
+
+
+def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with all leaves in full, the inverse of `compress`."""
 
     def lengthen(leaf: Any, where: Positions) -> Any:

@@ -14,7 +14,7 @@ from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Split
 from experiments.run import AUGMENTATION, DROPOUT, FIRST_EPOCH, MASKS, WEIGHTS
 from experiments.run_folder import read_metrics
-from experiments.steps import compile_steps, loss_and_grads
+from experiments.steps import compile_steps, kinds, loss_and_grads
 from tests.experiments.small_runs import Net, make_run, split
 
 BATCH = np.array([5, 1, 40, 7, 0, 3, 9, 30, 2, 11, 8, 47], np.int32)
@@ -28,7 +28,7 @@ def data_of(run):
 def after(run, *batches):
     """The state after steps without a mask update, and the loss of the last."""
     state = loop.create_state(run)
-    step = compile_steps(run, state, *data_of(run))[False]
+    step = compile_steps(run, state, data_of(run), kinds(run))[False]
     loss = None
     for indices in batches:
         state, loss = step(state, *data_of(run), jnp.asarray(indices))
@@ -127,7 +127,7 @@ def test_steps_are_traced_before_the_first_and_see_bytes(accumulate):
 
     run = make_run(augment=augment, accumulate=accumulate)
     state = loop.create_state(run)
-    steps = compile_steps(run, state, *data_of(run))
+    steps = compile_steps(run, state, data_of(run), kinds(run))
     assert set(seen) == {(12 // accumulate, "uint8")}
     before = len(seen)
     for event in (False, True, False):
@@ -137,7 +137,7 @@ def test_steps_are_traced_before_the_first_and_see_bytes(accumulate):
 
 def test_without_events_there_is_one_kind_of_step():
     run = make_run(method=jaxsparse.dense(total_steps=20))
-    assert list(compile_steps(run, loop.create_state(run), *data_of(run))) == [False]
+    assert list(compile_steps(run, loop.create_state(run), data_of(run), kinds(run))) == [False]
 
 
 @pytest.mark.slow

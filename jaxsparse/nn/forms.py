@@ -1,0 +1,108 @@
+"""In which form each layer of a network is executed: by its active weights, or as it is."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from jaxsparse.nn.sparse import layer_shapes
+from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_rooms, is_mostly_sparse
+
+
+class LayerForm(NamedTuple):
+    """How one layer is executed.
+
+    Attributes:
+      path: of its kernel.
+      num_active: active weights.
+      size: weights.
+      break_even: density below which it is executed by its active weights.
+      is_sparse: whether it is.
+    """
+
+    path: str
+    num_active: int
+    size: int
+    break_even: float
+    is_sparse: bool
+
+
+class Forms(NamedTuple):
+    """How a network is executed at some masks; print it for a table.
+
+    Attributes:
+      model: the network, in the layout that suits.
+      rooms: the leaves that are executed by their active weights, with room for these; what
+        `find_positions` takes.
+      layers: all prunable ones that have a sparse form.
+    """
+
+    model: nn.Module
+    rooms: dict[str, int]
+    layers: tuple[LayerForm, ...]
+
+    def __str__(self) -> str:
+        """The table of layers."""
+        width = max([5, *(len(layer.path) for layer in self.layers)])
+        layout = getattr(self.model, "layout", "NHWC")
+        lines = [
+            f"{len(self.rooms)} of {len(self.layers)} layers are executed by their active "
+            f"weights, images lie as {layout}",
+            f"{'layer':<{width}} {'active':>11} {'density':>8} {'break-even':>10}  executed",
+        ]
+        for path, num, size, limit, is_sparse in self.layers:
+            form = "sparse" if is_sparse else "dense"
+            lines.append(f"{path:<{width}} {num:>11,} {num / size:>8.4f} {limit:>10.2f}  {form}")
+        return "\n".join(lines)
+
+
+def choose_forms(
+    model: nn.Module,
+    images: jax.Array | jax.ShapeDtypeStruct,
+    active: Mapping[str, int],
+    previous: Mapping[str, int] | None = None,
+    *,
+    train: bool = True,
+    exact: bool = False,
+    break_even: BreakEven = break_even,
+) -> Forms:
+    """Chooses by density, shape and batch what is faster, for each prunable layer.
+
+    Where most of the work is in layers executed sparsely, a network that has a field `layout` gets
+    "CHWN", and has the same variables. For a model that takes more than images there are
+    `layer_shapes` and `jaxsparse.sparse.choose_rooms`, of which this is made.
+
+    Args:
+      model: called as `jaxsparse.nn` says; hashable.
+      images: a batch as the model takes them, or its shape.
+      active: active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
+      previous: the rooms chosen before the last mask update, which stay as long as they serve; see
+        `choose_rooms`.
+      train: whether the network is trained or only applied.
+      exact: room for what is active now and no more, as in `choose_rooms`.
+      break_even: decides, see `choose_rooms`.
+    """
+    options = {"train": train, "exact": exact, "break_even": break_even}
+    layers = _layers(model, images.shape, images.dtype)
+    rooms = choose_rooms(active, layers, previous, **options)
+    if hasattr(model, "layout"):
+        major = model.clone(layout="CHWN")
+        major_layers = _layers(major, images.shape, images.dtype)
+        major_rooms = choose_rooms(active, major_layers, previous, **options)
+        if major_rooms and is_mostly_sparse(major_layers, major_rooms):
+            model, layers, rooms = major, major_layers, major_rooms
+    listed = [
+        LayerForm(path, num, layers[path].size, break_even(layers[path], train), path in rooms)
+        for path, num in active.items()
+        if path in layers
+    ]
+    return Forms(model, rooms, tuple(listed))
+
+
+@functools.lru_cache(maxsize=64)
+def _layers(model: nn.Module, shape: tuple[int, ...], dtype: Any) -> dict[str, LayerShape]:
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return layer_shapes(model.apply, variables, images)

@@ -1,0 +1,86 @@
+"""The form of each layer: what a model's layers look like, and what is chosen for them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from jaxsparse.nn import choose_forms, cifar_resnet, layer_shapes
+from jaxsparse.sparse import LayerShape, Window
+
+IMAGES = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.float32)
+ACTIVE = {"conv1/kernel": 432, "stage1_block1/conv1/kernel": 20, "fc/kernel": 640}
+
+
+def half(layer, train):
+    return 0.5
+
+
+class Mixed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(9, (3, 2), strides=2, padding="SAME", feature_group_count=3, name="a")(x)
+        x = nn.Conv(4, (3, 3), padding="CIRCULAR", name="b")(x)
+        return nn.Dense(7, name="c")(x)
+
+
+def test_layers_of_a_model():
+    model = Mixed()
+    images = jax.ShapeDtypeStruct((2, 9, 8, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    model = Mixed()
+    found = layer_shapes(model.apply, variables, images)
+    window = Window((3, 2), (2, 2), ((1, 1), (0, 0)), (1, 1), 3)
+    assert found == {
+        "a/kernel": LayerShape((2, 9, 8, 3), (3, 2, 1, 9), window),
+        "c/kernel": LayerShape((1, 1, 2 * 5 * 4, 4), (1, 1, 4, 7), Window((1, 1))),
+    }
+    assert found["a/kernel"].macs == 2 * 5 * 4 * 3 * 2 * 9
+
+
+def test_channel_major_layers_say_so():
+    model = cifar_resnet(8, layout="CHWN")
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    found = layer_shapes(model.apply, variables, IMAGES)
+    window = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
+    assert found["conv1/kernel"] == LayerShape((128, 32, 32, 3), (3, 3, 3, 16), window, "CHWN")
+    assert found["fc/kernel"].layout == "NHWC"
+
+
+def test_mostly_sparse_networks_are_channel_major():
+    model = cifar_resnet(8)
+    every = {
+        path: shape.size // 10
+        for path, shape in layer_shapes(
+            model.apply, jax.eval_shape(model.init, jax.random.key(0), IMAGES), IMAGES
+        ).items()
+    }
+    forms = choose_forms(model, IMAGES, every, break_even=half)
+    assert forms.model == model.clone(layout="CHWN")
+    assert set(forms.rooms) == set(every)
+    assert forms.rooms["conv1/kernel"] == 43 + 10
+    table = str(forms)
+    assert "10 of 10 prunable" not in table and "10 of 10 layers" in table and "CHWN" in table
+
+    few = choose_forms(model, IMAGES, ACTIVE, break_even=half)
+    assert few.model == model
+    assert few.rooms == {"stage1_block1/conv1/kernel": 25}
+    assert [form.is_sparse for form in few.layers] == [False, True, False]
+    assert "fc/kernel" in str(few) and "dense" in str(few)
+
+
+def test_what_serves_stays():
+    model = cifar_resnet(8)
+    first = choose_forms(model, IMAGES, ACTIVE, break_even=half)
+    fewer = ACTIVE | {"stage1_block1/conv1/kernel": 15}
+    again = choose_forms(model, IMAGES, fewer, first.rooms, break_even=half)
+    assert again.rooms == first.rooms
+    assert again.layers[1].num_active == 15
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_models_without_layouts(exact):
+    model = nn.Conv(8, (3, 3))
+    forms = choose_forms(model, IMAGES, {"kernel": 16}, exact=exact, break_even=half)
+    assert forms.model == model
+    assert forms.rooms == {"kernel": 16 if exact else 20}
