@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsparse.sparse import Layout, batch_norm
+from jaxsparse.nn.sparse import positions_of_layer, values_of, window_of
+from jaxsparse.sparse import Epilogue, Layout, batch_norm, sparse_conv_norm
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -127,6 +128,26 @@ def norm(*, train: bool, name: str, **options: Any) -> Norm:
     are dtype and layout.
     """
     return Norm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **options)
+
+
+def conv_norm(
+    conv: Conv, norm: Norm, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False
+) -> jax.Array:
+    """Returns norm(conv(x), shortcut, relu=relu), in one pass where sparse execution can."""
+    positions = positions_of_layer(conv)
+    if positions is None or not norm.use_running_average:
+        return norm(conv(x), shortcut, relu=relu)
+    path = "/".join([*conv.path, "kernel"])
+    window = window_of(conv, path, (x.shape[1], x.shape[2]))
+    of_norm = lambda kind, name: jnp.asarray(norm.get_variable(kind, name))
+    factor = of_norm("params", "scale") * jax.lax.rsqrt(
+        of_norm("batch_stats", "var") + norm.epsilon
+    )
+    mean, bias = of_norm("batch_stats", "mean"), of_norm("params", "bias")
+    epilogue = Epilogue(mean, factor, bias, shortcut)
+    values = values_of(conv, path, positions)
+    options = {"relu": relu, "layout": conv.layout}
+    return sparse_conv_norm(x, values, positions, window, epilogue, **options)
 
 
 def to_layout(images: jax.Array, layout: Layout) -> jax.Array:

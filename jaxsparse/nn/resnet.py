@@ -42,6 +42,7 @@ from jaxsparse.nn.layers import (
     Initializer,
     check_at_least,
     conv,
+    conv_norm,
     head,
     norm,
     num_channels,
@@ -73,13 +74,13 @@ class BasicBlock(nn.Module):
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
-        y = make_conv(self.width, 3, stride=self.stride, name="conv1")(x)
-        y = make_norm(name="norm1")(y, relu=True)
-        y = make_conv(self.width, 3, name="conv2")(y)
+        first = make_conv(self.width, 3, stride=self.stride, name="conv1")
+        y = conv_norm(first, make_norm(name="norm1"), x, relu=True)
         if self.stride > 1 or num_channels(x, self.layout) != self.width:
-            x = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")(x)
-            x = make_norm(name="shortcut_norm")(x)
-        return make_norm(name="norm2")(y, x, relu=True)
+            shortcut = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")
+            x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
+        second = make_conv(self.width, 3, name="conv2")
+        return conv_norm(second, make_norm(name="norm2"), y, x, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -106,15 +107,15 @@ class Bottleneck(nn.Module):
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
         width_out = 4 * self.width
-        y = make_conv(self.width, 1, name="conv1")(x)
-        y = make_norm(name="norm1")(y, relu=True)
-        y = make_conv(self.width, 3, stride=self.stride, name="conv2")(y)
-        y = make_norm(name="norm2")(y, relu=True)
-        y = make_conv(width_out, 1, name="conv3")(y)
+        first = make_conv(self.width, 1, name="conv1")
+        y = conv_norm(first, make_norm(name="norm1"), x, relu=True)
+        second = make_conv(self.width, 3, stride=self.stride, name="conv2")
+        y = conv_norm(second, make_norm(name="norm2"), y, relu=True)
         if self.stride > 1 or num_channels(x, self.layout) != width_out:
-            x = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")(x)
-            x = make_norm(name="shortcut_norm")(x)
-        return make_norm(name="norm3")(y, x, relu=True)
+            shortcut = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")
+            x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
+        third = make_conv(width_out, 1, name="conv3")
+        return conv_norm(third, make_norm(name="norm3"), y, x, relu=True)
 
 
 class ResNet(nn.Module):
@@ -161,8 +162,8 @@ class ResNet(nn.Module):
         of_all = {"dtype": self.dtype, "layout": self.layout}
         options = {"kernel_init": self.kernel_init, **of_all}
         x = to_layout(x, self.layout)
-        x = conv(self.width, size, stride=stride, name="conv1", **options)(x)
-        x = norm(train=train, name="norm1", **of_all)(x, relu=True)
+        stem = conv(self.width, size, stride=stride, name="conv1", **options)
+        x = conv_norm(stem, norm(train=train, name="norm1", **of_all), x, relu=True)
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)

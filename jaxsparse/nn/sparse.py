@@ -1,7 +1,9 @@
 """Flax linen models executed by their active weights, without a line of them rewritten."""
 
 import contextlib
+import contextvars
 import math
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,10 @@ from flax.linen.module import InterceptorContext
 from jax import lax
 
 from jaxsparse.sparse import LayerShape, Layout, Positions, Window, sparse_conv, sparse_dot
+
+_POSITIONS: contextvars.ContextVar[Mapping[str, Positions]] = contextvars.ContextVar(
+    "positions", default=types.MappingProxyType({})
+)
 
 
 @contextlib.contextmanager
@@ -50,8 +56,17 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
             return _dense(layer, path, positions[path], *args, **kwargs)
         raise ValueError(f"{path} belongs to a {type(layer).__name__}, which has no sparse form")
 
-    with nn.intercept_methods(intercept):
-        yield
+    token = _POSITIONS.set(positions)
+    try:
+        with nn.intercept_methods(intercept):
+            yield
+    finally:
+        _POSITIONS.reset(token)
+
+
+def positions_of_layer(layer: nn.Module) -> Positions | None:
+    """Returns the positions of a layer's kernel in the `sparse_execution` that is in force."""
+    return _POSITIONS.get().get("/".join([*layer.path, "kernel"]))
 
 
 def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]:
@@ -126,7 +141,7 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
 
 
 def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
-    values = _values(layer, path, positions)
+    values = values_of(layer, path, positions)
     if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
         window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
         return sparse_conv(inputs, values, positions, window, layout="CHWN")
@@ -139,7 +154,7 @@ def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) ->
 
 def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
     _check_dtype(layer, path)
-    return _with_bias(layer, sparse_dot(inputs, _values(layer, path, positions), positions))
+    return _with_bias(layer, sparse_dot(inputs, values_of(layer, path, positions), positions))
 
 
 def _check_dtype(layer: nn.Dense, path: str) -> None:
@@ -147,7 +162,12 @@ def _check_dtype(layer: nn.Dense, path: str) -> None:
         raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
 
 
-def _values(layer: nn.Module, path: str, positions: Positions) -> jax.Array:
+def values_of(layer: nn.Module, path: str, positions: Positions) -> jax.Array:
+    """Returns the active weights of a layer.
+
+    Raises:
+      ValueError: params hold another number of them, or the kernel.
+    """
     # `param` would compare the shape with the dense kernel's.
     values = layer.get_variable("params", "kernel")
     if jnp.shape(values) != (positions.room,):

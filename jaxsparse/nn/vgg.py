@@ -19,7 +19,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxsparse.nn.layers import CONV_INIT, FC_INIT, Initializer, conv, head, norm, to_layout
+from jaxsparse.nn.layers import (
+    CONV_INIT,
+    FC_INIT,
+    Initializer,
+    conv,
+    conv_norm,
+    head,
+    norm,
+    to_layout,
+)
 from jaxsparse.sparse import Layout
 
 # Convolutions per stage; 2 x 2 max-pooling stands between the stages.
@@ -71,6 +80,7 @@ class VGG(nn.Module):
             for _ in range(num_layers):
                 layer += 1
                 name = f"conv{layer}"
-                x = conv(width, 3, name=name, kernel_init=self.kernel_init, **options)(x)
-                x = norm(train=train, name=f"norm{layer}", **options)(x, relu=True)
+                layer_conv = conv(width, 3, name=name, kernel_init=self.kernel_init, **options)
+                layer_norm = norm(train=train, name=f"norm{layer}", **options)
+                x = conv_norm(layer_conv, layer_norm, x, relu=True)
         return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

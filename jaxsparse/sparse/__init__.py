@@ -24,6 +24,7 @@ from jaxsparse.sparse.choice import (
     is_mostly_sparse,
 )
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
+from jaxsparse.sparse.inference import Epilogue, sparse_conv_norm
 from jaxsparse.sparse.kernels import Backend, backend
 from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse
@@ -40,6 +41,7 @@ from jaxsparse.sparse.window import Window
 __all__ = [
     "Backend",
     "BreakEven",
+    "Epilogue",
     "LayerShape",
     "Layout",
     "Positions",
@@ -57,6 +59,7 @@ __all__ = [
     "find_positions",
     "is_mostly_sparse",
     "sparse_conv",
+    "sparse_conv_norm",
     "sparse_dot",
     "to_dense",
     "to_mask",

@@ -57,7 +57,7 @@ def sparse_conv(
       ValueError: shapes, dtypes and window that do not fit together.
     """
     _check(images, values, positions, window, layout)
-    shape = _out_shape(images, positions, window, layout)
+    shape = out_shape(images, positions, window, layout)
     if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
     return _conv(window, layout, *varying_alike(images, values, positions))
@@ -143,9 +143,9 @@ def _foldable(window: Window, layout: Layout) -> Callable[..., jax.Array]:
 def _compiled_forward(
     window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
 ) -> jax.Array:
-    out = result_type(_out_shape(images, positions, window, layout), images)
+    out = result_type(out_shape(images, positions, window, layout), images)
     call = jax.ffi.ffi_call("jaxsparse_conv_forward", out, vmap_method="sequential")
-    return call(images, values, positions.flat, positions.num[None], **_attributes(window, layout))
+    return call(images, values, positions.flat, positions.num[None], **attributes(window, layout))
 
 
 def _compiled_backward(
@@ -159,7 +159,7 @@ def _compiled_backward(
     out = (result_type(images.shape, images), result_type(values.shape, values))
     call = jax.ffi.ffi_call("jaxsparse_conv_backward", out, vmap_method="sequential")
     grad_images, grad_values = call(
-        images, values, positions.flat, positions.num[None], grads, **_attributes(window, layout)
+        images, values, positions.flat, positions.num[None], grads, **attributes(window, layout)
     )
     return grad_images, grad_values
 
@@ -190,16 +190,18 @@ def _channel_major(x: jax.Array, layout: Layout) -> jax.Array:
     return x if layout == "CHWN" else x.transpose(3, 1, 2, 0)
 
 
-def _out_shape(
+def out_shape(
     images: jax.Array, positions: Positions, window: Window, layout: Layout
 ) -> tuple[int, ...]:
+    """Returns the shape of the outputs."""
     first, *size, last = images.shape
     outputs = positions.shape[-1]
     ends = (first, outputs) if layout == "NHWC" else (outputs, last)
     return ends[0], *window.out_size(size), ends[1]
 
 
-def _attributes(window: Window, layout: Layout) -> dict[str, np.generic | np.ndarray]:
+def attributes(window: Window, layout: Layout) -> dict[str, np.generic | np.ndarray]:
+    """Returns what the kernels are told beside arrays."""
     before = [ends[0] for ends in window.padding]
     numbers = [*window.taps, *window.strides, *before, *window.dilation, window.groups]
     return {"layout": np.int64(_LAYOUTS.index(layout)), "window": np.array(numbers, np.int64)}

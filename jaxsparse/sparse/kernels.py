@@ -18,7 +18,7 @@ from jax import lax
 
 Result = TypeVar("Result")
 
-TARGETS = ("conv_forward", "conv_backward", "norm_forward", "norm_backward")
+TARGETS = ("conv_forward", "conv_backward", "conv_norm", "norm_forward", "norm_backward")
 # The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet
+import jaxsparse
+from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet, sparse_execution
+from jaxsparse.sparse import compress_leaves, find_positions
 
 NETWORKS = {
     "resnet8": (cifar_resnet(8, width=4), 8),
@@ -73,3 +75,26 @@ def test_channel_major_images_are_float32():
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
     with pytest.raises(ValueError, match="images are bfloat16; layout CHWN takes float32"):
         jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+def test_a_network_by_its_active_weights(layout, train, engine):
+    model, variables, images = drawn("resnet8")
+    params = variables["params"]
+    masks = jax.tree.map(lambda x: x > 0.1 if x.ndim > 1 else x == x, params)
+    masked = jaxsparse.apply_masks(params, masks)
+    positions = find_positions(masks)
+    short = {**variables, "params": compress_leaves(params, positions)}
+
+    def sparse(short, positions):
+        with sparse_execution(positions):
+            apply = model.clone(layout=layout).apply
+            return apply(short, images, train=train, mutable=["batch_stats"])
+
+    found = jax.jit(sparse)(short, positions)
+    apply = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+    expected = jax.jit(apply)({**variables, "params": masked}, images)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, found, expected)
+    assert len(positions) == 10

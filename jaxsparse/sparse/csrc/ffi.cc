@@ -69,19 +69,36 @@ ffi::Error decode(const Layer& layer, Floats values, Ints positions, Ints num, N
   return problem.empty() ? ffi::Error::Success() : wrong(problem);
 }
 
-ffi::Error conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
-                        FloatsOut out, i64 layout, Window window) {
+float* or_none(float* data, std::size_t size) { return size ? data : nullptr; }
+
+ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions,
+                            Ints num, FloatsOut out, i64 layout, Window window,
+                            const Epilogue* epilogue) {
   const Images from = images_of(in.dimensions(), layout), to = images_of(out->dimensions(), layout);
   const Layer layer = layer_of(from, to, window);
   Nonzeros nonzeros;
   if (auto error = decode(layer, values, positions, num, nonzeros); error.failure()) return error;
   if (layout == 1 && layer.batch >= kRowsFrom) {
-    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data());
+    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data(), epilogue);
   } else {
     planes_forward(pool, layer, nonzeros, in.typed_data(), from.strides, out->typed_data(),
-                   to.strides);
+                   to.strides, epilogue);
   }
   return ffi::Error::Success();
+}
+
+ffi::Error conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                        FloatsOut out, i64 layout, Window window) {
+  return run_conv_forward(pool, in, values, positions, num, out, layout, window, nullptr);
+}
+
+// An empty buffer stands for no shortcut.
+ffi::Error conv_norm(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                     Floats mean, Floats factor, Floats bias, Floats shortcut, FloatsOut out,
+                     i64 layout, Window window, bool relu) {
+  const Epilogue epilogue{mean.typed_data(), factor.typed_data(), bias.typed_data(),
+                          or_none(shortcut.typed_data(), shortcut.element_count()), relu};
+  return run_conv_forward(pool, in, values, positions, num, out, layout, window, &epilogue);
 }
 
 ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
@@ -109,8 +126,6 @@ Norm norm_of(const Floats& x, float epsilon, bool relu) {
   const i64 size = channels ? static_cast<i64>(x.element_count()) / channels : 0;
   return {channels, size, epsilon, relu};
 }
-
-float* or_none(float* data, std::size_t size) { return size ? data : nullptr; }
 
 ffi::Error run_norm_forward(ffi::ThreadPool pool, Floats x, Floats scale, Floats bias, Floats shortcut,
                         FloatsOut y, FloatsOut means, FloatsOut variances, float epsilon,
@@ -182,4 +197,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_backward, jaxsparse::Guarded<jaxspa
                                   .Ret<jaxsparse::Floats>()
                                   .Ret<jaxsparse::Floats>()
                                   .Attr<float>("epsilon")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_norm, jaxsparse::Guarded<jaxsparse::conv_norm>::run,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Attr<std::int64_t>("layout")
+                                  .Attr<jaxsparse::Window>("window")
                                   .Attr<bool>("relu"));

@@ -67,6 +67,13 @@ inline std::string decode(const Layer& layer, const std::int32_t* positions, i64
   return "";
 }
 
+// What follows a convolution in inference: a norm by running statistics, a shortcut, a ReLU.
+struct Epilogue {
+  const float *mean, *factor, *bias;  // by output channel
+  const float* shortcut;              // as the outputs lie, or null
+  bool relu;
+};
+
 // Which nonzeros have a key, key after key: those of key k are order[start[k]] to
 // order[start[k + 1] - 1], in the order that they came in.
 struct Grouped {

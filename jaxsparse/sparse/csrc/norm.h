@@ -48,10 +48,6 @@ inline void for_each(i64 size, const Each& each, const One& one) {
   for (; i < size; i++) one(i);
 }
 
-// Written so that NaN goes through.
-inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
-inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }
-
 }  // namespace norm
 
 // y = (x - mean) / sqrt(variance + epsilon) * scale + bias, + shortcut where there is one, and its
@@ -80,12 +76,12 @@ inline void norm_forward(xla::ffi::ThreadPool& pool, const Norm& norm, const flo
         [&](i64 i) {
           vec out = (load(from + i) - means_of) * factors + biases;
           if (more) out += load(more + i);
-          store(to + i, norm.relu ? norm::where_positive(out, out) : out);
+          store(to + i, norm.relu ? where_positive(out, out) : out);
         },
         [&](i64 i) {
           float out = (from[i] - mean) * factor + bias[c];
           if (more) out += more[i];
-          to[i] = norm.relu ? norm::where_positive(out, out) : out;
+          to[i] = norm.relu ? where_positive(out, out) : out;
         });
   });
 }
@@ -102,10 +98,10 @@ inline void norm_backward(xla::ffi::ThreadPool& pool, const Norm& norm, const fl
     const vec means_of = broadcast(mean);
     // Of what the ReLU let through.
     const auto through = [&](i64 i) {
-      return norm.relu ? norm::where_positive(load(out + i), load(given + i)) : load(given + i);
+      return norm.relu ? where_positive(load(out + i), load(given + i)) : load(given + i);
     };
     const auto through_one = [&](i64 i) {
-      return norm.relu ? norm::where_positive(out[i], given[i]) : given[i];
+      return norm.relu ? where_positive(out[i], given[i]) : given[i];
     };
     const float sum_grad = norm::sum_over(norm.size, through, through_one);
     // A channel of nothing has a NaN for its variance and no gradient.

@@ -237,7 +237,7 @@ void for_blocks(xla::ffi::ThreadPool& pool, i64 num_blocks, const Body& body) {
 
 inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
                            const float* in, const Strides& in_strides, float* out,
-                           const Strides& out_strides) {
+                           const Strides& out_strides, const Epilogue* epilogue = nullptr) {
   const Packing packing(layer);
   const i64 phases = packing.num_phases();
   const PlaneTaps taps =
@@ -252,11 +252,23 @@ inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const
         packing.pack_inputs(in, in_strides, block, begin, end, to);
       });
       for_groups(loop, layer.out_channels, [&](i64 begin, i64 end) {
-        thread_local std::vector<float> found;
+        thread_local std::vector<float> found, more;
         found.resize(kGroup * packing.pitch);
+        const float* shortcut = epilogue ? epilogue->shortcut : nullptr;
+        if (shortcut) {
+          more.resize(kGroup * packing.pitch);
+          packing.pack_outputs(shortcut, out_strides, block, begin, end, more.data());
+        }
         for (i64 channel = begin; channel < end; channel++) {
-          float* to = found.data() + (channel - begin) * packing.pitch;
-          run_forward(planes.data(), taps.of(channel), to, packing.length);
+          const i64 at = (channel - begin) * packing.pitch;
+          if (epilogue == nullptr) {
+            run_forward(planes.data(), taps.of(channel), found.data() + at, packing.length);
+          } else {
+            run_forward(planes.data(), taps.of(channel), found.data() + at, packing.length,
+                        Normalised{epilogue->mean[channel], epilogue->factor[channel],
+                                   epilogue->bias[channel], epilogue->relu,
+                                   shortcut ? more.data() + at : nullptr});
+          }
         }
         packing.unpack_outputs(found.data(), block, begin, end, out_strides, out);
       });

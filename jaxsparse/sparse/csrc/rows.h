@@ -113,7 +113,7 @@ inline i64 block_of(i64 length, i64 num_nonzeros, i64 channels) {
 }
 
 inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
-                         const float* in, float* out) {
+                         const float* in, float* out, const Epilogue* epilogue = nullptr) {
   const i64 batch = layer.batch;
   const Grouped grouped = group_by(nonzeros.out_channel, layer.out_channels);
   const Classes ys = classes_of(layer.y, false), xs = classes_of(layer.x, false);
@@ -133,8 +133,17 @@ inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const N
       float* to = out + (y * layer.x.out + run.begin) * batch;
       for (i64 i = 0; i < length; i += block) {
         for (i64 channel = 0; channel < layer.out_channels; channel++) {
-          run_forward(from + i, list.of(channel), to + channel * out_pitch + i,
-                      std::min(block, length - i));
+          float* run_out = to + channel * out_pitch + i;
+          const i64 num = std::min(block, length - i);
+          if (epilogue == nullptr) {
+            run_forward(from + i, list.of(channel), run_out, num);
+          } else {
+            const float* shortcut = epilogue->shortcut;
+            run_forward(from + i, list.of(channel), run_out, num,
+                        Normalised{epilogue->mean[channel], epilogue->factor[channel],
+                                   epilogue->bias[channel], epilogue->relu,
+                                   shortcut ? shortcut + (run_out - out) : nullptr});
+          }
         }
       }
     }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "vec.h"
 
@@ -19,35 +20,62 @@ struct Taps {
   int count;
 };
 
+// What becomes of the sums of a run before they are written: nothing,
+struct AsIs {
+  vec operator()(vec sum, i64) const { return sum; }
+  float operator()(float sum, i64) const { return sum; }
+};
+
+// or what a norm and what follows it make of an output channel, in inference.
+struct Normalised {
+  float mean, factor, bias;
+  bool relu;
+  const float* shortcut;  // that of the run, or null
+
+  vec operator()(vec sum, i64 i) const {
+    vec out = (sum - broadcast(mean)) * broadcast(factor) + broadcast(bias);
+    if (shortcut) out += load(shortcut + i);
+    return relu ? where_positive(out, out) : out;
+  }
+  float operator()(float sum, i64 i) const {
+    float out = (sum - mean) * factor + bias;
+    if (shortcut) out += shortcut[i];
+    return relu ? where_positive(out, out) : out;
+  }
+};
+
 namespace tiles {
 
-template <int T>
-inline void forward(const float* in, const Taps& taps, float* out) {
+template <int T, class Ending>
+inline void forward(const float* in, const Taps& taps, float* out, i64 at, const Ending& ending) {
   vec sums[T] = {};
   for (int i = 0; i < taps.count; i++) {
-    const float* from = in + taps.offset[i];
+    const float* from = in + at + taps.offset[i];
     const vec value = broadcast(taps.value[i]);
     for (int t = 0; t < T; t++) sums[t] += value * load(from + kLanes * t);
   }
-  for (int t = 0; t < T; t++) store(out + kLanes * t, sums[t]);
+  for (int t = 0; t < T; t++) store(out + at + kLanes * t, ending(sums[t], at + kLanes * t));
 }
 
 // The same for a number of vectors, from 1 to T, that is known when it runs.
-template <int T>
-inline void forward_up_to(int num, const float* in, const Taps& taps, float* out) {
+template <int T, class Ending>
+inline void forward_up_to(int num, const float* in, const Taps& taps, float* out, i64 at,
+                          const Ending& ending) {
   if constexpr (T > 1) {
-    if (num < T) return forward_up_to<T - 1>(num, in, taps, out);
+    if (num < T) return forward_up_to<T - 1>(num, in, taps, out, at, ending);
   }
-  forward<T>(in, taps, out);
+  forward<T>(in, taps, out, at, ending);
 }
 
-inline void forward_tail(const float* in, const Taps& taps, float* out, int width) {
+template <class Ending>
+inline void forward_tail(const float* in, const Taps& taps, float* out, i64 at, int width,
+                         const Ending& ending) {
   float sums[kLanes] = {};
   for (int i = 0; i < taps.count; i++) {
-    const float* from = in + taps.offset[i];
+    const float* from = in + at + taps.offset[i];
     for (int t = 0; t < width; t++) sums[t] += taps.value[i] * from[t];
   }
-  for (int t = 0; t < width; t++) out[t] = sums[t];
+  for (int t = 0; t < width; t++) out[at + t] = ending(sums[t], at + t);
 }
 
 // Reads a run of the output's gradient once for both: for the input's gradient it is weighted by the
@@ -98,19 +126,22 @@ inline void backward_tail(const float* grad, const Taps& taps, const float* in, 
 
 }  // namespace tiles
 
-// out[i] = sum over the taps of value * in[offset + i], for i in [0, length).
-inline void run_forward(const float* in, const Taps& taps, float* out, i64 length) {
-  if (taps.count == 0) {
+// out[i] = what the ending makes of the sum over the taps of value * in[offset + i], for i in
+// [0, length).
+template <class Ending = AsIs>
+inline void run_forward(const float* in, const Taps& taps, float* out, i64 length,
+                        const Ending& ending = {}) {
+  if (std::is_same_v<Ending, AsIs> && taps.count == 0) {
     std::memset(out, 0, length * sizeof(float));
     return;
   }
   i64 i = 0;
   while (i + kLanes <= length) {
     const int num = static_cast<int>(std::min<i64>(kTile, (length - i) / kLanes));
-    tiles::forward_up_to<kTile>(num, in + i, taps, out + i);
+    tiles::forward_up_to<kTile>(num, in, taps, out, i, ending);
     i += num * kLanes;
   }
-  if (i < length) tiles::forward_tail(in + i, taps, out + i, static_cast<int>(length - i));
+  if (i < length) tiles::forward_tail(in, taps, out, i, static_cast<int>(length - i), ending);
 }
 
 // grad_in[i] = sum over the taps of value * grad[offset + i]; and to the kLanes sums at every tap's

@@ -28,6 +28,10 @@ inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec a) { *reinterpret_cast<vec*>(p) = a; }
 inline vec broadcast(float value) { return value - vec{}; }
 
+// `then` where `of` is positive, else 0. Written so that NaN goes through.
+inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
+inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }
+
 // The lanes added up pairwise, in the same order everywhere.
 inline float sum(vec a) {
   float lanes[kLanes];

@@ -180,6 +180,44 @@ void wrong_positions(Random& random) {
   if (problem.find("position " + std::to_string(none) + " ") != 0) fail("not seen: " + problem);
 }
 
+// With an epilogue a convolution gives what its steps give one after the other.
+void epilogue(Random& random) {
+  const Layer layer = random_layer(random);
+  const std::vector<std::int32_t> positions = random_positions(random, layer);
+  const Floats values = random.floats(positions.size());
+  Nonzeros nonzeros;
+  decode(layer, positions.data(), positions.size(), values.data(), nonzeros);
+  const bool channel_major = random.chance(60), rows = channel_major && layer.batch >= 16;
+  const Strides si =
+      strides_of(channel_major, layer.batch, layer.in_channels, layer.y.in, layer.x.in);
+  const Strides so =
+      strides_of(channel_major, layer.batch, layer.out_channels, layer.y.out, layer.x.out);
+  const Floats in = random.floats(layer.batch * layer.in_channels * layer.y.in * layer.x.in);
+  const i64 place = layer.y.out * layer.x.out, size = layer.batch * layer.out_channels * place;
+  const Floats mean = random.floats(layer.out_channels), factor = random.floats(mean.size());
+  const Floats bias = random.floats(mean.size()), shortcut = random.floats(size);
+  const bool relu = random.chance(50), has_shortcut = random.chance(50);
+  const Epilogue end{mean.data(), factor.data(), bias.data(),
+                     has_shortcut ? shortcut.data() : nullptr, relu};
+  const auto run = [&](int threads, const Epilogue* with) {
+    xla::ffi::ThreadPool pool(threads);
+    Floats out = unwritten(size);
+    if (rows) rows_forward(pool, layer, nonzeros, in.data(), out.data(), with);
+    else planes_forward(pool, layer, nonzeros, in.data(), si, out.data(), so, with);
+    return out;
+  };
+  const Floats plain = run(1, nullptr), found = run(1, &end);
+  std::vector<double> expected(size);
+  for (i64 i = 0; i < size; i++) {
+    const i64 c = i / so.channel % layer.out_channels;
+    double out = (double{plain[i]} - mean[c]) * factor[c] + bias[c];
+    if (has_shortcut) out += shortcut[i];
+    expected[i] = relu ? std::max(out, 0.0) : out;
+  }
+  close("outputs of an epilogue", found, expected);
+  same("outputs of an epilogue", found, run(3, &end));
+}
+
 struct NormResults {
   Floats y, means, variances, grad_x, grad_scale, grad_bias, grad_shortcut;
 };
@@ -256,6 +294,7 @@ int main(int, char** args) {
     Random random{std::mt19937_64(seed)};
     convolution(random);
     wrong_positions(random);
+    epilogue(random);
     normalisation(random);
   }
   std::printf("%d seeds from %d on, %d lanes\n", num, first, kLanes);

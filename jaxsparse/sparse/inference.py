@@ -1,0 +1,155 @@
+"""A convolution and what follows it in inference, in one pass over the outputs.
+
+In inference a norm is a scale and a shift of every channel. The kernels make them, the sum with a
+shortcut and the ReLU before they write; else each would read and write all images once more.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.sparse.convolution import Layout, attributes, out_shape, sparse_conv
+from jaxsparse.sparse.kernels import on_device
+from jaxsparse.sparse.positions import Positions
+from jaxsparse.sparse.varying import result_type, varying_alike
+from jaxsparse.sparse.window import Window
+
+
+class Epilogue(NamedTuple):
+    """What a norm does to the outputs in inference: (x - mean) * factor + bias, + shortcut.
+
+    Attributes:
+      mean: float32[channels], the running mean.
+      factor: float32[channels], scale / sqrt(running variance + epsilon).
+      bias: float32[channels].
+      shortcut: float32, like the outputs; None: none.
+    """
+
+    mean: jax.Array
+    factor: jax.Array
+    bias: jax.Array
+    shortcut: jax.Array | None = None
+
+
+class _Options(NamedTuple):
+    """What does not depend on arrays."""
+
+    window: Window
+    layout: Layout
+    relu: bool
+
+
+def sparse_conv_norm(
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    window: Window,
+    epilogue: Epilogue,
+    *,
+    relu: bool = False,
+    layout: Layout = "NHWC",
+) -> jax.Array:
+    """Convolves as `sparse_conv`, scales and shifts every channel, adds a shortcut, takes the ReLU.
+
+    Args:
+      images: as in `sparse_conv`, like the next three.
+      values: float32[room].
+      positions: of these.
+      window: strides, padding, dilation, groups.
+      epilogue: what follows.
+      relu: whether the positive part is taken in the end.
+      layout: of images, shortcut and outputs.
+
+    Returns:
+      float32, the outputs. Differentiable, at the price of the passes that are saved here.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit together.
+    """
+    convolve = functools.partial(sparse_conv, window=window, layout=layout)
+    out = jax.eval_shape(convolve, images, values, positions)
+    channels = (out.shape[layout.index("C")],)
+    for name, array in epilogue._asdict().items():
+        shape = out.shape if name == "shortcut" else channels
+        if array is not None and (array.shape, array.dtype) != (shape, jnp.float32):
+            raise ValueError(f"{name} is {array.dtype}{array.shape}; it must be float32{shape}")
+    args = varying_alike(images, values, positions, epilogue)
+    options = _Options(window, layout, relu)
+    if 0 in (*images.shape, *out.shape, positions.room):
+        return _in_steps(options, *args)
+    return _fused(options, *args)
+
+
+def _in_steps(
+    options: _Options,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    epilogue: Epilogue,
+) -> jax.Array:
+    x = sparse_conv(images, values, positions, options.window, layout=options.layout)
+    shape = (1, 1, 1, -1) if options.layout == "NHWC" else (-1, 1, 1, 1)
+    *by_channel, shortcut = epilogue
+    mean, factor, bias = (array.reshape(shape) for array in by_channel)
+    y = (x - mean) * factor + bias
+    y = y if shortcut is None else y + shortcut
+    return jax.nn.relu(y) if options.relu else y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(
+    options: _Options,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    epilogue: Epilogue,
+) -> jax.Array:
+    compiled = functools.partial(_compiled, options)
+    in_steps = functools.partial(_in_steps, options)
+    return on_device(compiled, in_steps, images, values, positions, epilogue)
+
+
+def _forward(
+    options: _Options,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    epilogue: Epilogue,
+) -> tuple[jax.Array, Callable[..., Any]]:
+    # Whoever differentiates needs what lies between the steps.
+    def differentiable(images: jax.Array, values: jax.Array, epilogue: Epilogue) -> jax.Array:
+        return _in_steps(options, images, values, positions, epilogue)
+
+    return jax.vjp(differentiable, images, values, epilogue)
+
+
+def _backward(
+    options: _Options, pull: Callable[..., Any], grads: jax.Array
+) -> tuple[jax.Array, jax.Array, None, Epilogue]:
+    del options
+    images, values, epilogue = pull(grads)
+    return images, values, None, epilogue
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _compiled(
+    options: _Options,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    epilogue: Epilogue,
+) -> jax.Array:
+    window, layout, relu = options
+    out = result_type(out_shape(images, positions, window, layout), images)
+    call = jax.ffi.ffi_call("jaxsparse_conv_norm", out, vmap_method="sequential")
+    *by_channel, shortcut = epilogue
+    more = jnp.zeros_like(images, shape=(0,)) if shortcut is None else shortcut
+    where = (positions.flat, positions.num[None])
+    settings = attributes(window, layout) | {"relu": np.bool_(relu)}
+    return call(images, values, *where, *by_channel, more, **settings)
