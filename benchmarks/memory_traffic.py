@@ -56,7 +56,7 @@ def step_bytes(layers: Mapping[str, LayerShape], *, train: bool) -> int:
     return BYTES * total
 
 
-def bandwidth(rounds: int) -> quiet.Spread:
+def bandwidth(*, rounds: int, retries: int) -> quiet.Spread:
     """Measures bytes a millisecond of a sum out of the caches.
 
     It reads two arrays and writes one, about the share that a training step has: 7 reads, 4 writes.
@@ -67,6 +67,6 @@ def bandwidth(rounds: int) -> quiet.Spread:
     def run() -> None:
         out[0] = jax.block_until_ready(add(x, y, out[0]))
 
-    found = quiet.milliseconds(quiet.in_turn({"add": run}, rounds=rounds)["add"])
+    found = quiet.milliseconds(quiet.in_turn({"add": run}, rounds=rounds, retries=retries)["add"])
     low, median, high = (3 * BYTES * ARRAY / ms for ms in (found.high, found.median, found.low))
     return quiet.Spread(median, low, high, found.num_quiet)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "break_even": args.break_even,
     }
     print("; ".join(f"{name} {value}" for name, value in machine.items()))
-    speed = memory_traffic.bandwidth(args.rounds)
+    speed = memory_traffic.bandwidth(rounds=args.rounds, retries=args.retries)
     machine["bandwidth_gb_s"] = speed.median / 1e6
     print(f"memory, read and written: {speed.median / 1e6:.1f} GB/s\n")
     print(_head(SPEED), flush=True)
@@ -120,7 +120,7 @@ def _measure(
         )
     runs = {name: program.run for name, program in programs.items()}
     runs["control"] = runs["dense"]
-    samples = quiet.in_turn(runs, rounds=args.rounds)
+    samples = quiet.in_turn(runs, rounds=args.rounds, retries=args.retries)
     for name, program in programs.items():
         start = f"{_prefix(name)}{what}"
         found[f"{start}_ms"] = quiet.milliseconds(samples[name])
@@ -146,7 +146,8 @@ def _prefix(name: str) -> str:
 def _torch(args: argparse.Namespace, name: str, batch: int) -> dict[str, Any]:
     """The dense networks of PyTorch and ONNX Runtime, in a process of their own."""
     command = [args.torch, "-m", "benchmarks.torch_dense", f"--model={name}", f"--batch={batch}"]
-    command += [f"--rounds={args.rounds}", f"--threads={os.cpu_count()}"]
+    command += [f"--rounds={args.rounds}", f"--retries={args.retries}"]
+    command.append(f"--threads={os.cpu_count()}")
     environment = {**os.environ, **(ENVIRONMENT if args.allocator == "keep" else {})}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -213,6 +214,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", default="128", type=_numbers(int, 1, 2**31))
     parser.add_argument("--sparsity", default="0.99", type=_numbers(float, 0.0, 1.0))
     parser.add_argument("--rounds", default=7, type=int, help="samples of each program")
+    parser.add_argument("--retries", default=3, type=int, help="of a sample that was disturbed")
     parser.add_argument("--allocator", default="keep", choices=("keep", "default"))
     parser.add_argument("--break-even", default="fit", choices=BREAK_EVENS, help="of each layer")
     parser.add_argument("--torch", metavar="PYTHON", help="that has PyTorch")

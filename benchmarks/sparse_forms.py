@@ -90,7 +90,7 @@ class Network:
         self.model = model
         self.images = jax.random.normal(jax.random.key(0), (batch, *IMAGE))
         self._labels = jnp.arange(batch) % 10
-        variables = jax.jit(model.init)(jax.random.key(1), self.images[:1])
+        variables = _variables(model)
         self.state = State.create(
             apply_fn=model.apply,
             params=variables["params"],
@@ -146,6 +146,11 @@ class Network:
     def _layers(self, model: nn.Module) -> dict[str, LayerShape]:
         variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
         return layer_shapes(model.apply, variables, self.images)
+
+
+@functools.cache
+def _variables(model: nn.Module) -> Any:
+    return jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, *IMAGE)))
 
 
 def _train_step(

@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--retries", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -94,7 +95,8 @@ def main() -> None:
         runs["onnx_infer"], found["onnxruntime"] = _onnx(network(args.model), images, args.threads)
     except Exception as error:  # it is optional, and its exporter fails in many ways
         problems["onnx"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    for name, samples in quiet.in_turn(runs, rounds=args.rounds).items():
+    sampled = quiet.in_turn(runs, rounds=args.rounds, retries=args.retries)
+    for name, samples in sampled.items():
         found[f"{name}_ms"] = quiet.milliseconds(samples)
     print(json.dumps({"onnx_infer_ms": None, **found, "problems": problems}))
 
