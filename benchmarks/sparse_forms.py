@@ -36,7 +36,8 @@ MODELS = {
     "resnet50": resnet(50, stem="cifar", num_classes=10),
 }
 IMAGE = (32, 32, 3)
-OPTIMIZER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+# The rate is small, so that also hundreds of steps on one batch stay finite.
+OPTIMIZER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(1e-3, momentum=0.9))
 
 
 class State(jaxsparse.TrainState):

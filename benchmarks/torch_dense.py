@@ -103,7 +103,7 @@ def main() -> None:
 
 def _training(model: nn.Module, images: torch.Tensor) -> quiet.Run:
     labels = torch.arange(len(images)) % 10
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     model.train()
 
     def run() -> None:
