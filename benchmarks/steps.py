@@ -36,7 +36,9 @@ class Stepper:
 
     def __init__(self, step: Callable[..., Any], state: Any, *args: Any):
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
-        self.compiled, _ = timing.compile_with_time(step, own, *args, donate_argnums=0)
+        self.compiled, self.compile_seconds = timing.compile_with_time(
+            step, own, *args, donate_argnums=0
+        )
         self.state, self.args = own, args
 
     def __call__(self) -> Any:

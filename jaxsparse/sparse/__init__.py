@@ -16,6 +16,7 @@ mean belongs into the loss:
 With `check_vma=False` they are not: there, take the mean of the gradients.
 """
 
+from jaxsparse.sparse.allocator import keep_memory
 from jaxsparse.sparse.choice import (
     BreakEven,
     LayerShape,
@@ -26,6 +27,7 @@ from jaxsparse.sparse.choice import (
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.inference import Epilogue, sparse_conv_norm
 from jaxsparse.sparse.kernels import Backend, backend
+from jaxsparse.sparse.measure import LayerTimes, Measured, benchmark, measured_break_even
 from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse
 from jaxsparse.sparse.states import (
@@ -43,11 +45,14 @@ __all__ = [
     "BreakEven",
     "Epilogue",
     "LayerShape",
+    "LayerTimes",
     "Layout",
+    "Measured",
     "Positions",
     "Window",
     "backend",
     "batch_norm",
+    "benchmark",
     "break_even",
     "check_positions",
     "choose_rooms",
@@ -58,6 +63,8 @@ __all__ = [
     "expand_leaves",
     "find_positions",
     "is_mostly_sparse",
+    "keep_memory",
+    "measured_break_even",
     "sparse_conv",
     "sparse_conv_norm",
     "sparse_dot",
