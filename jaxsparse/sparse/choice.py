@@ -69,7 +69,8 @@ def break_even(layer: LayerShape, train: bool = True) -> float:
         found = 0.5 * channels**0.7 if train else 0.4 * channels**0.6
     else:
         pixels = min(batch * height * width, 1024) / 64
-        found = 0.1 * pixels**0.5 * (1.0 if train else min(channels, 1.0) ** 0.5)
+        found = 0.14 * max(pixels, 1.0) ** 0.4
+        found = found if train else 0.35 * channels**0.7 * pixels**0.25
     return min(found, 1.0)
 
 

@@ -58,15 +58,14 @@ struct Guarded<call> {
 };
 
 // Of as many values as there is room for, the first `num` count.
-ffi::Error decode(const Layer& layer, Floats values, Ints positions, Ints num, Nonzeros& to) {
-  const i64 count = num.typed_data()[0], room = static_cast<i64>(values.element_count());
+ffi::Error count_of(Floats values, Ints positions, Ints num, i64& count) {
+  const i64 room = static_cast<i64>(values.element_count());
+  count = num.typed_data()[0];
   if (count < 0 || count > room || room != static_cast<i64>(positions.element_count())) {
     return wrong(std::to_string(count) + " nonzeros, room for " + std::to_string(room) +
                  " values and " + std::to_string(positions.element_count()) + " positions");
   }
-  const std::string problem =
-      decode(layer, positions.typed_data(), count, values.typed_data(), to);
-  return problem.empty() ? ffi::Error::Success() : wrong(problem);
+  return ffi::Error::Success();
 }
 
 float* or_none(float* data, std::size_t size) { return size ? data : nullptr; }
@@ -76,14 +75,25 @@ ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints
                             const Epilogue* epilogue) {
   const Images from = images_of(in.dimensions(), layout), to = images_of(out->dimensions(), layout);
   const Layer layer = layer_of(from, to, window);
+  i64 count = 0;
+  if (auto error = count_of(values, positions, num, count); error.failure()) return error;
+  const std::int32_t* at = positions.typed_data();
+  const bool rows = layout == 1 && layer.batch >= kRowsFrom, rises = rise(layer, at, count);
   Nonzeros nonzeros;
-  if (auto error = decode(layer, values, positions, num, nonzeros); error.failure()) return error;
-  if (layout == 1 && layer.batch >= kRowsFrom) {
-    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data(), epilogue);
-  } else {
-    planes_forward(pool, layer, nonzeros, in.typed_data(), from.strides, out->typed_data(),
-                   to.strides, epilogue);
+  if (rows || !rises) {
+    const std::string problem = decode(layer, at, count, values.typed_data(), nonzeros);
+    if (!problem.empty()) return wrong(problem);
   }
+  if (rows) {
+    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data(), epilogue);
+    return ffi::Error::Success();
+  }
+  const Packing packing(layer);
+  const PlaneTaps taps =
+      rises ? rising_forward_taps(layer, packing, at, count, values.typed_data())
+            : forward_taps(layer, packing, nonzeros);
+  planes_forward(pool, layer, packing, taps, in.typed_data(), from.strides, out->typed_data(),
+                 to.strides, epilogue);
   return ffi::Error::Success();
 }
 
@@ -106,8 +116,12 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints po
                          Window window) {
   const Images from = images_of(in.dimensions(), layout), to = images_of(grad.dimensions(), layout);
   const Layer layer = layer_of(from, to, window);
+  i64 count = 0;
+  if (auto error = count_of(values, positions, num, count); error.failure()) return error;
   Nonzeros nonzeros;
-  if (auto error = decode(layer, values, positions, num, nonzeros); error.failure()) return error;
+  const std::string problem =
+      decode(layer, positions.typed_data(), count, values.typed_data(), nonzeros);
+  if (!problem.empty()) return wrong(problem);
   float* to_values = grad_values->typed_data();
   std::fill(to_values + nonzeros.count(), to_values + values.element_count(), 0.0f);
   if (layout == 1 && layer.batch >= kRowsFrom) {

@@ -67,6 +67,13 @@ inline std::string decode(const Layer& layer, const std::int32_t* positions, i64
   return "";
 }
 
+// Whether positions rise, as they do where nobody has written them by hand, and are in the kernel.
+inline bool rise(const Layer& layer, const std::int32_t* positions, i64 num) {
+  bool rises = num == 0 || (positions[0] >= 0 && positions[num - 1] < layer.size());
+  for (i64 i = 1; i < num; i++) rises &= positions[i - 1] <= positions[i];
+  return rises;
+}
+
 // What follows a convolution in inference: a norm by running statistics, a shortcut, a ReLU.
 struct Epilogue {
   const float *mean, *factor, *bias;  // by output channel
@@ -84,8 +91,14 @@ struct Grouped {
 
 inline Grouped group_by(const std::vector<int>& keys, i64 num_keys) {
   Grouped grouped{std::vector<int>(num_keys + 1, 0), std::vector<int>(keys.size())};
-  for (int key : keys) grouped.start[key + 1]++;
+  bool rises = true;
+  for (std::size_t i = 0; i < keys.size(); i++) {
+    grouped.start[keys[i] + 1]++;
+    grouped.order[i] = static_cast<int>(i);
+    rises = rises && (i == 0 || keys[i - 1] <= keys[i]);
+  }
   for (i64 k = 0; k < num_keys; k++) grouped.start[k + 1] += grouped.start[k];
+  if (rises) return grouped;
   std::vector<int> next(grouped.start.begin(), grouped.start.end() - 1);
   for (std::size_t i = 0; i < keys.size(); i++) grouped.order[next[keys[i]]++] = static_cast<int>(i);
   return grouped;

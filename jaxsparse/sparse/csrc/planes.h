@@ -99,6 +99,12 @@ class Packing {
   i64 plane(const Nonzeros& nonzeros, int i) const {
     return nonzeros.in_channel[i] * num_phases() + tap(nonzeros, i).phase;
   }
+  // What a nonzero of the first input channel reads, by tap, y before x.
+  i64 base(i64 tap) const { return taps_[tap].phase * pitch + taps_[tap].ahead; }
+  // Multiplications of a block; copying counts as some.
+  i64 work(i64 num_nonzeros) const {
+    return length * (num_nonzeros + layer_.in_channels * num_phases() + layer_.out_channels);
+  }
   i64 ahead(const Nonzeros& nonzeros, int i) const { return tap(nonzeros, i).ahead; }
 
   // Copies a group of input channels, [begin, end), of a block into their planes. Zeros that the
@@ -178,31 +184,73 @@ class Packing {
 
 // The nonzeros grouped by a channel, as the loops over them want them.
 struct PlaneTaps {
-  Grouped grouped;
+  std::vector<int> start;  // by channel
   std::vector<i64> offset;
-  std::vector<float> value;
-  std::vector<int> slot;  // within the channel
+  const float* value;
+  const int* slot;  // within the channel; of forward taps null
 
+  std::vector<int> order;  // of the nonzeros, where they did not come grouped
+  std::vector<float> own_value;
+  std::vector<int> own_slot;
+
+  int count() const { return static_cast<int>(offset.size()); }
   Taps of(i64 key) const {
-    const int first = grouped.start[key];
-    return {offset.data() + first, value.data() + first, slot.data() + first, grouped.count(key)};
+    const int first = start[key];
+    return {offset.data() + first, value + first, slot ? slot + first : nullptr,
+            start[key + 1] - first};
   }
 };
 
 template <class Offset>
-PlaneTaps plane_taps(const Nonzeros& nonzeros, Grouped grouped, const Offset& offset_of) {
-  PlaneTaps taps{std::move(grouped), {}, {}, {}};
-  taps.offset.reserve(nonzeros.count());
-  taps.value.reserve(nonzeros.count());
-  taps.slot.reserve(nonzeros.count());
-  for (std::size_t key = 0; key + 1 < taps.grouped.start.size(); key++) {
-    for (int at = taps.grouped.start[key]; at < taps.grouped.start[key + 1]; at++) {
-      const int i = taps.grouped.order[at];
+PlaneTaps plane_taps(const Nonzeros& nonzeros, const Grouped& grouped, const Offset& offset_of) {
+  PlaneTaps taps{};
+  const int count = nonzeros.count();
+  taps.start = grouped.start;
+  taps.order = grouped.order;
+  taps.offset.reserve(count);
+  taps.own_value.reserve(count);
+  taps.own_slot.reserve(count);
+  for (std::size_t key = 0; key + 1 < grouped.start.size(); key++) {
+    for (int at = grouped.start[key]; at < grouped.start[key + 1]; at++) {
+      const int i = grouped.order[at];
       taps.offset.push_back(offset_of(i));
-      taps.value.push_back(nonzeros.values[i]);
-      taps.slot.push_back(at - taps.grouped.start[key]);
+      taps.own_value.push_back(nonzeros.values[i]);
+      taps.own_slot.push_back(at - grouped.start[key]);
     }
   }
+  taps.value = taps.own_value.data();
+  taps.slot = taps.own_slot.data();
+  return taps;
+}
+
+inline PlaneTaps forward_taps(const Layer& layer, const Packing& packing,
+                              const Nonzeros& nonzeros) {
+  const Grouped grouped = group_by(nonzeros.out_channel, layer.out_channels);
+  return plane_taps(nonzeros, grouped, [&](int i) {
+    return packing.plane(nonzeros, i) * packing.pitch + packing.ahead(nonzeros, i);
+  });
+}
+
+// The same of positions that rise, which are grouped already: one pass, in place of several that
+// take longer than the convolution of a single image. `positions` are in the kernel.
+inline PlaneTaps rising_forward_taps(const Layer& layer, const Packing& packing,
+                                     const std::int32_t* positions, i64 num, const float* values) {
+  PlaneTaps taps{};
+  taps.value = values;
+  taps.offset.resize(num);
+  taps.start.resize(layer.out_channels + 1);
+  const i64 inputs = layer.group_inputs(), step = packing.num_phases() * packing.pitch;
+  const i64 taps_of_channel = layer.y.taps * layer.x.taps;
+  i64 i = 0, row = 0;
+  for (i64 channel = 0; channel < layer.out_channels; channel++) {
+    taps.start[channel] = static_cast<int>(i);
+    const i64 first = channel / layer.group_outputs() * inputs;
+    for (i64 tap = 0; tap < taps_of_channel; tap++, row++) {
+      const i64 end = (row + 1) * inputs, base = packing.base(tap) + (first - row * inputs) * step;
+      for (; i < num && positions[i] < end; i++) taps.offset[i] = base + positions[i] * step;
+    }
+  }
+  taps.start[layer.out_channels] = static_cast<int>(num);
   return taps;
 }
 
@@ -211,47 +259,49 @@ PlaneTaps plane_taps(const Nonzeros& nonzeros, Grouped grouped, const Offset& of
 // threads: sums over images are added up task by task.
 constexpr i64 kTasks = 8;
 
-// Calls body(group) for groups of channels, begin to end.
+// Calls body(begin, end) for groups of channels: of at most kGroup, and smaller where they are the
+// tasks.
 template <class Loop, class Body>
-void for_groups(const Loop& loop, i64 channels, const Body& body) {
-  loop((channels + kGroup - 1) / kGroup, [&](i64 group) {
-    body(group * kGroup, std::min(channels, (group + 1) * kGroup));
+void for_groups(const Loop& loop, i64 channels, i64 num_blocks, const Body& body) {
+  const i64 quarter = (channels + 15) / 16 * 4;
+  const i64 group = num_blocks < kTasks ? std::min(kGroup, quarter) : kGroup;
+  loop((channels + group - 1) / group, [&](i64 number) {
+    body(number * group, std::min(channels, (number + 1) * group));
   });
 }
 
-// Calls body(task, first block, last block, loop), where the loop is over the channels of a block.
+// Multiplications that take as long as to wake another thread.
+constexpr i64 kWorthAThread = 1 << 18;
+
+// Calls body(task, first block, last block, loop), where the loop is over the channels of a block,
+// each of `work` multiplications.
 template <class Body>
-void for_blocks(xla::ffi::ThreadPool& pool, i64 num_blocks, const Body& body) {
+void for_blocks(xla::ffi::ThreadPool& pool, i64 num_blocks, i64 work, const Body& body) {
+  const auto loop = [](i64 n, const auto& each) {
+    for (i64 i = 0; i < n; i++) each(i);
+  };
   if (num_blocks < kTasks) {
-    auto loop = [&](i64 n, const auto& each) { parallel_for(pool, n, each); };
-    body(0, 0, num_blocks, loop);
-    return;
+    if (work < kWorthAThread) return body(0, 0, num_blocks, loop);
+    return body(0, 0, num_blocks, [&](i64 n, const auto& each) { parallel_for(pool, n, each); });
   }
   parallel_for(pool, kTasks, [&](i64 task) {
-    auto loop = [](i64 n, const auto& each) {
-      for (i64 i = 0; i < n; i++) each(i);
-    };
     body(task, num_blocks * task / kTasks, num_blocks * (task + 1) / kTasks, loop);
   });
 }
 
-inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
-                           const float* in, const Strides& in_strides, float* out,
-                           const Strides& out_strides, const Epilogue* epilogue = nullptr) {
-  const Packing packing(layer);
-  const i64 phases = packing.num_phases();
-  const PlaneTaps taps =
-      plane_taps(nonzeros, group_by(nonzeros.out_channel, layer.out_channels), [&](int i) {
-        return packing.plane(nonzeros, i) * packing.pitch + packing.ahead(nonzeros, i);
-      });
-  for_blocks(pool, packing.num_blocks, [&](i64, i64 first, i64 last, const auto& loop) {
+inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Packing& packing,
+                           const PlaneTaps& taps, const float* in, const Strides& in_strides,
+                           float* out, const Strides& out_strides,
+                           const Epilogue* epilogue = nullptr) {
+  const i64 phases = packing.num_phases(), work = packing.work(taps.count());
+  for_blocks(pool, packing.num_blocks, work, [&](i64, i64 first, i64 last, const auto& loop) {
     std::vector<float> planes(layer.in_channels * phases * packing.pitch);
     for (i64 block = first; block < last; block++) {
-      for_groups(loop, layer.in_channels, [&](i64 begin, i64 end) {
+      for_groups(loop, layer.in_channels, packing.num_blocks, [&](i64 begin, i64 end) {
         float* to = planes.data() + begin * phases * packing.pitch;
         packing.pack_inputs(in, in_strides, block, begin, end, to);
       });
-      for_groups(loop, layer.out_channels, [&](i64 begin, i64 end) {
+      for_groups(loop, layer.out_channels, packing.num_blocks, [&](i64 begin, i64 end) {
         thread_local std::vector<float> found, more;
         found.resize(kGroup * packing.pitch);
         const float* shortcut = epilogue ? epilogue->shortcut : nullptr;
@@ -286,19 +336,21 @@ inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
   for (int i = 0; i < nonzeros.count(); i++) {
     plane[i] = static_cast<int>(packing.plane(nonzeros, i));
   }
-  const PlaneTaps taps = plane_taps(nonzeros, group_by(plane, num_planes), [&](int i) {
+  const Grouped grouped = group_by(plane, num_planes);
+  const PlaneTaps taps = plane_taps(nonzeros, grouped, [&](int i) {
     return nonzeros.out_channel[i] * packing.pitch + packing.margin - packing.ahead(nonzeros, i);
   });
   std::vector<std::vector<float>> partial(kTasks);  // by task: gradients of the values, as grouped
-  for_blocks(pool, packing.num_blocks, [&](i64 task, i64 first, i64 last, const auto& loop) {
+  const i64 work = packing.work(taps.count());
+  for_blocks(pool, packing.num_blocks, work, [&](i64 task, i64 first, i64 last, const auto& loop) {
     std::vector<float> grads(layer.out_channels * packing.pitch);
     partial[task].assign(nonzeros.count(), 0.0f);
     for (i64 block = first; block < last; block++) {
-      for_groups(loop, layer.out_channels, [&](i64 begin, i64 end) {
+      for_groups(loop, layer.out_channels, packing.num_blocks, [&](i64 begin, i64 end) {
         float* to = grads.data() + begin * packing.pitch + packing.margin;
         packing.pack_outputs(grad, out_strides, block, begin, end, to);
       });
-      for_groups(loop, layer.in_channels, [&](i64 begin, i64 end) {
+      for_groups(loop, layer.in_channels, packing.num_blocks, [&](i64 begin, i64 end) {
         thread_local std::vector<float> inputs, found, sums;
         const i64 size = kGroup * phases * packing.pitch;
         inputs.assign(size, 0.0f);
@@ -311,7 +363,7 @@ inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
           run_backward(grads.data(), list, inputs.data() + at, found.data() + at, sums.data(),
                        packing.length);
           for (int i = 0; i < list.count; i++) {
-            partial[task][taps.grouped.start[key] + i] += sum(load(sums.data() + i64{kLanes} * i));
+            partial[task][taps.start[key] + i] += sum(load(sums.data() + i64{kLanes} * i));
           }
         }
         packing.unpack_inputs(found.data(), block, begin, end, in_strides, grad_in);
@@ -321,7 +373,7 @@ inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
   for (int at = 0; at < nonzeros.count(); at++) {
     float total = 0;
     for (const auto& part : partial) total += part.empty() ? 0.0f : part[at];
-    grad_values[taps.grouped.order[at]] = total;
+    grad_values[taps.order[at]] = total;
   }
 }
 

@@ -96,11 +96,31 @@ Strides strides_of(bool channel_major, i64 batch, i64 channels, i64 y, i64 x) {
   return {y * x * channels, 1, x * channels, channels};
 }
 
+// By way of planes; of positions that rise both ways to the taps are one.
+Floats planes(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
+              const std::vector<std::int32_t>& positions, const Floats& in, const Strides& si,
+              const Strides& so, i64 size, const Epilogue* epilogue = nullptr) {
+  const Packing packing(layer);
+  const auto by = [&](const PlaneTaps& taps) {
+    Floats out = unwritten(size);
+    planes_forward(pool, layer, packing, taps, in.data(), si, out.data(), so, epilogue);
+    return out;
+  };
+  const Floats out = by(forward_taps(layer, packing, nonzeros));
+  const i64 num = static_cast<i64>(positions.size());
+  if (rise(layer, positions.data(), num)) {
+    same("outputs by positions that rise", out,
+         by(rising_forward_taps(layer, packing, positions.data(), num, nonzeros.values)));
+  }
+  return out;
+}
+
 struct Results {
   Floats out, grad_in, grad_values;
 };
 
-Results run(int threads, const Layer& layer, const Nonzeros& nonzeros, bool rows, const Floats& in,
+Results run(int threads, const Layer& layer, const Nonzeros& nonzeros,
+            const std::vector<std::int32_t>& positions, bool rows, const Floats& in,
             const Strides& in_strides, const Floats& grad, const Strides& out_strides) {
   xla::ffi::ThreadPool pool(threads);
   Results to{unwritten(grad.size()), unwritten(in.size()), unwritten(nonzeros.count())};
@@ -109,7 +129,7 @@ Results run(int threads, const Layer& layer, const Nonzeros& nonzeros, bool rows
     rows_backward(pool, layer, nonzeros, in.data(), grad.data(), to.grad_in.data(),
                   to.grad_values.data());
   } else {
-    planes_forward(pool, layer, nonzeros, in.data(), in_strides, to.out.data(), out_strides);
+    to.out = planes(pool, layer, nonzeros, positions, in, in_strides, out_strides, grad.size());
     planes_backward(pool, layer, nonzeros, in.data(), in_strides, grad.data(), out_strides,
                     to.grad_in.data(), to.grad_values.data());
   }
@@ -157,9 +177,9 @@ void convolution(Random& random) {
       strides_of(channel_major, layer.batch, layer.out_channels, layer.y.out, layer.x.out);
   const Floats in = random.floats(layer.batch * layer.in_channels * layer.y.in * layer.x.in);
   const Floats grad = random.floats(layer.batch * layer.out_channels * layer.y.out * layer.x.out);
-  const Results alone = run(1, layer, nonzeros, rows, in, si, grad, so);
+  const Results alone = run(1, layer, nonzeros, positions, rows, in, si, grad, so);
   compare(alone, layer, nonzeros, in, si, grad, so);
-  const Results together = run(3, layer, nonzeros, rows, in, si, grad, so);
+  const Results together = run(3, layer, nonzeros, positions, rows, in, si, grad, so);
   same("outputs", alone.out, together.out);
   same("gradient of the inputs", alone.grad_in, together.grad_in);
   same("gradient of the values", alone.grad_values, together.grad_values);
@@ -201,9 +221,9 @@ void epilogue(Random& random) {
                      has_shortcut ? shortcut.data() : nullptr, relu};
   const auto run = [&](int threads, const Epilogue* with) {
     xla::ffi::ThreadPool pool(threads);
+    if (!rows) return planes(pool, layer, nonzeros, positions, in, si, so, size, with);
     Floats out = unwritten(size);
-    if (rows) rows_forward(pool, layer, nonzeros, in.data(), out.data(), with);
-    else planes_forward(pool, layer, nonzeros, in.data(), si, out.data(), so, with);
+    rows_forward(pool, layer, nonzeros, in.data(), out.data(), with);
     return out;
   };
   const Floats plain = run(1, nullptr), found = run(1, &end);
