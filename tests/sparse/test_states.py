@@ -12,7 +12,7 @@ from flax import linen as nn
 
 import jaxsparse
 from jaxsparse.nn.sparse import sparse_execution
-from jaxsparse.sparse.states import compress, expand, find_positions
+from jaxsparse.sparse import compress, compress_leaves, expand, find_positions
 
 STEPS, EVERY = 12, 4
 
@@ -138,3 +138,20 @@ def test_what_does_not_fit_is_named():
     short = compress(state, positions)
     with pytest.raises(ValueError, match=r"Conv_0/kernel is \(\d+,\) in params, its positions are"):
         compress(short, positions)
+
+
+def test_a_file_as_large_as_the_active_weights_goes_on_in_both_executions(tmp_path):
+    images, state = start(METHODS["set"], OPTIMIZERS["momentum"])
+    positions = find_positions(state.masks)
+    full = expand(step(compress(state, positions), images, positions), positions)
+    files = [tmp_path / name for name in ("dense", "sparse")]
+    jaxsparse.save_safetensors(files[0], full.params)
+    jaxsparse.save_safetensors(files[1], full.params, full.masks)
+    assert files[1].stat().st_size < 0.5 * files[0].stat().st_size
+    params, masks = jaxsparse.load_safetensors(files[1], like=full.params)
+    chex.assert_trees_all_equal((params, masks), (full.params, full.masks))
+    short = compress_leaves(params, find_positions(masks))
+    with sparse_execution(positions):
+        logits = state.apply_fn({"params": short}, images)
+    expected = state.apply_fn({"params": params}, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
