@@ -32,3 +32,14 @@ hypothesis.settings.load_profile("ci")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Unloads what a file's tests have compiled: a process has room for some thousands of programs.
+
+    Each takes a few mappings of memory, of which Linux gives a process 65,530; at the end of them
+    XLA crashes. What another file needs again comes from the cache on disk.
+    """
+    yield
+    jax.clear_caches()

@@ -85,7 +85,6 @@ def test_layers_without_positions_are_as_they_were(drawn):
             nn.Conv(4, (3, 3), padding="CIRCULAR"),
             "kernel has padding='CIRCULAR'; it cannot be exec",
         ),
-        (nn.Conv(4, (3, 3), input_dilation=(2, 2)), r"kernel has input_dilation=\(2, 2\)"),
         (nn.Conv(4, (3, 3), dtype=jnp.bfloat16), "kernel has dtype="),
         (nn.Dense(4, dtype=jnp.bfloat16), "kernel has dtype="),
         (
