@@ -14,7 +14,7 @@ from benchmarks import sparse_execution
 SCRIPT = Path(sparse_execution.__file__)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_command_ends_with_a_line_of_json():
     command = [sys.executable, SCRIPT, "--model=resnet8", "--batch=2", "--sparsity=0.9"]
     done = subprocess.run(

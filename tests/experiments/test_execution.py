@@ -45,7 +45,6 @@ METHODS = {
     "set": jaxsparse.set_(**OPTIONS),
     "gmp": jaxsparse.gmp(**OPTIONS),
     "granet_st": jaxsparse.granet_st(**OPTIONS),
-    "static": jaxsparse.static(sparsity=0.85, total_steps=STEPS),
 }
 
 

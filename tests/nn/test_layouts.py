@@ -43,7 +43,7 @@ def test_variables_are_the_same(name):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", ["resnet8", "resnet18", "wide"])
-def test_both_layouts_give_the_same(name, train, engine):
+def test_both_layouts_give_the_same(name, train):
     model, variables, images = drawn(name)
     found = []
     for network in (model, model.clone(layout="CHWN")):

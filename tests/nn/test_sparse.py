@@ -31,7 +31,7 @@ def drawn():
     """A model with masks, its params in both forms, and images."""
     model = Model()
     images = jax.random.normal(jax.random.key(0), (6, 9, 9, 3))
-    params = model.init(jax.random.key(1), images)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     masks = jaxsparse.rigl(sparsity=0.7, total_steps=10).init(jax.random.key(2), params)
     params = jaxsparse.apply_masks(params, masks)
     kernels, kept = prunable_leaves(params), prunable_leaves(masks)

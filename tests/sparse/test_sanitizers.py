@@ -5,7 +5,7 @@ import pytest
 from tests.sparse import sanitize
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("sanitizer", sanitize.SANITIZERS)
 def test_clean(sanitizer):
     if why := sanitize.why_not(sanitizer):
