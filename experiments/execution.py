@@ -134,7 +134,7 @@ class Sparse:
     def start(self, state: RunState, rooms: Mapping[str, int] | None) -> Compressed:
         """Chooses the form of every layer, and compresses the state."""
         active = count_active(state.masks, self._run.method.prunable)
-        forms = forms_of(self._run, active, rooms)
+        forms = forms_of(self._run, active, rooms or None)  # a masked run has left none
         positions = find_positions(state.masks, self._run.method.prunable, room=forms.rooms)
         return Compressed(_compress(state, positions), positions, forms)
 
@@ -208,7 +208,10 @@ def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any,
     masks = jax.tree.map(lambda x: x != 0, variables["params"])
     active = count_active(masks, run.method.prunable)
     forms = choose_forms(run.model, _images(run, batch_size), active, train=False)
-    positions = find_positions(masks, run.method.prunable, room=forms.rooms)
+    # Powers of two: the numbers differ from one evaluation to the next, where weights are still 0.
+    sizes = {form.path: form.size for form in forms.layers}
+    rooms = {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.rooms.items() if n}
+    positions = find_positions(masks, run.method.prunable, room=rooms)
     params = _compress_leaves(variables["params"], positions)
     return forms.model, {**variables, "params": params}, positions
 

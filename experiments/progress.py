@@ -33,8 +33,8 @@ class Progress(NamedTuple):
       step: completed optimizer steps.
       state: the state after them.
       best: the best model so far.
-      seconds: of training so far, over all processes, without compiling, evaluating and saving.
-        Steps that a crash has lost are not in it.
+      seconds: of training so far, over all processes, without evaluating, saving, and compiling
+        before the first step. Steps that a crash has lost are not in it.
       rooms: of the leaves that are executed by their active weights; None before the first step.
     """
 

@@ -183,6 +183,12 @@ class TrainState(train_state.TrainState):
         return state._with_event(signal) if event else state
 
     def _with_event(self, signal: PyTree) -> Self:
+        found = len(prunable_paths(self.params, self.method.prunable))
+        if found != self.event_metrics.num_active.shape[0]:
+            raise ValueError(
+                f"params have {found} prunable leaves, at the start they had "
+                f"{self.event_metrics.num_active.shape[0]}; expand a compressed state first"
+            )
         event = self.method.update(self.params, signal, self.masks, self.step, key=self.key)
         params, opt_state = apply_event(self.tx, event, self.params, self.opt_state)
         explored = None if self.explored is None else explore(self.explored, event.masks)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsparse.nn.sparse import layer_shapes
@@ -87,7 +88,7 @@ def choose_forms(
     options = {"train": train, "exact": exact, "break_even": break_even}
     layers = _layers(model, images.shape, images.dtype)
     rooms = choose_rooms(active, layers, previous, **options)
-    if hasattr(model, "layout"):
+    if hasattr(model, "layout") and getattr(model, "dtype", jnp.float32) == jnp.float32:
         major = model.clone(layout="CHWN")
         major_layers = _layers(major, images.shape, images.dtype)
         major_rooms = choose_rooms(active, major_layers, previous, **options)

@@ -5,7 +5,7 @@ import contextvars
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ _POSITIONS: contextvars.ContextVar[Mapping[str, Positions]] = contextvars.Contex
 def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
     """Executes the layers whose positions are given by their active weights.
 
-        def apply(variables, images):
+        @jax.jit
+        def apply(variables, positions, images):
             with sparse_execution(positions):
                 return model.apply(variables, images)
 
@@ -33,11 +34,14 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
     weights in place of its kernel, the layer is executed by these. All others are as they were.
 
     Args:
-      positions: by the path of the kernel, such as "Conv_0/kernel". Traced arrays will do.
+      positions: by the path of the kernel, such as "Conv_0/kernel". Under `jit` make them an
+        argument, as above: what is closed over is a constant of the compiled program, which after
+        a mask update would take the new weights to the old positions.
 
     Raises:
       ValueError: in the call, a layer that has no sparse form: a dtype other than float32, more or
-        fewer than two spatial axes, circular padding, dilation of the input, a mask of its own.
+        fewer than two spatial axes, circular padding, dilation of the input, a mask or a product of
+        its own, a subclass of `nn.Conv` or `nn.Dense`.
     """
 
     def intercept(
@@ -47,12 +51,14 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
         context: InterceptorContext,
     ) -> Any:
         layer = context.module
-        path = "/".join([*layer.path, "kernel"])
-        if context.method_name != "__call__" or path not in positions:
+        if context.method_name != "__call__":
             return call(*args, **kwargs)
-        if isinstance(layer, nn.Conv):
+        path = "/".join([*layer.path, "kernel"])
+        if path not in positions:
+            return call(*args, **kwargs)
+        if _is_conv(layer):
             return _conv(layer, path, positions[path], *args, **kwargs)
-        if isinstance(layer, nn.Dense):
+        if type(layer) is nn.Dense:
             return _dense(layer, path, positions[path], *args, **kwargs)
         raise ValueError(f"{path} belongs to a {type(layer).__name__}, which has no sparse form")
 
@@ -72,7 +78,9 @@ def positions_of_layer(layer: nn.Module) -> Positions | None:
 def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]:
     """Returns the layers that have a sparse form as `apply(*args)` calls them, by kernel path.
 
-    Nothing is computed. Of a layer that is called several times the first call counts.
+    Nothing is computed. Of a layer that is called several times the first call counts. Layers
+    inside `nn.scan` or `nn.vmap`, whose kernels are stacked, have no sparse form: leave them out of
+    what you choose from.
 
     Args:
       apply: calls a linen model, such as `model.apply`.
@@ -87,10 +95,10 @@ def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]
         context: InterceptorContext,
     ) -> Any:
         layer = context.module
-        if context.method_name == "__call__" and isinstance(layer, (nn.Conv, nn.Dense)):
+        if context.method_name == "__call__" and (_is_conv(layer) or type(layer) is nn.Dense):
             path = "/".join([*layer.path, "kernel"])
             with contextlib.suppress(ValueError):  # it has no sparse form
-                found.setdefault(path, _shape_of(layer, path, *args))
+                found.setdefault(path, _shape_of(layer, path, *args, **kwargs))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
@@ -98,15 +106,20 @@ def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]
     return found
 
 
-def _shape_of(layer: nn.Conv | nn.Dense, path: str, x: jax.Array) -> LayerShape:
+def _is_conv(layer: Any) -> TypeGuard[nn.Conv]:
+    """Whether it is a convolution that computes what linen's does: not any subclass, but ours."""
+    return isinstance(layer, nn.Conv) and (type(layer) is nn.Conv or hasattr(layer, "layout"))
+
+
+def _shape_of(layer: nn.Conv | nn.Dense, path: str, inputs: jax.Array) -> LayerShape:
     if isinstance(layer, nn.Dense):
-        _check_dtype(layer, path)
-        rows, inputs = math.prod(x.shape[:-1]), x.shape[-1]
-        return LayerShape((1, 1, rows, inputs), (1, 1, inputs, layer.features), Window((1, 1)))
+        _check_dense(layer, path)
+        rows, width = math.prod(inputs.shape[:-1]), inputs.shape[-1]
+        return LayerShape((1, 1, rows, width), (1, 1, width, layer.features), Window((1, 1)))
     layout: Layout = getattr(layer, "layout", "NHWC")
-    *batch, height, width, channels = x.shape
+    *batch, height, width, channels = inputs.shape
     if layout == "CHWN":
-        channels, height, width, *batch = x.shape
+        channels, height, width, *batch = inputs.shape
     window = window_of(layer, path, (height, width))
     kernel = (*window.taps, channels // window.groups, layer.features)
     return LayerShape((math.prod(batch), height, width, channels), kernel, window, layout)
@@ -129,6 +142,7 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
         f"padding={padding!r}": padding in ("CIRCULAR", "REFLECT", "CAUSAL"),
         "a mask of its own": layer.mask is not None,
         f"dtype={layer.dtype}": layer.dtype not in (None, jnp.float32),
+        "a product of its own": _has_product(layer),
     }
     if problem := next((what for what, is_given in given.items() if is_given), None):
         raise ValueError(f"{path} has {problem}; it cannot be executed sparsely")
@@ -153,11 +167,18 @@ def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) ->
 
 
 def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
-    _check_dtype(layer, path)
+    _check_dense(layer, path)
     return _with_bias(layer, sparse_dot(inputs, values_of(layer, path, positions), positions))
 
 
-def _check_dtype(layer: nn.Dense, path: str) -> None:
+def _has_product(layer: Any) -> bool:
+    names = ("conv_general_dilated", "dot_general")
+    return any(getattr(layer, name + end, None) for name in names for end in ("", "_cls"))
+
+
+def _check_dense(layer: nn.Dense, path: str) -> None:
+    if _has_product(layer):
+        raise ValueError(f"{path} has a product of its own; it cannot be executed sparsely")
     if layer.dtype not in (None, jnp.float32):
         raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
 

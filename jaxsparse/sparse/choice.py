@@ -108,7 +108,7 @@ def choose_rooms(
     }
     if previous is not None and _serves(previous, active, limits):
         return dict(previous)
-    chosen = {path: active[path] for path, limit in limits.items() if active[path] <= limit}
+    chosen = {path: active[path] for path, limit in limits.items() if active[path] <= limit > 0}
     if exact:
         return chosen
     return {path: min(num + num // 4, layers[path].size) for path, num in chosen.items()}

@@ -57,6 +57,10 @@ def find_positions(
 def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with the leaves at `positions` as vectors of their active weights.
 
+    The optimizer sees vectors where it saw kernels. One that looks at ranks or shapes at every step
+    does something else then: Adafactor, Muon, or a mask such as `lambda params: jax.tree.map(lambda
+    x: x.ndim > 1, params)`, for which a tree of booleans, or one by path, is to be given.
+
     Args:
       state: a `TrainState`, or another with params, masks, opt_state, tx, observe_state and method.
       positions: those of the masks, from `find_positions`. What they leave out is lost.

@@ -60,7 +60,7 @@ def test_mostly_sparse_networks_are_channel_major():
     assert set(forms.rooms) == set(every)
     assert forms.rooms["conv1/kernel"] == 43 + 10
     table = str(forms)
-    assert "10 of 10 prunable" not in table and "10 of 10 layers" in table and "CHWN" in table
+    assert "10 of 10 layers" in table and "CHWN" in table
 
     few = choose_forms(model, IMAGES, ACTIVE, break_even=half)
     assert few.model == model
@@ -84,3 +84,8 @@ def test_models_without_layouts(exact):
     forms = choose_forms(model, IMAGES, {"kernel": 16}, exact=exact, break_even=half)
     assert forms.model == model
     assert forms.rooms == {"kernel": 16 if exact else 20}
+
+
+def test_what_is_not_float32_stays_dense():
+    forms = choose_forms(cifar_resnet(8, dtype=jnp.bfloat16), IMAGES, ACTIVE, break_even=half)
+    assert forms.model.layout == "NHWC" and not any(path != "fc/kernel" for path in forms.rooms)

@@ -26,6 +26,10 @@ class Model(nn.Module):
         return nn.Dense(5, name="e")(x.reshape(x.shape[0], -1))
 
 
+class Standardised(nn.Conv):
+    """A convolution that computes something else."""
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """A model with masks, its params in both forms, and images."""
@@ -87,6 +91,12 @@ def test_layers_without_positions_are_as_they_were(drawn):
         ),
         (nn.Conv(4, (3, 3), dtype=jnp.bfloat16), "kernel has dtype="),
         (nn.Dense(4, dtype=jnp.bfloat16), "kernel has dtype="),
+        (nn.Dense(4, dot_general=jax.lax.dot_general), "kernel has a product of its own"),
+        (
+            nn.Conv(4, (3, 3), conv_general_dilated=jax.lax.conv_general_dilated),
+            "kernel has a product of its own",
+        ),
+        (Standardised(4, (3, 3)), "kernel belongs to a Standardised, which has no sparse form"),
         (
             nn.ConvTranspose(4, (3, 3)),
             "kernel belongs to a ConvTranspose, which has no sparse form",

@@ -127,6 +127,14 @@ def test_room_that_is_not_used_changes_nothing():
     chex.assert_trees_all_equal(ends[0].replace(key=None), ends[1].replace(key=None))
 
 
+def test_an_event_asks_for_all_weights():
+    images, state = start(METHODS["rigl"], OPTIMIZERS["momentum"])
+    every = find_positions(state.masks)
+    short = compress(state, {"Conv_0/kernel": every["Conv_0/kernel"]})
+    with pytest.raises(ValueError, match="params have 1 prunable leaves, at the start they had 2"):
+        short.apply_gradients(grads=short.params, event=True)
+
+
 def test_what_does_not_fit_is_named():
     _, state = start(METHODS["rigl"], OPTIMIZERS["adamw"])
     positions = find_positions(state.masks)
