@@ -172,8 +172,10 @@ def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) 
 
 
 def _has_product(layer: Any) -> bool:
+    plain = (None, lax.conv_general_dilated, lax.dot_general)  # linen's and NNX's own
     names = ("conv_general_dilated", "dot_general")
-    return any(getattr(layer, name + end, None) for name in names for end in ("", "_cls"))
+    given = [getattr(layer, name + end, None) for name in names for end in ("", "_cls")]
+    return any(product not in plain for product in given)
 
 
 def _check_dense(layer: nn.Dense, path: str) -> None:

@@ -26,6 +26,14 @@ class Model(nn.Module):
         return nn.Dense(5, name="e")(x.reshape(x.shape[0], -1))
 
 
+def own_product(*args, **kwargs):
+    return jax.lax.dot_general(*args, **kwargs)
+
+
+def own_convolution(*args, **kwargs):
+    return jax.lax.conv_general_dilated(*args, **kwargs)
+
+
 class Standardised(nn.Conv):
     """A convolution that computes something else."""
 
@@ -91,9 +99,9 @@ def test_layers_without_positions_are_as_they_were(drawn):
         ),
         (nn.Conv(4, (3, 3), dtype=jnp.bfloat16), "kernel has dtype="),
         (nn.Dense(4, dtype=jnp.bfloat16), "kernel has dtype="),
-        (nn.Dense(4, dot_general=jax.lax.dot_general), "kernel has a product of its own"),
+        (nn.Dense(4, dot_general=own_product), "kernel has a product of its own"),
         (
-            nn.Conv(4, (3, 3), conv_general_dilated=jax.lax.conv_general_dilated),
+            nn.Conv(4, (3, 3), conv_general_dilated=own_convolution),
             "kernel has a product of its own",
         ),
         (Standardised(4, (3, 3)), "kernel belongs to a Standardised, which has no sparse form"),
