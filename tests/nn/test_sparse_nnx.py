@@ -205,7 +205,12 @@ REFUSED = [
     (nnx.Conv, (4, 4, (3, 3)), {"input_dilation": 2}, "kernel has input_dilation=2"),
     (nnx.Conv, (4, 4, (3, 3)), {"dtype": half}, "kernel has dtype="),
     (nnx.Conv, (4, 4, (3, 3)), {"param_dtype": half}, "kernel is bfloat16 and"),
-    (nnx.Conv, (4, 4, (3, 3)), {"conv_general_dilated": own_conv}, "kernel has a conv_general"),
+    (
+        nnx.Conv,
+        (4, 4, (3, 3)),
+        {"conv_general_dilated": own_conv},
+        "kernel has a product of its own",
+    ),
     (nnx.Linear, (4, 4), {"dtype": half}, "kernel has dtype="),
     (nnx.Linear, (4, 4), {"dot_general": own_dot}, "kernel has a dot_general of its own"),
     (nnx.Linear, (4, 4), {"preferred_element_type": half}, "kernel is float32 and preferred_elem"),
