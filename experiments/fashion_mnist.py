@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments import cli, cost, flags, loop, report
+from experiments import cli, cost, flags, loop, report, tricks
 from experiments.data import fashion_mnist
 from experiments.execution import describe_execution
 from experiments.methods import make_method
@@ -34,7 +34,7 @@ MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config(flags.Running, flags.Pruning):
+class Config(flags.Running, flags.Tricks, flags.Pruning):
     """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet5"
@@ -93,10 +93,11 @@ def data_of(config: Config) -> str:
 def run_of(config: Config) -> Run:
     """The run that the flags ask for, with its data."""
     model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    steps = config.steps
     return Run(
-        model=model,
+        model=tricks.with_tricks(model, config),
         method=method_of(config),
-        tx=make_optimizer(recipe_of(config), config.steps),
+        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, steps),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,
@@ -105,6 +106,7 @@ def run_of(config: Config) -> Run:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         execution=config.execution or "masked",
+        phase=tricks.phase_of(config, steps),
     )
 
 

@@ -64,6 +64,27 @@ def going_on(config: Running) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tricks:
+    """What is done to the network beside pruning it; each goes with every schedule."""
+
+    dyrelu: cli.OptionalBool = None
+    """Begin with DyReLU and let it fade into ReLU. Default: with the schedule east."""
+    dyrelu_start: cli.OptionalFloat = None
+    """Share of training after which DyReLU begins to fade. Default: 0.25."""
+    dyrelu_stop: cli.OptionalFloat = None
+    """Share after which it is gone, with its parameters. Default: 0.496, before the rate falls."""
+    dyrelu_blend: cli.OptionalStr = None
+    """coefficient or output: what fades, the slopes or what comes out. Default: coefficient."""
+    dyrelu_freeze: cli.OptionalBool = None
+    """Keep DyReLU's parameters as they are while it fades. Default: they are trained."""
+    dyrelu_late: cli.OptionalBool = None
+    """ReLU before --dyrelu_start, as in the authors' code. Default: DyReLU from the beginning."""
+    weight_sharing: cli.OptionalBool = None
+    """Let the blocks of a residual stage after the second share its kernels; --sparsity is that of
+    the network without sharing. Default: with the schedule east, where the network has any."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Pruning:
     """Options of the methods; each takes some of them."""
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import progress
+from experiments import phase, progress
 from experiments.execution import check_execution, make_execution
 from experiments.methods import plan_of
 from experiments.progress import Best, Progress
@@ -36,6 +36,7 @@ from experiments.report import (
 )
 from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
+from jaxsparse.nn import without_dyrelu
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
 
@@ -49,9 +50,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     records after the checkpoint are removed before the steps are taken again.
 
     The model is selected by validation only: "last" is what the run ends with, "best" has the
-    highest validation accuracy among the evaluations at the final sparsity (before it, a denser
-    network would win); without validation images it is the last. Test images are looked at once,
-    after training.
+    highest validation accuracy among the evaluations at the final sparsity and with ReLU alone
+    (before it, a denser network would win); without validation images it is the last. Test images
+    are looked at once, after training.
 
     Args:
       run: what to train.
@@ -72,7 +73,11 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    first, state, best, seconds, rooms = progress.resume(out / "checkpoints", create_state(run))
+    fresh = create_state(run)
+    first, state, best, seconds, rooms = progress.resume(
+        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
+    )
+    run = phase.run_after(run, first)
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
     with (
@@ -87,6 +92,13 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         live = execution.start(state, rooms)
         for step in range(first + 1, run.steps + 1):
             live, loss = execution.step(live, run.method.is_due(step), next(indices))
+            if phase.ends(run, step):
+                with clock.paused(live):
+                    state = phase.state_after(run, execution.full(live), step)
+                    best = best._replace(variables=without_dyrelu(best.variables))
+                    run, rooms = phase.run_after(run, step), execution.rooms(live)
+                    execution = make_execution(run, state, (images, labels), rooms)
+                    live = execution.start(state, rooms)
             bar.update()
             if not is_looked_at(run, step):
                 continue
@@ -140,6 +152,7 @@ def check(run: Run) -> Plan:
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
     check_execution(run)
+    phase.check_phase(run)
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
@@ -212,9 +225,9 @@ def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str
 
 
 def settled_step(run: Run) -> int:
-    """The step of the last event that changes the sparsity; 0 if none does."""
-    events = run.method.timetable.events
-    return max((event.step for event in events if event.density is not None), default=0)
+    """The step after which neither sparsity nor network change any more; 0 if they never do."""
+    changes = [event.step for event in run.method.timetable.events if event.density is not None]
+    return max([0, *changes, *([] if run.phase is None else [run.phase.stop])])
 
 
 def is_validated(run: Run, step: int) -> bool:
