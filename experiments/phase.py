@@ -1,4 +1,4 @@
-"""The phase in which a run's network turns from DyReLU into ReLU, and what the loop does about it."""
+"""The phase in which a run's network turns from DyReLU into ReLU, and what the loop then does."""
 
 import math
 from typing import Any

@@ -118,11 +118,11 @@ class DyReLU(nn.Module):
         bound = x.shape[1] ** -0.5
         start = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
         w = self.param(f"w{which}", start, (x.shape[1], width))
-        return x @ w + self.param(f"b{which}", start, (width,))
+        return x @ w + self.param(f"b{which}", start, (width,))[None]
 
 
 def _larger_line(x: jax.Array, theta: jax.Array, layout: Layout) -> jax.Array:
-    base, scale = jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.array([1.0, 1.0, 0.5, 0.5])
+    base, scale = jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.5, 0.5]])[:, None, None]
     coefficients = (base + scale * theta).astype(x.dtype)
     if layout == "CHWN":
         of_line = lambda i: coefficients[..., i].T[:, None, None, :]
