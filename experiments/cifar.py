@@ -29,7 +29,7 @@ import tyro
 from flax import linen as nn
 
 from experiments import cli, flags, loop, report, tricks
-from experiments.cost import shapes_and_flops
+from experiments.cost import describe_extras, extras, shapes_and_flops
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
@@ -113,6 +113,8 @@ def main(config: Config) -> None:
         loop.check(run)
         plan = run.method.plan(*shapes_and_flops(run.model, IMAGE))
         print(plan)
+        found = extras(run.model, IMAGE, run.phase, run.batch_size, plan.rows[-1].num_active)
+        print("\n".join(["", *describe_extras(found)] if found else []))
         print(describe_execution(run, plan), end="")
         return
     print(report.describe(train(config)))

@@ -73,7 +73,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    fresh = create_state(run)
+    begun, fresh = run, create_state(run)
     first, state, best, seconds, rooms = progress.resume(
         out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
     )
@@ -110,7 +110,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                     rooms = execution.rooms(live)
                     reached = Progress(step, state, best, clock.seconds, rooms)
                     progress.save(folder.path / "checkpoints", reached, keep=keep)
-        return finish(run, folder, state, best, config, title, clock.seconds)
+        return finish(begun, folder, state, best, config, title, clock.seconds)
 
 
 class Stopwatch:
@@ -201,7 +201,7 @@ def finish(
     title: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Looks at the test images, and writes plot and summary; returns the latter."""
+    """Looks at the test images, and writes plot and summary, of the run as it began."""
     summary = summarise(run, state, best, config, folder.read_metrics()) | {
         "steps_per_second": run.steps / seconds
     }

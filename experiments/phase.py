@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from flax import linen as nn
+
 from experiments.run import Phase, Run, RunState
 from jaxsparse.nn import phase_out
 
@@ -29,11 +31,16 @@ def make_phase(steps: int, *, start: float, stop: float, late: bool = False) -> 
     return Phase(min(round(steps * start), last - 1), last, late)
 
 
+def with_relu(model: nn.Module) -> nn.Module:
+    """Returns the network without DyReLU; any other one as it is."""
+    return model if getattr(model, "dyrelu", None) is None else model.clone(dyrelu=None)
+
+
 def run_after(run: Run, step: int) -> Run:
     """Returns the run as it is after `step` completed steps: with or without DyReLU."""
     if run.phase is None or step < run.phase.stop:
         return run
-    return run._replace(model=run.model.clone(dyrelu=None), phase=None)
+    return run._replace(model=with_relu(run.model), phase=None)
 
 
 def state_after(run: Run, state: RunState, step: int) -> RunState:

@@ -12,10 +12,11 @@ from flax import linen as nn
 
 import jaxsparse
 from experiments import plots
-from experiments.cost import flops_of_model, flops_of_run, peak_memory
+from experiments.cost import describe_extras, extras, flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.execution import executed
 from experiments.groups import SLACK
+from experiments.phase import run_after
 from experiments.progress import Best
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
@@ -134,13 +135,22 @@ def emptied(state: TrainState) -> list[str]:
 
 
 def summarise(
-    run: Run,
+    begun: Run,
     state: RunState,
     best: Best,
     config: dict[str, Any],
     records: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Checks the masks' invariants once more, looks at the test images, and says what came out."""
+    """Checks the masks' invariants once more, looks at the test images, and says what came out.
+
+    Args:
+      begun: the run as it began.
+      state: at the end.
+      best: the best model.
+      config: of the run.
+      records: its metrics.
+    """
+    run = run_after(begun, begun.steps)
     jaxsparse.check(state.params, state.opt_state, state.masks)
     check_structure(state)
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
@@ -174,6 +184,7 @@ def summarise(
         "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **extras(begun.model, image, begun.phase, run.batch_size, layers.num_active),
         **peak_memory(),
         "steps": run.steps,
         "device": jax.devices()[0].device_kind,
@@ -226,6 +237,7 @@ def describe(summary: Mapping[str, Any]) -> str:
             f"{summary['test_flops_ratio']:.3f} of dense",
             f"training FLOPs  {summary['train_flops']:.4g}, "
             f"{summary['train_flops_ratio']:.3f} of dense",
+            *describe_extras(summary),
             f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
             f"{summary['peak_memory_of']}",
             f"speed           {summary['steps_per_second']:.0f} steps a second",
