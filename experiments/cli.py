@@ -169,9 +169,8 @@ def _with_values(config: type, arguments: list[str]) -> list[str]:
     """Writes =True after the flags that may stand alone and do."""
     hints = typing.get_type_hints(config)
     alone = {f"--{name}" for name, hint in hints.items() if hint == bool | None}
-    after = [*arguments[1:], "--"]
     is_alone = lambda flag, then: flag in alone and (then.startswith("--") or "=" in then)
-    pairs = zip(arguments, after, strict=True)
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
     return [f"{flag}=True" if is_alone(flag, then) else flag for flag, then in pairs]
 
 

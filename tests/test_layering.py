@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "checkpoint": CORE | {"flat_state"},
     "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
     "sparse": CORE | {"csr", "sparse"},
-    "nn": CORE | {"nn", "sparse"},
+    "nn": CORE | {"distributions", "nn", "sparse"},
 }
 
 
