@@ -124,7 +124,7 @@ class Plan(NamedTuple):
         shown = _shown([row.num_active for row in self.rows], most)
         for before, i in itertools.pairwise([-1, *shown]):
             if left_out := i - before - 1:
-                lines.append(f"{'...':>10} ({left_out} more events)")
+                lines.append(f"{'...':>10} ({left_out} more event{'s' * (left_out > 1)})")
             row = self.rows[i]
             lines.append(
                 f"{row.step:>10,} {row.num_active:>13,} {1 - row.density:>9.4f} "
