@@ -68,7 +68,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     """resnet8, resnet20, resnet32, resnet56 (16 to 64 channels), resnet18, resnet34, resnet50,
     resnet101 (64 to 512, as on ImageNet), wrn22_2, vgg16 or vgg19."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     dataset: str = "cifar10"

@@ -40,7 +40,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     model: str = "lenet5"
     """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 2000

@@ -106,7 +106,21 @@ class Pruning:
     scope: cli.OptionalStr = None
     """global or layer: over what gradual pruning compares weights. Default: global."""
     min_keep: cli.OptionalInt = None
-    """Fewest weights that global pruning leaves in each layer. Default: 0."""
+    """Fewest weights of each layer; the others make up for it. 0: a layer may come out empty.
+    Default: 1, but 0 for what global pruning leaves."""
+    cycles: cli.OptionalInt = None
+    """Cycles in which the density rises and falls, before the schedule's own mask updates; go with
+    every schedule. Default: 2 for east, 0 for the others."""
+    cycle_multiplier: cli.OptionalFloat = None
+    """Density in the middle of a cycle over that at its ends, at least 1. Default: 3."""
+    cycle_share: cli.OptionalFloat = None
+    """Share of training that the first cycle takes. Default: 0.2."""
+    cycle_growth: cli.OptionalFloat = None
+    """Length of a cycle over that of the one before. Default: 1."""
+    cycle_shape: cli.OptionalStr = None
+    """cosine or triangular. Default: cosine."""
+    cycle_interval: cli.OptionalInt = None
+    """Steps between mask updates in cycles. Default: 100, or less for 20 updates a cycle."""
     pattern: cli.OptionalStr = None
     """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
     rows x columns of the im2col matrix), channels (whole output channels; behind a ReLU they have
