@@ -41,10 +41,12 @@ class RunFolder:
 
     Attributes:
       path: the folder.
+      warned: of what this process has warned, so that it is said once.
     """
 
     def __init__(self, path: Path, lock: int):
         self.path = path
+        self.warned: set[str] = set()
         self._lock = lock
         self._tensorboard = ScalarWriter(path / "tensorboard")
         for record in read_metrics(path) if (path / "metrics.jsonl").exists() else []:
