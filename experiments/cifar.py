@@ -139,6 +139,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         execution=config.execution or "masked",
+        gradient_flow=config.gradient_flow,
     )
 
 

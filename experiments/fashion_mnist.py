@@ -105,6 +105,7 @@ def run_of(config: Config) -> Run:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         execution=config.execution or "masked",
+        gradient_flow=config.gradient_flow,
     )
 
 

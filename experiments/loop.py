@@ -178,7 +178,7 @@ def record(
     if is_validated(run, step):
         found, best = validate(run, state, step, best)
         bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
-        values |= found | gradient_flow(run, state)
+        values |= found | (gradient_flow(run, state) if run.gradient_flow else {})
     if values:
         folder.log(step, **values)
     return best

@@ -45,6 +45,7 @@ class Run(NamedTuple):
       accumulate: micro-batches that a step's batch is cut into, to save memory.
       log_every: steps between records of the training loss.
       execution: "masked" is dense kernels with masks, "sparse" by active weights where faster.
+      gradient_flow: whether the norm of the gradient is recorded at every validation.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Run(NamedTuple):
     accumulate: int = 1
     log_every: int = 50
     execution: str = "masked"
+    gradient_flow: bool = False
 
     @property
     def steps(self) -> int:

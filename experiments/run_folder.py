@@ -28,7 +28,7 @@ import numpy as np
 from experiments.tensorboard import ScalarWriter
 
 # Flags that change nothing in what comes out, so that a run may go on with others.
-FREE_FLAGS = ("out", "checkpoint_every")
+FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
 # Flags that checkpoints do not depend on, so that a run may go on with others; what comes out then
 # is the same up to rounding.
 LOOSE_FLAGS = ("execution",)
