@@ -208,12 +208,30 @@ def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any,
     masks = jax.tree.map(lambda x: x != 0, variables["params"])
     active = count_active(masks, run.method.prunable)
     forms = choose_forms(run.model, _images(run, batch_size), active, train=False)
-    # Powers of two: the numbers differ from one evaluation to the next, where weights are still 0.
-    sizes = {form.path: form.size for form in forms.layers}
-    rooms = {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.rooms.items() if n}
+    rooms = _seldom_changing(forms)
     positions = find_positions(masks, run.method.prunable, room=rooms)
     params = _compress_leaves(variables["params"], positions)
     return forms.model, {**variables, "params": params}, positions
+
+
+def compressed(run: Run, state: RunState) -> tuple[nn.Module, Any, dict[str, Positions]]:
+    """How a network in training is applied: the model, its params, the positions with them."""
+    if run.execution == "masked":
+        return run.model, state.params, {}
+    forms = forms_of(run, count_active(state.masks, run.method.prunable))
+    rooms = _seldom_changing(forms)
+    positions = find_positions(state.masks, run.method.prunable, room=rooms)
+    return forms.model, _compress_leaves(state.params, positions), positions
+
+
+def _seldom_changing(forms: Forms) -> dict[str, int]:
+    """The rooms rounded up to powers of two.
+
+    The numbers of active weights differ from one evaluation to the next, by mask updates and where
+    weights are still 0.
+    """
+    sizes = {form.path: form.size for form in forms.layers}
+    return {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.rooms.items() if n}
 
 
 def _images(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:

@@ -107,6 +107,7 @@ def run_of(config: Config) -> Run:
         accumulate=config.accumulate,
         execution=config.execution or "masked",
         phase=tricks.phase_of(config, steps),
+        gradient_flow=config.gradient_flow,
     )
 
 

@@ -9,7 +9,9 @@ A config says its own flags first, in `--help` and in config.json, and then thos
 
 import dataclasses
 import inspect
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from experiments import cli
 
@@ -49,6 +51,9 @@ class Running:
     execution: cli.OptionalStr = None
     """masked (dense kernels, of which masks keep some weights) or sparse (by the active weights
     alone where that is faster, on CPU; the same training up to rounding). Default: masked."""
+    gradient_flow: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """Record at every validation how long the gradient of the active weights is, over all and in
+    each layer. Costs a step each time, and a compilation."""
 
 
 def going_on(config: Running) -> str:

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import phase, progress
+from experiments import alarms, phase, progress
 from experiments.execution import check_execution, make_execution
+from experiments.gradient_flow import gradient_flow
 from experiments.methods import plan_of
 from experiments.progress import Best, Progress
 from experiments.report import (
@@ -65,7 +66,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     Raises:
       ValueError: the folder holds a finished run or one of another configuration, its checkpoints
-        or metrics do not fit, there are fewer images than a batch, or the training diverged.
+        or metrics do not fit, there are fewer images than a batch, masks that never change cut
+        the network, or the training diverged.
       OSError: the folder cannot be written. The run can go on when it can.
     """
     plan = check(run)
@@ -78,6 +80,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
     )
     run = phase.run_after(run, first)
+    if first == 0:
+        alarms.check_start(run, state)
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
     with (
@@ -88,7 +92,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         execution = make_execution(run, state, (images, labels), rooms)
         clock = Stopwatch(seconds)
         if first == 0:
-            log_start(folder, state)
+            log_start(run, folder, state, bar)
         live = execution.start(state, rooms)
         for step in range(first + 1, run.steps + 1):
             live, loss = execution.step(live, run.method.is_due(step), next(indices))
@@ -156,9 +160,10 @@ def check(run: Run) -> Plan:
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
-def log_start(folder: RunFolder, state: RunState) -> None:
+def log_start(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> None:
     """Records what the run starts with."""
-    folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
+    values = {"density": density_of(state), "layer_num_active": layer_counts(state)}
+    folder.log(0, **values, **alarms.record(run, folder, state, bar))
 
 
 def is_looked_at(run: Run, step: int) -> bool:
@@ -181,12 +186,12 @@ def record(
     Raises:
       ValueError: the loss is not finite, or the masks lack their pattern.
     """
-    values = event_record(state, bar) if run.method.is_due(step) else {}
+    values = event_record(run, folder, state, bar) if run.method.is_due(step) else {}
     values |= loss_record(run, step, float(loss))
     if is_validated(run, step):
         found, best = validate(run, state, step, best)
         bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
-        values |= found
+        values |= found | (gradient_flow(run, state) if run.gradient_flow else {})
     if values:
         folder.log(step, **values)
     return best
@@ -266,12 +271,12 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
     )
 
 
-def event_record(state: RunState, bar: tqdm) -> dict[str, Any]:
+def event_record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str, Any]:
     """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
     check_structure(state)
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
-    return event_scalars(state)
+    return event_scalars(state) | alarms.record(run, folder, state, bar)
 
 
 def create_state(run: Run) -> RunState:

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 import jaxsparse
 from experiments import plots
+from experiments.alarms import find_paths
 from experiments.cost import describe_extras, extras, flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.execution import executed
@@ -94,7 +95,7 @@ def layer_counts(state: TrainState) -> list[int]:
 def event_scalars(state: TrainState) -> dict[str, Any]:
     """Returns the last event's counts summed over layers, its churn, and what was ever active.
 
-    The only list is "layer_num_active": with it metrics.jsonl alone says what training cost.
+    With the list "layer_num_active" metrics.jsonl alone says what training cost.
     """
     counts = {
         name: int(np.asarray(values, np.int64).sum())
@@ -153,6 +154,8 @@ def summarise(
     run = run_after(begun, begun.steps)
     jaxsparse.check(state.params, state.opt_state, state.masks)
     check_structure(state)
+    paths = find_paths(run, state)
+    num_live = {layer.path: layer.num_live for layer in paths.layers}
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
     image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
     dense = flops_of_model(run.model, state.params, image)
@@ -166,11 +169,13 @@ def summarise(
         "num_active": layers.num_active,
         "num_prunable": layers.num_prunable,
         "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
-        "alarms": layers.alarms,
+        "num_live": paths.num_live,
+        "alarms": [*layers.alarms, *paths.alarms],
         "dead_channels": layers.dead._asdict(),
         "layers": {
             layer.path: {
                 "num_active": layer.num_active,
+                "num_live": num_live[layer.path],
                 "size": layer.size,
                 "density": layer.density,
             }

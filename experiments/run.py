@@ -60,6 +60,7 @@ class Run(NamedTuple):
       log_every: steps between records of the training loss.
       execution: "masked" is dense kernels with masks, "sparse" by active weights where faster.
       phase: of the model's DyReLUs, None where it has none.
+      gradient_flow: whether the norm of the gradient is recorded at every validation.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Run(NamedTuple):
     log_every: int = 50
     execution: str = "masked"
     phase: Phase | None = None
+    gradient_flow: bool = False
 
     @property
     def steps(self) -> int:

@@ -3,6 +3,7 @@
 from jaxsparse.accounting import training_flops
 from jaxsparse.age import scale_by_age
 from jaxsparse.changes import churn, exploration_rate, explore, overlap
+from jaxsparse.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.cycles import with_cycles
 from jaxsparse.distributions import (
@@ -72,6 +73,7 @@ __all__ = [
     "check_pattern",
     "churn",
     "compose",
+    "count_live",
     "dead_channels",
     "dense",
     "dense_masks",
@@ -90,6 +92,7 @@ __all__ = [
     "grow",
     "layer_flops",
     "leaf_counts",
+    "live_weights",
     "load_safetensors",
     "make_timetable",
     "masked",
@@ -120,6 +123,7 @@ __all__ = [
     "top_k_mask",
     "training_flops",
     "uniform",
+    "where_paths_end",
     "with_cycles",
     "with_masks",
     "with_overrides",
