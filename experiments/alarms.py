@@ -29,7 +29,8 @@ Normalise = Callable[[jax.Array], jax.Array]
 def find_paths(run: Run, state: RunState) -> Connectivity:
     """Returns how many weights of each layer are active, and how many of them lie on a path.
 
-    DyReLU, which lets everything through, counts as the ReLU that it becomes. It costs a forward and a backward pass of one image, and is compiled once.
+    DyReLU, which lets everything through, counts as the ReLU that it becomes. It costs a forward
+    and a backward pass of one image, and is compiled once.
     """
     rules = check_rules(run.method.prunable)
     image = run.dataset.train.images[:1]

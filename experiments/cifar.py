@@ -48,6 +48,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{n}": functools.partial(cifar_resnet, n) for n in (8, 20, 32, 56)},
     **{f"resnet{n}": functools.partial(resnet, n, stem="cifar") for n in (18, 34, 101)},
     "resnet50": functools.partial(resnet, 50, stem="cifar", fc_bias=False),
+    "resnet34_narrow": functools.partial(resnet, 34, width=16),
     "wrn22_2": functools.partial(WideResNet, 22, 2),
     **{f"vgg{n}": functools.partial(VGG, n) for n in (16, 19)},
 }
@@ -66,7 +67,8 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
 
     model: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56 (16 to 64 channels), resnet18, resnet34, resnet50,
-    resnet101 (64 to 512, as on ImageNet), wrn22_2, vgg16 or vgg19."""
+    resnet101 (64 to 512, as on ImageNet), resnet34_narrow (16 to 128 channels behind the stem of
+    ImageNet, for small machines), wrn22_2, vgg16 or vgg19."""
     schedule: str = "granet_st"
     """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.95
