@@ -62,7 +62,8 @@ class Plan(NamedTuple):
         layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
         weights as they are initialised, normal with variance 1 / fan-in. The fan-in is read from
         the shape as Flax lays kernels out, all axes but the last: Equinox's (out, in), and a stack
-        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else.
+        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else. What
+        grows back above the fewest so far, in cycles, counts as spread evenly.
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.

@@ -40,8 +40,8 @@ def east(
       multiplier: as in `with_cycles`.
       shape: as in `with_cycles`.
       cycle_interval: steps between events in the cycles. What the paper's runs had is not known;
-        100 is the default of the code's command line. (4000 would be four events a cycle, and a
-        first one that more than doubles the weights.)
+        100 is the default of the code's command line. (4000 would be four events a cycle, of which
+        the first two nearly triple the weights.)
       **options: every other option of `rigl_itop`.
 
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning",
