@@ -20,7 +20,7 @@ from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder
 from jaxsparse.connectivity import Connectivity, LayerPaths, live_weights, where_paths_end
 from jaxsparse.nn import without_dyrelu
-from jaxsparse.paths import check_rules, prunable_leaves
+from jaxsparse.paths import check_rules, prunable_leaves, prunable_paths
 from jaxsparse.types import Rules
 
 Normalise = Callable[[jax.Array], jax.Array]
@@ -36,12 +36,10 @@ def find_paths(run: Run, state: RunState) -> Connectivity:
     image = run.dataset.train.images[:1]
     model, variables, masks = _with_relu(run, state)
     counts = _counts(model, run.normalise, rules, variables, masks, image)
-    return Connectivity(tuple(LayerPaths(p, *map(int, counts[p])) for p in paths_of(state)))
-
-
-def paths_of(state: RunState) -> list[str]:
-    """Returns the paths of the prunable layers, in the order of the tree."""
-    return list(prunable_leaves(state.masks, state.method.prunable))
+    active, live = jax.device_get(counts)
+    paths = prunable_paths(state.masks, rules)
+    rows = zip(paths, active.tolist(), live.tolist(), strict=True)
+    return Connectivity(tuple(LayerPaths(*row) for row in rows))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -52,13 +50,13 @@ def _counts(
     variables: dict[str, Any],
     masks: Any,
     image: jax.Array,
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Active and live weights by path."""
+) -> tuple[jax.Array, jax.Array]:
+    """The active and the live weights of each layer, int32[layers]."""
     forward = _forward(model, normalise, variables)
     live = live_weights(forward, variables["params"], masks, image, prunable=rules)
     count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
-    others = prunable_leaves(live, rules)
-    return {p: (count(mask), count(others[p])) for p, mask in prunable_leaves(masks, rules).items()}
+    count_all = lambda tree: jnp.stack([count(m) for m in prunable_leaves(tree, rules).values()])
+    return count_all(masks), count_all(live)
 
 
 def _forward(
