@@ -124,6 +124,8 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict[str, Any]:
     """Trains as the config says and returns the summary, with the folder as "out"."""
+    if note := tricks.sharing_note(config, model_of(config)):
+        print(note, file=sys.stderr, flush=True)
     out = config.out or report.folder_of(data_of(config), cli.as_dict(config), steps_of(config))
     title = report.title_of(cli.as_dict(config))
     return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}

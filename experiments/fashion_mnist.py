@@ -80,6 +80,8 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
+    if note := tricks.sharing_note(config, MODELS[config.model]()):
+        print(note, file=sys.stderr, flush=True)
     asked = cli.as_dict(config)
     out = config.out or report.folder_of(data_of(config), asked, config.steps)
     return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}
