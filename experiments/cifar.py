@@ -28,8 +28,8 @@ import numpy as np
 import tyro
 from flax import linen as nn
 
-from experiments import cli, flags, loop, report
-from experiments.cost import shapes_and_flops
+from experiments import cli, flags, loop, report, tricks
+from experiments.cost import describe_extras, extras, shapes_and_flops
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
@@ -41,12 +41,14 @@ from jaxsparse import Method
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet
 
 NUM_TRAIN = 50_000
+IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
 # Each takes num_classes and dtype.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{n}": functools.partial(cifar_resnet, n) for n in (8, 20, 32, 56)},
     **{f"resnet{n}": functools.partial(resnet, n, stem="cifar") for n in (18, 34, 101)},
     "resnet50": functools.partial(resnet, 50, stem="cifar", fc_bias=False),
+    "resnet34_narrow": functools.partial(resnet, 34, width=16),
     "wrn22_2": functools.partial(WideResNet, 22, 2),
     **{f"vgg{n}": functools.partial(VGG, n) for n in (16, 19)},
 }
@@ -60,14 +62,15 @@ DATASETS: dict[str, tuple[ModuleType, str]] = {
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config(flags.Running, flags.Pruning):
+class Config(flags.Running, flags.Tricks, flags.Pruning):
     """Trains a sparse network on CIFAR and writes a folder with metrics, summary and plot."""
 
     model: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56 (16 to 64 channels), resnet18, resnet34, resnet50,
-    resnet101 (64 to 512, as on ImageNet), wrn22_2, vgg16 or vgg19."""
+    resnet101 (64 to 512, as on ImageNet), resnet34_narrow (16 to 128 channels behind the stem of
+    ImageNet, for small machines), wrn22_2, vgg16 or vgg19."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     dataset: str = "cifar10"
@@ -81,9 +84,10 @@ class Config(flags.Running, flags.Pruning):
     plan: bool = False
     """Print every event of the run, its number of weights and its FLOPs, and stop."""
 
-    recipe: str = "granet"
-    """granet (160 epochs, learning rate / 10 at 1/2 and 3/4) or rigl (250 epochs, / 5 three times).
-    It gives the flags below their defaults."""
+    recipe: cli.OptionalStr = None
+    """granet (160 epochs, learning rate / 10 at 1/2 and 3/4), rigl (250 epochs, / 5 three times) or
+    east (250 epochs, as granet, gradient cut to norm 1). It gives the flags below their defaults.
+    Default: granet, with the schedule east its own."""
     epochs: cli.OptionalFloat = None
     """Length of the run, which all else adapts to. Default: the recipe's."""
     steps: cli.OptionalInt = None
@@ -91,11 +95,12 @@ class Config(flags.Running, flags.Pruning):
     learning_rate: cli.OptionalFloat = None
     """At the start. Default: 0.1."""
     weight_decay: cli.OptionalFloat = None
-    """L2, added to the gradient of every parameter. Default: 0.0005."""
+    """L2, added to the gradient of every parameter. Default: 0.0005, with east 0.0001."""
     batch_size: cli.OptionalInt = None
     """Images a step. Default: 128."""
     val_fraction: cli.OptionalFloat = None
-    """Share of the training set that is held out. Default: 0.1 of cifar10 with granet, else 0."""
+    """Share of the training set that is held out. Default: 0.1 of cifar10 with granet, of
+    both with east, else 0."""
     augment: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Crop and mirror the training images at random."""
     dtype: str = "float32"
@@ -108,9 +113,10 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config, blank(config))
         loop.check(run)
-        image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-        plan = run.method.plan(*shapes_and_flops(run.model, image))
+        plan = run.method.plan(*shapes_and_flops(run.model, IMAGE))
         print(plan)
+        found = extras(run.model, IMAGE, run.phase, run.batch_size, plan.rows[-1].num_active)
+        print("\n".join(["", *describe_extras(found)] if found else []))
         print(describe_execution(run, plan), end="")
         return
     print(report.describe(train(config)))
@@ -118,6 +124,8 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict[str, Any]:
     """Trains as the config says and returns the summary, with the folder as "out"."""
+    if note := tricks.sharing_note(config, model_of(config)):
+        print(note, file=sys.stderr, flush=True)
     out = config.out or report.folder_of(data_of(config), cli.as_dict(config), steps_of(config))
     title = report.title_of(cli.as_dict(config))
     return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}
@@ -125,11 +133,11 @@ def train(config: Config) -> dict[str, Any]:
 
 def run_of(config: Config, dataset: Dataset | None = None) -> Run:
     """The run that the flags ask for, with its data, which is read unless given."""
-    recipe, (loader, mode) = recipe_of(config), dataset_of(config)
+    recipe, (loader, mode), steps = recipe_of(config), dataset_of(config), steps_of(config)
     return Run(
         model=model_of(config),
         method=method_of(config),
-        tx=make_optimizer(recipe, steps_of(config)),
+        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, steps),
         dataset=dataset or loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
         normalise=functools.partial(normalise, mean=loader.MEAN, std=loader.STD),
         augment=functools.partial(crop_and_flip, mode=mode) if config.augment else None,
@@ -139,6 +147,8 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         execution=config.execution or "masked",
+        phase=tricks.phase_of(config, steps),
+        gradient_flow=config.gradient_flow,
     )
 
 
@@ -164,12 +174,14 @@ def model_of(config: Config) -> nn.Module:
     """The network that the flags ask for."""
     make = MODELS[cli.nearest(config.model, MODELS, kind="model")]
     dtype = DTYPES[cli.nearest(config.dtype, DTYPES, kind="dtype")]
-    return make(num_classes=dataset_of(config)[0].NUM_CLASSES, dtype=dtype)
+    model = make(num_classes=dataset_of(config)[0].NUM_CLASSES, dtype=dtype)
+    return tricks.with_tricks(model, config)
 
 
 def recipe_of(config: Config) -> Recipe:
     """The recipe with what the flags change in it."""
-    recipe = RECIPES[cli.nearest(config.recipe, RECIPES, kind="recipe")]
+    named = config.recipe or ("east" if config.schedule == "east" else "granet")
+    recipe = RECIPES[cli.nearest(named, RECIPES, kind="recipe")]
     names = ("epochs", "learning_rate", "weight_decay", "batch_size")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return recipe._replace(**given)
@@ -214,7 +226,7 @@ def method_of(config: Config) -> Method:
     """The method that the flags ask for."""
     return make_method(
         config.schedule,
-        sparsity=config.sparsity,
+        sparsity=tricks.sparsity_of(model_of(config), IMAGE, config.sparsity),
         steps=steps_of(config),
         **flags.pruning_options(config),
     )

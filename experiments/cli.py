@@ -24,6 +24,12 @@ OptionalFloat: TypeAlias = Annotated[
     float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
 ]
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+# --name alone is --name=True.
+OptionalBool: TypeAlias = Annotated[
+    bool | None,
+    tyro.conf.FlagConversionOff,
+    tyro.conf.arg(metavar="True|False", help_behavior_hint=""),
+]
 OptionalPath: TypeAlias = Annotated[
     Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")
 ]
@@ -112,7 +118,7 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
       ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
     """
     flags, positionals = _names(config)
-    arguments = [_underscored(argument) for argument in argv]
+    arguments = _with_values(config, [_underscored(argument) for argument in argv])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -157,6 +163,15 @@ def _names(config: type) -> tuple[list[str], list[str]]:
     hints = typing.get_type_hints(config, include_extras=True)
     positionals = [name for name, hint in hints.items() if marker in typing.get_args(hint)]
     return [f"--{name}" for name in hints if name not in positionals], positionals
+
+
+def _with_values(config: type, arguments: list[str]) -> list[str]:
+    """Writes =True after the flags that may stand alone and do."""
+    hints = typing.get_type_hints(config)
+    alone = {f"--{name}" for name, hint in hints.items() if hint == bool | None}
+    is_alone = lambda flag, then: flag in alone and (then.startswith("--") or "=" in then)
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
+    return [f"{flag}=True" if is_alone(flag, then) else flag for flag, then in pairs]
 
 
 def _underscored(argument: str) -> str:

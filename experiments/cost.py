@@ -8,7 +8,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from experiments.phase import with_relu
+from experiments.run import Phase
 from jaxsparse import Method, layer_flops, sparse_flops, training_flops
+from jaxsparse.nn import sharing_of
+from jaxsparse.paths import leaves_by_path
 
 
 def flops_of_model(model: nn.Module, params: Any, image: Any) -> dict[str, int]:
@@ -20,9 +24,59 @@ def flops_of_model(model: nn.Module, params: Any, image: Any) -> dict[str, int]:
 
 
 def shapes_and_flops(model: nn.Module, image: Any) -> tuple[Any, dict[str, int]]:
-    """Returns the shapes of the model's parameters, and its dense forward FLOPs by path."""
+    """Returns the shapes of the model's parameters, and its dense forward FLOPs by path.
+
+    Of a network with DyReLU those of the network that training ends with; see `extras`.
+    """
+    model = with_relu(model)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     return params, flops_of_model(model, params, image)
+
+
+def extras(
+    model: nn.Module, image: Any, phase: Phase | None, batch_size: int, active: int
+) -> dict[str, Any]:
+    """Returns what DyReLU costs beside the network, and what sharing makes of the sparsity.
+
+    Args:
+      model: as training begins with it.
+      image: of batch 1, or its shape.
+      phase: of its DyReLUs.
+      batch_size: images a step.
+      active: weights at the end.
+
+    Returns:
+      With DyReLU its parameters, their forward FLOPs an image, and those of all training steps that
+      have it; with sharing the prunable weights of the network without, and the sparsity in them.
+    """
+    found: dict[str, Any] = {}
+    if phase is not None:
+        params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+        own = {path: x for path, x in leaves_by_path(params).items() if "dyrelu" in path}
+        flops = sum(flops_of_model(model, params, image).get(path, 0) for path in own)
+        found["dyrelu_params"] = sum(x.size for x in own.values())
+        found["dyrelu_flops"] = flops
+        found["dyrelu_train_flops"] = 3 * flops * batch_size * phase.stop
+    if getattr(model, "num_owners", None) is not None:
+        unshared = sharing_of(with_relu(model), image).unshared
+        found |= {"num_unshared": unshared, "unshared_sparsity": 1.0 - active / unshared}
+    return found
+
+
+def describe_extras(found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each of what `extras` found."""
+    lines = []
+    if "dyrelu_params" in found:
+        lines.append(
+            f"DyReLU          {found['dyrelu_params']:,} dense parameters while it lasts, "
+            f"{found['dyrelu_flops']:,} FLOPs an image; {found['dyrelu_train_flops']:.4g} in all"
+        )
+    if "num_unshared" in found:
+        lines.append(
+            f"weight sharing  sparsity {found['unshared_sparsity']:.6g} of the "
+            f"{found['num_unshared']:,} weights without sharing"
+        )
+    return lines
 
 
 def flops_of_run(

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from experiments.run import Run, RunState
 from experiments.steps import compile_steps, kinds
+from jaxsparse import Method
 from jaxsparse.nn import Forms, choose_forms
 from jaxsparse.plan import Plan
 from jaxsparse.sparse import (
@@ -116,7 +117,8 @@ class Sparse:
     step of dense kernels; else the gradient of the active weights will do.
 
     A step is compiled anew when an event has changed which layers are sparse, or the room that they
-    need: never at a constant number of weights a layer, else a few times.
+    need: never at a constant number of weights a layer, once after cycles of density, during which
+    there is room for the most that they ask for, else a few times.
     """
 
     def __init__(self, run: Run, state: RunState, data: Data, rooms: Mapping[str, int] | None):
@@ -124,6 +126,7 @@ class Sparse:
         self._data = data
         self._dense_steps = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._highest = highest_counts(run.method, state.params)
         if run.method.dense_gradient == "events" and run.method.timetable.events:
             self._dense_steps = compile_steps(run, state, data, (True,))
         live = self.start(state, rooms)
@@ -134,7 +137,11 @@ class Sparse:
     def start(self, state: RunState, rooms: Mapping[str, int] | None) -> Compressed:
         """Chooses the form of every layer, and compresses the state."""
         active = count_active(state.masks, self._run.method.prunable)
-        forms = forms_of(self._run, active, rooms or None)  # a masked run has left none
+        step = int(state.step)
+        if step < self._highest.stop_step:
+            active, rooms = self._highest.counts, None
+        # A masked run has left no rooms.
+        forms = forms_of(self._run, active, rooms or None, step=step)
         positions = find_positions(state.masks, self._run.method.prunable, room=forms.rooms)
         return Compressed(_compress(state, positions), positions, forms)
 
@@ -172,16 +179,47 @@ _compress_leaves = jax.jit(compress_leaves)
 _expand = jax.jit(expand)
 
 
-def forms_of(run: Run, active: Mapping[str, int], rooms: Mapping[str, int] | None = None) -> Forms:
+class Highest(NamedTuple):
+    """What cycles of density ask for.
+
+    Attributes:
+      counts: the most active weights of every leaf while they last, by path.
+      stop_step: of the last cycle; 0 without cycles, or where it is not known before.
+    """
+
+    counts: dict[str, int]
+    stop_step: int
+
+
+def highest_counts(method: Method, params: Any) -> Highest:
+    """Returns how many active weights each leaf has in the middle of the cycles of a method."""
+    recipe = method.recipe
+    if recipe is None or recipe.cycles is None or recipe.scope != "layer" or recipe.pattern:
+        return Highest({}, 0)
+    found, stop = method.targets(params), recipe.cycles.stop_step
+    inside = [i for i, event in enumerate(method.timetable.events) if event.step <= stop]
+    most = {path: max(row[i] for i in inside) for path, row in found.rows.target.items()}
+    return Highest({path: max(int(n), found.initial[path]) for path, n in most.items()}, stop)
+
+
+def forms_of(
+    run: Run,
+    active: Mapping[str, int],
+    rooms: Mapping[str, int] | None = None,
+    *,
+    step: int = 0,
+) -> Forms:
     """How the network is trained at some numbers of active weights, by path.
 
     Args:
       run: what is trained.
       active: the numbers.
       rooms: of the forms before the last mask update.
+      step: completed steps. In cycles of density the numbers are to be the highest ones.
     """
-    recipe = run.method.recipe
-    changing = any(event.density is not None for event in run.method.timetable.events)
+    recipe, events = run.method.recipe, run.method.timetable.events
+    own = recipe.cycles.stop_step if recipe is not None and recipe.cycles is not None else 0
+    changing = any(event.density is not None and event.step > max(step, own) for event in events)
     exact = not changing and recipe is not None and recipe.scope == "layer"
     images = _images(run, run.batch_size // run.accumulate)
     return choose_forms(run.model, images, active, rooms, exact=exact)
@@ -208,12 +246,30 @@ def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any,
     masks = jax.tree.map(lambda x: x != 0, variables["params"])
     active = count_active(masks, run.method.prunable)
     forms = choose_forms(run.model, _images(run, batch_size), active, train=False)
-    # Powers of two: the numbers differ from one evaluation to the next, where weights are still 0.
-    sizes = {form.path: form.size for form in forms.layers}
-    rooms = {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.rooms.items() if n}
+    rooms = _seldom_changing(forms)
     positions = find_positions(masks, run.method.prunable, room=rooms)
     params = _compress_leaves(variables["params"], positions)
     return forms.model, {**variables, "params": params}, positions
+
+
+def compressed(run: Run, state: RunState) -> tuple[nn.Module, Any, dict[str, Positions]]:
+    """How a network in training is applied: the model, its params, the positions with them."""
+    if run.execution == "masked":
+        return run.model, state.params, {}
+    forms = forms_of(run, count_active(state.masks, run.method.prunable))
+    rooms = _seldom_changing(forms)
+    positions = find_positions(state.masks, run.method.prunable, room=rooms)
+    return forms.model, _compress_leaves(state.params, positions), positions
+
+
+def _seldom_changing(forms: Forms) -> dict[str, int]:
+    """The rooms rounded up to powers of two.
+
+    The numbers of active weights differ from one evaluation to the next, by mask updates and where
+    weights are still 0.
+    """
+    sizes = {form.path: form.size for form in forms.layers}
+    return {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.rooms.items() if n}
 
 
 def _images(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:

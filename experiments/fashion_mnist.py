@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments import cli, cost, flags, loop, report
+from experiments import cli, cost, flags, loop, report, tricks
 from experiments.data import fashion_mnist
 from experiments.execution import describe_execution
 from experiments.methods import make_method
@@ -34,13 +34,13 @@ MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config(flags.Running, flags.Pruning):
+class Config(flags.Running, flags.Tricks, flags.Pruning):
     """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet5"
     """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 2000
@@ -80,6 +80,8 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
+    if note := tricks.sharing_note(config, MODELS[config.model]()):
+        print(note, file=sys.stderr, flush=True)
     asked = cli.as_dict(config)
     out = config.out or report.folder_of(data_of(config), asked, config.steps)
     return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}
@@ -93,10 +95,11 @@ def data_of(config: Config) -> str:
 def run_of(config: Config) -> Run:
     """The run that the flags ask for, with its data."""
     model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    steps = config.steps
     return Run(
-        model=model,
+        model=tricks.with_tricks(model, config),
         method=method_of(config),
-        tx=make_optimizer(recipe_of(config), config.steps),
+        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, steps),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,
@@ -105,6 +108,8 @@ def run_of(config: Config) -> Run:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         execution=config.execution or "masked",
+        phase=tricks.phase_of(config, steps),
+        gradient_flow=config.gradient_flow,
     )
 
 

@@ -9,7 +9,9 @@ A config says its own flags first, in `--help` and in config.json, and then thos
 
 import dataclasses
 import inspect
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from experiments import cli
 
@@ -49,6 +51,9 @@ class Running:
     execution: cli.OptionalStr = None
     """masked (dense kernels, of which masks keep some weights) or sparse (by the active weights
     alone where that is faster, on CPU; the same training up to rounding). Default: masked."""
+    gradient_flow: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """Record at every validation how long the gradient of the active weights is, over all and in
+    each layer. Costs a step each time, and a compilation."""
 
 
 def going_on(config: Running) -> str:
@@ -61,6 +66,27 @@ def going_on(config: Running) -> str:
         return "the same command starts over (--checkpoint_every=0)"
     every = f"one every {config.checkpoint_every} steps"
     return f"the same command goes on from the last checkpoint, of which there is {every}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tricks:
+    """What is done to the network beside pruning it; each goes with every schedule."""
+
+    dyrelu: cli.OptionalBool = None
+    """Begin with DyReLU and let it fade into ReLU. Default: with the schedule east."""
+    dyrelu_start: cli.OptionalFloat = None
+    """Share of training after which DyReLU begins to fade. Default: 0.25."""
+    dyrelu_stop: cli.OptionalFloat = None
+    """Share after which it is gone, with its parameters. Default: 0.496, before the rate falls."""
+    dyrelu_blend: cli.OptionalStr = None
+    """coefficient or output: what fades, the slopes or what comes out. Default: coefficient."""
+    dyrelu_freeze: cli.OptionalBool = None
+    """Keep DyReLU's parameters as they are while it fades. Default: they are trained."""
+    dyrelu_late: cli.OptionalBool = None
+    """ReLU before --dyrelu_start, as in the authors' code. Default: DyReLU from the beginning."""
+    weight_sharing: cli.OptionalBool = None
+    """Let the blocks of a residual stage after the second share its kernels; --sparsity is that of
+    the network without sharing. Default: with the schedule east, where the network has any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +111,21 @@ class Pruning:
     scope: cli.OptionalStr = None
     """global or layer: over what gradual pruning compares weights. Default: global."""
     min_keep: cli.OptionalInt = None
-    """Fewest weights that global pruning leaves in each layer. Default: 0."""
+    """Fewest weights of each layer; the others make up for it. 0: a layer may come out empty.
+    Default: 1, but 0 for what global pruning leaves."""
+    cycles: cli.OptionalInt = None
+    """Cycles in which the density rises and falls, before the schedule's own mask updates; go with
+    every schedule. Default: 2 for east, 0 for the others."""
+    cycle_multiplier: cli.OptionalFloat = None
+    """Density in the middle of a cycle over that at its ends, at least 1. Default: 3."""
+    cycle_share: cli.OptionalFloat = None
+    """Share of training that the first cycle takes. Default: 0.2."""
+    cycle_growth: cli.OptionalFloat = None
+    """Length of a cycle over that of the one before. Default: 1."""
+    cycle_shape: cli.OptionalStr = None
+    """cosine or triangular. Default: cosine."""
+    cycle_interval: cli.OptionalInt = None
+    """Steps between mask updates in cycles. Default: 100, or less for 20 updates a cycle."""
     pattern: cli.OptionalStr = None
     """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
     rows x columns of the im2col matrix), channels (whole output channels; behind a ReLU they have

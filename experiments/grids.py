@@ -69,6 +69,16 @@ _THREE_EPOCHS = {"epochs": 3, "eval_every": 351, "checkpoint_every": 351}
 _INNER = {"pattern_layers": "^(?!conv1/|fc/)"}
 _SHORT = {"steps": 4000, "eval_every": 400, "checkpoint_every": 2000}
 
+
+def _extreme(
+    schedules: tuple[str, ...], sparsities: tuple[float, ...], variant: str = "", **flags: Any
+) -> tuple[Grid, ...]:
+    """A part of the study of extreme sparsity: all methods with the recipe of EAST."""
+    of_all = {"recipe": "east", "epochs": 10, "eval_every": 351, "checkpoint_every": 1755}
+    options = {**of_all, "execution": "sparse", **flags}
+    return (Grid("cifar", "resnet34_narrow", schedules, sparsities, 3, options, variant),)
+
+
 GRIDS: dict[str, tuple[Grid, ...]] = {
     # About 19 and 9.5 epochs of 54,000 images.
     "fashion_mnist": (
@@ -133,6 +143,23 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
             (0.9, {}, ""),
             (0.9, {"pattern": "4x4", **_INNER}, "4x4"),
         )
+    ),
+    # EAST, without each of its parts, and what it is to be compared with. 3,510 steps: an epoch by
+    # active weights takes one core 8 s, where dense kernels take a minute.
+    "extreme": (
+        *_extreme(("east", "rigl"), (0.999, 0.9999)),
+        *_extreme(("east",), (0.999, 0.9999), "no_cycles", cycles=0),
+        *_extreme(("east",), (0.999, 0.9999), "no_dyrelu", dyrelu=False),
+        *_extreme(("east",), (0.999, 0.9999), "no_sharing", weight_sharing=False),
+        *_extreme(("set", "granet_st", "rigl_itop"), (0.999, 0.9999)),
+        *_extreme(("static",), (0.999,)),  # at 99.99 % its masks cut the network
+        *_extreme(("east", "rigl", "set", "granet_st"), (0.9995, 0.99)),
+        *_extreme(("east",), (0.9995, 0.99), "no_cycles", cycles=0),
+        *_extreme(("east",), (0.9995, 0.99), "no_dyrelu", dyrelu=False),
+        *_extreme(("east",), (0.9995, 0.99), "no_sharing", weight_sharing=False),
+        *_extreme(("rigl_itop",), (0.9995, 0.99)),
+        *_extreme(("static",), (0.9995, 0.99)),
+        *_extreme(("dense",), ()),
     ),
 }
 

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import progress
+from experiments import alarms, phase, progress
 from experiments.execution import check_execution, make_execution
+from experiments.gradient_flow import gradient_flow
 from experiments.methods import plan_of
 from experiments.progress import Best, Progress
 from experiments.report import (
@@ -36,6 +37,7 @@ from experiments.report import (
 )
 from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from experiments.run_folder import RunFolder, check_folder, naming
+from jaxsparse.nn import without_dyrelu
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
 
@@ -49,9 +51,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     records after the checkpoint are removed before the steps are taken again.
 
     The model is selected by validation only: "last" is what the run ends with, "best" has the
-    highest validation accuracy among the evaluations at the final sparsity (before it, a denser
-    network would win); without validation images it is the last. Test images are looked at once,
-    after training.
+    highest validation accuracy among the evaluations at the final sparsity and with ReLU alone
+    (before it, a denser network would win); without validation images it is the last. Test images
+    are looked at once, after training.
 
     Args:
       run: what to train.
@@ -64,7 +66,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
 
     Raises:
       ValueError: the folder holds a finished run or one of another configuration, its checkpoints
-        or metrics do not fit, there are fewer images than a batch, or the training diverged.
+        or metrics do not fit, there are fewer images than a batch, masks that never change cut
+        the network, or the training diverged.
       OSError: the folder cannot be written. The run can go on when it can.
     """
     plan = check(run)
@@ -72,7 +75,13 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    first, state, best, seconds, rooms = progress.resume(out / "checkpoints", create_state(run))
+    begun, fresh = run, create_state(run)
+    first, state, best, seconds, rooms = progress.resume(
+        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
+    )
+    run = phase.run_after(run, first)
+    if first == 0:
+        alarms.check_start(run, state)
     indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
 
     with (
@@ -83,10 +92,17 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         execution = make_execution(run, state, (images, labels), rooms)
         clock = Stopwatch(seconds)
         if first == 0:
-            log_start(folder, state)
+            log_start(run, folder, state, bar)
         live = execution.start(state, rooms)
         for step in range(first + 1, run.steps + 1):
             live, loss = execution.step(live, run.method.is_due(step), next(indices))
+            if phase.ends(run, step):
+                with clock.paused(live):
+                    state = phase.state_after(run, execution.full(live), step)
+                    best = best._replace(variables=without_dyrelu(best.variables))
+                    run, rooms = phase.run_after(run, step), execution.rooms(live)
+                    execution = make_execution(run, state, (images, labels), rooms)
+                    live = execution.start(state, rooms)
             bar.update()
             if not is_looked_at(run, step):
                 continue
@@ -98,7 +114,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                     rooms = execution.rooms(live)
                     reached = Progress(step, state, best, clock.seconds, rooms)
                     progress.save(folder.path / "checkpoints", reached, keep=keep)
-        return finish(run, folder, state, best, config, title, clock.seconds)
+        return finish(begun, folder, state, best, config, title, clock.seconds)
 
 
 class Stopwatch:
@@ -140,12 +156,14 @@ def check(run: Run) -> Plan:
             f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
         )
     check_execution(run)
+    phase.check_phase(run)
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
-def log_start(folder: RunFolder, state: RunState) -> None:
+def log_start(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> None:
     """Records what the run starts with."""
-    folder.log(0, density=density_of(state), layer_num_active=layer_counts(state))
+    values = {"density": density_of(state), "layer_num_active": layer_counts(state)}
+    folder.log(0, **values, **alarms.record(run, folder, state, bar))
 
 
 def is_looked_at(run: Run, step: int) -> bool:
@@ -168,12 +186,12 @@ def record(
     Raises:
       ValueError: the loss is not finite, or the masks lack their pattern.
     """
-    values = event_record(state, bar) if run.method.is_due(step) else {}
+    values = event_record(run, folder, state, bar) if run.method.is_due(step) else {}
     values |= loss_record(run, step, float(loss))
     if is_validated(run, step):
         found, best = validate(run, state, step, best)
         bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()})
-        values |= found
+        values |= found | (gradient_flow(run, state) if run.gradient_flow else {})
     if values:
         folder.log(step, **values)
     return best
@@ -188,7 +206,7 @@ def finish(
     title: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Looks at the test images, and writes plot and summary; returns the latter."""
+    """Looks at the test images, and writes plot and summary, of the run as it began."""
     summary = summarise(run, state, best, config, folder.read_metrics()) | {
         "steps_per_second": run.steps / seconds
     }
@@ -212,9 +230,9 @@ def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str
 
 
 def settled_step(run: Run) -> int:
-    """The step of the last event that changes the sparsity; 0 if none does."""
-    events = run.method.timetable.events
-    return max((event.step for event in events if event.density is not None), default=0)
+    """The step after which neither sparsity nor network change any more; 0 if they never do."""
+    changes = [event.step for event in run.method.timetable.events if event.density is not None]
+    return max([0, *changes, *([] if run.phase is None else [run.phase.stop])])
 
 
 def is_validated(run: Run, step: int) -> bool:
@@ -253,12 +271,12 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
     )
 
 
-def event_record(state: RunState, bar: tqdm) -> dict[str, Any]:
+def event_record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str, Any]:
     """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
     check_structure(state)
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
-    return event_scalars(state)
+    return event_scalars(state) | alarms.record(run, folder, state, bar)
 
 
 def create_state(run: Run) -> RunState:

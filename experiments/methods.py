@@ -2,9 +2,11 @@
 
 Published intervals belong to published lengths. Here they are shares of the run: 1000 of 56,320
 steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-ITOP and SET-ITOP.
-RigL's own 100 steps stay as they are, unless that would be under 20 events.
+RigL's own 100 steps stay as they are, unless that would be under 20 events; so do the 100 of the
+cycles of density, which go with every method, unless a cycle would have under 20.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from experiments.cli import nearest
 from jaxsparse import Method
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
+from jaxsparse.schedules import cycle_ends
 from jaxsparse.types import Distribution
 
 
@@ -24,11 +27,14 @@ class Entry(NamedTuple):
       factory: makes it.
       interval: from the number of steps to the update interval; None for a method without events.
       options: the flags it takes besides the sparsity.
+      num_cycles: of its density, where --cycles is not given; the factory makes them where there
+        are some.
     """
 
     factory: Callable[..., Method]
     interval: Callable[[int], int] | None
     options: tuple[str, ...] = ()
+    num_cycles: int = 0
 
 
 def _share(interval: int, published_steps: int) -> Callable[[int], int]:
@@ -38,8 +44,17 @@ def _share(interval: int, published_steps: int) -> Callable[[int], int]:
 _granet_interval = _share(1000, 56_320)
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
-_SHARES = ("distribution", "dense_layers", "pattern", "pattern_layers")
-_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", *_SHARES, "min_keep")
+# What --cycles goes with: the flag, and the argument of `with_cycles` that it gives.
+_CYCLES = {
+    "cycle_multiplier": "multiplier",
+    "cycle_share": "cycle_steps",  # a share of them
+    "cycle_growth": "growth",
+    "cycle_shape": "shape",
+    "cycle_interval": "cycle_interval",
+}
+_LAYERS = ("distribution", "dense_layers", "min_keep", "pattern", "pattern_layers")
+_SHARES = (*_LAYERS, "cycles", *_CYCLES)
+_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", *_SHARES)
 _DROPS = ("drop_fraction",)
 _RIGL = ("update_interval", "start_step", "stop_step", *_SHARES, *_DROPS)
 _ITOP = ("update_interval", "start_step", *_SHARES, *_DROPS)
@@ -57,6 +72,7 @@ METHODS: dict[str, Entry] = {
     "granet_st": Entry(
         jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")
     ),
+    "east": Entry(jaxsparse.east, _share(4000, 88_000), _ITOP, num_cycles=2),
 }
 
 DISTRIBUTIONS = {
@@ -92,7 +108,13 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
     if schedule != "dense":
         given["sparsity"] = sparsity
     pattern = pattern_of(given.pop("pattern", None), given.pop("pattern_layers", None))
-    method = entry.factory(total_steps=steps, **given)
+    cycles = _cycles(schedule, steps, given)
+    if entry.num_cycles:
+        method = entry.factory(total_steps=steps, **given, **cycles)
+    else:
+        method = entry.factory(total_steps=steps, **given)
+        if cycles["num_cycles"]:
+            method = jaxsparse.with_cycles(method, **cycles)
     if pattern is not None:
         method = jaxsparse.with_pattern(method, pattern)
     if entry.interval is not None and not method.timetable.events:
@@ -156,6 +178,33 @@ def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
     else:
         raise ValueError(f"--pattern={pattern} must be n:m, ROWSxCOLUMNS, channels or channels(-2)")
     return [(".*" if layers is None else layers, chosen)]
+
+
+def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
+    """What --cycles and its like, which it takes out of `given`, ask of `with_cycles`.
+
+    Raises:
+      ValueError: one of them without --cycles, or a share of training out of range.
+    """
+    num_cycles = given.pop("cycles", METHODS[schedule].num_cycles)
+    asked = {name: given.pop(name) for name in _CYCLES if name in given}
+    if num_cycles == 0:
+        for name, value in asked.items():
+            raise ValueError(f"--{name}={value} needs --cycles of at least 1")
+        return {"num_cycles": 0}
+    share, growth = asked.pop("cycle_share", 0.2), asked.get("cycle_growth", 1.0)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
+    cycle_steps = max(round(share * steps), 1)
+    ends = cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth)
+    if ends[-1] > steps:
+        raise ValueError(
+            f"--cycles={num_cycles} end at step {ends[-1]} of {steps}; lower --cycle_share={share}"
+        )
+    shortest = min(stop - start for start, stop in itertools.pairwise((0, *ends)))
+    interval = {"cycle_interval": max(min(100, shortest // 20), 1)}
+    arguments = {_CYCLES[name]: value for name, value in asked.items()}
+    return {"num_cycles": num_cycles, "cycle_steps": cycle_steps} | interval | arguments
 
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:

@@ -53,7 +53,7 @@ class Config(flags.Pruning):
     model: str = "resnet50"
     """resnet50 (v1.5 at 224 x 224, convolutions and classifier), lenet5 or lenet_300_100."""
     schedule: str = "rigl"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet or granet_st."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.8
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 32_000

@@ -1,5 +1,6 @@
 """How far a run has come: all that the next process needs to go on, in memory and on disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,21 +64,25 @@ def save(folder: Path, progress: Progress, *, keep: int = 2) -> None:
     save_checkpoint(folder, step, arrays, keep=keep, extras=extras)
 
 
-def resume(folder: Path, state: RunState) -> Progress:
+def resume(folder: Path, state_at: Callable[[int], RunState]) -> Progress:
     """Returns the progress of the newest checkpoint that can be read, and says so in a line.
 
     Args:
       folder: the run's checkpoints; it may be missing.
-      state: a fresh state of the same run, which it starts with where there is none.
+      state_at: from a number of completed steps to a state like the run's is then; at 0 a fresh
+        one, which it starts with where there is no checkpoint.
 
     Raises:
       ValueError: as `restore_checkpoint`.
     """
-    fresh = start(state)
-    arrays = {"state": state, "best": fresh.best.variables}
+
+    def arrays(step: int) -> dict[str, Any]:
+        state = state_at(step)
+        return {"state": state, "best": state.variables}
+
     restored = restore(folder, arrays)
     if restored is None:
-        return fresh
+        return start(state_at(0))
     extras = restored.extras
     best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best"])
     state = restored.state["state"]

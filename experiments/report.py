@@ -12,10 +12,12 @@ from flax import linen as nn
 
 import jaxsparse
 from experiments import plots
-from experiments.cost import flops_of_model, flops_of_run, peak_memory
+from experiments.alarms import find_paths
+from experiments.cost import describe_extras, extras, flops_of_model, flops_of_run, peak_memory
 from experiments.data.dataset import Split
 from experiments.execution import executed
 from experiments.groups import SLACK
+from experiments.phase import run_after
 from experiments.progress import Best
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
@@ -93,7 +95,7 @@ def layer_counts(state: TrainState) -> list[int]:
 def event_scalars(state: TrainState) -> dict[str, Any]:
     """Returns the last event's counts summed over layers, its churn, and what was ever active.
 
-    The only list is "layer_num_active": with it metrics.jsonl alone says what training cost.
+    With the list "layer_num_active" metrics.jsonl alone says what training cost.
     """
     counts = {
         name: int(np.asarray(values, np.int64).sum())
@@ -134,15 +136,26 @@ def emptied(state: TrainState) -> list[str]:
 
 
 def summarise(
-    run: Run,
+    begun: Run,
     state: RunState,
     best: Best,
     config: dict[str, Any],
     records: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Checks the masks' invariants once more, looks at the test images, and says what came out."""
+    """Checks the masks' invariants once more, looks at the test images, and says what came out.
+
+    Args:
+      begun: the run as it began.
+      state: at the end.
+      best: the best model.
+      config: of the run.
+      records: its metrics.
+    """
+    run = run_after(begun, begun.steps)
     jaxsparse.check(state.params, state.opt_state, state.masks)
     check_structure(state)
+    paths = find_paths(run, state)
+    num_live = {layer.path: layer.num_live for layer in paths.layers}
     layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
     image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
     dense = flops_of_model(run.model, state.params, image)
@@ -156,11 +169,13 @@ def summarise(
         "num_active": layers.num_active,
         "num_prunable": layers.num_prunable,
         "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
-        "alarms": layers.alarms,
+        "num_live": paths.num_live,
+        "alarms": [*layers.alarms, *paths.alarms],
         "dead_channels": layers.dead._asdict(),
         "layers": {
             layer.path: {
                 "num_active": layer.num_active,
+                "num_live": num_live[layer.path],
                 "size": layer.size,
                 "density": layer.density,
             }
@@ -174,6 +189,7 @@ def summarise(
         "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
         **flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **extras(begun.model, image, begun.phase, run.batch_size, layers.num_active),
         **peak_memory(),
         "steps": run.steps,
         "device": jax.devices()[0].device_kind,
@@ -226,6 +242,7 @@ def describe(summary: Mapping[str, Any]) -> str:
             f"{summary['test_flops_ratio']:.3f} of dense",
             f"training FLOPs  {summary['train_flops']:.4g}, "
             f"{summary['train_flops_ratio']:.3f} of dense",
+            *describe_extras(summary),
             f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
             f"{summary['peak_memory_of']}",
             f"speed           {summary['steps_per_second']:.0f} steps a second",

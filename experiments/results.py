@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Flags that say where things lie, and not what is trained.
-PLACES = ("out", "data_dir", "checkpoint_every", "plan")
+# Flags that say where things lie or what is looked at, and not what is trained.
+PLACES = ("out", "data_dir", "checkpoint_every", "gradient_flow", "plan")
 
 
 class Result(NamedTuple):

@@ -26,6 +26,20 @@ class RunState(TrainState):
         return {"params": self.params, **self.collections}
 
 
+class Phase(NamedTuple):
+    """When the DyReLUs of a network fade into ReLUs, in steps.
+
+    Attributes:
+      start: the last step that has all of DyReLU.
+      stop: the step after which it is gone, and its parameters with it.
+      late: ReLU until `start`, in place of DyReLU.
+    """
+
+    start: int
+    stop: int
+    late: bool = False
+
+
 class Run(NamedTuple):
     """What one run needs.
 
@@ -45,6 +59,8 @@ class Run(NamedTuple):
       accumulate: micro-batches that a step's batch is cut into, to save memory.
       log_every: steps between records of the training loss.
       execution: "masked" is dense kernels with masks, "sparse" by active weights where faster.
+      phase: of the model's DyReLUs, None where it has none.
+      gradient_flow: whether the norm of the gradient is recorded at every validation.
     """
 
     model: nn.Module
@@ -60,6 +76,8 @@ class Run(NamedTuple):
     accumulate: int = 1
     log_every: int = 50
     execution: str = "masked"
+    phase: Phase | None = None
+    gradient_flow: bool = False
 
     @property
     def steps(self) -> int:

@@ -28,7 +28,7 @@ import numpy as np
 from experiments.tensorboard import ScalarWriter
 
 # Flags that change nothing in what comes out, so that a run may go on with others.
-FREE_FLAGS = ("out", "checkpoint_every")
+FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
 # Flags that checkpoints do not depend on, so that a run may go on with others; what comes out then
 # is the same up to rounding.
 LOOSE_FLAGS = ("execution",)
@@ -41,10 +41,12 @@ class RunFolder:
 
     Attributes:
       path: the folder.
+      warned: of what this process has warned, so that it is said once.
     """
 
     def __init__(self, path: Path, lock: int):
         self.path = path
+        self.warned: set[str] = set()
         self._lock = lock
         self._tensorboard = ScalarWriter(path / "tensorboard")
         for record in read_metrics(path) if (path / "metrics.jsonl").exists() else []:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments.run import AUGMENTATION, DROPOUT, Run, RunState
-from jaxsparse.nn import sparse_execution
+from jaxsparse.nn import beta_of, sparse_execution, with_beta
 from jaxsparse.sparse import Positions, expand, expand_leaves
 
 Data: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | np.ndarray]
@@ -114,6 +114,10 @@ def loss_and_grads(
     """
     images, labels, indices = data
     batch, targets = images[indices], labels[indices]
+    if run.phase is not None:
+        start, stop, late = run.phase
+        beta = beta_of(jnp.asarray(step) + 1, start_step=start, stop_step=stop, late=late)
+        collections = with_beta(collections, beta)
     if run.augment is not None:
         batch = run.augment(
             jax.random.fold_in(run.key(AUGMENTATION), part), jnp.asarray(step), batch

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, loop, progress, report
+from experiments import alarms, cli, loop, progress, report
 from experiments.jobs import SCRIPTS
 from experiments.progress import Best, Progress
 from experiments.run import Run, RunState
@@ -118,6 +118,9 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
     check(lanes)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     first, states, bests, seconds = resume(group, [loop.create_state(lane.run) for lane in lanes])
+    for lane, state in zip(lanes, unstacked(states), strict=True):
+        if first == 0 and not is_finished(lane):
+            alarms.check_start(lane.run, state)
     orders = [
         loop.batches(jax.random.key(lane.run.seed), len(labels), run.batch_size, start=first)
         for lane in lanes
@@ -139,7 +142,7 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
         if first == 0:
             for lane, state in zip(lanes, unstacked(states), strict=True):
                 if lane.run.seed in folders:
-                    loop.log_start(folders[lane.run.seed], state)
+                    loop.log_start(lane.run, folders[lane.run.seed], state, bar)
         for step in range(first + 1, run.steps + 1):
             indices = np.stack([next(order) for order in orders])
             states, losses = steps[run.method.is_due(step)](states, images, labels, indices)

@@ -3,7 +3,9 @@
 from jaxsparse.accounting import training_flops
 from jaxsparse.age import scale_by_age
 from jaxsparse.changes import churn, exploration_rate, explore, overlap
+from jaxsparse.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
+from jaxsparse.cycles import with_cycles
 from jaxsparse.distributions import (
     erdos_renyi,
     erk,
@@ -31,6 +33,7 @@ from jaxsparse.masks import (
 from jaxsparse.method import Method, compose, with_pattern
 from jaxsparse.methods import (
     dense,
+    east,
     gmp,
     granet,
     granet_st,
@@ -45,7 +48,7 @@ from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
-from jaxsparse.stages import exchange, prune
+from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.starts import pattern_masks
 from jaxsparse.timetable import make_timetable
 from jaxsparse.train_state import TrainState, with_masks
@@ -70,9 +73,11 @@ __all__ = [
     "check_pattern",
     "churn",
     "compose",
+    "count_live",
     "dead_channels",
     "dense",
     "dense_masks",
+    "east",
     "erdos_renyi",
     "erk",
     "exchange",
@@ -84,8 +89,10 @@ __all__ = [
     "gmp",
     "granet",
     "granet_st",
+    "grow",
     "layer_flops",
     "leaf_counts",
+    "live_weights",
     "load_safetensors",
     "make_timetable",
     "masked",
@@ -116,6 +123,8 @@ __all__ = [
     "top_k_mask",
     "training_flops",
     "uniform",
+    "where_paths_end",
+    "with_cycles",
     "with_masks",
     "with_overrides",
     "with_pattern",

@@ -15,12 +15,17 @@ SLACK = 0.01
 
 
 def initial_counts(
-    distribution: Distribution, shapes: Shapes, groups: GroupsByPath, density: float | None
+    distribution: Distribution,
+    shapes: Shapes,
+    groups: GroupsByPath,
+    density: float | None,
+    min_keep: int | None = None,
 ) -> dict[str, int]:
     """Returns the active units of every leaf at the start; without groups, `leaf_counts`.
 
     Leaves of N:M have n/m of their entries and are set aside, see `in_units`; the others share the
-    density among themselves. The density may be None where there are no others.
+    density among themselves, at least `min_keep` weights each (None: one unit). The density may be
+    None where there are no others.
 
     Raises:
       ValueError: as `leaf_counts`; or every leaf is of N:M and the density is another one.
@@ -28,9 +33,11 @@ def initial_counts(
     rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
     counts = {path: _fixed_count(shapes[path], g) for path, g in fixed(groups).items()}
     if rest and density is not None:
-        with _units_said(groups):
+        units, note = _units_of(min_keep, shapes, groups)
+        with _units_said(groups, note):
             of_units = in_units(distribution, shapes, groups)
-            counts |= leaf_counts(of_units, unit_shapes(rest, groups), density)
+            least = 1 if units is None else units
+            counts |= leaf_counts(of_units, unit_shapes(rest, groups), density, minimum=least)
     elif density is not None:
         _check_density(density, counts, shapes, groups)
     return {path: counts[path] for path in shapes}
@@ -47,7 +54,12 @@ def in_units(distribution: Distribution, shapes: Shapes, groups: GroupsByPath) -
 
 
 def check_sizes(
-    timetable: Timetable, shapes: Shapes, groups: GroupsByPath, *, scope: Scope, min_keep: int
+    timetable: Timetable,
+    shapes: Shapes,
+    groups: GroupsByPath,
+    *,
+    scope: Scope,
+    min_keep: int | None,
 ) -> None:
     """Refuses leaves that compete, or have to keep a minimum, and whose units differ in size.
 
@@ -56,14 +68,15 @@ def check_sizes(
     """
     sizes = {path: group_size(groups.get(path)) for path in shapes}
     changes = any(event.density is not None for event in timetable.events)
-    if changes and len(set(sizes.values())) > 1 and (scope == "global" or min_keep):
+    together, at_least = changes and scope == "global", (min_keep or 0) > 1
+    if len(set(sizes.values())) > 1 and (together or at_least):
         a = next(iter(sizes))
         b = next(path for path in sizes if sizes[path] != sizes[a])
-        option = "scope='global'" if scope == "global" else f"min_keep={min_keep}"
+        option = "scope='global'" if together else f"min_keep={min_keep}"
         raise ValueError(
             f"{option} needs groups of one size, but those of {a} have {sizes[a]} entries and "
             f"those of {b} {sizes[b]}; "
-            + ("take scope='layer'" if scope == "global" else "leave min_keep out")
+            + ("take scope='layer'" if together else "leave min_keep out")
         )
 
 
@@ -74,16 +87,15 @@ def rows_in_units(
     *,
     scope: Scope,
     distribution: Distribution,
-    min_keep: int,
+    min_keep: int | None,
 ) -> Row:
     """Returns `event_rows` whose targets and `min_keep` count units, of one size: `check_sizes`.
 
     Raises:
       ValueError: as `event_rows`.
     """
-    sizes = [group_size(groups.get(path)) for path in shapes]
-    units = -(-min_keep // max(max(sizes), 1))
-    with _units_said(groups, f"; min_keep={min_keep} is {units} of them" if min_keep else ""):
+    units, note = _units_of(min_keep, shapes, groups)
+    with _units_said(groups, note):
         return event_rows(
             timetable,
             unit_shapes(shapes, groups),
@@ -91,6 +103,15 @@ def rows_in_units(
             distribution=in_units(distribution, shapes, groups),
             min_keep=units,
         )._replace(groups=groups)
+
+
+def _units_of(min_keep: int | None, shapes: Shapes, groups: GroupsByPath) -> tuple[int | None, str]:
+    """`min_keep` in units, and what a message says of it."""
+    if not min_keep:
+        return min_keep, ""
+    size = max([1, *(group_size(groups.get(path)) for path in shapes)])
+    units = -(-min_keep // size)
+    return units, f"; min_keep={min_keep} is {units} of them"
 
 
 @contextlib.contextmanager

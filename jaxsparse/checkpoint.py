@@ -118,7 +118,7 @@ def save_checkpoint(
         _remove_half_done(folder)
 
 
-def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
+def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -> Restored | None:
     """Restores the newest checkpoint that can be read, for a run to go on from.
 
     A damaged one is passed over for the one before it and renamed to `damaged-STEP`, so that the
@@ -129,7 +129,8 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
     Args:
       path: the folder of the run's checkpoints.
       state: the state at hand, such as the fresh one of this run, arrays and not only shapes: its
-        containers, shapes, dtypes and devices are taken, its values are not.
+        containers, shapes, dtypes and devices are taken, its values are not. Or a function from
+        the checkpoint's step to it, for states whose leaves change on the way.
 
     Returns:
       The checkpoint, or None where the folder has none. Arrays come back to the bit and sharded
@@ -141,7 +142,8 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
       OSError: the system does not let one be read. The folder is left as it is.
     """
     folder = Path(path).absolute()
-    check_leaves(state)
+    if not callable(state):
+        check_leaves(state)
     damage: dict[int, str] = {}
     for step in sorted(_steps(folder), reverse=True):
         name = f"checkpoint {folder / str(step)}"
@@ -151,8 +153,9 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
             _raise_if_of_system(error, name)
             damage[step] = _reason(error)
             continue
+        like = state(step) if callable(state) else state
         try:
-            check_fits(records, state, name=name)
+            check_fits(records, like, name=name)
         except ValueError as error:
             raise ValueError(f"{error}; another model or optimizer saved it") from None
         try:
@@ -161,7 +164,7 @@ def restore_checkpoint(path: StrPath, state: PyTree) -> Restored | None:
             _raise_if_of_system(error, name)
             damage[step] = _reason(error)
             continue
-        return Restored(step, fill(state, values), extras, _set_aside(folder, damage))
+        return Restored(step, fill(like, values), extras, _set_aside(folder, damage))
     if damage:
         step, reason = next(iter(damage.items()))
         raise ValueError(f"no checkpoint in {folder} can be read, {step} not because: {reason}")

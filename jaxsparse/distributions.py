@@ -172,23 +172,29 @@ def leaf_counts(
     density: float,
     *,
     minimum: int = 1,
+    at_least: Mapping[str, int] | None = None,
     at_most: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Returns the number of active weights of every leaf, by largest remainder.
 
     The total is sum(n_l) - floor(sum((1 - d_l) * n_l) + 1e-6), which for distributions without
-    overrides is `total_count(N, density)`; each leaf lies within [min(minimum, size), size].
+    overrides is `total_count(N, density)`; each leaf lies within [min(minimum, size), size]. Where
+    a leaf gets its minimum though its density gives it less, the others have so much less.
 
     Args:
       distribution: densities by path.
       shapes: shapes by path.
       density: in (0, 1].
       minimum: fewest active weights of a leaf; a leaf that is overridden to sparsity 1 has none.
+        With 0 leaves may come out empty, but not all of them.
+      at_least: fewest active weights of a leaf, where growth starts from these counts; None is no
+        more than `minimum`. (Rounding alone can ask for one less at a higher density.)
       at_most: most active weights of a leaf, where pruning has to get there from these counts;
         None is the leaf's size. (Rounding alone can ask for one more at a lower density.)
 
     Raises:
-      ValueError: a leaf's density is outside [0, 1], or the total is below `minimum` a leaf.
+      ValueError: a leaf's density is outside [0, 1], or the total is below `minimum` a leaf, or
+        below 1; says how high the sparsity can be.
 
     >>> leaf_counts(erk(), {"a": (4, 4), "b": (4, 16)}, 0.5)
     {'a': 11, 'b': 29}
@@ -203,15 +209,30 @@ def leaf_counts(
     ideal = {path: min(max(densities[path], 0.0), 1.0) * sizes[path] for path in shapes}
     total = sum(sizes.values()) - math.floor(sum(sizes[p] - ideal[p] for p in shapes) + 1e-6)
     highest = sizes if at_most is None else at_most
-    total = min(total, sum(highest.values()))
     lowest = {p: min(minimum, highest[p]) if densities[p] > 0 else 0 for p in shapes}
-    if total < sum(lowest.values()):
+    fewest = sum(lowest.values()) or int(any(ideal.values()))
+    total = min(total, sum(highest.values()))
+    if total < fewest:
         raise ValueError(
             f"density {density:g} leaves {total} active weights for {len(shapes)} layers, below "
-            f"{minimum} a layer; the sparsity can be at most "
-            f"{1 - sum(lowest.values()) / sum(sizes.values()):.6g}"
+            f"{f'{minimum} a layer' if minimum else '1'}; the sparsity can be at most "
+            f"{highest_sparsity(fewest, sum(sizes.values()))}"
         )
+    if at_least is not None:
+        lowest = {p: max(lowest[p], at_least[p]) for p in shapes}
+        total = max(total, sum(lowest.values()))
     return _largest_remainder(ideal, total, lowest, highest)
+
+
+def highest_sparsity(fewest: int, size: int) -> str:
+    """Writes the sparsity that leaves `fewest` of `size` weights, for messages.
+
+    Rounded down, since what a message recommends has to work:
+
+    >>> highest_sparsity(1, 10), highest_sparsity(54, 25_502_912)
+    ('0.9', '0.999997882')
+    """
+    return f"{math.floor((1 - fewest / size) * 1e9 + 1e-3) / 1e9:.9g}"
 
 
 def _largest_remainder(

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from jaxsparse.jaxprs import called, opened
 from jaxsparse.paths import leaf_paths
 from jaxsparse.types import PyTree
 
@@ -88,8 +89,9 @@ def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: Counter, times: int)
             outputs = _walk_cond(eqn, inputs, flops, times)
         elif name == "shard_map":
             devices = _num_devices(eqn)
-            outputs = _walk(_opened(eqn.params["jaxpr"]), inputs, flops, times * devices)
-        elif (inner := _called(eqn)) is not None:
+            outputs = _walk(opened(eqn.params["jaxpr"]), inputs, flops, times * devices)
+        elif (closed := called(eqn)) is not None:
+            inner = closed.jaxpr
             outputs = _walk(inner, inputs[-len(inner.invars) :], flops, times)
         else:
             if name in _PRODUCTS and None in inputs:
@@ -105,7 +107,7 @@ def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: Counter, times: int)
 
 
 def _walk_scan(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> list[_Origin]:
-    body = _opened(eqn.params["jaxpr"])
+    body = opened(eqn.params["jaxpr"])
     # Inputs are constants, carry and slices; outputs carry and slices. Slices have one axis less
     # inside than outside (JAX's versions name these numbers differently, the shapes agree).
     carry = _num_whole(eqn.outvars, body.outvars)
@@ -128,7 +130,7 @@ def _walk_cond(eqn: Any, inputs: list[_Origin], flops: Counter, times: int) -> l
     counts, outputs = [], []
     for branch in eqn.params["branches"]:
         counts.append(Counter())
-        outputs.append(_walk(_opened(branch), inputs[1:], counts[-1], times))
+        outputs.append(_walk(opened(branch), inputs[1:], counts[-1], times))
     flops.update(max(counts, key=lambda count: sum(count.values())))
     return [_joined(list(choices)) for choices in zip(*outputs, strict=True)]
 
@@ -154,28 +156,12 @@ def _holds_products(eqn: Any) -> bool:
     return any(
         inner.primitive.name in _PRODUCTS or _holds_products(inner)
         for jaxpr in filter(_is_jaxpr, values)
-        for inner in _opened(jaxpr).eqns
+        for inner in opened(jaxpr).eqns
     )
 
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-
-
-def _called(eqn: Any) -> core.Jaxpr | None:
-    """The jaxpr that a jit, remat, custom derivative or rule calls with the equation's inputs."""
-    if eqn.primitive.name == "pallas_call":  # calls its own for every block of the inputs
-        return None
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
-        inner = eqn.params.get(name)
-        if inner is not None:
-            return _opened(inner)
-    return None
-
-
-def _opened(jaxpr: Any) -> core.Jaxpr:
-    """The jaxpr itself, of one that is closed over constants or not."""
-    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
 def _joined(origins: list[_Origin]) -> _Origin:

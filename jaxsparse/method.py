@@ -47,8 +47,8 @@ class Method(NamedTuple):
         it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
         gives the dense gradient in any case. Of the scores to grow by, the published methods know
         `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
-      recipe: what `init`, `update` and `targets` are made of, for `with_pattern`; None where masks
-        come from elsewhere.
+      recipe: what `init`, `update` and `targets` are made of, for `with_pattern` and `with_cycles`;
+        None where masks come from elsewhere.
     """
 
     name: str
@@ -108,7 +108,7 @@ def compose(
     *,
     distribution: Distribution | None = None,
     scope: Scope = "layer",
-    min_keep: int = 0,
+    min_keep: int | None = None,
     prunable: Rules | None = None,
     observe: optax.GradientTransformation | None = None,
     skip_step: bool = False,
@@ -126,8 +126,9 @@ def compose(
       timetable: the start and the events, from `make_timetable`.
       distribution: shares out densities among layers; None is `erk()`.
       scope: whether targets are one number ("global") or one per leaf ("layer").
-      min_keep: fewest active weights that pruning leaves to each layer; with scope "layer" it is at
-        least 1 in any case.
+      min_keep: fewest active weights of each layer, in the initial masks and in what pruning
+        leaves; the other layers make up for it, so that the total is exact. 0: a layer may come out
+        empty. None: 1, but 0 for what pruning with scope "global" leaves.
       prunable: which leaves; as in `prunable_paths`.
       observe: optax transformation of the dense gradient at every step; None is the identity.
       skip_step: leave out the optimizer step where there is an event.
@@ -211,7 +212,12 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
         raise ValueError(f"method {method.name} has a pattern already")
     names = patterns_in(rules)
     name = f"{method.name} {'+'.join(names)}" if names else method.name
-    return method._replace(name=name, **_functions(recipe._replace(pattern=rules)))
+    return remade(method, recipe._replace(pattern=rules), name=name)
+
+
+def remade(method: Method, recipe: Recipe, **fields: Any) -> Method:
+    """Returns the method with another recipe, and what follows from it; and with other fields."""
+    return method._replace(timetable=recipe.timetable, **_functions(recipe), **fields)
 
 
 def _functions(recipe: Recipe) -> dict[str, Any]:
@@ -225,7 +231,7 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_options(
-    distribution: Distribution, scope: str, min_keep: int, dense_gradient: str
+    distribution: Distribution, scope: str, min_keep: int | None, dense_gradient: str
 ) -> None:
     if not _is_distribution(distribution):
         said = getattr(distribution, "__name__", repr(distribution))
@@ -234,8 +240,8 @@ def _check_options(
         )
     if scope not in ("global", "layer"):
         raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
-    if min_keep < 0:
-        raise ValueError(f"min_keep {min_keep} must be at least 0")
+    if min_keep is not None and (not isinstance(min_keep, int) or min_keep < 0):
+        raise ValueError(f"min_keep {min_keep} must be at least 0, and a whole number")
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
 

@@ -1,5 +1,6 @@
 """The dry run of a method: every event with its targets and its cost, as numbers and as a table."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -61,7 +62,8 @@ class Plan(NamedTuple):
         layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
         weights as they are initialised, normal with variance 1 / fan-in. The fan-in is read from
         the shape as Flax lays kernels out, all axes but the last: Equinox's (out, in), and a stack
-        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else.
+        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else. What
+        grows back above the fewest so far, in cycles, counts as spread evenly.
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.
@@ -120,15 +122,16 @@ class Plan(NamedTuple):
         lines = [f"{'step':>10} {'active':>13} {'sparsity':>9} {'drop':>8} {'replaced':>11}"]
         if self.flops is not None:
             lines[0] += f" {'FLOPs' + self._label():>19}"
-        for i, row in enumerate(self.rows):
-            if len(self.rows) > most and i == most - 4:
-                lines.append(f"{'...':>10} ({len(self.rows) - most} more events)")
-            if len(self.rows) <= most or i < most - 4 or i >= len(self.rows) - 4:
-                lines.append(
-                    f"{row.step:>10,} {row.num_active:>13,} {1 - row.density:>9.4f} "
-                    f"{row.drop_fraction:>8.4f} {row.num_replaced:>11,}"
-                    + (f" {row.flops:>19,.0f}" if row.flops is not None else "")
-                )
+        shown = _shown([row.num_active for row in self.rows], most)
+        for before, i in itertools.pairwise([-1, *shown]):
+            if left_out := i - before - 1:
+                lines.append(f"{'...':>10} ({left_out} more event{'s' * (left_out > 1)})")
+            row = self.rows[i]
+            lines.append(
+                f"{row.step:>10,} {row.num_active:>13,} {1 - row.density:>9.4f} "
+                f"{row.drop_fraction:>8.4f} {row.num_replaced:>11,}"
+                + (f" {row.flops:>19,.0f}" if row.flops is not None else "")
+            )
         return lines
 
     def _layers(self) -> list[str]:
@@ -145,6 +148,31 @@ class Plan(NamedTuple):
 
     def _label(self) -> str:
         return " (estimate)" if self.layers_are_estimates else ""
+
+
+def _shown(counts: list[int], most: int) -> list[int]:
+    """Which of many events the table has: the first and the last, and where a cycle turns."""
+    last = len(counts) - 1
+    if last < most:
+        return [*range(last + 1)]
+    turns = _turns(counts)
+    if not turns:
+        return [*range(most - 4), *range(last - 3, last + 1)]
+    around = {i for turn in turns for i in (turn - 1, turn, turn + 1)}
+    ends = {0, 1, *range(last - 3, last + 1)}
+    if len(around | ends) > most:
+        around = {turns[i * len(turns) // (most - 6)] for i in range(most - 6)}
+    return sorted(i for i in around | ends if i <= last)
+
+
+def _turns(counts: list[int]) -> list[int]:
+    """Where counts that rise come to an end of rising, and those that fall again one of falling."""
+    moves = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]]
+    rises = [counts[i] > counts[i - 1] for i in moves]
+    if not any(rises):
+        return []
+    after = [*rises[1:], None]
+    return [i for i, this, then in zip(moves, rises, after, strict=True) if this != then]
 
 
 def make_plan(
@@ -199,7 +227,7 @@ def _check_flops(flops: Mapping[str, int], prunable: Iterable[str]) -> None:
 def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list[PlanRow]:
     size = max(sum(sizes.values()), 1)
     units = {p: group_size(targets.rows.groups.get(p)) for p in sizes}
-    active = dict(targets.initial)
+    active = least = dict(targets.initial)
 
     def planned(step: int, share: float) -> PlanRow:
         layers = {p: count * units[p] for p, count in active.items()}
@@ -212,7 +240,10 @@ def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list
         if event.density is not None and isinstance(targets.rows.target, dict):
             active = {p: int(targets.rows.target[p][i]) for p in active}
         elif event.density is not None:
-            active = _estimate(targets, active, int(targets.rows.target[i]))
+            total = int(targets.rows.target[i])
+            if total < sum(least.values()):
+                least = _estimate(targets, least, total)
+            active = _grown(targets, least, total)
         table.append(planned(event.step, float(event.drop_fraction)))
     return table
 
@@ -245,3 +276,18 @@ def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str,
     density = total / max(sum(math.prod(shape) for shape in units.values()), 1)
     keep = targets.rows.min_keep
     return leaf_counts(lambda shapes, density: share, units, density, minimum=keep, at_most=active)
+
+
+def _grown(targets: Targets, least: dict[str, int], total: int) -> dict[str, int]:
+    """What each layer has where `total` units are more than the fewest so far.
+
+    Those that grew, and are the first to go again, are spread over the inactive positions evenly.
+    """
+    units = unit_shapes(targets.shapes, targets.rows.groups)
+    free = {path: math.prod(shape) - least[path] for path, shape in units.items()}
+    more = (total - sum(least.values())) / max(sum(free.values()), 1)
+    if more <= 0:
+        return least
+    sizes = {path: max(math.prod(shape), 1) for path, shape in units.items()}
+    share = {path: (least[path] + more * free[path]) / sizes[path] for path in units}
+    return leaf_counts(lambda shapes, density: share, units, 1.0, minimum=0, at_least=least)

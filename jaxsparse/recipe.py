@@ -1,11 +1,13 @@
 """What methods do, as pure functions of a recipe: initial masks, events, targets."""
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsparse.budget import check_sizes, initial_counts, rows_in_units
 from jaxsparse.counting import count_true
@@ -33,6 +35,18 @@ from jaxsparse.types import (
 )
 
 
+class Cycles(NamedTuple):
+    """Events before a recipe's own, with stages of their own; see `with_cycles`.
+
+    Attributes:
+      stages: run in order at these events.
+      stop_step: the last step that may have one.
+    """
+
+    stages: tuple[Stage, ...]
+    stop_step: int
+
+
 class Recipe(NamedTuple):
     """What masks depend on; see `compose` for the fields.
 
@@ -41,18 +55,20 @@ class Recipe(NamedTuple):
       timetable: the start and the events.
       distribution: shares out densities among layers.
       scope: whether targets are one number or one per leaf.
-      min_keep: fewest active weights that pruning leaves to each layer.
+      min_keep: fewest active weights of each layer, or None; see `compose`.
       prunable: which leaves.
       pattern: which structure; no rules is none.
+      cycles: the first events of the timetable, where they have other stages; None: they do not.
     """
 
     stages: tuple[Stage, ...]
     timetable: Timetable
     distribution: Distribution
     scope: Scope
-    min_keep: int
+    min_keep: int | None
     prunable: Rules | None
     pattern: PatternRules = ()
+    cycles: Cycles | None = None
 
 
 def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
@@ -60,8 +76,7 @@ def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
     weights = prunable_leaves(params, recipe.prunable)
     shapes = leaf_shapes(weights)
     groups = _groups(recipe, shapes)
-    density = recipe.timetable.initial_density
-    counts = initial_counts(recipe.distribution, shapes, groups, density)
+    counts = _initial_counts(recipe, shapes, groups)
     if counts == {path: int(np.prod(s)) for path, s in unit_shapes(shapes, groups).items()}:
         return dense_masks(params)
     return with_leaves(dense_masks(params), random_masks(key, weights, counts, groups))
@@ -82,7 +97,7 @@ def run_event(
     paths = prunable_paths(params, recipe.prunable)
     weights = prunable_leaves(params, paths=paths)
     old = prunable_leaves(masks, paths=paths)
-    if not (recipe.stages and recipe.timetable.events):
+    if not ((recipe.stages or recipe.cycles) and recipe.timetable.events):
         unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
         return Event(masks, masks, _metrics(old, unchanged, old))
     shapes = leaf_shapes(weights)
@@ -92,7 +107,7 @@ def run_event(
     row = row_at(recipe.timetable, _rows(recipe, shapes, groups), step, active)
     signal = prunable_leaves(grads, paths=paths)
     key = fold_key(key, "event", step)
-    chosen, kept = _run_stages(recipe.stages, weights, signal, units, row, key)
+    chosen, kept = _run_phase(recipe, step, weights, signal, units, row, key)
     new = chosen._replace(masks=from_units(chosen.masks, groups, old))
     kept = from_units(kept, groups, old)
     # Of a unit that was active only in part, in masks from elsewhere, the rest starts at 0.
@@ -107,8 +122,7 @@ def targets(recipe: Recipe, params: PyTree) -> Targets:
     """Returns the counts that `plan` walks through, `Method.targets`."""
     shapes = leaf_shapes(prunable_leaves(params, recipe.prunable))
     groups = _groups(recipe, shapes)
-    density = recipe.timetable.initial_density
-    initial = initial_counts(recipe.distribution, shapes, groups, density)
+    initial = _initial_counts(recipe, shapes, groups)
     return Targets(shapes, initial, _rows(recipe, shapes, groups))
 
 
@@ -122,7 +136,7 @@ def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
         if any(event.density is not None for event in recipe.timetable.events):
             raise ValueError(
                 f"leaf {path} is {g.pattern}, which fixes its sparsity, and the method changes the "
-                "sparsity during training; take one that holds it, such as rigl"
+                "sparsity during training; take one that holds it, such as rigl without cycles"
             )
         if recipe.timetable.initial_density == 1.0:
             raise ValueError(
@@ -131,6 +145,11 @@ def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
             )
     check_sizes(recipe.timetable, shapes, groups, scope=recipe.scope, min_keep=recipe.min_keep)
     return groups
+
+
+def _initial_counts(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> dict[str, int]:
+    density = recipe.timetable.initial_density
+    return initial_counts(recipe.distribution, shapes, groups, density, recipe.min_keep)
 
 
 def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:
@@ -142,6 +161,18 @@ def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:
         distribution=recipe.distribution,
         min_keep=recipe.min_keep,
     )
+
+
+def _run_phase(recipe: Recipe, step: int | jax.Array, *inputs: Any) -> tuple[Selected, Leaves]:
+    """`_run_stages` of the cycles or of the recipe, as the last event up to `step` belongs to."""
+    cycles = recipe.cycles
+    run = lambda stages: functools.partial(_run_stages, stages, *inputs)
+    if cycles is None:
+        return run(recipe.stages)()
+    own = [e.step for e in recipe.timetable.events if e.step > cycles.stop_step]
+    if not own:
+        return run(cycles.stages)()
+    return lax.cond(step < own[0], run(cycles.stages), run(recipe.stages))
 
 
 def _run_stages(

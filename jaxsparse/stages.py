@@ -1,4 +1,4 @@
-"""The steps that events are made of: prune (one way) and exchange (drop and grow the same number).
+"""The steps that events are made of: prune, grow, and exchange (drop and grow the same number).
 
 A stage is a pure function (weights, signal, masks, row, key) -> Selected over the prunable leaves
 by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` does that, see
@@ -45,6 +45,38 @@ def prune(score: Score = magnitude) -> Stage:
         others = {p: masks[p] & ~reserved.masks[p] for p in masks}
         chosen = top_k(scores, row.target - taken, eligible=others)
         return Selected({p: reserved.masks[p] | chosen.masks[p] for p in masks}, reserved.num_nan)
+
+    return stage
+
+
+def grow(score: Score = gradient) -> Stage:
+    """Adds the best of the inactive weights, up to the number that the row's target says.
+
+    The mirror of `prune`: brings the number of active weights to max(target, active), over all
+    leaves together where the target is one number (scope "global"), in each leaf where it is one
+    per leaf (scope "layer"). It never makes a mask sparser. `[prune(), grow()]` follows a density
+    up and down: of the two, one has nothing to do. What grows starts at 0.
+
+    Leaves with an N:M pattern stay as they are: their number is held.
+
+    Args:
+      score: what an inactive weight is worth.
+    """
+
+    def stage(
+        weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
+    ) -> Selected:
+        scores = score_leaves(score, weights, signal, fold_key(key, "grow"), row.groups)
+        active = jnp.stack([count_true(mask)[0] for mask in masks.values()])
+        if isinstance(row.target, dict):
+            missing = jnp.stack([row.target[p] for p in masks]) - active
+            missing = dict(zip(masks, missing, strict=True))
+        else:
+            missing = row.target - active.sum(dtype=jnp.int32)
+        sizes = jnp.array([mask.size for mask in masks.values()], jnp.int32)
+        inactive = {p: ~mask for p, mask in masks.items()}
+        grown = top_k(scores, missing, eligible=inactive, num_eligible=sizes - active)
+        return Selected({p: masks[p] | grown.masks[p] for p in masks}, grown.num_nan)
 
     return stage
 

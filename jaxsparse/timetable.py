@@ -5,8 +5,8 @@ Everything is decided once, on the host, in float64, from schedules of density a
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.distributions import leaf_counts, total_count
+from jaxsparse.distributions import highest_sparsity, leaf_counts, total_count
 from jaxsparse.types import (
     Distribution,
     PlannedEvent,
@@ -85,21 +85,23 @@ def make_timetable(
     *,
     total_steps: int,
     update_interval: int,
+    also_at: Iterable[int] = (),
     start_step: int = 0,
     initial_density: float = 1.0,
     density: StepSchedule | None = None,
     drop_fraction: StepSchedule | None = None,
 ) -> Timetable:
-    """Lays the events on the grid of multiples of `update_interval`.
+    """Lays the events on the grid of multiples of `update_interval`, and on given steps.
 
-    There is an event at every multiple of the interval within [start_step, total_steps] that has
-    something to do: a density that differs from the event before (else the count is held), or a
-    drop fraction above 0. At the last step of training nothing is dropped: what an exchange would
-    grow there could never train.
+    There is an event at every such step within [start_step, total_steps] that has something to do:
+    a density that differs from the event before (else the count is held), or a drop fraction above
+    0. At the last step of training nothing is dropped: what an exchange would grow there could
+    never train.
 
     Args:
       total_steps: length of the run, at least 1.
       update_interval: steps between events, at least 1.
+      also_at: more steps, on the grid or not.
       start_step: no event before it; never one at step 0.
       initial_density: density of the masks that training starts with, in (0, 1]; 1 is dense.
       density: target density over steps, in (0, 1]; None holds the initial density.
@@ -124,8 +126,9 @@ def make_timetable(
             raise ValueError(f"{name} {schedule!r} must be a function of the step")
     events = []
     current = initial_density
-    first = max(math.ceil(start_step / update_interval), 1) * update_interval
-    for step in range(first, total_steps + 1, update_interval):
+    grid = range(update_interval, total_steps + 1, update_interval)
+    steps = sorted({*grid, *also_at})
+    for step in steps[bisect_left(steps, max(start_step, 1)) : bisect_right(steps, total_steps)]:
         target = density(step) if density else current
         share = drop_fraction(step) if drop_fraction and step < total_steps else 0.0
         if not 0.0 < target <= 1.0:
@@ -145,60 +148,34 @@ def event_rows(
     *,
     scope: Scope,
     distribution: Distribution,
-    min_keep: int,
+    min_keep: int | None,
 ) -> Row:
     """Returns the rows of all events stacked: a `Row` whose entries are np.int32[events].
 
-    A target is `HOLD` where the event does not change the number of active weights.
+    A target is `HOLD` where the event does not change the number of active weights. Targets per
+    leaf go up and down together: none falls where the density rises, none rises where it falls, and
+    where the events come back to the lowest density so far, they are what they were then.
 
     Args:
       timetable: the events.
       shapes: shapes of the prunable leaves, by path.
       scope: "global": one target for all leaves together; "layer": one per leaf.
       distribution: shares out a layer target; not used for "global".
-      min_keep: fewest active weights of a leaf; with scope "layer" at least 1 in any case.
+      min_keep: fewest active weights of a leaf; None is 1 with scope "layer", 0 with "global".
 
     Raises:
       ValueError: a target below `min_keep` a leaf or below 1, or more weights than int32 counts.
     """
+    if min_keep is None:
+        min_keep = int(scope == "layer")
     size = sum(math.prod(shape) for shape in shapes.values())
     if scope == "global" and size >= HOLD:
         raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
 
-    def global_target(event: PlannedEvent) -> dict[str, int]:
-        if event.density is None:
-            return {"": HOLD}
-        count = total_count(size, event.density)
-        fewest = max(sum(min(min_keep, math.prod(shape)) for shape in shapes.values()), 1)
-        if count < fewest:
-            raise ValueError(
-                f"the target of {count} active weights of {size} at step {event.step} is below "
-                + (f"{min_keep} for each of {len(shapes)} layers" if min_keep else "1")
-            )
-        return {"": count}
-
-    def layer_targets() -> Iterator[dict[str, int]]:
-        if all(event.density is None for event in timetable.events):
-            yield from (dict.fromkeys(shapes, HOLD) for _ in timetable.events)
-            return
-        density = timetable.initial_density
-        counts = leaf_counts(distribution, shapes, density)
-        for event in timetable.events:
-            if event.density is None:
-                yield dict.fromkeys(shapes, HOLD)
-                continue
-            # Pruning cannot add a weight: no leaf may round up, or the total would be missed.
-            at_most = counts if event.density <= density else None
-            density = event.density
-            counts = leaf_counts(
-                distribution, shapes, density, minimum=max(min_keep, 1), at_most=at_most
-            )
-            yield counts
-
     if scope == "layer":
-        targets = list(layer_targets())
+        targets = list(_layer_targets(timetable, shapes, distribution, min_keep))
     else:
-        targets = [global_target(event) for event in timetable.events]
+        targets = [_global_target(event, shapes, min_keep) for event in timetable.events]
     stacked = {
         path: np.array([t[path] for t in targets], np.int32)
         for path in (shapes if scope == "layer" else [""])
@@ -209,6 +186,49 @@ def event_rows(
         np.array([r.denominator for r in ratios], np.int32),
     )
     return Row(stacked if scope == "layer" else stacked[""], drop, min_keep)
+
+
+def _global_target(event: PlannedEvent, shapes: Shapes, min_keep: int) -> dict[str, int]:
+    if event.density is None:
+        return {"": HOLD}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    count = total_count(sum(sizes), event.density)
+    fewest = max(sum(min(min_keep, size) for size in sizes), 1)
+    if count < fewest:
+        raise ValueError(
+            f"the target of {count} active weights of {sum(sizes)} at step {event.step} is below "
+            + (f"{min_keep} for each of {len(shapes)} layers" if min_keep else "1")
+            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
+        )
+    return {"": count}
+
+
+def _layer_targets(
+    timetable: Timetable, shapes: Shapes, distribution: Distribution, min_keep: int
+) -> Iterator[dict[str, int]]:
+    if all(event.density is None for event in timetable.events):
+        yield from (dict.fromkeys(shapes, HOLD) for _ in timetable.events)
+        return
+    density = lowest = timetable.initial_density
+    counts = fewest = leaf_counts(distribution, shapes, density, minimum=min_keep)
+    for event in timetable.events:
+        if event.density is None:
+            yield dict.fromkeys(shapes, HOLD)
+            continue
+        # Pruning adds no weight and growth takes none: no leaf may round the wrong way, or the
+        # total would be missed.
+        rises, density = event.density > density, event.density
+        counts = leaf_counts(
+            distribution,
+            shapes,
+            density,
+            minimum=min_keep,
+            at_least=counts if rises else fewest if density >= lowest else None,
+            at_most=None if rises else counts,
+        )
+        if density < lowest:
+            lowest, fewest = density, counts
+        yield counts
 
 
 def row_at(

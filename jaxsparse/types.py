@@ -19,6 +19,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Rules: TypeAlias = Sequence[tuple[str, bool]]
 Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
+CycleShape: TypeAlias = Literal["cosine", "triangular"]
 DenseGradient: TypeAlias = Literal["never", "events", "always"]
 
 
@@ -90,7 +91,7 @@ class Row(NamedTuple):
         int32[] by path (scope "layer"): how many there should be after the event.
       drop: (numerator, denominator), int32[] each: the exact share of a leaf's active weights that
         an exchange replaces; denominator below 46341 so that products stay within int32.
-      min_keep: Python int, fewest weights that a global target may leave to each leaf.
+      min_keep: Python int, fewest weights that a global target may leave to each leaf; 0 is none.
       groups: by path, of the leaves that have a pattern.
     """
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jaxsparse.distributions import (
     erdos_renyi,
     erk,
+    highest_sparsity,
     leaf_counts,
     stacked,
     total_count,
@@ -189,6 +190,35 @@ def test_counts_that_pruning_starts_from_bound_the_new_ones():
     shapes = {"a": (4,), "b": (4,), "c": (2,)}
     counts = leaf_counts(uniform(), shapes, 0.6, at_most={"a": 2, "b": 4, "c": 2})
     assert counts == {"a": 2, "b": 3, "c": 1}
+
+
+def test_counts_that_growth_starts_from_bound_the_new_ones():
+    # The mirror: at density 3/5 "c" would be 1, see two tests above.
+    shapes = {"a": (4,), "b": (4,), "c": (2,)}
+    counts = leaf_counts(uniform(), shapes, 0.6, at_least={"a": 1, "b": 1, "c": 2})
+    assert counts == {"a": 2, "b": 2, "c": 2}
+    counts = leaf_counts(uniform(), shapes, 0.3, at_least={"a": 1, "b": 1, "c": 2})
+    assert counts == {"a": 1, "b": 1, "c": 2}  # no fewer than there are, whatever the density
+
+
+def test_without_a_floor_layers_may_be_empty_but_not_all():
+    shapes = {"a": (2,), "b": (2,), "c": (996,)}
+    assert leaf_counts(uniform(), shapes, 0.01, minimum=0) == {"a": 0, "b": 0, "c": 10}
+    message = "density 1e-10 leaves 0 active weights for 3 layers, below 1; .* at most 0.999$"
+    with pytest.raises(ValueError, match=message):
+        leaf_counts(uniform(), shapes, 1e-10, minimum=0)
+    assert leaf_counts(uniform(), {"a": (0, 3)}, 0.5, minimum=0) == {"a": 0}
+
+
+@given(sizes=st.lists(st.integers(1, 10**7), min_size=1, max_size=8), minimum=st.integers(0, 3))
+def test_the_sparsity_that_a_message_recommends_can_be_had(sizes, minimum):
+    shapes = {f"layer{i}": (size,) for i, size in enumerate(sizes)}
+    fewest = max(sum(min(minimum, size) for size in sizes), 1)
+    if fewest / sum(sizes) < 1e-8:
+        return
+    recommended = 1 - float(highest_sparsity(fewest, sum(sizes)))
+    counts = leaf_counts(uniform(), shapes, recommended, minimum=minimum)
+    assert fewest <= sum(counts.values()) <= fewest + 1
 
 
 @pytest.mark.parametrize(("fixed", "kept"), [(0.0, 16), (0.75, 4), (1.0, 0)])

@@ -212,6 +212,72 @@ def test_long_tables_leave_out_the_middle(num_events, num_lines):
         assert table[20].split("(")[1] == f"{num_events + 1 - 24} more events)"
 
 
+def test_tables_of_cycles_show_where_they_turn():
+    method = jaxsparse.east(
+        sparsity=0.5, total_steps=500, update_interval=50, multiplier=2.0, cycle_interval=4
+    )
+    lines = str(method.plan(PARAMS)).splitlines()
+    # 80 - floor(80 (1 - .5 f)), f = 1 + (1 - cos .08 pi) / 2 at 4. From 48 to 52 nothing changes.
+    assert [line[:24] for line in lines[3 : lines.index("", 3)]] == [
+        "         0            40",
+        "         4            41",
+        "       ... (9 more event",
+        "        44            79",
+        "        48            80",
+        "        56            79",
+        "       ... (9 more event",
+        "        96            41",
+        "       100            40",
+        "       104            41",
+        "       ... (9 more event",
+        "       144            79",
+        "       148            80",
+        "       156            79",
+        "       ... (9 more event",
+        "       196            41",
+        "       200            40",
+        "       250            40",
+        "       300            40",
+        "       350            40",
+        "       400            40",
+        "       450            40",
+    ]
+
+
+def test_tables_of_many_cycles_leave_out_some_turns():
+    method = jaxsparse.with_cycles(
+        jaxsparse.static(sparsity=0.5, total_steps=500),
+        num_cycles=40,
+        cycle_steps=12,
+        multiplier=2.0,
+        cycle_interval=3,
+    )
+    lines = str(method.plan(PARAMS)).splitlines()
+    table = lines[3 : lines.index("", 3)]
+    left_out = [int(line.split("(")[1].split()[0]) for line in table if "..." in line]
+    assert len(table) - len(left_out) <= 24
+    assert sum(left_out) + len(table) - len(left_out) == 161
+    assert table[-1].split()[:2] == ["480", "40"]
+
+
+def test_estimates_rise_and_fall_with_the_total_and_come_back():
+    method = jaxsparse.with_cycles(
+        jaxsparse.granet_st(sparsity=0.75, total_steps=40, update_interval=4, stop_step=8),
+        num_cycles=1,
+        cycle_steps=16,
+        cycle_interval=1,
+    )
+    rows = method.plan(PARAMS).rows
+    for before, after in itertools.pairwise(rows):
+        assert sum(after.layers.values()) == after.num_active
+        rises = after.num_active >= before.num_active
+        low, high = (before, after) if rises else (after, before)
+        assert all(low.layers[p] <= high.layers[p] <= {"a": 16, "b": 64}[p[0]] for p in low.layers)
+    assert max(row.num_active for row in rows) > 50
+    plain = jaxsparse.granet_st(sparsity=0.75, total_steps=40, update_interval=4, stop_step=8)
+    assert rows[-1].layers == plain.plan(PARAMS).rows[-1].layers
+
+
 def test_plan_of_given_masks():
     params = jax.tree.map(lambda x: jnp.ones(x.shape), PARAMS)
     masks = jaxsparse.dense_masks(params)

@@ -3,8 +3,10 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxsparse.schedules import constant, cosine, cubic_sparsity, until
+from jaxsparse.schedules import constant, cosine, cubic_sparsity, cycle_ends, cyclic, until
 
 
 def cubic(**options):
@@ -92,3 +94,73 @@ def test_cubic_that_is_there_already_needs_no_event():
 )
 def test_drop_fractions(schedule, expected):
     assert {step: schedule(step) for step in expected} == pytest.approx(expected, abs=1e-6)
+
+
+# EAST, item 11. Cosine: 1 + (1 - cos 2 pi p) at p = 0, 1/8, 1/4, 3/8, 1/2.
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("cosine", [1.0, 1.2928932, 2.0, 2.7071068, 3.0]),
+        ("triangular", [1.0, 1.5, 2.0, 2.5, 3.0]),
+    ],
+)
+def test_a_cycle(shape, expected):
+    f = cyclic(num_cycles=2, cycle_steps=8, multiplier=3.0, shape=shape)
+    up = [f(step) for step in range(5)]
+    assert up == pytest.approx(expected, abs=1e-7)
+    assert [up[0], up[4]] == [1.0, 3.0]  # not only nearly
+    assert [f(step) for step in range(4, 9)] == up[::-1]
+    assert [f(step) for step in range(8, 17)] == [f(step) for step in range(9)]
+    assert [f(step) for step in (16, 17, 10**6)] == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("growth", "ends"), [(1.0, (50, 100, 150)), (2.0, (50, 150, 350)), (0.5, (50, 75, 87))]
+)
+def test_lengths_of_cycles(growth, ends):
+    lengths = {"num_cycles": 3, "cycle_steps": 50, "growth": growth}
+    assert cycle_ends(**lengths) == ends  # half of 25 is rounded to an even 12
+    f = cyclic(**lengths)
+    for start, stop in itertools.pairwise((0, *ends)):
+        assert f(start) == f(stop) == 1.0
+        assert f((start + stop) // 2) == pytest.approx(3.0, abs=0.04)
+    assert [step for step in range(400) if f(step) == 1.0] == [0, *ends, *range(ends[-1] + 1, 400)]
+
+
+@given(
+    num=st.integers(0, 4),
+    steps=st.integers(1, 50),
+    growth=st.floats(0.1, 4.0),
+    multiplier=st.floats(1.0, 100.0),
+    shape=st.sampled_from(["cosine", "triangular"]),
+)
+def test_the_factor_is_between_1_and_the_multiplier(num, steps, growth, multiplier, shape):
+    lengths = {"num_cycles": num, "cycle_steps": steps, "growth": growth}
+    f = cyclic(**lengths, multiplier=multiplier, shape=shape)
+    ends = cycle_ends(**lengths)
+    assert len(ends) == num and list(ends) == sorted(set(ends))
+    assert {f(step) for step in (-1, 0, *ends, 10**6)} == {1.0}
+    values = [f(step) for step in range((ends or (0,))[-1] + 1)]
+    assert 1.0 <= min(values) <= max(values) <= multiplier * (1 + 1e-15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_cycles": -1}, "num_cycles -1 must be a whole number, at least 0"),
+        ({"num_cycles": 1.5}, "num_cycles 1.5 must be a whole number"),
+        ({"cycle_steps": 0}, "cycle_steps 0 must be a whole number, at least 1"),
+        ({"growth": 0.0}, "growth 0.0 must be above 0"),
+        ({"growth": float("inf")}, "growth inf must be above 0"),
+        ({"multiplier": 0.9}, "multiplier 0.9 must be at least 1"),
+        ({"multiplier": float("nan")}, "multiplier nan must be at least 1"),
+        ({"shape": "sine"}, "shape 'sine' must be 'cosine' or 'triangular'"),
+    ],
+)
+def test_cycles_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        cyclic(**{"num_cycles": 2, "cycle_steps": 10} | options)
+
+
+def test_lengths_that_grow_beyond_all_numbers():
+    assert cycle_ends(num_cycles=3, cycle_steps=10, growth=1e300)[1:] == (2**31 + 10, 2**32 + 10)

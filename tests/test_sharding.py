@@ -1,5 +1,6 @@
 """An event on 8 devices is the event on one, bit for bit, however the weights are laid out."""
 
+import functools
 import math
 import re
 
@@ -40,8 +41,12 @@ def laid_out(tree, layout, kind=AxisType.Auto):
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+# At step 4, the middle of its first cycle, masks grow; its other events are another branch.
+east = functools.partial(jaxsparse.east, cycle_steps=8, cycle_interval=4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st, jaxsparse.set_])
+@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st, jaxsparse.set_, east])
 def test_an_event_on_eight_devices_is_the_event_on_one(make, layout, key):
     method = make(sparsity=0.9, total_steps=20, update_interval=2)
     params, grads = drawn(0), drawn(1)
@@ -54,8 +59,9 @@ def test_an_event_on_eight_devices_is_the_event_on_one(make, layout, key):
     assert jaxsparse.num_active(eight.masks) == jaxsparse.num_active(one.masks)
 
 
-def test_the_same_with_explicit_axes(key):
-    method = jaxsparse.granet_st(sparsity=0.9, total_steps=20, update_interval=2)
+@pytest.mark.parametrize("make", [jaxsparse.granet_st, east])
+def test_the_same_with_explicit_axes(make, key):
+    method = make(sparsity=0.9, total_steps=20, update_interval=2)
     trees = drawn(0), drawn(1), method.init(key, drawn(0))
     one = method.update(*trees, jnp.int32(4))
     eight = method.update(
@@ -88,7 +94,7 @@ COLLECTIVE = r"= (\(.*?\)|\S+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st])
+@pytest.mark.parametrize("make", [jaxsparse.gmp, jaxsparse.granet_st, east])
 def test_an_event_adds_up_a_few_integers_and_gathers_nothing(make, layout, key):
     method = make(sparsity=0.9, total_steps=20, update_interval=2)
     trees = drawn(0), drawn(1), method.init(key, drawn(0))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.scores import gradient, random
-from jaxsparse.stages import exchange, prune
+from jaxsparse.scores import gradient, magnitude, random
+from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.types import Row
 
 NO_DROP = (jnp.int32(0), jnp.int32(1))
@@ -88,6 +88,56 @@ def test_prune_drops_nan_first_and_reports_it():
         selected = prune()(weights, weights, masks, row, None)
         np.testing.assert_array_equal(selected.masks["A"], [False, True, True, True])
         assert selected.num_nan.tolist()[0] == 1
+
+
+# The gradient of active weights has no say; B has the larger ones.
+SIGNAL = {"A": [9.5, 0.1, -0.4, 0.2], "B": [-0.5, 9.0, 0.3, -0.6]}
+SOME = {"A": "1000", "B": "0100"}
+
+
+@pytest.mark.parametrize(
+    ("masks", "row", "expected"),
+    [
+        (SOME, target(4), {"A": "1000", "B": "1101"}),
+        (SOME, target(5), {"A": "1010", "B": "1101"}),
+        (SOME, target({"A": 2, "B": 3}), {"A": "1010", "B": "1101"}),
+        # As many as there are, or more: unchanged, never sparser.
+        (SOME, target(2), SOME),
+        (SOME, target(0), SOME),
+        (SOME, target({"A": 0, "B": 1}), SOME),
+        # One leaf grows where the other has enough.
+        (SOME, target({"A": 0, "B": 2}), {"A": "1000", "B": "0101"}),
+        # All there is, and no more.
+        (SOME, target({"A": 9, "B": 9}), DENSE),
+        (DENSE, target(9), DENSE),
+        ({"A": "0000", "B": "0000"}, target(1), {"A": "1000", "B": "0000"}),
+    ],
+)
+def test_grow(masks, row, expected):
+    assert run(grow(), TWO_LEAVES, masks, row, signal=SIGNAL) == expected
+
+
+def test_grow_by_another_score():
+    grown = run(grow(magnitude), TWO_LEAVES, SOME, target(4), signal=SIGNAL)
+    assert grown == {"A": "1010", "B": "1100"}
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.0, NAN, INF])
+def test_grow_counts_exactly_whatever_the_gradient(signal):
+    weights = {"A": np.zeros(600, np.float32), "B": np.zeros(400, np.float32)}
+    masks = {"A": "1" * 10 + "0" * 590, "B": "0" * 400}
+    signals = {p: np.full(w.size, signal, np.float32) for p, w in weights.items()}
+    grown = run(grow(), weights, masks, target(333), signal=signals)
+    assert sum(mask.count("1") for mask in grown.values()) == 333
+    assert grown["A"].startswith("1" * 10)
+
+
+def test_grow_takes_nan_last_and_reports_it():
+    signal = {"A": jnp.array([NAN, NAN, 0.0, -1.0])}
+    masks = {"A": jnp.array([True, False, False, False])}
+    selected = grow()(signal, signal, masks, target({"A": 3}), None)
+    np.testing.assert_array_equal(selected.masks["A"], [True, False, True, True])
+    assert selected.num_nan.tolist() == [1]  # that of an active weight is none
 
 
 # Item 10. Position      0    1    2     3    4  |  5   6     7    (the last three inactive)

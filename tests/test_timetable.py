@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsparse.distributions import erk, total_count, uniform
+from jaxsparse.distributions import erk, leaf_counts, total_count, uniform
 from jaxsparse.schedules import constant, cosine, cubic_sparsity, until
 from jaxsparse.timetable import (
     HOLD,
@@ -75,6 +75,18 @@ def test_nothing_is_dropped_at_the_last_step():
     pruned = make_timetable(**options, density=cubic_density(4, 2))
     half = Fraction(1, 2)
     assert [(e.step, e.drop_fraction) for e in pruned.events] == [(2, half), (4, 0)]
+
+
+def test_events_on_given_steps_too():
+    table = make_timetable(
+        total_steps=10,
+        update_interval=4,
+        also_at=(9, 3, 4, 11, 0),
+        start_step=3,
+        drop_fraction=constant(0.5),
+    )
+    assert [e.step for e in table.events] == [3, 4, 8, 9]
+    assert [table.is_due(step) for step in (0, 9, 10, 11)] == [False, True, False, False]
 
 
 @given(
@@ -184,11 +196,56 @@ def test_layer_targets_fall_and_have_the_exact_total(sizes, sparsity):
     assert targets.sum(0).tolist() == [total_count(sum(sizes), e.density) for e in table.events]
 
 
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    swings=st.lists(st.floats(0.3, 1.0), min_size=1, max_size=30),
+    min_keep=st.sampled_from([None, 0, 2]),
+)
+def test_layer_targets_rise_and_fall_together(sizes, swings, min_keep):
+    shapes = {f"layer{i}": (size,) for i, size in enumerate(sizes)}
+    swings = [*swings, 0.3, swings[0], 0.3]
+    events = tuple(PlannedEvent(i + 1, d, Fraction(0)) for i, d in enumerate(swings))
+    if total_count(sum(sizes), 0.3) < sum(min(size, 2) for size in sizes):
+        return
+    table = Timetable(100, events, 0.3)
+    rows = event_rows(table, shapes, scope="layer", distribution=erk(), min_keep=min_keep)
+    targets = np.stack([rows.target[path] for path in shapes])
+    assert targets.sum(0).tolist() == [total_count(sum(sizes), d) for d in swings]
+    for i in range(1, len(swings)):
+        moves = np.diff(targets[:, i - 1 : i + 1])
+        assert (moves >= 0).all() if swings[i] > swings[i - 1] else (moves <= 0).all()
+    start = leaf_counts(erk(), shapes, 0.3, minimum=1 if min_keep is None else min_keep)
+    for i in (-3, -1):  # back at the lowest density: what it was at the start
+        assert dict(zip(shapes, targets[:, i].tolist(), strict=True)) == start
+
+
+def test_floors():
+    shapes = {"a": (4, 4), "b": (100, 100)}
+    table = Timetable(100, (PlannedEvent(10, 3.5e-4, Fraction(0)),))
+    rows = lambda scope, min_keep: event_rows(
+        table, shapes, scope=scope, distribution=uniform(), min_keep=min_keep
+    )
+    # .0056 and 3.5 of 16 and 10,000 are 4 in all.
+    for min_keep, a in [(None, 1), (0, 0), (1, 1), (2, 2)]:
+        target = rows("layer", min_keep).target
+        assert {path: int(counts[0]) for path, counts in target.items()} == {"a": a, "b": 4 - a}
+    assert [rows("global", k).min_keep for k in (None, 0, 2)] == [0, 0, 2]
+    with pytest.raises(ValueError, match="below 3 a layer; the sparsity can be at most 0.99940095"):
+        rows("layer", 3)
+
+
 @pytest.mark.parametrize(
     ("scope", "min_keep", "density", "message"),
     [
         ("global", 0, 1e-9, "the target of 0 active weights of 80 at step 10 is below 1"),
-        ("global", 3, 0.05, "the target of 4 .* at step 10 is below 3 for each of 2 layers"),
+        (
+            "global",
+            3,
+            0.05,
+            "the target of 4 .* at step 10 is below 3 for each of 2 layers; the sparsity can be at "
+            "most 0.925",
+        ),
+        ("layer", 0, 1e-9, "density 1e-09 leaves 0 active weights for 2 layers, below 1; "),
         ("layer", 1, 1e-9, "density 1e-09 leaves 0 active weights for 2 layers, below 1 a layer"),
     ],
 )

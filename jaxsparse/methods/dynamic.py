@@ -27,6 +27,7 @@ def rigl(
     drop: Score = magnitude,
     grow: Score = gradient,
     distribution: Distribution | None = None,
+    min_keep: int | None = None,
     skip_step: bool = True,
     prunable: Rules | None = None,
 ) -> Method:
@@ -42,6 +43,7 @@ def rigl(
       drop: what active weights are worth.
       grow: what inactive positions are worth.
       distribution: shares the density out among layers; None is `erk()`.
+      min_keep: fewest weights of each layer; None is 1, with 0 a layer may have none.
       skip_step: leave out the optimizer step where there is an event, as published. The step count
         advances; the optimizer's own does not, so that a learning-rate schedule inside it falls
         behind by one step an event.
@@ -68,6 +70,7 @@ def rigl(
         stop_step=stop_step,
         drop_fraction=(drop_fraction, 0.0, stop_step),
         distribution=distribution,
+        min_keep=min_keep,
         skip_step=skip_step,
         prunable=prunable,
     )
@@ -83,6 +86,7 @@ def set_(
     drop_fraction: float = 0.3,
     drop: Score = magnitude,
     distribution: Distribution | None = None,
+    min_keep: int | None = None,
     skip_step: bool = True,
     prunable: Rules | None = None,
 ) -> Method:
@@ -100,6 +104,7 @@ def set_(
       drop_fraction: at step 0, which a cosine takes to 0 at `stop_step`, in [0, 1].
       drop: what active weights are worth.
       distribution: shares the density out among layers; None is `erk()`.
+      min_keep: fewest weights of each layer; None is 1, with 0 a layer may have none.
       skip_step: leave out the optimizer step where there is an event, as RigL's code does.
       prunable: which leaves; as in `prunable_paths`.
 
@@ -115,6 +120,7 @@ def set_(
         drop=drop,
         grow=random,
         distribution=distribution,
+        min_keep=min_keep,
         skip_step=skip_step,
         prunable=prunable,
     )
@@ -162,6 +168,7 @@ def rigl_itop(
     drop: Score = magnitude,
     grow: Score = gradient,
     distribution: Distribution | None = None,
+    min_keep: int | None = None,
     prunable: Rules | None = None,
 ) -> Method:
     """RigL-ITOP: RigL with long intervals and exploration to the end of training.
@@ -179,6 +186,7 @@ def rigl_itop(
       drop: what active weights are worth.
       grow: what inactive positions are worth.
       distribution: shares the density out among layers; None is `erk()`.
+      min_keep: fewest weights of each layer; None is 1, with 0 a layer may have none.
       prunable: which leaves; as in `prunable_paths`.
 
     Reference: Liu et al., "Do We Actually Need Dense Over-Parameterization? In-Time
@@ -197,6 +205,7 @@ def rigl_itop(
         stop_step=None,
         drop_fraction=(drop_fraction, final_drop_fraction, total_steps),
         distribution=distribution,
+        min_keep=min_keep,
         skip_step=False,
         prunable=prunable,
     )
@@ -244,6 +253,7 @@ def _dynamic(
     stop_step: int | None,
     drop_fraction: tuple[float, float, int],
     distribution: Distribution | None,
+    min_keep: int | None,
     skip_step: bool,
     prunable: Rules | None,
 ) -> Method:
@@ -265,6 +275,7 @@ def _dynamic(
         [exchange(drop, grow, rounding=rounding)],
         timetable,
         distribution=distribution,
+        min_keep=min_keep,
         skip_step=skip_step,
         prunable=prunable,
         dense_gradient="never" if grow is random else "events",

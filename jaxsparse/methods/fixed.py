@@ -29,6 +29,7 @@ def static(
     sparsity: float | None = None,
     masks: PyTree | None = None,
     distribution: Distribution | None = None,
+    min_keep: int | None = None,
     prunable: Rules | None = None,
 ) -> Method:
     """Static sparse training: masks drawn at random once, or given, and kept.
@@ -41,6 +42,7 @@ def static(
       masks: given masks, the structure and shapes of params, instead of `sparsity`; leaves that
         are not prunable are taken as all True.
       distribution: shares the density out among layers; None is `erk()`.
+      min_keep: fewest weights of each layer; None is 1, with 0 a layer may have none.
       prunable: which leaves are counted and pruned.
 
     Raises:
@@ -58,6 +60,7 @@ def static(
         [],
         Timetable(total_steps, (), density),
         distribution=distribution,
+        min_keep=min_keep,
         prunable=prunable,
     )
     if masks is None:

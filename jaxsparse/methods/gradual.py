@@ -33,7 +33,7 @@ def gmp(
     scope: Scope = "global",
     score: Score = magnitude,
     distribution: Distribution | None = None,
-    min_keep: int = 0,
+    min_keep: int | None = None,
     legacy_end: bool = False,
     prunable: Rules | None = None,
 ) -> Method:
@@ -53,7 +53,8 @@ def gmp(
         `distribution` gives it.
       score: what is kept first.
       distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
-      min_keep: fewest weights that a global threshold leaves in each layer, 0 or more.
+      min_keep: fewest weights of each layer, at the start and after pruning; 0: it may be emptied.
+        None: 1, but 0 for what a global threshold leaves.
       legacy_end: leave out the cubic's last event, as GraNet's code does.
       prunable: which leaves; as in `prunable_paths`.
 
@@ -95,7 +96,7 @@ def granet(
     drop: Score = magnitude,
     grow: Score = gradient,
     distribution: Distribution | None = None,
-    min_keep: int = 0,
+    min_keep: int | None = None,
     legacy_end: bool = False,
     prunable: Rules | None = None,
 ) -> Method:
@@ -122,7 +123,8 @@ def granet(
       drop: what active weights are worth, in pruning and exchange.
       grow: what inactive positions are worth.
       distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
-      min_keep: fewest weights that a global threshold leaves in each layer, 0 or more.
+      min_keep: fewest weights of each layer, at the start and after pruning; 0: it may be emptied.
+        None: 1, but 0 for what a global threshold leaves.
       legacy_end: leave out the cubic's last event, as the code does since 2022.
       prunable: which leaves; as in `prunable_paths`.
 
@@ -190,7 +192,7 @@ def _gradual(
     stop_step: int | None,
     scope: Scope,
     distribution: Distribution | None,
-    min_keep: int,
+    min_keep: int | None,
     legacy_end: bool,
     prunable: Rules | None,
 ) -> Method:

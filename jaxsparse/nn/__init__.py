@@ -26,6 +26,15 @@ scale at the start decides what one threshold over all layers takes of it, so fo
 look at "Differs from the official code"; `PYTORCH_INIT` is what PyTorch's layers start with.
 """
 
+from jaxsparse.nn.dyrelu import (
+    DyReLU,
+    DyReLUOptions,
+    beta_of,
+    freeze_dyrelu,
+    phase_out,
+    with_beta,
+    without_dyrelu,
+)
 from jaxsparse.nn.forms import Forms, LayerForm, choose_forms
 from jaxsparse.nn.layers import PYTORCH_INIT
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
@@ -37,11 +46,22 @@ from jaxsparse.nn.resnet import (
     resnet,
     torchvision_name,
 )
+from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity
 from jaxsparse.nn.sparse import layer_shapes, sparse_execution
 from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 
 __all__ = [
+    "DyReLU",
+    "DyReLUOptions",
+    "Sharing",
+    "beta_of",
+    "freeze_dyrelu",
+    "phase_out",
+    "sharing_of",
+    "stored_sparsity",
+    "with_beta",
+    "without_dyrelu",
     "PYTORCH_INIT",
     "VGG",
     "BasicBlock",

@@ -8,12 +8,14 @@ the sparse kernels are faster. Either way a network takes images as [batch, heig
 and has the same variables. Height and width are axes 1 and 2 in both.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
+from jaxsparse.nn.dyrelu import DyReLU, DyReLUOptions
 from jaxsparse.nn.sparse import positions_of_layer, values_of, window_of
 from jaxsparse.sparse import Epilogue, Layout, batch_norm, sparse_conv_norm
 
@@ -30,7 +32,7 @@ FC_INIT: Initializer = nn.initializers.normal(0.01)
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` of images in a layout; also the parameters are the same.
+    """`nn.Conv` without bias, of images in a layout; also the parameters are the same.
 
     Attributes:
       layout: of its inputs and outputs.
@@ -38,11 +40,24 @@ class Conv(nn.Conv):
 
     layout: Layout = "NHWC"
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps images to images in the same layout."""
-        if self.layout == "NHWC":
-            return super().__call__(inputs)
-        return to_layout(super().__call__(inputs.transpose(3, 1, 2, 0)), self.layout)
+    @nn.compact
+    def __call__(self, inputs: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+        """Maps images to images in the same layout, with the kernel times `scale` if given."""
+        x = inputs if self.layout == "NHWC" else inputs.transpose(3, 1, 2, 0)
+        size, strides, padding = cast(Any, (self.kernel_size, self.strides, self.padding))
+        shape = (*size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = kernel if scale is None else kernel * scale
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.feature_group_count,
+        )
+        return to_layout(y, self.layout)
 
 
 class Norm(nn.BatchNorm):
@@ -131,12 +146,18 @@ def norm(*, train: bool, name: str, **options: Any) -> Norm:
 
 
 def conv_norm(
-    conv: Conv, norm: Norm, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False
+    conv: Conv,
+    norm: Norm,
+    x: jax.Array,
+    shortcut: jax.Array | None = None,
+    *,
+    relu: bool = False,
+    scale: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns norm(conv(x), shortcut, relu=relu), in one pass where sparse execution can."""
+    """Returns norm(conv(x, scale), shortcut, relu=relu), in one pass where sparse execution can."""
     positions = positions_of_layer(conv)
     if positions is None or not norm.use_running_average:
-        return norm(conv(x), shortcut, relu=relu)
+        return norm(conv(x, scale), shortcut, relu=relu)
     path = "/".join([*conv.path, "kernel"])
     window = window_of(conv, path, (x.shape[1], x.shape[2]))
     of_norm = lambda kind, name: jnp.asarray(norm.get_variable(kind, name))
@@ -145,9 +166,57 @@ def conv_norm(
     )
     mean, bias = of_norm("batch_stats", "mean"), of_norm("params", "bias")
     epilogue = Epilogue(mean, factor, bias, shortcut)
-    values = values_of(conv, path, positions)
+    values = values_of(conv, path, positions, scale)
     options = {"relu": relu, "layout": conv.layout}
     return sparse_conv_norm(x, values, positions, window, epilogue, **options)
+
+
+class Activation(NamedTuple):
+    """What follows the layers of a network: ReLU, or DyReLU on its way there.
+
+    Attributes:
+      dyrelu: of all, None for ReLU.
+      beta: how much of DyReLU there is, float32[]; None for ReLU.
+      layout: of images.
+    """
+
+    dyrelu: DyReLUOptions | None = None
+    beta: jax.Array | None = None
+    layout: Layout = "NHWC"
+
+    @classmethod
+    def of(cls, network: nn.Module, layout: Layout = "NHWC") -> Self:
+        """That of a network with a field `dyrelu`, which has the variable beta where it is set."""
+        options = getattr(network, "dyrelu", None)
+        if options is None:
+            return cls(layout=layout)
+        beta = network.variable("dyrelu", "beta", jnp.ones, (), jnp.float32)
+        return cls(options, jnp.asarray(beta.value), layout)
+
+    def __call__(self, x: jax.Array, *, name: str) -> jax.Array:
+        """Applies it; a DyReLU's parameters are under `name`, which starts with "dyrelu"."""
+        if self.dyrelu is None or self.beta is None:
+            return nn.relu(x)
+        return DyReLU(*self.dyrelu, layout=self.layout, name=name)(x, self.beta)
+
+    def of_norm(self, norm: Norm, x: jax.Array, *, name: str) -> jax.Array:
+        """Applies it to norm(x); ReLU in the norm's pass."""
+        y = norm(x, relu=self.dyrelu is None)
+        return y if self.dyrelu is None else self(y, name=name)
+
+    def after_norm(
+        self,
+        conv: Conv,
+        norm: Norm,
+        x: jax.Array,
+        shortcut: jax.Array | None = None,
+        *,
+        name: str,
+        scale: jax.Array | None = None,
+    ) -> jax.Array:
+        """Applies it to norm(conv(x, scale), shortcut); ReLU in the norm's pass."""
+        y = conv_norm(conv, norm, x, shortcut, relu=self.dyrelu is None, scale=scale)
+        return y if self.dyrelu is None else self(y, name=name)
 
 
 def to_layout(images: jax.Array, layout: Layout) -> jax.Array:

@@ -3,25 +3,31 @@
 import jax
 from flax import linen as nn
 
+from jaxsparse.nn.dyrelu import DyReLUOptions
+from jaxsparse.nn.layers import Activation
+
 
 class LeNet300100(nn.Module):
     """Multilayer perceptron 784-300-100-classes with ReLU: 266,610 parameters for 10 classes.
 
     Attributes:
       num_classes: width of the output.
+      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
     """
 
     num_classes: int = 10
+    dyrelu: DyReLUOptions | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, ...] images to float[batch, num_classes] logits, in training or not."""
         del train  # the same network, called like all others
+        activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(300)(x))
-        x = nn.relu(nn.Dense(100)(x))
+        x = activation(nn.Dense(300)(x), name="dyrelu1")
+        x = activation(nn.Dense(100)(x), name="dyrelu2")
         return nn.Dense(self.num_classes)(x)
 
 
@@ -32,21 +38,24 @@ class LeNet5(nn.Module):
 
     Attributes:
       num_classes: width of the output.
+      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
 
     Reference: LeCun et al. 1998 (tanh and average pooling there).
     """
 
     num_classes: int = 10
+    dyrelu: DyReLUOptions | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
         del train  # the same network, called like all others
-        x = nn.relu(nn.Conv(6, (5, 5), padding="SAME")(x))
+        activation = Activation.of(self)
+        x = activation(nn.Conv(6, (5, 5), padding="SAME")(x), name="dyrelu1")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = nn.relu(nn.Conv(16, (5, 5), padding="VALID")(x))
+        x = activation(nn.Conv(16, (5, 5), padding="VALID")(x), name="dyrelu2")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(120)(x))
-        x = nn.relu(nn.Dense(84)(x))
+        x = activation(nn.Dense(120)(x), name="dyrelu3")
+        x = activation(nn.Dense(84)(x), name="dyrelu4")
         return nn.Dense(self.num_classes)(x)

@@ -29,16 +29,19 @@ Reference: He et al., "Deep residual learning for image recognition", 2015. With
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
+    Activation,
+    Conv,
     Initializer,
     check_at_least,
     conv,
@@ -49,6 +52,8 @@ from jaxsparse.nn.layers import (
     to_layout,
 )
 from jaxsparse.sparse import Layout
+
+Convs: TypeAlias = tuple[Conv, ...]
 
 
 class BasicBlock(nn.Module):
@@ -68,19 +73,29 @@ class BasicBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images of 1/stride of the size."""
+        return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
+
+    @nn.compact
+    def with_convs(
+        self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
+    ) -> tuple[jax.Array, Convs]:
+        """Returns the images and the convolutions; given those of another block, it has none."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
-        first = make_conv(self.width, 3, stride=self.stride, name="conv1")
-        y = conv_norm(first, make_norm(name="norm1"), x, relu=True)
+        then, scales = activation.after_norm, _scales(self, convs)
+        first, second = convs or (
+            make_conv(self.width, 3, stride=self.stride, name="conv1"),
+            make_conv(self.width, 3, name="conv2"),
+        )
+        y = then(first, make_norm(name="norm1"), x, name="dyrelu1", scale=scales[0])
         if self.stride > 1 or num_channels(x, self.layout) != self.width:
             shortcut = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
-        second = make_conv(self.width, 3, name="conv2")
-        return conv_norm(second, make_norm(name="norm2"), y, x, relu=True)
+        y = then(second, make_norm(name="norm2"), y, x, name="dyrelu2", scale=scales[1])
+        return y, (first, second)
 
 
 class Bottleneck(nn.Module):
@@ -100,22 +115,40 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images of 1/stride of the size."""
+        return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
+
+    @nn.compact
+    def with_convs(
+        self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
+    ) -> tuple[jax.Array, Convs]:
+        """Returns the images and the convolutions; given those of another block, it has none."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
         width_out = 4 * self.width
-        first = make_conv(self.width, 1, name="conv1")
-        y = conv_norm(first, make_norm(name="norm1"), x, relu=True)
-        second = make_conv(self.width, 3, stride=self.stride, name="conv2")
-        y = conv_norm(second, make_norm(name="norm2"), y, relu=True)
+        then, scales = activation.after_norm, _scales(self, convs)
+        first, second, third = convs or (
+            make_conv(self.width, 1, name="conv1"),
+            make_conv(self.width, 3, stride=self.stride, name="conv2"),
+            make_conv(width_out, 1, name="conv3"),
+        )
+        y = then(first, make_norm(name="norm1"), x, name="dyrelu1", scale=scales[0])
+        y = then(second, make_norm(name="norm2"), y, name="dyrelu2", scale=scales[1])
         if self.stride > 1 or num_channels(x, self.layout) != width_out:
             shortcut = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
-        third = make_conv(width_out, 1, name="conv3")
-        return conv_norm(third, make_norm(name="norm3"), y, x, relu=True)
+        y = then(third, make_norm(name="norm3"), y, x, name="dyrelu3", scale=scales[2])
+        return y, (first, second, third)
+
+
+def _scales(block: nn.Module, convs: Convs) -> Sequence[jax.Array | None]:
+    """What a block multiplies the kernels of another one with: a number each, that it learns."""
+    if not convs:
+        return (None,) * 3
+    start = nn.initializers.uniform(1.0)
+    return [block.param(f"scale{i + 1}", start, (), jnp.float32) for i in range(len(convs))]
 
 
 class ResNet(nn.Module):
@@ -133,13 +166,16 @@ class ResNet(nn.Module):
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
       layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
+      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      num_owners: how many blocks of a stage have kernels of their own; the blocks after them share
+        those of the last one, see `jaxsparse.nn.sharing`. At least 2; None is all.
 
     Raises:
-      ValueError: another stem, or a width below 1.
+      ValueError: another stem, a width below 1, or fewer than 2 owners.
     """
 
     stage_sizes: Sequence[int]
-    block: Callable[..., nn.Module]
+    block: Callable[..., BasicBlock | Bottleneck]
     width: int = 64
     stem: str = "imagenet"
     num_classes: int = 1000
@@ -148,11 +184,15 @@ class ResNet(nn.Module):
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
+    dyrelu: DyReLUOptions | None = None
+    num_owners: int | None = None
 
     def __post_init__(self):
         if self.stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem {self.stem!r} must be 'imagenet' or 'cifar'")
         check_at_least("width", self.width, 1)
+        if self.num_owners is not None:  # the first block of a stage has another stride or width
+            check_at_least("num_owners", self.num_owners, 2)
         super().__post_init__()
 
     @nn.compact
@@ -162,19 +202,23 @@ class ResNet(nn.Module):
         of_all = {"dtype": self.dtype, "layout": self.layout}
         options = {"kernel_init": self.kernel_init, **of_all}
         x = to_layout(x, self.layout)
+        activation = Activation.of(self, self.layout)
         stem = conv(self.width, size, stride=stride, name="conv1", **options)
-        x = conv_norm(stem, norm(train=train, name="norm1", **of_all), x, relu=True)
+        x = activation.after_norm(stem, norm(train=train, name="norm1", **of_all), x, name="dyrelu")
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
         for stage, num_blocks in enumerate(self.stage_sizes):
-            for block in range(num_blocks):
-                x = self.block(
+            convs: Convs = ()
+            for number in range(num_blocks):
+                block = self.block(
                     width=self.width * 2**stage,
-                    stride=2 if stage > 0 and block == 0 else 1,
-                    name=f"stage{stage + 1}_block{block + 1}",
+                    stride=2 if stage > 0 and number == 0 else 1,
+                    name=f"stage{stage + 1}_block{number + 1}",
                     **options,
-                )(x, train=train)
+                )
+                owns = number < (self.num_owners or num_blocks)
+                x, convs = block.with_convs(x, () if owns else convs, activation, train=train)
         return head(
             x,
             self.num_classes,

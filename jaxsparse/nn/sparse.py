@@ -111,7 +111,10 @@ def _is_conv(layer: Any) -> TypeGuard[nn.Conv]:
     return isinstance(layer, nn.Conv) and (type(layer) is nn.Conv or hasattr(layer, "layout"))
 
 
-def _shape_of(layer: nn.Conv | nn.Dense, path: str, inputs: jax.Array) -> LayerShape:
+def _shape_of(
+    layer: nn.Conv | nn.Dense, path: str, inputs: jax.Array, scale: jax.Array | None = None
+) -> LayerShape:
+    del scale  # of the kernel
     if isinstance(layer, nn.Dense):
         _check_dense(layer, path)
         rows, width = math.prod(inputs.shape[:-1]), inputs.shape[-1]
@@ -154,8 +157,14 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
     return Window(taps, strides, ends, dilation, layer.feature_group_count)
 
 
-def _conv(layer: nn.Conv, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
-    values = values_of(layer, path, positions)
+def _conv(
+    layer: nn.Conv,
+    path: str,
+    positions: Positions,
+    inputs: jax.Array,
+    scale: jax.Array | None = None,
+) -> jax.Array:
+    values = values_of(layer, path, positions, scale)
     if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
         window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
         return sparse_conv(inputs, values, positions, window, layout="CHWN")
@@ -185,8 +194,10 @@ def _check_dense(layer: nn.Dense, path: str) -> None:
         raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
 
 
-def values_of(layer: nn.Module, path: str, positions: Positions) -> jax.Array:
-    """Returns the active weights of a layer.
+def values_of(
+    layer: nn.Module, path: str, positions: Positions, scale: jax.Array | None = None
+) -> jax.Array:
+    """Returns the active weights of a layer, times `scale` if given.
 
     Raises:
       ValueError: params hold another number of them, or the kernel.
@@ -198,7 +209,7 @@ def values_of(layer: nn.Module, path: str, positions: Positions) -> jax.Array:
             f"{path} has shape {jnp.shape(values)} in params, its positions have room for "
             f"{positions.room}"
         )
-    return jnp.asarray(values)
+    return jnp.asarray(values) if scale is None else jnp.asarray(values) * scale
 
 
 def _with_bias(layer: nn.Conv | nn.Dense, outputs: jax.Array) -> jax.Array:

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
+    Activation,
     Initializer,
     conv,
-    conv_norm,
     head,
     norm,
     to_layout,
@@ -46,6 +47,7 @@ class VGG(nn.Module):
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
       layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
+      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
 
     Raises:
       ValueError: another depth.
@@ -57,6 +59,7 @@ class VGG(nn.Module):
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
+    dyrelu: DyReLUOptions | None = None
 
     def __post_init__(self):
         if self.depth not in _STAGES:
@@ -74,6 +77,7 @@ class VGG(nn.Module):
             raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} must be at least 16 x 16")
         options = {"dtype": self.dtype, "layout": self.layout}
         x, layer = to_layout(x, self.layout), 0
+        activation = Activation.of(self, self.layout)
         for stage, (num_layers, width) in enumerate(zip(_STAGES[self.depth], _WIDTHS, strict=True)):
             if stage > 0:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
@@ -82,5 +86,5 @@ class VGG(nn.Module):
                 name = f"conv{layer}"
                 layer_conv = conv(width, 3, name=name, kernel_init=self.kernel_init, **options)
                 layer_norm = norm(train=train, name=f"norm{layer}", **options)
-                x = conv_norm(layer_conv, layer_norm, x, relu=True)
+                x = activation.after_norm(layer_conv, layer_norm, x, name=f"dyrelu{layer}")
         return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

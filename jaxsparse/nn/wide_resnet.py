@@ -20,9 +20,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
+    Activation,
     Initializer,
     check_at_least,
     conv,
@@ -53,18 +55,22 @@ class WideBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images of 1/stride of the size."""
+        return self.activated(x, Activation(layout=self.layout), train=train)
+
+    @nn.compact
+    def activated(self, x: jax.Array, activation: Activation, *, train: bool) -> jax.Array:
+        """As `__call__`, with another activation than ReLU."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
-        y = make_norm(name="norm1")(x, relu=True)
+        y = activation.of_norm(make_norm(name="norm1"), x, name="dyrelu1")
         if self.stride > 1 or num_channels(x, self.layout) != self.features:
             # Of the activated input, unlike the identity: both branches share norm1.
             x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
         y = make_conv(self.features, 3, stride=self.stride, name="conv1")(y)
-        y = make_norm(name="norm2")(y, relu=True)
+        y = activation.of_norm(make_norm(name="norm2"), y, name="dyrelu2")
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
         return x + make_conv(self.features, 3, name="conv2")(y)
 
@@ -83,6 +89,7 @@ class WideResNet(nn.Module):
       dtype: of activations; parameters, statistics of norms and logits are float32.
       layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU (where the
         same key gives other dropout).
+      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
 
     Raises:
       ValueError: a depth, width or dropout rate out of its range.
@@ -100,6 +107,7 @@ class WideResNet(nn.Module):
     fc_init: Initializer = FC_INIT
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
+    dyrelu: DyReLUOptions | None = None
 
     def __post_init__(self):
         if not isinstance(self.depth, int) or self.depth < 10 or self.depth % 6 != 4:
@@ -115,6 +123,7 @@ class WideResNet(nn.Module):
         of_all = {"dtype": self.dtype, "layout": self.layout}
         options = {"kernel_init": self.kernel_init, **of_all}
         x = to_layout(x, self.layout)
+        activation = Activation.of(self, self.layout)
         x = conv(16, 3, name="conv1", **options)(x)
         for stage in range(3):
             for block in range((self.depth - 4) // 6):
@@ -124,6 +133,6 @@ class WideResNet(nn.Module):
                     dropout_rate=self.dropout_rate,
                     name=f"stage{stage + 1}_block{block + 1}",
                     **options,
-                )(x, train=train)
-        x = norm(train=train, name="norm", **of_all)(x, relu=True)
+                ).activated(x, activation, train=train)
+        x = activation.of_norm(norm(train=train, name="norm", **of_all), x, name="dyrelu")
         return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

@@ -185,6 +185,62 @@ CASES = {
         (0.0, 1 - 31 / 61, 1 - 20 / 61, 1 - 20 / 61, 1 - 20 / 61, 1 - 20 / 61),
         (2, 4, 6, 8, 10),
     ),
+    # Twice as many in the middle of a cycle of 4 steps; after the second one RigL-ITOP's events.
+    "east": Case(
+        lambda p: jaxsparse.east(cycle_steps=4, multiplier=2.0, cycle_interval=2, **_FIXED),
+        (0.7, 0.4, 0.7, 0.4, 0.7, 0.7),
+        (2, 4, 6, 8, 10),
+        random_start=True,
+    ),
+    # A third of the way up and down: 1 + (1 - cos 2 pi / 3) = 2.5; from 2 to 4 nothing changes.
+    "static_cycles": Case(
+        lambda p: jaxsparse.with_cycles(
+            jaxsparse.static(sparsity=SPARSITY, total_steps=TOTAL),
+            num_cycles=1,
+            cycle_steps=6,
+            cycle_interval=2,
+        ),
+        (0.7, 0.25, 0.7),
+        (2, 6),
+        random_start=True,
+    ),
+    # 5/4, 3/2, 5/4 and 1 times GraNet-ST's own, which changes at 2, 4 and 6.
+    "granet_st_cycles": Case(
+        lambda p: jaxsparse.with_cycles(
+            jaxsparse.granet_st(initial_sparsity=0.5, **_PRUNED),
+            num_cycles=1,
+            cycle_steps=4,
+            multiplier=1.5,
+            shape="triangular",
+            cycle_interval=1,
+        ),
+        (
+            0.5,
+            1 - 1.25 * 0.5,
+            1 - 1.5 * (0.3 + 0.2 * 8 / 27),
+            1 - 1.25 * (0.3 + 0.2 * 8 / 27),
+            1 - (0.3 + 0.2 / 27),
+            0.7,
+            0.7,
+            0.7,
+        ),
+        (1, 2, 3, 4, 6, 8, 10),
+        scope="together",
+        random_start=True,
+    ),
+    # Of 11 units density .6 leaves 7: blocks 1, 3, 2 and the weight; .3 leaves one each.
+    "itop_block_cycles": Case(
+        lambda p: jaxsparse.with_cycles(
+            patterned(jaxsparse.rigl_itop(distribution=jaxsparse.uniform(), **_FIXED), p, BLOCKS),
+            num_cycles=1,
+            cycle_steps=4,
+            multiplier=2.0,
+            cycle_interval=2,
+        ),
+        (42 / 61, 24 / 61, 42 / 61, 42 / 61, 42 / 61, 42 / 61),
+        (2, 4, 6, 8, 10),
+        random_start=True,
+    ),
     "composed": Case(
         composed,
         (0.4, 0.5, 0.6, 0.7, 0.7, 0.7),

@@ -8,7 +8,7 @@ import jaxsparse
 from tests.conformance.table import CASES, OPTIMIZERS, init, method_of, train
 from tests.trees import FIXED, fill, prunable
 
-PATTERNED = ["rigl_n_of_m", "set_itop_block", "gmp_block", "granet_channels"]
+PATTERNED = ["rigl_n_of_m", "set_itop_block", "gmp_block", "granet_channels", "itop_block_cycles"]
 
 
 @pytest.mark.parametrize("name", PATTERNED)

@@ -38,9 +38,11 @@ def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
         "min_keep": 1,
         "initial_sparsity": 0.25,
         "drop_fraction": 0.125,
+        "cycles": 0,
     }
     others = {"dense_layers", "pattern", "pattern_layers"}  # which need more than themselves
-    names = [name for name in METHODS[schedule].options if name not in others]
+    options = METHODS[schedule].options
+    names = [name for name in options if name not in others and not name.startswith("cycle_")]
     options = {name: values[name] for name in names}
     method = make_method(schedule, sparsity=0.5, steps=100, **options)
     steps = [event.step for event in method.timetable.events]
@@ -90,6 +92,95 @@ def test_the_published_intervals(schedule, steps, interval, num_events, num_prun
     assert sum(event.density is not None for event in events) == num_pruning
 
 
+CYCLED = [schedule for schedule in METHODS if schedule != "dense"]
+
+
+@pytest.mark.parametrize("schedule", CYCLED)
+def test_every_schedule_but_dense_takes_cycles(schedule):
+    cycles = {
+        "cycles": 3,
+        "cycle_multiplier": 1.5,
+        "cycle_share": 0.1,
+        "cycle_growth": 2.0,
+        "cycle_shape": "triangular",
+        "cycle_interval": 25,
+    }
+    method = make_method(schedule, sparsity=0.9, steps=1000, **cycles)
+    plain = make_method(schedule, sparsity=0.9, steps=1000, cycles=0)
+    ends = (100, 300, 700)
+    assert method.recipe.cycles.stop_step == 700
+    assert plain.recipe.cycles is None
+    steps = [event.step for event in method.timetable.events if event.step <= 700]
+    assert all(step % 25 == 0 for step in steps) and {*ends} <= {*steps}
+    after = lambda method: [event for event in method.timetable.events if event.step > 700]
+    assert after(method) == after(plain)
+    if schedule in ("static", "rigl", "east"):
+        densities = {event.step: event.density for event in method.timetable.events}
+        assert [densities[step] for step in (50, 100, 200, 600)] == pytest.approx(
+            [0.15, 0.1, 0.15, 0.125]
+        )
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval"), [(88_000, 100), (10_000, 100), (2000, 20), (500, 5), (100, 1), (10, 1)]
+)
+def test_cycles_have_20_updates_where_steps_allow_it(steps, interval):
+    for method in (
+        make_method("east", sparsity=0.9, steps=steps),
+        make_method("static", sparsity=0.9, steps=steps, cycles=2),
+    ):
+        assert method.timetable.events[0].step == interval
+        assert method.timetable.is_due(steps // 5)
+        assert method.recipe.cycles.stop_step == 2 * (steps // 5)
+
+
+def test_east_without_cycles_is_rigl_itop():
+    east = make_method("east", sparsity=0.9, steps=1000, cycles=0)
+    itop = make_method("rigl_itop", sparsity=0.9, steps=1000)
+    assert east.timetable == itop.timetable
+    assert east.recipe.cycles is itop.recipe.cycles is None
+
+
+@pytest.mark.parametrize("schedule", ["static", "set", "rigl", "snfs", "rigl_itop", "east"])
+def test_floors_at_extreme_sparsity(schedule):
+    layers = lambda **options: (
+        make_method(schedule, sparsity=0.998, steps=1000, distribution="uniform", **options)
+        .plan({"a": {"kernel": jnp.zeros((6, 6))}, "b": {"kernel": jnp.zeros((60, 60))}})
+        .rows[0]
+        .layers
+    )
+    assert layers() == {"a/kernel": 1, "b/kernel": 7}
+    assert layers(min_keep=0) == {"a/kernel": 0, "b/kernel": 8}
+    assert layers(min_keep=4) == {"a/kernel": 4, "b/kernel": 4}
+    with pytest.raises(ValueError, match="below 5 a layer; the sparsity can be at most 0.99724972"):
+        layers(min_keep=5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        ("rigl", {"cycle_share": 0.3}, "--cycle_share=0.3 needs --cycles of at least 1"),
+        ("rigl", {"cycles": 0, "cycle_shape": "cosine"}, "--cycle_shape=cosine needs --cycles"),
+        ("east", {"cycles": 0, "cycle_interval": 10}, "--cycle_interval=10 needs --cycles"),
+        ("dense", {"cycles": 2}, "--cycles is no option of dense, which takes no options"),
+        ("east", {"cycle_share": 0.0}, "--cycle_share=0.0 must be above 0 and at most 1"),
+        (
+            "east",
+            {"cycle_share": 0.6},
+            "--cycles=2 end at step 1200 of 1000; lower --cycle_share=0.6",
+        ),
+        ("gmp", {"cycles": -1}, "num_cycles -1 must be a whole number, at least 0"),
+        ("east", {"cycle_multiplier": 0.5}, "multiplier 0.5 must be at least 1"),
+        ("east", {"cycle_growth": 0.0}, "growth 0.0 must be above 0"),
+        ("east", {"cycle_shape": "sine"}, "shape 'sine' must be 'cosine' or 'triangular'"),
+        ("static", {"cycles": 1, "cycle_interval": 200}, "interval 200 has no .* at most 100"),
+    ],
+)
+def test_cycles_that_are_refused(schedule, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_method(schedule, sparsity=0.9, steps=1000, **options)
+
+
 @pytest.mark.parametrize(
     ("schedule", "options", "message"),
     [
@@ -103,6 +194,11 @@ def test_the_published_intervals(schedule, steps, interval, num_events, num_prun
             "gmp",
             {"pattern": "4x5", "pattern_layers": "^a", "min_keep": 2, "scope": "layer"},
             "--min_keep=2 needs groups of one size, .*; leave --min_keep out$",
+        ),
+        (
+            "rigl",
+            {"pattern": "2:4", "pattern_layers": "a", "cycles": 1},
+            "a/kernel is 2:4, which fixes its sparsity, .* such as rigl without cycles",
         ),
         (
             "rigl",

@@ -69,6 +69,18 @@ EQUAL = {
         ),
         jaxsparse.static(sparsity=0.7, total_steps=10),
     ),
+    "EAST without cycles is RigL-ITOP": (
+        jaxsparse.east(sparsity=0.7, total_steps=STEPS, update_interval=2, num_cycles=0),
+        jaxsparse.rigl_itop(sparsity=0.7, total_steps=STEPS, update_interval=2),
+    ),
+    "cycles that go nowhere are none": (
+        jaxsparse.with_cycles(
+            jaxsparse.rigl(sparsity=0.7, total_steps=STEPS, update_interval=2),
+            multiplier=1.0,
+            cycle_interval=1,
+        ),
+        jaxsparse.rigl(sparsity=0.7, total_steps=STEPS, update_interval=2),
+    ),
     "SET with r = 0 is static": (
         jaxsparse.set_(sparsity=0.7, total_steps=STEPS, update_interval=2, drop_fraction=0.0),
         jaxsparse.static(sparsity=0.7, total_steps=10),

@@ -1,0 +1,101 @@
+"""What flags do to a network beside pruning it: DyReLU that fades out, and weight sharing.
+
+Each goes with every method. `--schedule=east` has both unless a flag says otherwise; in a network
+that has no stage with blocks to share it does without sharing, and says so.
+"""
+
+from typing import Any, TypeAlias
+
+import optax
+from flax import linen as nn
+
+from experiments.phase import make_phase
+from experiments.run import Phase
+from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsity
+
+NUM_OWNERS = 2
+"""Blocks of a stage that have kernels of their own, as published."""
+
+_NOTHING = "has no stage of more than 2 blocks"
+_OF_DYRELU = ("dyrelu_start", "dyrelu_stop", "dyrelu_blend", "dyrelu_freeze", "dyrelu_late")
+
+
+Config: TypeAlias = Any
+"""An experiment's flags: those of `flags.Tricks`, a schedule and the name of a network."""
+
+
+def has_dyrelu(config: Config) -> bool:
+    """Whether training begins with DyReLU."""
+    return config.schedule == "east" if config.dyrelu is None else config.dyrelu
+
+
+def with_tricks(model: nn.Module, config: Config) -> nn.Module:
+    """Returns the network as training begins with it.
+
+    Raises:
+      ValueError: sharing is asked for, and the network has nothing to share; a blend that does not
+        exist; or an option of DyReLU without it.
+    """
+    if has_dyrelu(config):
+        model = model.clone(dyrelu=DyReLUOptions(blend=_blend(config.dyrelu_blend)))
+    elif given := [name for name in _OF_DYRELU if getattr(config, name) is not None]:
+        raise ValueError(f"--{given[0]} needs --dyrelu")
+    if config.weight_sharing and not can_share(model):
+        raise ValueError(f"--weight_sharing: {config.model} {_NOTHING}")
+    shares = config.schedule == "east" if config.weight_sharing is None else config.weight_sharing
+    return model.clone(num_owners=NUM_OWNERS) if shares and can_share(model) else model
+
+
+def with_freezing(
+    tx: optax.GradientTransformation, config: Config, steps: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer, under --dyrelu_freeze one that leaves DyReLU alone while it fades."""
+    phase = phase_of(config, steps)
+    if phase is None or not config.dyrelu_freeze:
+        return tx
+    return optax.chain(tx, freeze_dyrelu(phase.start))
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether the network has blocks that can take the kernels of others."""
+    return hasattr(model, "num_owners") and max(getattr(model, "stage_sizes", [0])) > NUM_OWNERS
+
+
+def sharing_note(config: Config, model: nn.Module) -> str:
+    """Returns a line where `east` has to do without sharing; else nothing."""
+    if config.schedule != "east" or config.weight_sharing is not None or can_share(model):
+        return ""
+    return f"note: {config.model} {_NOTHING}, so it shares no weights"
+
+
+def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
+    """Returns the sparsity of the kernels that are there, for one of the network without sharing.
+
+    Raises:
+      ValueError: a sparsity that needs more weights than there are.
+    """
+    if getattr(model, "num_owners", None) is None:
+        return sparsity
+    try:
+        return stored_sparsity(sparsity, sharing_of(model, images))
+    except ValueError as error:
+        raise ValueError(f"--{error}, or take --weight_sharing=False") from None
+
+
+def phase_of(config: Config, steps: int) -> Phase | None:
+    """When DyReLU fades, None without it.
+
+    Raises:
+      ValueError: shares of training out of their range.
+    """
+    if not has_dyrelu(config):
+        return None
+    start = 0.25 if config.dyrelu_start is None else config.dyrelu_start
+    stop = 0.496 if config.dyrelu_stop is None else config.dyrelu_stop
+    return make_phase(steps, start=start, stop=stop, late=bool(config.dyrelu_late))
+
+
+def _blend(asked: str | None) -> Any:
+    if asked not in (None, "coefficient", "output"):
+        raise ValueError(f"--dyrelu_blend={asked} must be coefficient or output")
+    return asked or "coefficient"

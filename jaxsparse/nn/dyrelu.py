@@ -1,0 +1,241 @@
+"""DyReLU, an activation with coefficients of its own for every image, and its phasing into ReLU.
+
+EAST trains with it at first: an image's coefficients depend on the mean of each channel, so that
+gradients flow where a ReLU of few weights would let none through. A number beta between 1 and 0
+leads from DyReLU to ReLU; when it is 0 `phase_out` takes the module's parameters away, and what is
+left *is* the ReLU network.
+
+Our networks have it where their field `dyrelu` says so. Beta is a variable of theirs, in a
+collection of its own, {"dyrelu": {"beta": float32[]}}, so that whoever has the variables evaluates
+the network as it is at that step:
+
+    model = cifar_resnet(20, dyrelu=DyReLUOptions())
+    variables = model.init(key, images)
+    params = variables.pop("params")
+    beta = beta_of(step, start_step=1000, stop_step=2000)
+    logits, variables = model.apply(
+        {"params": params, **with_beta(variables, beta)}, images, train=True,
+        mutable=["batch_stats", "dyrelu"],
+    )
+
+Its parameters are no kernels, so that no method prunes or counts them by default. They are dense,
+and there may be more of them than weights in the network: DyReLU's training is not a sparse one.
+
+References:
+  Chen et al., "Dynamic ReLU", ECCV 2020: DyReLU-B.
+  Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning", TMLR
+  2025 (EAST).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.training import train_state
+
+from jaxsparse.paths import leaves_by_path, with_leaves
+from jaxsparse.sparse import Layout
+from jaxsparse.types import PyTree
+
+Blend: TypeAlias = Literal["coefficient", "output"]
+Tree = TypeVar("Tree")
+Model = TypeVar("Model", bound=nn.Module)
+State = TypeVar("State", bound=train_state.TrainState)
+
+_OURS = re.compile(r"(?i)dyrelu_?\d*")
+
+
+class DyReLUOptions(NamedTuple):
+    """What the DyReLUs of a network have in common.
+
+    Attributes:
+      reduction: channels over the width of the hidden layer, at least 1. The paper of DyReLU has 8.
+      blend: see `DyReLU`.
+    """
+
+    reduction: int = 4
+    blend: Blend = "coefficient"
+
+
+class DyReLU(nn.Module):
+    """The larger of two lines through every channel of an image, chosen by the image's means.
+
+        theta = 2 sigmoid(relu(m w1 + b1) w2 + b2) - 1,    m the means of the image's channels
+        (a1, a2, c1, c2) = (1, 0, 0, 0) + beta (1, 1, 1/2, 1/2) theta,    of each channel
+        y = max(a1 x + c1, a2 x + c2)
+
+    At beta = 0 it is ReLU to the bit, with a gradient of 0 at x = 0. With C channels it has
+    w1: [C, h], b1: [h], w2: [h, 4 C], b2: [4 C], where h = max(C // reduction, 1): for reduction 4,
+    1.25 C^2 + 4.25 C parameters. All start uniform in +-1 / sqrt(fan_in), PyTorch's start, so that
+    in the beginning DyReLU is near ReLU, not equal to it.
+
+    Attributes:
+      reduction: as in `DyReLUOptions`.
+      blend: "coefficient" as above, or "output": beta times what it gives at beta = 1, plus
+        (1 - beta) times ReLU. Nowhere is the former larger; at 0 and 1 they are equal.
+      layout: of inputs and outputs. Vectors, float[batch, C], have "NHWC".
+
+    Raises:
+      ValueError: another blend, or a reduction below 1.
+
+    Reference: the authors' code of EAST (K = 2); its paper's equations were not at hand.
+    """
+
+    reduction: int = 4
+    blend: Blend = "coefficient"
+    layout: Layout = "NHWC"
+
+    def __post_init__(self):
+        if self.blend not in ("coefficient", "output"):
+            raise ValueError(f"blend {self.blend!r} must be 'coefficient' or 'output'")
+        if not isinstance(self.reduction, int) or self.reduction < 1:
+            raise ValueError(f"reduction {self.reduction!r} must be a whole number of at least 1")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, beta: jax.Array | float = 1.0) -> jax.Array:
+        """Maps float[...] images or vectors to the same; `beta` is in [0, 1]."""
+        theta = self._theta(x)
+        if self.blend == "coefficient":
+            return _larger_line(x, beta * theta, self.layout)
+        return beta * _larger_line(x, theta, self.layout) + (1.0 - beta) * nn.relu(x)
+
+    def _theta(self, x: jax.Array) -> jax.Array:
+        """float32[batch, channels, 4] in [-1, 1]."""
+        spatial = (1, 2) if self.layout == "CHWN" else tuple(range(1, x.ndim - 1))
+        means = jnp.mean(x, spatial, dtype=jnp.float32)
+        means = means.T if self.layout == "CHWN" else means
+        channels = means.shape[1]
+        hidden = nn.relu(self._affine("1", means, max(channels // self.reduction, 1)))
+        theta = 2.0 * nn.sigmoid(self._affine("2", hidden, 4 * channels)) - 1.0
+        return theta.reshape(-1, channels, 4)
+
+    def _affine(self, which: str, x: jax.Array, width: int) -> jax.Array:
+        bound = x.shape[1] ** -0.5
+        start = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+        w = self.param(f"w{which}", start, (x.shape[1], width))
+        return x @ w + self.param(f"b{which}", start, (width,))[None]
+
+
+def _larger_line(x: jax.Array, theta: jax.Array, layout: Layout) -> jax.Array:
+    base, scale = jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.5, 0.5]])[:, None, None]
+    coefficients = (base + scale * theta).astype(x.dtype)
+    if layout == "CHWN":
+        of_line = lambda i: coefficients[..., i].T[:, None, None, :]
+    else:
+        between = (1,) * (x.ndim - 2)
+        of_line = lambda i: coefficients[..., i].reshape(x.shape[0], *between, x.shape[-1])
+    first, second = of_line(0) * x + of_line(2), of_line(1) * x + of_line(3)
+    # Where both are equal the gradient is the second's: at beta 0 that of ReLU at 0. (`maximum`
+    # would share it out. A channel without an active weight is exactly 0 in the beginning.)
+    return jnp.where(first > second, first, second)
+
+
+def beta_of(
+    step: jax.Array | float, *, start_step: float, stop_step: float, late: bool = False
+) -> jax.Array:
+    """Returns float32[], how much of DyReLU there is: 1, falling in a line to 0 at `stop_step`.
+
+        beta(t) = 1 - (t - start) / (stop - start),    between the two steps
+
+    Args:
+      step: of training, counted from 1; may be traced, and any unit will do that the others have.
+      start_step: to which beta is 1; EAST: a quarter of training.
+      stop_step: from which on it is 0, above `start_step`; EAST: one epoch before half of training.
+      late: ReLU, beta = 0, where beta would be 1: then DyReLU begins at `start_step`, untrained. So
+        does the authors' code, against the words of the paper.
+
+    >>> [
+    ...     round(float(beta_of(e, start_step=62.5, stop_step=124)), 3)
+    ...     for e in (62, 63, 93, 123, 124)
+    ... ]
+    [1.0, 0.992, 0.504, 0.016, 0.0]
+    """
+    t = jnp.asarray(step, jnp.float32)
+    beta = jnp.clip((stop_step - t) / (stop_step - start_step), 0.0, 1.0)
+    return jnp.where(t > start_step, beta, 0.0 if late else 1.0)
+
+
+def with_beta(variables: Mapping[str, Any], beta: jax.Array | float) -> dict[str, Any]:
+    """Returns a network's variables, or its collections alone, with another beta."""
+    return {**variables, "dyrelu": {"beta": jnp.asarray(beta, jnp.float32)}}
+
+
+def phase_out(model: Model, state: State) -> tuple[Model, State]:
+    """Returns the ReLU network and what is left of a train state, once beta is 0.
+
+        if n == stop_step:
+            model, state = phase_out(model, state)     # compile the step anew
+
+    Args:
+      model: one of our networks.
+      state: a Flax train state, such as `jaxsparse.TrainState`.
+
+    Returns:
+      The network with `dyrelu=None`, whose logits are those of the given one at beta = 0; and the
+      state without DyReLU's leaves, in params, masks, slots of the optimizer and whatever else
+      holds dicts, with `apply_fn` of the new network.
+    """
+    relu = model.clone(dyrelu=None)
+    return relu, without_dyrelu(state).replace(apply_fn=relu.apply)
+
+
+def without_dyrelu(tree: Tree) -> Tree:
+    """Returns a tree without the entries of dicts, however deep, that are named after DyReLU.
+
+    >>> without_dyrelu({"params": {"dyrelu1": {"w1": 1.0}, "fc": 2.0}, "dyrelu": {"beta": 0.0}})
+    {'params': {'fc': 2.0}}
+    """
+    is_dict = lambda node: isinstance(node, dict)
+    left = lambda node: (
+        {name: without_dyrelu(x) for name, x in node.items() if not _OURS.fullmatch(str(name))}
+        if is_dict(node)
+        else node
+    )
+    return jax.tree.map(left, tree, is_leaf=is_dict)
+
+
+class FreezeState(NamedTuple):
+    """State of `freeze_dyrelu`.
+
+    Attributes:
+      num_updates: int32[], so far.
+    """
+
+    num_updates: jax.Array
+
+
+def freeze_dyrelu(after_step: int) -> optax.GradientTransformation:
+    """Keeps DyReLU's parameters as they are after so many updates; the last link of a chain.
+
+        optax.chain(optax.sgd(0.1, momentum=0.9), freeze_dyrelu(start_step))
+
+    So the authors' command lines for EAST mean it, from the start of the phase on; for 250 epochs
+    their code never does it.
+
+    Args:
+      after_step: the number of the last update that changes them.
+    """
+
+    def init(params: PyTree) -> FreezeState:
+        del params
+        return FreezeState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: FreezeState, params: PyTree | None = None
+    ) -> tuple[PyTree, FreezeState]:
+        del params
+        num_updates = state.num_updates + 1
+        still = lambda path, x: (
+            jnp.where(num_updates > after_step, jnp.zeros_like(x), x)
+            if any(_OURS.fullmatch(part) for part in path.split("/"))
+            else x
+        )
+        moved = {path: still(path, x) for path, x in leaves_by_path(updates).items()}
+        return with_leaves(updates, moved), FreezeState(num_updates)
+
+    return optax.GradientTransformation(init, cast(Any, update))

@@ -1,0 +1,199 @@
+"""Runs that begin with DyReLU and share weights: they end with ReLU, and resume wherever cut."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from experiments import cifar, cli, fashion_mnist, loop, phase, steps, tricks
+from experiments.cost import extras, shapes_and_flops
+from experiments.data.dataset import Dataset
+from experiments.run import Phase
+from experiments.run_folder import read_metrics
+from jaxsparse.nn import DyReLUOptions
+from jaxsparse.nn.resnet import BasicBlock, ResNet
+from jaxsparse.paths import leaf_paths
+from jaxsparse.sparse import kernels
+from tests.experiments.small_runs import make_run, split
+from tests.test_checkpoint import bits
+
+STOP, EVERY = 9, 4
+
+
+def run_of(**fields):
+    """16 steps, DyReLU fading from step 3 to 9, a mask update every third, a checkpoint every 4."""
+    model = ResNet(
+        stage_sizes=(3,),
+        block=BasicBlock,
+        width=4,
+        stem="cifar",
+        num_classes=3,
+        dyrelu=DyReLUOptions(),
+        num_owners=2,
+    )
+    defaults = {
+        "model": model,
+        "dataset": Dataset("random", split(0, 24), split(1, 8), split(2, 8), 3),
+        "method": jaxsparse.rigl(sparsity=0.7, total_steps=16, update_interval=3, stop_step=14),
+        "tx": optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.05, momentum=0.9)),
+        "phase": Phase(3, STOP),
+        "batch_size": 8,
+        "checkpoint_every": EVERY,
+        "eval_every": 8,
+    }
+    return make_run(**(defaults | fields))
+
+
+def train(run, out):
+    return loop.train(run, out, {"model": "m", "schedule": "rigl", "seed": 0}, title="")
+
+
+def outcome(out):
+    summary = json.loads((out / "summary.json").read_text())
+    for name in ("steps_per_second", "peak_memory_mib"):
+        del summary[name]
+    return summary, (out / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight") / "run"
+    train(run_of(), out)
+    return out
+
+
+def state_at_the_end(out):
+    run = run_of()
+    fresh = loop.create_state(run)
+    return loop.progress.resume(
+        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
+    ).state
+
+
+def test_it_ends_as_the_network_of_relus(straight):
+    state = state_at_the_end(straight)
+    assert not any("dyrelu" in path for path in leaf_paths(state))
+    saved = json.loads((straight / "checkpoints/16/contents/metadata").read_text())
+    assert "dyrelu" not in json.dumps(saved)
+    summary, _ = outcome(straight)
+    relu = run_of().model.clone(dyrelu=None)
+    image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    assert summary["dense_test_flops"] == sum(shapes_and_flops(relu, image)[1].values())
+    found = extras(run_of().model, image, Phase(3, STOP), 8, summary["num_active"])
+    assert found.items() <= summary.items()
+    # 1.25 C^2 + 4.25 C for the stem and two in each of three blocks; products alone are FLOPs.
+    assert found["dyrelu_params"] == 7 * (20 + 17)
+    assert found["dyrelu_flops"] == 7 * 2 * (4 + 16)
+    assert found["dyrelu_train_flops"] == 3 * 8 * STOP * found["dyrelu_flops"]
+    assert summary["num_unshared"] == summary["num_prunable"] + 2 * 9 * 16
+    # What is called the best has no DyReLU either.
+    assert summary["best_step"] in (0, 16)
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", [5, 13])  # within the phase, and after it
+def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
+    record = loop.record
+
+    def cut(run, folder, now, *args):
+        if now == step:
+            raise Cut
+        return record(run, folder, now, *args)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "record", cut)
+        with pytest.raises(Cut):
+            train(run_of(), out)
+    train(run_of(), out)
+    assert outcome(out) == outcome(straight)
+    assert bits(state_at_the_end(out).params) == bits(state_at_the_end(straight).params)
+
+
+def test_the_first_step_is_dyrelus_unless_it_comes_late():
+    run = run_of()
+    state = loop.create_state(run)
+    images, labels = run.dataset.train
+    data = (jnp.asarray(images), jnp.asarray(labels), jnp.arange(8))
+    loss = lambda run, collections: steps.loss_and_grads(run, state.params, collections, 0, data)[0]
+    late = loss(run._replace(phase=Phase(3, STOP, late=True)), state.collections)
+    relu = phase.run_after(run, STOP)
+    assert late == loss(relu, {"batch_stats": state.collections["batch_stats"]})
+    assert late != loss(run, state.collections)
+
+
+def test_by_active_weights(straight, tmp_path, monkeypatch):
+    compiled = kernels.Backend("compiled", "as the test asks")
+    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
+    out = tmp_path / "run"
+    train(run_of(execution="sparse"), out)
+    (found, _), (expected, _) = outcome(out), outcome(straight)
+    assert found["num_active"] == expected["num_active"]
+    losses = [[r["train_loss"] for r in read_metrics(path)[1:]] for path in (out, straight)]
+    np.testing.assert_allclose(losses[0][:6], losses[1][:6], rtol=1e-3)
+
+
+def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
+    for wrong in (run_of(phase=None), run_of(model=run_of().model.clone(dyrelu=None))):
+        with pytest.raises(ValueError, match="dyrelu"):
+            loop.check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("--dyrelu --dyrelu_start=0.5", "--dyrelu_start 0.5 must be at least 0 and below"),
+        ("--dyrelu --dyrelu_stop=1.1", "--dyrelu_stop 1.1 must be above 0 and at most 1"),
+        ("--dyrelu --dyrelu_stop=nan", "--dyrelu_stop nan"),
+        ("--dyrelu --dyrelu_blend=both", "--dyrelu_blend=both must be coefficient or output"),
+        ("--dyrelu_freeze", "--dyrelu_freeze needs --dyrelu"),
+        ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 has no stage of more"),
+        ("--weight_sharing --sparsity=0.2", "--sparsity 0.2 needs 216,717 active weights"),
+    ],
+)
+def test_wrong_flags(flags, complaint):
+    config = cli.parse(cifar.Config, ["--schedule=rigl", "--steps=100", *flags.split()])
+    with pytest.raises(ValueError, match=complaint):
+        cifar.run_of(config, cifar.blank(config))
+
+
+def test_flags():
+    parse = lambda flags: cli.parse(cifar.Config, flags.split())
+    config = parse("--schedule=rigl --dyrelu --weight-sharing --steps=1000")
+    assert config.dyrelu is True and config.weight_sharing is True
+    assert parse("--dyrelu=False --seed=1").dyrelu is False and parse("--seed=1").dyrelu is None
+    assert parse("--weight_sharing").weight_sharing is True
+    run = cifar.run_of(config, cifar.blank(config))
+    assert run.phase == Phase(250, 496) and run.model.num_owners == 2
+    assert sum(
+        run.method.targets(shapes_and_flops(run.model, cifar.IMAGE)[0]).initial.values()
+    ) == (
+        13_545  # of the 270,896 without sharing
+    )
+    frozen = dataclasses.replace(config, dyrelu_freeze=True)
+    tx = cifar.run_of(frozen, cifar.blank(frozen)).tx
+    assert "Freeze" in str(jax.tree.structure(tx.init({"a": jnp.ones(1)})))
+
+
+def test_the_smallest_runs():
+    assert phase.make_phase(1, start=0.25, stop=0.496) == Phase(0, 1)
+    assert phase.make_phase(88_000, start=0.25, stop=0.496) == Phase(22_000, 43_648)
+
+
+def test_small_networks_have_it():
+    config = cli.parse(
+        fashion_mnist.Config, ["--model=lenet_300_100", "--schedule=set", "--dyrelu"]
+    )
+    run = fashion_mnist.run_of(config)
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    # 1.25 C^2 + 4.25 C of 300 and 100 channels.
+    assert extras(run.model, image, run.phase, 128, 0)["dyrelu_params"] == 126_700
+    assert not tricks.can_share(run.model)
