@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 
 from jaxsparse.sparse.convolution import Layout
-from jaxsparse.sparse.kernels import backend
+from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.window import Window
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxsparse.sparse import kernels
+from jaxsparse.kernels import load as kernels
 
 
 @pytest.fixture(params=["compiled", "jax"])

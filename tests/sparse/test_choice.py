@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxsparse.sparse import LayerShape, Window, break_even, choose_rooms, is_mostly_sparse, kernels
+from jaxsparse.kernels import load as kernels
+from jaxsparse.sparse import LayerShape, Window, break_even, choose_rooms, is_mostly_sparse
 
 SAME = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsparse.sparse import build, kernels
+from jaxsparse.kernels import build
+from jaxsparse.kernels import load as kernels
 
 V2, V3, V4 = (kernels.LEVELS[f"x86-64-v{n}"] for n in (2, 3, 4))
 RUNS = Path(__file__).parent / "run_kernels.py"
@@ -62,7 +63,7 @@ def test_no_folder_or_nothing_in_it(tmp_path, exists):
     if exists:
         folder.mkdir()
     assert kernels.choose("", V2, folder) == (
-        f"no kernels were built into {folder}; `python -m jaxsparse.sparse.build` makes them"
+        f"no kernels were built into {folder}; `python -m jaxsparse.kernels.build` makes them"
     )
 
 

@@ -1,6 +1,6 @@
 """Runs the kernels under the sanitizers of addresses, undefined behaviour and threads.
 
-    python tests/sparse/sanitize.py --seeds 3000
+    python tests/kernels/sanitize.py --seeds 3000
 
 compiles `driver/driver.cc`, which calls them on random shapes in buffers that end where the tensors
 end and compares what they give with plain loops, for every level of instructions that this machine
@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jaxsparse.sparse import build, kernels
+from jaxsparse.kernels import build
+from jaxsparse.kernels import load as kernels
 
 DRIVER = Path(__file__).parent / "driver"
 SANITIZERS = ("address,undefined", "thread")

@@ -1,6 +1,6 @@
-"""Writes what the kernels make of some layers into a file, for test_kernels.py to compare.
+"""Writes what the kernels make of some layers into a file, for test_load.py to compare.
 
-JAX_NUM_CPU_DEVICES=<threads> python tests/sparse/run_kernels.py <file>
+JAX_NUM_CPU_DEVICES=<threads> python tests/kernels/run_kernels.py <file>
 """
 
 import functools

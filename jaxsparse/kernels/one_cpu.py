@@ -1,0 +1,84 @@
+"""Calls that only a program for one CPU makes.
+
+The compiler cannot look into a kernel: on a mesh it would gather what the kernel reads. For how many
+devices a program is, is not known when it is traced, only when it is lowered. So the choice between
+a kernel and what does the same in JAX travels through the trace as one operation.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import batching, mlir
+
+from jaxsparse.kernels.load import backend
+
+Result = TypeVar("Result")
+
+_choice = Primitive("jaxsparse_on_one_cpu")
+_choice.multiple_results = True
+
+
+def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *args: Any) -> Result:
+    """Calls one of two functions that do the same.
+
+    Args:
+      compiled: calls a kernel; for programs that run on one CPU.
+      plain: in JAX; for all others, for what is exported (an exported program runs where no kernel
+        is), under `vmap`, and where there are no kernels. It is not traced where it is not needed.
+      *args: pytrees of arrays. Nothing is differentiated through the call.
+
+    Returns:
+      What the function returned.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    if backend().name != "compiled" or any(_on_mesh(x) for x in leaves):
+        return plain(*args)
+    flat = lambda function: lambda *leaves: jax.tree.leaves(function(*tree.unflatten(leaves)))
+    traced, results = jax.make_jaxpr(compiled, return_shape=True)(*args)
+    stopped = map(jax.lax.stop_gradient, leaves)
+    return jax.tree.unflatten(
+        jax.tree.structure(results), _choice.bind(*stopped, compiled=traced, plain=flat(plain))
+    )
+
+
+def _on_mesh(x: Any) -> bool:
+    """Whether the types say that it is part of a mesh, in `shard_map` or with explicit axes."""
+    return not jax.typeof(x).sharding.mesh.empty
+
+
+@_choice.def_impl
+def _run(*args: jax.Array, **params: Any) -> list[jax.Array]:
+    return jax.jit(lambda *args: _choice.bind(*args, **params))(*args)
+
+
+@_choice.def_abstract_eval
+def _types(*args: Any, compiled: ClosedJaxpr, plain: Callable) -> list[Any]:
+    return compiled.out_avals
+
+
+def _batched(args: Any, axes: Any, *, compiled: ClosedJaxpr, plain: Callable) -> tuple[Any, Any]:
+    return jax.vmap(plain, in_axes=tuple(axes))(*args), [0] * len(compiled.out_avals)
+
+
+def _lower_plain(
+    context: mlir.LoweringRuleContext, *args: Any, compiled: ClosedJaxpr, plain: Callable
+) -> Any:
+    return mlir.lower_fun(plain)(context, *args)
+
+
+def _lower_on_cpu(
+    context: mlir.LoweringRuleContext, *args: Any, compiled: ClosedJaxpr, plain: Callable
+) -> Any:
+    module = context.module_context
+    devices = module.axis_context
+    alone = isinstance(devices, mlir.ShardingContext) and devices.num_devices == 1
+    if not alone or module.lowering_parameters.for_export:
+        return mlir.lower_fun(plain)(context, *args)
+    return mlir.lower_fun(jaxpr_as_fun(compiled))(context, *args)
+
+
+batching.primitive_batchers[_choice] = _batched
+mlir.register_lowering(_choice, _lower_plain)
+mlir.register_lowering(_choice, _lower_on_cpu, platform="cpu")
