@@ -52,7 +52,7 @@ def bisect(
     """
     kinds = jax.eval_shape(compute, inputs)
     sizes = [kind.size for kind in kinds]
-    eligible, given, num_eligible = _joined(candidates, sizes)
+    eligible, num_eligible = _not_given(candidates, sizes)
     starts = np.cumsum([0, *sizes], dtype=np.uint32)[:-1]
     entries = _Entries(compute, inputs, eligible, starts if together else np.zeros_like(starts))
     joined = _added_up if together else lambda counts: counts
@@ -78,7 +78,9 @@ def bisect(
 
     first, rows = found.bracket.low, found.rows
     masks = [_chosen(*leaf, level, first) for leaf in _leaves_again(entries, rows)]
-    return (masks if given is None else [a | b for a, b in zip(masks, given, strict=True)]), num_nan
+    if candidates.given is not None:
+        masks = [mask | given for mask, given in zip(masks, candidates.given, strict=True)]
+    return masks, num_nan
 
 
 class _Entries(NamedTuple):
@@ -97,19 +99,19 @@ class _Entries(NamedTuple):
     starts: np.ndarray
 
 
-def _joined(candidates: Candidates, sizes: list[int]) -> Candidates:
-    """The same with what is given taken out of what is eligible, and counted."""
+def _not_given(
+    candidates: Candidates, sizes: list[int]
+) -> tuple[list[jax.Array] | None, jax.Array]:
+    """Where each leaf has candidates, None for everywhere; and int32[leaves], how many."""
     eligible, given, num = candidates
     if given is not None:
-        others = [~mask for mask in given]
-        if eligible is not None:
-            others = [a & b for a, b in zip(eligible, others, strict=True)]
-        eligible = others
-    if num is None and eligible is None:
-        num = jnp.asarray(sizes, jnp.int32)
-    elif num is None:
-        num = jnp.stack([count_true(mask)[0] for mask in eligible])
-    return Candidates(eligible, given, num)
+        allowed = eligible or [jnp.ones(mask.shape, bool) for mask in given]
+        eligible = [a & ~b for a, b in zip(allowed, given, strict=True)]
+    if num is not None:
+        return eligible, num
+    if eligible is None:
+        return None, jnp.asarray(sizes, jnp.int32)
+    return eligible, jnp.stack([count_true(mask)[0] for mask in eligible])
 
 
 def _num_reaching(entries: _Entries, candidates: jax.Array, rows: Rows) -> jax.Array:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxsparse.types import Candidates
 
-_DTYPES = (jnp.float32, jnp.bfloat16)
+_DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
 
 
 class Stored(NamedTuple):
@@ -50,12 +51,17 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
     """
     jaxpr = jax.make_jaxpr(compute)(inputs).jaxpr
     of_what = {eqn.outvars[0]: eqn.invars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "abs"}
-    sources = [of_what.get(score, score) for score in jaxpr.outvars]
     arrays = dict(zip(jaxpr.invars, jax.tree.leaves(inputs), strict=True))
-    if not all(x in arrays and arrays[x].dtype in _DTYPES for x in sources):
-        return None
-    absolute = tuple(score in of_what for score in jaxpr.outvars)
-    return Stored([arrays[x] for x in sources], absolute)
+    found, absolute = [], []
+    for score in jaxpr.outvars:
+        if isinstance(score, Literal):  # a number, which no dictionary takes
+            return None
+        source = of_what.get(score, score)
+        if source not in arrays or source.aval.dtype not in _DTYPES:
+            return None
+        found.append(jnp.asarray(arrays[source]))
+        absolute.append(source is not score)
+    return Stored(found, tuple(absolute))
 
 
 def select(

@@ -141,5 +141,3 @@ def _check_counts(scores: Mapping[str, jax.ShapeDtypeStruct], k: int | jax.Array
 
 def _of(path: str) -> str:
     return f" of {path}" if path else ""
-
-

@@ -1,8 +1,8 @@
 """The compiled kernels: which of them this machine can run, and why not, if it can run none.
 
 They are shared libraries in the folder `lib`, one for each set of instructions, made when the
-package is installed where a C++ compiler is at hand. Nothing here fails: without them `loop.py`
-does the same.
+package is installed where a C++ compiler is at hand. Nothing here fails: what calls them does the
+same in JAX where there are none.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ _MAKE = "`python -m jaxsparse.kernels.build` makes them"
 
 
 class Backend(NamedTuple):
-    """What sparse execution runs on.
+    """What sparse execution runs on, and on one CPU selection.
 
     Attributes:
       name: "compiled" or "jax".

@@ -1,18 +1,20 @@
 """Calls that only a program for one CPU makes.
 
-The compiler cannot look into a kernel: on a mesh it would gather what the kernel reads. For how many
-devices a program is, is not known when it is traced, only when it is lowered. So the choice between
-a kernel and what does the same in JAX travels through the trace as one operation.
+The compiler cannot look into a kernel: on a mesh it would gather what the kernel reads. How many
+devices a program is for is known when it is lowered, not when it is traced. So the choice between a
+kernel and what does the same in JAX travels through the trace as one operation, and what is not
+chosen is not traced.
 """
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
 
-from jaxsparse.kernels.load import backend
+from jaxsparse.kernels import load
 
 Result = TypeVar("Result")
 
@@ -24,23 +26,21 @@ def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *a
     """Calls one of two functions that do the same.
 
     Args:
-      compiled: calls a kernel; for programs that run on one CPU.
-      plain: in JAX; for all others, for what is exported (an exported program runs where no kernel
-        is), under `vmap`, and where there are no kernels. It is not traced where it is not needed.
+      compiled: calls a kernel; for programs that run on one CPU, where there are kernels.
+      plain: in JAX; for all other programs, those that are exported among them, which may run where
+        there are no kernels, and under `vmap`.
       *args: pytrees of arrays. Nothing is differentiated through the call.
 
     Returns:
       What the function returned.
     """
     leaves, tree = jax.tree.flatten(args)
-    if backend().name != "compiled" or any(_on_mesh(x) for x in leaves):
+    if any(_on_mesh(x) for x in leaves):
         return plain(*args)
-    flat = lambda function: lambda *leaves: jax.tree.leaves(function(*tree.unflatten(leaves)))
-    traced, results = jax.make_jaxpr(compiled, return_shape=True)(*args)
-    stopped = map(jax.lax.stop_gradient, leaves)
-    return jax.tree.unflatten(
-        jax.tree.structure(results), _choice.bind(*stopped, compiled=traced, plain=flat(plain))
-    )
+    kernel, results = jax.make_jaxpr(compiled, return_shape=True)(*args)
+    flat = lambda *leaves: jax.tree.leaves(plain(*tree.unflatten(leaves)))
+    found = _choice.bind(*map(lax.stop_gradient, leaves), compiled=kernel, plain=flat)
+    return jax.tree.structure(results).unflatten(found)
 
 
 def _on_mesh(x: Any) -> bool:
@@ -72,11 +72,11 @@ def _lower_on_cpu(
     context: mlir.LoweringRuleContext, *args: Any, compiled: ClosedJaxpr, plain: Callable
 ) -> Any:
     module = context.module_context
-    devices = module.axis_context
+    devices, exported = module.axis_context, module.lowering_parameters.for_export
     alone = isinstance(devices, mlir.ShardingContext) and devices.num_devices == 1
-    if not alone or module.lowering_parameters.for_export:
-        return mlir.lower_fun(plain)(context, *args)
-    return mlir.lower_fun(jaxpr_as_fun(compiled))(context, *args)
+    if alone and not exported and load.backend().name == "compiled":
+        return mlir.lower_fun(jaxpr_as_fun(compiled))(context, *args)
+    return mlir.lower_fun(plain)(context, *args)
 
 
 batching.primitive_batchers[_choice] = _batched

@@ -15,8 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jaxsparse.kernels import build
-from jaxsparse.kernels import load as kernels
+from jaxsparse.kernels import build, load
 
 DRIVER = Path(__file__).parent / "driver"
 SANITIZERS = ("address,undefined", "thread")
@@ -25,7 +24,7 @@ FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 def levels() -> list[str]:
     """The levels of instructions that this machine has, the best first."""
-    return [level for level, needed in kernels.LEVELS.items() if needed <= kernels.features()]
+    return [level for level, needed in load.LEVELS.items() if needed <= load.features()]
 
 
 def why_not(sanitizer: str) -> str:
