@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "scores": CORE | {"groups"},
     "search": set(),
     "ties": set(),
-    "kernels": {"kernels"},
+    "kernels": {"counting", "kernels"},
     "bisection": CORE | {"search", "ties"},
     "histogram": {"types"},
     "selection": {"types", "bisection", "histogram", "kernels"},

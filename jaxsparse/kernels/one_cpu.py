@@ -6,14 +6,17 @@ kernel and what does the same in JAX travels through the trace as one operation,
 chosen is not traced.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
 
+from jaxsparse.counting import count_true
 from jaxsparse.kernels import load
 
 Result = TypeVar("Result")
@@ -39,8 +42,19 @@ def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *a
         return plain(*args)
     kernel, results = jax.make_jaxpr(compiled, return_shape=True)(*args)
     flat = lambda *leaves: jax.tree.leaves(plain(*tree.unflatten(leaves)))
-    found = _choice.bind(*map(lax.stop_gradient, leaves), compiled=kernel, plain=flat)
+    stopped = map(lax.stop_gradient, leaves)
+    found = _choice.bind(*stopped, compiled=kernel, plain=flat, asking=_asking_for_devices())
     return jax.tree.structure(results).unflatten(found)
+
+
+@functools.cache
+def _asking_for_devices() -> ClosedJaxpr:
+    """What makes JAX tell a lowering the devices: an operation in it that has to know them.
+
+    `plain` may be full of such, see `counting`, but is not traced before it is needed. JAX looks
+    for them in the parameters of all operations.
+    """
+    return jax.make_jaxpr(count_true)(jax.ShapeDtypeStruct((1,), jnp.bool_))
 
 
 def _on_mesh(x: Any) -> bool:
@@ -54,22 +68,27 @@ def _run(*args: jax.Array, **params: Any) -> list[jax.Array]:
 
 
 @_choice.def_abstract_eval
-def _types(*args: Any, compiled: ClosedJaxpr, plain: Callable) -> list[Any]:
+def _types(*args: Any, compiled: ClosedJaxpr, **params: Any) -> list[Any]:
     return compiled.out_avals
 
 
-def _batched(args: Any, axes: Any, *, compiled: ClosedJaxpr, plain: Callable) -> tuple[Any, Any]:
-    return jax.vmap(plain, in_axes=tuple(axes))(*args), [0] * len(compiled.out_avals)
+def _batched(args: Any, axes: Any, *, plain: Callable, **params: Any) -> tuple[Any, list[int]]:
+    results = jax.vmap(plain, in_axes=tuple(axes))(*args)
+    return results, [0] * len(results)
 
 
 def _lower_plain(
-    context: mlir.LoweringRuleContext, *args: Any, compiled: ClosedJaxpr, plain: Callable
+    context: mlir.LoweringRuleContext, *args: Any, plain: Callable, **params: Any
 ) -> Any:
     return mlir.lower_fun(plain)(context, *args)
 
 
 def _lower_on_cpu(
-    context: mlir.LoweringRuleContext, *args: Any, compiled: ClosedJaxpr, plain: Callable
+    context: mlir.LoweringRuleContext,
+    *args: Any,
+    compiled: ClosedJaxpr,
+    plain: Callable,
+    **params: Any,
 ) -> Any:
     module = context.module_context
     devices, exported = module.axis_context, module.lowering_parameters.for_export
