@@ -30,11 +30,6 @@ class Stored(NamedTuple):
     inputs: list[jax.Array]
     absolute: tuple[bool, ...]
 
-    def scores(self, inputs: list[jax.Array]) -> list[jax.Array]:
-        """Returns the scores from the inputs."""
-        pairs = zip(inputs, self.absolute, strict=True)
-        return [jnp.abs(x) if absolute else x for x, absolute in pairs]
-
 
 def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | None:
     """Returns where scores are stored, or None where one has to be computed by more than |x|.
@@ -62,6 +57,11 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
         found.append(jnp.asarray(arrays[source]))
         absolute.append(source is not score)
     return Stored(found, tuple(absolute))
+
+
+def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:
+    """Returns the scores, from what is `Stored`."""
+    return [jnp.abs(x) if taken else x for x, taken in zip(inputs, absolute, strict=True)]
 
 
 def select(

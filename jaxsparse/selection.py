@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.bisection import bisect
-from jaxsparse.histogram import select, stored
+from jaxsparse.histogram import scores_of, select, stored
 from jaxsparse.kernels.one_cpu import on_one_cpu
 from jaxsparse.types import Candidates, Counts, Leaves, Scores, Selected
 
@@ -95,9 +95,11 @@ def top_k(
     if arrays is None:
         masks, num_nan = bisect(in_order, inputs, wanted, candidates, together=together)
     else:
+        # Not a method of `arrays`: what lowering calls must not hold on to what was traced.
+        compute_again = functools.partial(scores_of, arrays.absolute)
         masks, num_nan = on_one_cpu(
             functools.partial(select, arrays.absolute, together=together),
-            functools.partial(bisect, arrays.scores, together=together),
+            functools.partial(bisect, compute_again, together=together),
             arrays.inputs,
             wanted,
             candidates,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.histogram import stored
+from jaxsparse.histogram import scores_of, stored
 
 A, B = jnp.array([1.0, -2.0]), jnp.arange(3, dtype=jnp.bfloat16)
 
@@ -16,7 +16,9 @@ def test_arrays_and_absolute_values_in_the_order_of_the_scores():
     assert found is not None and found.absolute == (True, False, True)
     for x, expected in zip(found.inputs, (B, A, A), strict=True):
         np.testing.assert_array_equal(x, expected)
-    for x, expected in zip(found.scores(found.inputs), (B, A, jnp.abs(A)), strict=True):
+    for x, expected in zip(
+        scores_of(found.absolute, found.inputs), (B, A, jnp.abs(A)), strict=True
+    ):
         np.testing.assert_array_equal(x, expected)
 
 

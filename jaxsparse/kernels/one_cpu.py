@@ -31,7 +31,8 @@ def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *a
     Args:
       compiled: calls a kernel; for programs that run on one CPU, where there are kernels.
       plain: in JAX; for all other programs, those that are exported among them, which may run where
-        there are no kernels, and under `vmap`.
+        there are no kernels, and under `vmap`. It is called when the program is lowered, so it must
+        not close over arrays of the trace.
       *args: pytrees of arrays. Nothing is differentiated through the call.
 
     Returns:
