@@ -13,7 +13,7 @@ class KernelsHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles, or says in a line why not."""
-        script = Path(self.root) / "jaxsparse" / "sparse" / "build.py"
+        script = Path(self.root) / "jaxsparse" / "kernels" / "build.py"
         spec = importlib.util.spec_from_file_location("jaxsparse_build", script)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

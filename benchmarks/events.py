@@ -4,11 +4,13 @@
 
 The limit is to read the scores once: a selection has to look at every one of them. The same event
 by sorting is the same method with stages that find each threshold with `jnp.sort` (which is cheaper
-than the argsort of the nearest peer, and leaves ties uncut).
+than the argsort of the nearest peer, and leaves ties uncut). Selections are made by the kernel,
+where it is there; with JAXSPARSE_KERNELS=off by bisection.
 """
 
 import argparse
 import functools
+import time
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import jaxsparse
 from benchmarks import resnet50, timing
 from jaxsparse.counting import count_true
+from jaxsparse.kernels.load import backend
 from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Row, Selected
 
@@ -60,7 +63,7 @@ def _no_nan(masks: Leaves) -> jax.Array:
 def methods() -> dict[str, tuple[jaxsparse.Method, list[Any], str]]:
     """Name -> the method, the stages that do the same by sorting, and their scope."""
     return {
-        "gmp (global magnitude)": (jaxsparse.gmp(**OPTIONS), [prune_by_sort], "global"),
+        "gmp": (jaxsparse.gmp(**OPTIONS), [prune_by_sort], "global"),
         "rigl": (jaxsparse.rigl(**OPTIONS), [exchange_by_sort], "layer"),
         "granet": (jaxsparse.granet(**OPTIONS), [prune_by_sort, exchange_by_sort], "global"),
     }
@@ -70,8 +73,10 @@ def main() -> None:
     """Prints one line per event."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=15, help="calls per median (by sort: 3)")
-    times = parser.parse_args().times
-    print(timing.machine())
+    parser.add_argument("--event", choices=list(methods()), help="this one alone")
+    args = parser.parse_args()
+    times, only = args.times, args.event
+    print(f"{timing.machine()}, kernels: {' '.join(backend())}")
     params, grads = resnet50.params(0), resnet50.params(1)
     nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
     print(f"{len(params)} leaves, {nbytes // 4:,} weights, to {SPARSITY:.0%} sparsity")
@@ -82,21 +87,25 @@ def main() -> None:
     print(f"reading the scores once: {limit * 1e3:.2f} ms\n")
     print(
         f"{'event':<24} {'ms':>7} {'x read':>7} {'by sort ms':>11} {'x faster':>9} "
-        f"{'compile s':>10} {'memory':>7} {'by sort':>8}   (memory: temp + output, x params)"
+        f"{'trace s':>8} {'compile s':>10} {'memory':>7} {'by sort':>8}   (memory: temp + output, "
+        "x params)"
     )
     report_selection(params, limit, times)
     for name, (method, stages, scope) in methods().items():
+        if only not in (None, name):
+            continue
         slow = jaxsparse.compose("by sort", stages, method.timetable, scope=scope)  # pyright: ignore[reportArgumentType]
         masks = jax.jit(method.init)(jax.random.key(2), params)
         args = (params, grads, masks, jnp.int32(STEP))
-        fast, compile_seconds = timing.compile_with_time(method.update, *args)
+        fast, trace_seconds, compile_seconds = compile_with_times(method.update, *args)
         by_sort, _ = timing.compile_with_time(slow.update, *args)
         check_same(fast(*args), by_sort(*args))
         seconds = timing.median_seconds(functools.partial(fast, *args), times=times)
         sorting = timing.median_seconds(functools.partial(by_sort, *args), times=3)
         print(
             f"{name:<24} {seconds * 1e3:>7.1f} {seconds / limit:>7.1f} {sorting * 1e3:>11.0f} "
-            f"{sorting / seconds:>9.1f} {compile_seconds:>10.1f} {memory(fast, nbytes):>7.2f} "
+            f"{sorting / seconds:>9.1f} {trace_seconds:>8.2f} {compile_seconds:>10.2f} "
+            f"{memory(fast, nbytes):>7.2f} "
             f"{memory(by_sort, nbytes):>8.2f}",
             flush=True,
         )
@@ -110,14 +119,24 @@ def report_selection(params: Any, limit: float, times: int) -> None:
         size = sum(w.size for w in params.values())
         return jaxsparse.top_k(jaxsparse.types.Scores(params, magnitudes), size // 10).masks
 
-    selection, compile_seconds = timing.compile_with_time(select, params)
+    selection, trace_seconds, compile_seconds = compile_with_times(select, params)
     seconds = timing.median_seconds(functools.partial(selection, params), times=times)
     print(
         f"{'(global top_k alone)':<24} {seconds * 1e3:>7.1f} {seconds / limit:>7.1f} "
-        f"{'':>11} {'':>9} {compile_seconds:>10.1f} "
+        f"{'':>11} {'':>9} {trace_seconds:>8.2f} {compile_seconds:>10.2f} "
         f"{memory(selection, sum(x.nbytes for x in jax.tree.leaves(params))):>7.2f}",
         flush=True,
     )
+
+
+def compile_with_times(function: Any, *args: Any) -> tuple[Any, float, float]:
+    """Returns the compiled function, and the seconds of tracing and lowering and of compiling."""
+    jax.clear_caches()
+    start = time.perf_counter()
+    lowered = jax.jit(function).lower(*args)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, middle - start, time.perf_counter() - middle
 
 
 def memory(compiled: Any, nbytes: int) -> float:

@@ -42,9 +42,8 @@ def prune(score: Score = magnitude) -> Stage:
             return top_k(scores, row.target, eligible=masks)
         reserved = top_k(scores, dict.fromkeys(masks, row.min_keep), eligible=masks)
         taken = sum(count_true(mask)[0] for mask in reserved.masks.values())
-        others = {p: masks[p] & ~reserved.masks[p] for p in masks}
-        chosen = top_k(scores, row.target - taken, eligible=others)
-        return Selected({p: reserved.masks[p] | chosen.masks[p] for p in masks}, reserved.num_nan)
+        chosen = top_k(scores, row.target - taken, eligible=masks, given=reserved.masks)
+        return chosen._replace(num_nan=reserved.num_nan)
 
     return stage
 
@@ -116,14 +115,13 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
         worth = score_leaves(drop, weights, signal, fold_key(key, "drop"), row.groups)
         stayed = top_k(worth, by_path(active - n), eligible=masks, num_eligible=active)
         promise = score_leaves(grow, weights, signal, fold_key(key, "grow"), row.groups)
-        inactive = {p: ~mask for p, mask in stayed.masks.items()}
         sizes = jnp.array([mask.size for mask in masks.values()], jnp.int32)
         if fixed(row.groups):
             grown = _grow_by_group(worth, promise, by_path(n), stayed.masks, fixed(row.groups))
         else:
-            grown = top_k(promise, by_path(n), eligible=inactive, num_eligible=sizes - (active - n))
-            grown = grown._replace(masks={p: stayed.masks[p] | grown.masks[p] for p in masks})
-        return Selected(grown.masks, stayed.num_nan + grown.num_nan)
+            inactive = sizes - (active - n)
+            grown = top_k(promise, by_path(n), given=stayed.masks, num_eligible=inactive)
+        return grown._replace(num_nan=stayed.num_nan + grown.num_nan)
 
     return stage
 
@@ -149,9 +147,9 @@ def _grow_by_group(
     free = [path for path in stayed if path not in groups]
     if free:
         take = lambda inputs: {path: promise.compute(inputs)[path] for path in free}
-        inactive = {path: ~stayed[path] for path in free}
-        grown = top_k(Scores(promise.inputs, take), {path: n[path] for path in free}, inactive)
-        masks |= {path: stayed[path] | grown.masks[path] for path in free}
+        given = {path: stayed[path] for path in free}
+        grown = top_k(Scores(promise.inputs, take), {path: n[path] for path in free}, given=given)
+        masks |= grown.masks
         num_nan |= dict(zip(free, grown.num_nan, strict=True))
     return Selected(
         {path: masks[path] for path in stayed}, jnp.stack([num_nan[path] for path in stayed])

@@ -113,6 +113,20 @@ class Scores(NamedTuple):
     compute: Callable[[Any], Mapping[str, jax.Array]]
 
 
+class Candidates(NamedTuple):
+    """What a selection chooses from, in lists with an array of each leaf.
+
+    Attributes:
+      eligible: bool arrays; None: all entries are.
+      given: bool arrays, entries that are in without being chosen, and no candidates; None: none.
+      num: int32[leaves], the number of candidates where it is known already, or None.
+    """
+
+    eligible: list[jax.Array] | None
+    given: list[jax.Array] | None
+    num: jax.Array | None
+
+
 class Selected(NamedTuple):
     """What a selection or a stage returns.
 

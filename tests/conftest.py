@@ -15,6 +15,8 @@ import hypothesis
 import jax
 import pytest
 
+from jaxsparse.kernels import load
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Many tests compile the same program from other Python functions. The folder goes with the process.
@@ -32,6 +34,27 @@ hypothesis.settings.load_profile("ci")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(params=["compiled", "jax"])
+def engine(request, monkeypatch) -> str:
+    """Runs a test with the kernels, which it skips where there are none, and in JAX alone.
+
+    What is compiled once stays as it is: a test makes the functions that it compiles itself.
+    """
+    if request.param == "jax":
+        backend = load.Backend("jax", "as the test asks")
+        monkeypatch.setattr(load, "backend", lambda: backend)
+    elif load.backend().name != "compiled":
+        pytest.skip(load.backend().why)
+    return request.param
+
+
+@pytest.fixture
+def compiled() -> None:
+    """Runs a test with the kernels, which it skips where there are none."""
+    if load.backend().name != "compiled":
+        pytest.skip(load.backend().why)
 
 
 @pytest.fixture(scope="module", autouse=True)

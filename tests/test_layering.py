@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "scores": CORE | {"groups"},
     "search": set(),
     "ties": set(),
-    "selection": CORE | {"search", "ties"},
+    "kernels": {"counting", "kernels"},
+    "bisection": CORE | {"search", "ties"},
+    "histogram": {"types"},
+    "selection": {"types", "bisection", "histogram", "kernels"},
     "ranking": {"types", "ties", "groups"},
     "patterns": CORE | {"groups"},
     "timetable": TOOLS,
@@ -55,7 +58,7 @@ MAY_IMPORT = {
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state"},
     "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
-    "sparse": CORE | {"csr", "sparse"},
+    "sparse": CORE | {"csr", "kernels", "sparse"},
     "nn": CORE | {"distributions", "nn", "sparse"},
 }
 

@@ -155,6 +155,22 @@ def test_what_is_not_eligible_never_wins():
         np.testing.assert_array_equal(jitted_mask(scores, k, eligible), np.array(expected, bool))
 
 
+def test_what_is_given_is_in_beside_the_k_and_is_no_candidate():
+    scores = {"a": np.array([4.0, 3.0, 2.0, 1.0], np.float32)}
+    given = {"a": np.array([1, 0, 0, 1], bool)}
+    eligible = {"a": np.array([1, 0, 1, 1], bool)}
+    for k, allowed, expected in [
+        (0, None, [1, 0, 0, 1]),
+        (1, None, [1, 1, 0, 1]),
+        (1, eligible, [1, 0, 1, 1]),
+        (4, eligible, [1, 0, 1, 1]),
+    ]:
+        masks = jitted_top_k(scores, k, allowed, given=given).masks
+        np.testing.assert_array_equal(masks["a"], np.array(expected, bool))
+    with pytest.raises(ValueError, match=r"given of a is missing; it must be bool\(4,\)"):
+        top_k(scores, 1, given={})
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("k", [0, 1, 50, 999, 1000])
 def test_all_equal_scores_have_the_exact_count(value, k):
@@ -224,4 +240,4 @@ def test_more_scores_than_int32_counts():
 
 
 def test_drawn_selections_agree_with_sorting():
-    assert draw_selections.run(150, seed=1) == (0, 0)
+    assert draw_selections.run(150, seed=1) == (0, 0, 0)

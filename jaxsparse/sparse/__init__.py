@@ -16,6 +16,7 @@ mean belongs into the loss:
 With `check_vma=False` they are not: there, take the mean of the gradients.
 """
 
+from jaxsparse.kernels.load import Backend, backend
 from jaxsparse.sparse.allocator import keep_memory
 from jaxsparse.sparse.choice import (
     BreakEven,
@@ -26,7 +27,6 @@ from jaxsparse.sparse.choice import (
 )
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.inference import Epilogue, sparse_conv_norm
-from jaxsparse.sparse.kernels import Backend, backend
 from jaxsparse.sparse.measure import LayerTimes, Measured, benchmark, measured_break_even
 from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse

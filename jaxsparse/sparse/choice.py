@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 
+from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.convolution import Layout
-from jaxsparse.sparse.kernels import backend
 from jaxsparse.sparse.window import Window
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.sparse.kernels import on_device
+from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions, check_arrays
 from jaxsparse.sparse.varying import result_type, varying_alike

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.convolution import Layout, attributes, out_shape, sparse_conv
-from jaxsparse.sparse.kernels import on_device
 from jaxsparse.sparse.positions import Positions
 from jaxsparse.sparse.varying import result_type, varying_alike
 from jaxsparse.sparse.window import Window

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.choice import LayerShape
 from jaxsparse.sparse.convolution import sparse_conv
-from jaxsparse.sparse.kernels import backend
 from jaxsparse.sparse.positions import Positions, positions_of
 
 # Calls that each time is the least of, and the seconds that these go on for at least.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.sparse.kernels import on_device
+from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.varying import result_type, varying_alike
 
 Outputs: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]

@@ -15,7 +15,7 @@ from experiments import cifar, cli, loop, report
 from experiments.execution import check_execution, describe_execution, make_execution
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
-from jaxsparse.sparse import kernels
+from jaxsparse.kernels import load
 from tests.experiments.small_runs import make_run
 
 STEPS, EVERY = 12, 4
@@ -24,7 +24,7 @@ STEPS, EVERY = 12, 4
 @pytest.fixture(autouse=True)
 def as_with_kernels(monkeypatch):
     """Where there are no kernels the layers here are worth less, and would all stay dense."""
-    compiled = kernels.Backend("compiled", "as the test asks")
+    compiled = load.Backend("compiled", "as the test asks")
     monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
 
 

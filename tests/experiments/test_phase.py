@@ -15,10 +15,10 @@ from experiments.cost import extras, shapes_and_flops
 from experiments.data.dataset import Dataset
 from experiments.run import Phase
 from experiments.run_folder import read_metrics
+from jaxsparse.kernels import load
 from jaxsparse.nn import DyReLUOptions
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 from jaxsparse.paths import leaf_paths
-from jaxsparse.sparse import kernels
 from tests.experiments.small_runs import make_run, split
 from tests.test_checkpoint import bits
 
@@ -131,7 +131,7 @@ def test_the_first_step_is_dyrelus_unless_it_comes_late():
 
 
 def test_by_active_weights(straight, tmp_path, monkeypatch):
-    compiled = kernels.Backend("compiled", "as the test asks")
+    compiled = load.Backend("compiled", "as the test asks")
     monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
     out = tmp_path / "run"
     train(run_of(execution="sparse"), out)

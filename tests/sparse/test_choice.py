@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxsparse.sparse import LayerShape, Window, break_even, choose_rooms, is_mostly_sparse, kernels
+from jaxsparse.kernels import load
+from jaxsparse.sparse import LayerShape, Window, break_even, choose_rooms, is_mostly_sparse
 
 SAME = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
 
@@ -32,13 +33,13 @@ HALF = {"break_even": lambda layer, train: 0.5}
     ],
 )
 def test_break_even_lies_where_it_was_measured(shape, faster, slower, monkeypatch):
-    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: kernels.Backend("compiled", ""))
+    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: load.Backend("compiled", ""))
     assert break_even(shape) >= faster
     assert slower is None or break_even(shape) < slower
 
 
 def test_break_even_without_kernels_is_low(monkeypatch):
-    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: kernels.Backend("jax", ""))
+    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: load.Backend("jax", ""))
     assert 0.01 < break_even(layer(512, 4)) < break_even(layer(16, 32)) <= 0.05
 
 

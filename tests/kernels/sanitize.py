@@ -1,6 +1,6 @@
 """Runs the kernels under the sanitizers of addresses, undefined behaviour and threads.
 
-    python tests/sparse/sanitize.py --seeds 3000
+    python tests/kernels/sanitize.py --seeds 3000
 
 compiles `driver/driver.cc`, which calls them on random shapes in buffers that end where the tensors
 end and compares what they give with plain loops, for every level of instructions that this machine
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jaxsparse.sparse import build, kernels
+from jaxsparse.kernels import build, load
 
 DRIVER = Path(__file__).parent / "driver"
 SANITIZERS = ("address,undefined", "thread")
@@ -24,7 +24,7 @@ FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 def levels() -> list[str]:
     """The levels of instructions that this machine has, the best first."""
-    return [level for level, needed in kernels.LEVELS.items() if needed <= kernels.features()]
+    return [level for level, needed in load.LEVELS.items() if needed <= load.features()]
 
 
 def why_not(sanitizer: str) -> str:

@@ -1,6 +1,6 @@
 """Compiles the kernels into the folder `lib` beside this file, with the standard library alone.
 
-    python -m jaxsparse.sparse.build
+    python -m jaxsparse.kernels.build
 
 does by hand what installing the package does where a C++ compiler is at hand (GCC 11, Clang 12 or
 later): on a checkout, after its sources have changed. The headers are those that jaxlib ships;

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsparse.sparse import build, kernels
+from jaxsparse.kernels import build, load
 
-V2, V3, V4 = (kernels.LEVELS[f"x86-64-v{n}"] for n in (2, 3, 4))
+V2, V3, V4 = (load.LEVELS[f"x86-64-v{n}"] for n in (2, 3, 4))
 RUNS = Path(__file__).parent / "run_kernels.py"
 
 
@@ -43,8 +43,8 @@ def folder(tmp_path):
     ],
 )
 def test_the_best_that_a_machine_can_run(folder, wanted, able, expected):
-    chosen = kernels.choose(wanted, able, folder)
-    if expected in kernels.LEVELS:
+    chosen = load.choose(wanted, able, folder)
+    if expected in load.LEVELS:
         assert chosen[0] == expected and chosen[1] in build.libraries_of(expected, folder)
     else:
         assert isinstance(chosen, str) and re.match(expected, chosen)
@@ -53,7 +53,7 @@ def test_the_best_that_a_machine_can_run(folder, wanted, able, expected):
 def test_a_level_that_was_not_built(folder):
     for library in folder.glob("x86-64-v4-*"):
         library.unlink()
-    assert kernels.choose("", V2 | V3 | V4, folder)[0] == "x86-64-v3"
+    assert load.choose("", V2 | V3 | V4, folder)[0] == "x86-64-v3"
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -61,8 +61,8 @@ def test_no_folder_or_nothing_in_it(tmp_path, exists):
     folder = tmp_path / "lib"
     if exists:
         folder.mkdir()
-    assert kernels.choose("", V2, folder) == (
-        f"no kernels were built into {folder}; `python -m jaxsparse.sparse.build` makes them"
+    assert load.choose("", V2, folder) == (
+        f"no kernels were built into {folder}; `python -m jaxsparse.kernels.build` makes them"
     )
 
 
@@ -70,10 +70,10 @@ def test_kernels_of_other_sources_are_left_alone(folder, tmp_path, monkeypatch):
     sources = tmp_path / "csrc"
     shutil.copytree(build.SOURCE.parent, sources)
     monkeypatch.setattr(build, "SOURCE", sources / "ffi.cc")
-    assert isinstance(kernels.choose("", V2, folder), tuple)
+    assert isinstance(load.choose("", V2, folder), tuple)
     header = sources / "vec.h"
     header.write_text(header.read_text() + "// Changed.")
-    why = kernels.choose("", V2, folder)
+    why = load.choose("", V2, folder)
     assert isinstance(why, str) and "were made from other sources, or are damaged" in why
 
 
@@ -81,37 +81,37 @@ def test_damaged_kernels_are_left_alone(folder):
     """They would end the process when they are loaded."""
     for library in folder.iterdir():
         library.write_bytes(library.read_bytes()[:-1])
-    assert "are damaged" in kernels.choose("", V2, folder)
+    assert "are damaged" in load.choose("", V2, folder)
 
 
 def test_features_of_this_machine(monkeypatch):
     if sys.platform == "linux":
-        assert any(needed <= kernels.features() for needed in kernels.LEVELS.values())
-    monkeypatch.setattr(kernels.platform, "machine", lambda: "arm64")
-    assert kernels.features() == {"asimd"}
+        assert any(needed <= load.features() for needed in load.LEVELS.values())
+    monkeypatch.setattr(load.platform, "machine", lambda: "arm64")
+    assert load.features() == {"asimd"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"no library"])
 def test_what_is_no_library_is_no_error(content, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "FOLDER", tmp_path)
-    monkeypatch.setattr(kernels, "features", lambda: V2)
+    monkeypatch.setattr(load, "features", lambda: V2)
     library = tmp_path / "new"
     library.write_bytes(content)
     library.rename(tmp_path / f"x86-64-v2-{build._stamp(library)}.so")
     monkeypatch.delenv("JAXSPARSE_KERNELS", raising=False)
-    name, why = kernels._load.__wrapped__()
+    name, why = load._load.__wrapped__()
     assert name == "jax" and why.startswith(f"the kernels cannot be loaded, {tmp_path}")
 
 
 def test_a_kernel_that_jax_refuses_is_no_error(tmp_path, monkeypatch, compiled):
     """As one that was made for a later jaxlib; and JAX goes on."""
-    monkeypatch.setenv("JAXSPARSE_KERNELS", kernels.backend().why)
+    monkeypatch.setenv("JAXSPARSE_KERNELS", load.backend().why)
 
     def refuse(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("API version (0.9) is incompatible")
 
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    name, why = kernels._load.__wrapped__()
+    name, why = load._load.__wrapped__()
     assert name == "jax" and "API version (0.9) is incompatible; `python -m" in why
 
 
@@ -128,8 +128,8 @@ def results(path, threads, level=""):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    if kernels.backend().name != "compiled":
-        pytest.skip(kernels.backend().why)
+    if load.backend().name != "compiled":
+        pytest.skip(load.backend().why)
     return results(tmp_path_factory.mktemp("kernels") / "all.npz", 7)[0]
 
 
@@ -139,10 +139,10 @@ def test_the_same_whatever_the_number_of_threads(reference, tmp_path):
         assert alone[name].tobytes() == reference[name].tobytes(), name
 
 
-@pytest.mark.parametrize("level", [*kernels.LEVELS, "off"])
+@pytest.mark.parametrize("level", [*load.LEVELS, "off"])
 def test_all_levels_agree(level, reference, tmp_path):
     if level != "off":
-        chosen = kernels.choose(level, kernels.features(), build.FOLDER)
+        chosen = load.choose(level, load.features(), build.FOLDER)
         if isinstance(chosen, str):
             pytest.skip(chosen)
     found, why = results(tmp_path / "level.npz", 3, level)

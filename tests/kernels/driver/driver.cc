@@ -5,44 +5,22 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "layer.h"
 #include "norm.h"
 #include "planes.h"
+#include "random.h"
 #include "rows.h"
+#include "selection.h"
 
 using namespace jaxsparse;
-using Floats = std::vector<float>;
 
 namespace {
 
-struct Random {
-  std::mt19937_64 bits;
-
-  // In [low, high].
-  i64 in(i64 low, i64 high) { return low + static_cast<i64>(bits() % (high - low + 1)); }
-  bool chance(int percent) { return in(1, 100) <= percent; }
-  template <class T, std::size_t n>
-  T of(const T (&choices)[n]) {
-    return choices[in(0, n - 1)];
-  }
-  Floats floats(i64 size) {
-    Floats found(size);
-    for (float& x : found) x = static_cast<float>(in(-1000, 1000)) / 500;
-    return found;
-  }
-};
-
 // What a kernel must write over, all of it.
 Floats unwritten(i64 size) { return Floats(size, std::numeric_limits<float>::quiet_NaN()); }
-
-void fail(const std::string& what) {
-  std::fprintf(stderr, "%s\n", what.c_str());
-  std::exit(1);
-}
 
 void close(const std::string& what, const Floats& ours, const std::vector<double>& theirs) {
   double largest = 1;
@@ -316,6 +294,7 @@ int main(int, char** args) {
     wrong_positions(random);
     epilogue(random);
     normalisation(random);
+    selection::run_both(random);
   }
   std::printf("%d seeds from %d on, %d lanes\n", num, first, kLanes);
 }

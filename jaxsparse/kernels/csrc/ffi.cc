@@ -1,11 +1,13 @@
-// The calls that XLA makes, see kernels.py for what they are given.
+// The calls that XLA makes, see where Python makes them for what they are given.
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "layer.h"
 #include "norm.h"
 #include "planes.h"
 #include "rows.h"
+#include "select.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxsparse {
@@ -15,6 +17,7 @@ namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
 using FloatsOut = ffi::ResultBuffer<ffi::F32>;
+using IntsOut = ffi::ResultBuffer<ffi::S32>;
 using Window = ffi::Span<const std::int64_t>;
 
 // From how many images on the batch is the vector axis where it lies innermost.
@@ -160,6 +163,38 @@ ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats gr
   return ffi::Error::Success();
 }
 
+// By leaf scores, then where they are eligible and what is given, as far as the flags say that there
+// are any; in masks and numbers of NaN the leaves have the same order.
+ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args,
+                      IntsOut num_nan, ffi::RemainingRets masks,
+                      Window absolute, bool eligible, bool given, bool together) {
+  const i64 width = 1 + eligible + given, num = static_cast<i64>(masks.size());
+  if (static_cast<i64>(args.size()) != num * width || static_cast<i64>(absolute.size()) != num ||
+      static_cast<i64>(wanted.element_count()) != (together ? 1 : num)) {
+    return wrong("counts, scores and masks of different numbers of leaves");
+  }
+  std::vector<SelectLeaf> leaves(num);
+  u32 start = 0;
+  for (i64 i = 0; i < num; i++) {
+    const auto scores = args.get<ffi::AnyBuffer>(i * width);
+    auto mask = masks.get<ffi::AnyBuffer>(i);
+    const bool half = scores->element_type() == ffi::BF16;
+    if (!half && scores->element_type() != ffi::F32) return wrong("scores of another type");
+    const i64 size = static_cast<i64>(scores->element_count());
+    const auto flags = [&](bool there, i64 at) {
+      void* data = there ? args.get<ffi::AnyBuffer>(i * width + at)->untyped_data() : nullptr;
+      return static_cast<const u8*>(data);
+    };
+    leaves[i] = {scores->untyped_data(), half, absolute[i] != 0, flags(eligible, 1),
+                 flags(given, width - 1), static_cast<u8*>((*mask)->untyped_data()), size, start,
+                 together ? 0 : i};
+    if (together) start += static_cast<u32>(size);
+  }
+  const std::int32_t* counts = wanted.typed_data();
+  select_largest(pool, leaves, {counts, counts + wanted.element_count()}, num_nan->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace jaxsparse
 
@@ -227,3 +262,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_norm, jaxsparse::Guarded<jaxsparse:
                                   .Attr<std::int64_t>("layout")
                                   .Attr<jaxsparse::Window>("window")
                                   .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_select, jaxsparse::Guarded<jaxsparse::run_select>::run,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Ints>()
+                                  .RemainingArgs()
+                                  .Ret<jaxsparse::Ints>()
+                                  .RemainingRets()
+                                  .Attr<jaxsparse::Window>("absolute")
+                                  .Attr<bool>("eligible")
+                                  .Attr<bool>("given")
+                                  .Attr<bool>("together"));

@@ -1,6 +1,6 @@
-"""Writes what the kernels make of some layers into a file, for test_kernels.py to compare.
+"""Writes what the kernels make of some layers into a file, for test_load.py to compare.
 
-JAX_NUM_CPU_DEVICES=<threads> python tests/sparse/run_kernels.py <file>
+JAX_NUM_CPU_DEVICES=<threads> python tests/kernels/run_kernels.py <file>
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxsparse
 from jaxsparse.sparse import Window, backend, sparse_conv, to_sparse
 from jaxsparse.sparse.norm import batch_norm
 
@@ -58,8 +59,18 @@ def norm():
     return run(x, scale, bias, shortcut)
 
 
+def selection():
+    """Masks of the largest of scores with many ties, in each leaf and over both."""
+    rng = np.random.default_rng(0)
+    scores = {name: np.round(rng.normal(size=300_000), 3).astype(np.float32) for name in "ab"}
+    eligible = {name: rng.random(x.shape) < 0.6 for name, x in scores.items()}
+    select = jax.jit(jaxsparse.top_k)
+    chosen = [select(scores, k, eligible) for k in (70_000, {"a": 20_000, "b": 100_000})]
+    return [np.float32(mask) for selected in chosen for mask in selected.masks.values()]
+
+
 def main():
-    found = {"norm": norm()}
+    found = {"norm": norm(), "selection": selection()}
     for name, (shape, window) in LAYERS.items():
         for layout in ("NHWC", "CHWN"):
             found[f"{name}, {layout}"] = convolution(shape, window, layout)

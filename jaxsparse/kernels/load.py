@@ -1,8 +1,8 @@
 """The compiled kernels: which of them this machine can run, and why not, if it can run none.
 
 They are shared libraries in the folder `lib`, one for each set of instructions, made when the
-package is installed where a C++ compiler is at hand. Nothing here fails: without them `loop.py`
-does the same.
+package is installed where a C++ compiler is at hand. Nothing here fails: what calls them does the
+same in JAX where there are none.
 """
 
 import ctypes
@@ -18,7 +18,14 @@ from jax import lax
 
 Result = TypeVar("Result")
 
-TARGETS = ("conv_forward", "conv_backward", "conv_norm", "norm_forward", "norm_backward")
+TARGETS = (
+    "conv_forward",
+    "conv_backward",
+    "conv_norm",
+    "norm_forward",
+    "norm_backward",
+    "select",
+)
 # The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -26,11 +33,11 @@ LEVELS = {
     "x86-64-v2": {"sse4_1", "sse4_2", "ssse3", "popcnt", "cx16"},
     "armv8-a": {"asimd"},
 }
-_MAKE = "`python -m jaxsparse.sparse.build` makes them"
+_MAKE = "`python -m jaxsparse.kernels.build` makes them"
 
 
 class Backend(NamedTuple):
-    """What sparse execution runs on.
+    """What sparse execution runs on, and on one CPU selection.
 
     Attributes:
       name: "compiled" or "jax".
@@ -65,8 +72,8 @@ def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
       able: features of the machine.
       folder: where the libraries are.
     """
-    # Not above: `python -m jaxsparse.sparse.build` warns of a module that is imported already.
-    from jaxsparse.sparse.build import is_of_these_sources, libraries_of
+    # Not above: `python -m jaxsparse.kernels.build` warns of a module that is imported already.
+    from jaxsparse.kernels.build import is_of_these_sources, libraries_of
 
     if wanted == "off":
         return "JAXSPARSE_KERNELS=off"
@@ -101,7 +108,7 @@ def features() -> set[str]:
 
 @functools.cache
 def _load() -> Backend:
-    from jaxsparse.sparse.build import FOLDER  # see `choose`
+    from jaxsparse.kernels.build import FOLDER  # see `choose`
 
     try:
         chosen = choose(os.environ.get("JAXSPARSE_KERNELS", ""), features(), FOLDER)

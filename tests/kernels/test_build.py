@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsparse.sparse import build
+from jaxsparse.kernels import build
 
 ROOT = Path(build.__file__).parents[2]
 QUICK = """#!/bin/sh
@@ -90,7 +90,7 @@ def test_no_headers_and_no_level(tmp_path, monkeypatch, compile_with):
 
 def test_the_command(levels):
     """It warns of nothing, and says in a line what is wrong."""
-    command = [sys.executable, "-W", "error", "-m", "jaxsparse.sparse.build"]
+    command = [sys.executable, "-W", "error", "-m", "jaxsparse.kernels.build"]
     done = subprocess.run(
         command, env={"CXX": "/nonexistent"}, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -106,7 +106,7 @@ def hook(tmp_path):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder = tmp_path / "root" / "jaxsparse" / "sparse"
+    folder = tmp_path / "root" / "jaxsparse" / "kernels"
     shutil.copytree(build.SOURCE.parent, folder / "csrc")
     shutil.copy(build.__file__, folder)
     return module.KernelsHook(str(tmp_path / "root"), {}, None, None, str(tmp_path), "wheel")
@@ -117,7 +117,7 @@ def test_wheels_have_the_libraries_inside(hook, levels, compile_with, capsys):
     data = {"artifacts": [], "pure_python": True}
     hook.initialize("standard", data)
     root = Path(hook.root)
-    libraries = sorted((root / "jaxsparse" / "sparse" / "lib").iterdir())
+    libraries = sorted((root / "jaxsparse" / "kernels" / "lib").iterdir())
     assert len(libraries) == len(levels)
     assert sorted(root / path for path in data["artifacts"]) == libraries
     assert data["pure_python"] is False

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sparse import sanitize
+from tests.kernels import sanitize
 
 
 @pytest.mark.processes

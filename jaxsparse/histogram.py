@@ -1,0 +1,97 @@
+"""The k largest scores by a compiled kernel: one call for all leaves, in programs for one CPU.
+
+It finds what `bisection` finds, to the bit (`kernels/csrc/select.h` says how). To XLA the call is
+one operation, where a bisection is a few loops for every shape of a leaf, each of which takes 10 ms
+and more to compile. What a kernel reads has to be in memory; so it takes scores that are there
+already, arrays or their absolute values, and leaves to the bisection what would have to be stored.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from jaxsparse.types import Candidates
+
+_DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
+
+
+class Stored(NamedTuple):
+    """Scores that are in memory.
+
+    Attributes:
+      inputs: float32 or bfloat16 arrays, one of each leaf.
+      absolute: by leaf, whether the scores are the absolute values.
+    """
+
+    inputs: list[jax.Array]
+    absolute: tuple[bool, ...]
+
+
+def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | None:
+    """Returns where scores are stored, or None where one has to be computed by more than |x|.
+
+    Args:
+      compute: inputs -> scores, float arrays.
+      inputs: a pytree of arrays.
+
+    >>> import jax.numpy as jnp
+    >>> stored(lambda w: [jnp.abs(w)], jnp.array([1.0, -2.0]))
+    Stored(inputs=[Array([ 1., -2.], dtype=float32)], absolute=(True,))
+    >>> stored(lambda w: [w * w], jnp.array([1.0, -2.0])) is None
+    True
+    """
+    jaxpr = jax.make_jaxpr(compute)(inputs).jaxpr
+    of_what = {eqn.outvars[0]: eqn.invars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "abs"}
+    arrays = dict(zip(jaxpr.invars, jax.tree.leaves(inputs), strict=True))
+    found, absolute = [], []
+    for score in jaxpr.outvars:
+        if isinstance(score, Literal):  # a number, which no dictionary takes
+            return None
+        source = of_what.get(score, score)
+        if source not in arrays or source.aval.dtype not in _DTYPES:
+            return None
+        found.append(jnp.asarray(arrays[source]))
+        absolute.append(source is not score)
+    return Stored(found, tuple(absolute))
+
+
+def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:
+    """Returns the scores, from what is `Stored`."""
+    return [jnp.abs(x) if taken else x for x, taken in zip(inputs, absolute, strict=True)]
+
+
+def select(
+    absolute: tuple[bool, ...],
+    scores: list[jax.Array],
+    wanted: jax.Array,
+    candidates: Candidates,
+    *,
+    together: bool,
+) -> tuple[list[jax.Array], jax.Array]:
+    """Returns masks of the largest scores, as `bisection.bisect` does.
+
+    Args:
+      absolute: see `Stored`.
+      scores: see `Stored`.
+      wanted: int32[leaves], or int32[1] where leaves compete.
+      candidates: what to choose from; they are counted again.
+      together: whether the leaves compete.
+    """
+    eligible, given, _ = candidates
+    masks = [jax.ShapeDtypeStruct(x.shape, jnp.bool_) for x in scores]
+    num_nan = jax.ShapeDtypeStruct((len(scores),), jnp.int32)
+    call = jax.ffi.ffi_call("jaxsparse_select", [num_nan, *masks])
+    by_leaf = zip(scores, *(flags for flags in (eligible, given) if flags is not None), strict=True)
+    num_nan, *masks = call(
+        wanted,
+        *(array for leaf in by_leaf for array in leaf),
+        absolute=np.array(absolute, np.int64),
+        eligible=eligible is not None,
+        given=given is not None,
+        together=together,
+    )
+    return masks, num_nan

@@ -1,0 +1,104 @@
+"""Calls that only a program for one CPU makes.
+
+The compiler cannot look into a kernel: on a mesh it would gather what the kernel reads. How many
+devices a program is for is known when it is lowered, not when it is traced. So the choice between a
+kernel and what does the same in JAX travels through the trace as one operation, and what is not
+chosen is not traced.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import batching, mlir
+
+from jaxsparse.counting import count_true
+from jaxsparse.kernels import load
+
+Result = TypeVar("Result")
+
+_choice = Primitive("jaxsparse_on_one_cpu")
+_choice.multiple_results = True
+
+
+def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *args: Any) -> Result:
+    """Calls one of two functions that do the same.
+
+    Args:
+      compiled: calls a kernel; for programs that run on one CPU, where there are kernels.
+      plain: in JAX; for all other programs, those that are exported among them, which may run where
+        there are no kernels, and under `vmap`. It is called when the program is lowered, so it must
+        not close over arrays of the trace.
+      *args: pytrees of arrays. Nothing is differentiated through the call.
+
+    Returns:
+      What the function returned.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    if any(_on_mesh(x) for x in leaves):
+        return plain(*args)
+    kernel, results = jax.make_jaxpr(compiled, return_shape=True)(*args)
+    flat = lambda *leaves: jax.tree.leaves(plain(*tree.unflatten(leaves)))
+    stopped = map(lax.stop_gradient, leaves)
+    found = _choice.bind(*stopped, compiled=kernel, plain=flat, asking=_asking_for_devices())
+    return jax.tree.structure(results).unflatten(found)
+
+
+@functools.cache
+def _asking_for_devices() -> ClosedJaxpr:
+    """What makes JAX tell a lowering the devices: an operation in it that has to know them.
+
+    `plain` may be full of such, see `counting`, but is not traced before it is needed. JAX looks
+    for them in the parameters of all operations.
+    """
+    return jax.make_jaxpr(count_true)(jax.ShapeDtypeStruct((1,), jnp.bool_))
+
+
+def _on_mesh(x: Any) -> bool:
+    """Whether the types say that it is part of a mesh, in `shard_map` or with explicit axes."""
+    return not jax.typeof(x).sharding.mesh.empty
+
+
+@_choice.def_impl
+def _run(*args: jax.Array, **params: Any) -> list[jax.Array]:
+    return jax.jit(lambda *args: _choice.bind(*args, **params))(*args)
+
+
+@_choice.def_abstract_eval
+def _types(*args: Any, compiled: ClosedJaxpr, **params: Any) -> list[Any]:
+    return compiled.out_avals
+
+
+def _batched(args: Any, axes: Any, *, plain: Callable, **params: Any) -> tuple[Any, list[int]]:
+    results = jax.vmap(plain, in_axes=tuple(axes))(*args)
+    return results, [0] * len(results)
+
+
+def _lower_plain(
+    context: mlir.LoweringRuleContext, *args: Any, plain: Callable, **params: Any
+) -> Any:
+    return mlir.lower_fun(plain)(context, *args)
+
+
+def _lower_on_cpu(
+    context: mlir.LoweringRuleContext,
+    *args: Any,
+    compiled: ClosedJaxpr,
+    plain: Callable,
+    **params: Any,
+) -> Any:
+    module = context.module_context
+    devices, exported = module.axis_context, module.lowering_parameters.for_export
+    alone = isinstance(devices, mlir.ShardingContext) and devices.num_devices == 1
+    if alone and not exported and load.backend().name == "compiled":
+        return mlir.lower_fun(jaxpr_as_fun(compiled))(context, *args)
+    return mlir.lower_fun(plain)(context, *args)
+
+
+batching.primitive_batchers[_choice] = _batched
+mlir.register_lowering(_choice, _lower_plain)
+mlir.register_lowering(_choice, _lower_on_cpu, platform="cpu")
