@@ -24,6 +24,8 @@ TARGETS = (
     "conv_norm",
     "norm_forward",
     "norm_backward",
+    "lines_forward",
+    "lines_backward",
     "select",
 )
 # The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.

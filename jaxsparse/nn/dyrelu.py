@@ -38,7 +38,7 @@ from flax import linen as nn
 from flax.training import train_state
 
 from jaxsparse.paths import leaves_by_path, with_leaves
-from jaxsparse.sparse import Layout
+from jaxsparse.sparse import Layout, larger_line
 from jaxsparse.types import PyTree
 
 Blend: TypeAlias = Literal["coefficient", "output"]
@@ -125,10 +125,9 @@ def _larger_line(x: jax.Array, theta: jax.Array, layout: Layout) -> jax.Array:
     base, scale = jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.5, 0.5]])[:, None, None]
     coefficients = (base + scale * theta).astype(x.dtype)
     if layout == "CHWN":
-        of_line = lambda i: coefficients[..., i].T[:, None, None, :]
-    else:
-        between = (1,) * (x.ndim - 2)
-        of_line = lambda i: coefficients[..., i].reshape(x.shape[0], *between, x.shape[-1])
+        return larger_line(x, coefficients.transpose(1, 2, 0))
+    between = (1,) * (x.ndim - 2)
+    of_line = lambda i: coefficients[..., i].reshape(x.shape[0], *between, x.shape[-1])
     first, second = of_line(0) * x + of_line(2), of_line(1) * x + of_line(3)
     # Where both are equal the gradient is the second's: at beta 0 that of ReLU at 0. (`maximum`
     # would share it out. A channel without an active weight is exactly 0 in the beginning.)

@@ -27,6 +27,7 @@ from jaxsparse.sparse.choice import (
 )
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
 from jaxsparse.sparse.inference import Epilogue, sparse_conv_norm
+from jaxsparse.sparse.lines import larger_line
 from jaxsparse.sparse.measure import LayerTimes, Measured, benchmark, measured_break_even
 from jaxsparse.sparse.norm import batch_norm
 from jaxsparse.sparse.positions import Positions, check_positions, to_dense, to_mask, to_sparse
@@ -64,6 +65,7 @@ __all__ = [
     "find_positions",
     "is_mostly_sparse",
     "keep_memory",
+    "larger_line",
     "measured_break_even",
     "sparse_conv",
     "sparse_conv_norm",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsparse
-from jaxsparse.sparse import Window, backend, sparse_conv, to_sparse
+from jaxsparse.sparse import Window, backend, larger_line, sparse_conv, to_sparse
 from jaxsparse.sparse.norm import batch_norm
 
 SAME = ((1, 1), (1, 1))
@@ -59,6 +59,20 @@ def norm():
     return run(x, scale, bias, shortcut)
 
 
+def lines():
+    """Outputs and gradients."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(24, 9, 9, 33)), jnp.float32)
+    coefficients = jnp.asarray(rng.normal(size=(24, 4, 33)), jnp.float32)
+
+    @jax.jit
+    def run(*args):
+        y, pull = jax.vjp(larger_line, *args)
+        return y, *pull(y)
+
+    return run(x, coefficients)
+
+
 def selection():
     """Masks of the largest of scores with many ties, in each leaf and over both."""
     rng = np.random.default_rng(0)
@@ -70,7 +84,7 @@ def selection():
 
 
 def main():
-    found = {"norm": norm(), "selection": selection()}
+    found = {"norm": norm(), "lines": lines(), "selection": selection()}
     for name, (shape, window) in LAYERS.items():
         for layout in ("NHWC", "CHWN"):
             found[f"{name}, {layout}"] = convolution(shape, window, layout)

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "layer.h"
+#include "lines.h"
 #include "norm.h"
 #include "planes.h"
 #include "rows.h"
@@ -163,6 +164,25 @@ ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats gr
   return ffi::Error::Success();
 }
 
+// [channel, ..., image].
+Lines lines_of(const Floats& x) {
+  const i64 channels = x.dimensions()[0], images = x.dimensions().back();
+  const i64 each = channels * images;
+  return {channels, each ? static_cast<i64>(x.element_count()) / each : 0, images};
+}
+
+ffi::Error run_lines_forward(ffi::ThreadPool pool, Floats x, Floats coefficients, FloatsOut y) {
+  lines_forward(pool, lines_of(x), x.typed_data(), coefficients.typed_data(), y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error run_lines_backward(ffi::ThreadPool pool, Floats x, Floats coefficients, Floats grad,
+                              FloatsOut grad_x, FloatsOut grad_coefficients) {
+  lines_backward(pool, lines_of(x), x.typed_data(), coefficients.typed_data(), grad.typed_data(),
+                 grad_x->typed_data(), grad_coefficients->typed_data());
+  return ffi::Error::Success();
+}
+
 // By leaf scores, then where they are eligible and what is given, as far as the flags say that there
 // are any; in masks and numbers of NaN the leaves have the same order.
 ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args,
@@ -262,6 +282,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_norm, jaxsparse::Guarded<jaxsparse:
                                   .Attr<std::int64_t>("layout")
                                   .Attr<jaxsparse::Window>("window")
                                   .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_lines_forward, jaxsparse::Guarded<jaxsparse::run_lines_forward>::run,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_lines_backward, jaxsparse::Guarded<jaxsparse::run_lines_backward>::run,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Arg<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>()
+                                  .Ret<jaxsparse::Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_select, jaxsparse::Guarded<jaxsparse::run_select>::run,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()

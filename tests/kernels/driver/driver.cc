@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "layer.h"
+#include "lines.h"
 #include "norm.h"
 #include "planes.h"
 #include "random.h"
@@ -283,6 +284,49 @@ void normalisation(Random& random) {
   same("gradient of the scale", alone.grad_scale, together.grad_scale);
 }
 
+struct LinesResults {
+  Floats y, grad_x, grad_coefficients;
+};
+
+LinesResults run(int threads, const Lines& lines, const Floats& x, const Floats& coefficients,
+                 const Floats& grad) {
+  xla::ffi::ThreadPool pool(threads);
+  const i64 size = static_cast<i64>(x.size());
+  LinesResults to{unwritten(size), unwritten(size), unwritten(4 * lines.channels * lines.images)};
+  lines_forward(pool, lines, x.data(), coefficients.data(), to.y.data());
+  lines_backward(pool, lines, x.data(), coefficients.data(), grad.data(), to.grad_x.data(),
+                 to.grad_coefficients.data());
+  return to;
+}
+
+void larger_line(Random& random) {
+  const Lines lines{random.in(1, 5), random.in(1, 30), random.of({i64{1}, random.in(1, 70)})};
+  const i64 n = lines.images;
+  const Floats x = random.floats(lines.channels * lines.pixels * n), grad = random.floats(x.size());
+  const Floats coefficients = random.floats(4 * lines.channels * n);
+  const LinesResults alone = run(1, lines, x, coefficients, grad);
+  std::vector<double> y(x.size()), grad_x(x.size()), grad_coefficients(coefficients.size());
+  for (i64 i = 0; i < static_cast<i64>(x.size()); i++) {
+    const i64 first_line = i / (lines.pixels * n) * 4 * n + i % n;
+    const auto of = [&](int which) { return first_line + which * n; };
+    // In floats, as the kernel decides it, but for a product that it may add unrounded.
+    const double first = double{coefficients[of(0)]} * x[i] + coefficients[of(2)];
+    const double second = double{coefficients[of(1)]} * x[i] + coefficients[of(3)];
+    const bool is_first = first > second;
+    y[i] = is_first ? first : second;
+    grad_x[i] = double{grad[i]} * coefficients[of(is_first ? 0 : 1)];
+    grad_coefficients[of(is_first ? 0 : 1)] += double{grad[i]} * x[i];
+    grad_coefficients[of(is_first ? 2 : 3)] += grad[i];
+  }
+  close("larger lines", alone.y, y);
+  close("gradient of what goes into the lines", alone.grad_x, grad_x);
+  close("gradient of the lines", alone.grad_coefficients, grad_coefficients);
+  const LinesResults together = run(3, lines, x, coefficients, grad);
+  same("larger lines", alone.y, together.y);
+  same("gradient of what goes into the lines", alone.grad_x, together.grad_x);
+  same("gradient of the lines", alone.grad_coefficients, together.grad_coefficients);
+}
+
 }  // namespace
 
 int main(int, char** args) {
@@ -294,6 +338,7 @@ int main(int, char** args) {
     wrong_positions(random);
     epilogue(random);
     normalisation(random);
+    larger_line(random);
     selection::run_both(random);
   }
   std::printf("%d seeds from %d on, %d lanes\n", num, first, kLanes);
