@@ -79,11 +79,25 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
     """
     if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
         raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
-    pixels = math.prod(x.shape[:-1])
-    as_images = x.reshape(1, 1, pixels, x.shape[-1])  # one image: its pixels are moved by vectors
+    # Rows are pixels, which are moved by vectors, of images, for one of which there is scratch.
+    rows = math.prod(x.shape[:-1])
+    pixels = _pixels_of(rows)
+    as_images = x.reshape(max(rows // max(pixels, 1), 1), 1, pixels, x.shape[-1])
     as_kernel = Positions(positions.flat, positions.num, (1, 1, *positions.shape))
     out = sparse_conv(as_images, values, as_kernel, Window((1, 1)))
     return out.reshape(*x.shape[:-1], positions.shape[1])
+
+
+def _pixels_of(rows: int) -> int:
+    """How many rows make one image: all, or of many a divisor, where there is one that will do.
+
+    >>> _pixels_of(128), _pixels_of(10_000), _pixels_of(10_007)
+    (128, 2500, 10007)
+    """
+    many, few = 4096, 256
+    if rows <= many:
+        return rows
+    return next((n for n in range(many, few - 1, -1) if rows % n == 0), rows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

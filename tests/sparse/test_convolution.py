@@ -79,9 +79,10 @@ def test_a_convolution_and_its_gradients(case, layout, engine):
     close(grad_values, to_sparse(kernel_ref, mask, room=positions.room)[0])
 
 
-def test_a_dense_layer_and_its_gradients(engine):
+@pytest.mark.parametrize("rows", [(3, 5), (2, 4100)])
+def test_a_dense_layer_and_its_gradients(rows, engine):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(3, 5, 37)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(*rows, 37)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(37, 21)), jnp.float32)
     mask = jnp.asarray(rng.random((37, 21)) < 0.2)
     values, positions = to_sparse(kernel, mask)
