@@ -40,6 +40,7 @@ BREAK_EVENS: dict[str, BreakEven] = {
     "measured": measured_break_even,
     "always": lambda layer, train: 1.0,  # all layers by active weights, whatever is faster
 }
+MOST_DIFFERENT = 1e-3  # of the largest number, after two training steps
 SPEED = (
     "| network | batch | sparsity | | dense ms | sparse ms | faster | stock ms | faster | control "
     "| PyTorch ms | ONNX ms |"
@@ -120,9 +121,10 @@ def _measure(
     # A program that left out what the others do would be fast.
     scale = np.abs(results["dense"]).max()
     for name in ("sparse", "stock"):
-        found[f"{_prefix(name)}{what}_difference"] = float(
-            np.abs(results[name] - results["dense"]).max() / scale
-        )
+        differs = float(np.abs(results[name] - results["dense"]).max() / scale)
+        if not differs < MOST_DIFFERENT:
+            raise SystemExit(f"error: {what}, {name}, differs from dense by {differs:.1e}")
+        found[f"{_prefix(name)}{what}_difference"] = differs
     runs = {name: program.run for name, program in programs.items()}
     runs["control"] = runs["dense"]
     samples = quiet.in_turn(runs, rounds=args.rounds, retries=args.retries)
