@@ -13,9 +13,16 @@ from flax import linen as nn
 import jaxsparse
 from experiments import plots
 from experiments.alarms import find_paths
-from experiments.cost import describe_extras, extras, flops_of_model, flops_of_run, peak_memory
+from experiments.cost import (
+    describe_extras,
+    extras,
+    flops_of_model,
+    flops_of_run,
+    peak_memory,
+    shapes_and_flops,
+)
 from experiments.data.dataset import Split
-from experiments.execution import executed
+from experiments.execution import describe_execution, executed
 from experiments.groups import SLACK
 from experiments.phase import run_after
 from experiments.progress import Best
@@ -66,6 +73,19 @@ def _count(
     with sparse_execution(positions):
         logits = jnp.asarray(model.apply(variables, normalise(images)))
     return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
+
+
+def describe_plan(run: Run, image: Any) -> str:
+    """Returns what --plan prints: all events, what DyReLU and sharing add, the form of layers.
+
+    Args:
+      run: what would be trained.
+      image: the shape of one, with a batch axis.
+    """
+    plan = run.method.plan(*shapes_and_flops(run.model, image))
+    found = extras(run.model, image, run.phase, run.batch_size, plan.rows[-1].num_active)
+    lines = [str(plan), *(["", *describe_extras(found)] if found else []), ""]
+    return "\n".join(lines) + describe_execution(run, plan)
 
 
 def density_of(state: TrainState) -> float:
