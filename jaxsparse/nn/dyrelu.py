@@ -102,6 +102,8 @@ class DyReLU(nn.Module):
         theta = self._theta(x)
         if self.blend == "coefficient":
             return _larger_line(x, beta * theta, self.layout)
+        # Cast, or a beta that is an array would make float32 of bfloat16.
+        beta = jnp.asarray(beta, x.dtype)
         return beta * _larger_line(x, theta, self.layout) + (1.0 - beta) * nn.relu(x)
 
     def _theta(self, x: jax.Array) -> jax.Array:

@@ -125,7 +125,9 @@ def test_parameters_and_dtypes():
     sizes = {name: x.shape for name, x in PARAMS["params"].items()}
     assert sizes == {"w1": (8, 2), "b1": (2,), "w2": (2, 32), "b2": (32,)}
     assert max(abs(np.asarray(PARAMS["params"]["w1"])).ravel()) <= 8**-0.5
-    assert DYRELU.apply(PARAMS, IMAGES.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    for blend in ("coefficient", "output"):
+        act = DyReLU(blend=blend).apply(PARAMS, IMAGES.astype(jnp.bfloat16), jnp.float32(0.3))
+        assert act.dtype == jnp.bfloat16
     tiny = DyReLU(reduction=16).init(jax.random.key(0), IMAGES)["params"]
     assert tiny["w1"].shape == (8, 1)
 
