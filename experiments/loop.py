@@ -75,9 +75,10 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     if note := sparsity_note(plan, config):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    begun, fresh = run, create_state(run)
+    begun = run
+    # No name for the fresh state, which would keep it alive to the end of a run that goes on.
     first, state, best, seconds, rooms = progress.resume(
-        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
+        out / "checkpoints", functools.partial(phase.state_after, run, create_state(run))
     )
     run = phase.run_after(run, first)
     if first == 0:
