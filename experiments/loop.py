@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import alarms, phase, progress
+from experiments.cost import num_unshared
 from experiments.execution import check_execution, make_execution
 from experiments.gradient_flow import gradient_flow
 from experiments.methods import plan_of
@@ -72,7 +73,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     """
     plan = check(run)
     check_folder(out, config)
-    if note := sparsity_note(plan, config):
+    image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
+    if note := sparsity_note(plan, config, num_unshared(run.model, image)):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     begun = run

@@ -93,9 +93,17 @@ def density_of(state: TrainState) -> float:
     return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
 
 
-def sparsity_note(plan: Plan, config: Mapping[str, Any]) -> str:
-    """Returns a line where a run will not have the sparsity that was asked for; else nothing."""
-    asked, planned = config.get("sparsity"), 1.0 - plan.rows[-1].density
+def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = None) -> str:
+    """Returns a line where a run will not have the sparsity that was asked for; else nothing.
+
+    Args:
+      plan: of the run.
+      config: its flags.
+      unshared: prunable weights of the network without sharing, whose sparsity was asked for; None
+        where nothing is shared.
+    """
+    asked = config.get("sparsity")
+    planned = 1.0 - plan.rows[-1].num_active / (unshared or plan.num_prunable)
     if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
         return ""
     names = ("pattern", "pattern_layers", "dense_layers")
