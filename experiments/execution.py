@@ -198,8 +198,9 @@ def highest_counts(method: Method, params: Any) -> Highest:
         return Highest({}, 0)
     found, stop = method.targets(params), recipe.cycles.stop_step
     inside = [i for i, event in enumerate(method.timetable.events) if event.step <= stop]
-    most = {path: max(row[i] for i in inside) for path, row in found.rows.target.items()}
-    return Highest({path: max(int(n), found.initial[path]) for path, n in most.items()}, stop)
+    # At the start there may be more than at any event: none at all, where all is dense until later.
+    most = lambda path, row: max([found.initial[path], *(int(row[i]) for i in inside)])
+    return Highest({path: most(path, row) for path, row in found.rows.target.items()}, stop)
 
 
 def forms_of(
