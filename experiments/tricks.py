@@ -16,7 +16,7 @@ from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsi
 NUM_OWNERS = 2
 """Blocks of a stage that have kernels of their own, as published."""
 
-_NOTHING = "has no stage of more than 2 blocks"
+_NOTHING = "is no ResNet with a stage of more than 2 blocks"
 _OF_DYRELU = ("dyrelu_start", "dyrelu_stop", "dyrelu_blend", "dyrelu_freeze", "dyrelu_late")
 
 

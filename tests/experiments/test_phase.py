@@ -26,7 +26,7 @@ STOP, EVERY = 9, 4
 
 
 def run_of(**fields):
-    """16 steps, DyReLU fading from step 3 to 9, a mask update every third, a checkpoint every 4."""
+    """16 steps, DyReLU fading from 3 to 9, a cycle of density up to 11, a checkpoint every 4."""
     model = ResNet(
         stage_sizes=(3,),
         block=BasicBlock,
@@ -39,7 +39,12 @@ def run_of(**fields):
     defaults = {
         "model": model,
         "dataset": Dataset("random", split(0, 24), split(1, 8), split(2, 8), 3),
-        "method": jaxsparse.rigl(sparsity=0.7, total_steps=16, update_interval=3, stop_step=14),
+        "method": jaxsparse.with_cycles(
+            jaxsparse.rigl(sparsity=0.7, total_steps=16, update_interval=3, stop_step=14),
+            num_cycles=1,
+            cycle_steps=11,
+            cycle_interval=3,
+        ),
         "tx": optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.05, momentum=0.9)),
         "phase": Phase(3, STOP),
         "batch_size": 8,
@@ -99,7 +104,7 @@ class Cut(Exception):
     pass
 
 
-@pytest.mark.parametrize("step", [5, 13])  # within the phase, and after it
+@pytest.mark.parametrize("step", [5, 13])  # within the phase and the cycle, and after both
 def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
     record = loop.record
 
@@ -155,7 +160,8 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
         ("--dyrelu --dyrelu_stop=nan", "--dyrelu_stop nan"),
         ("--dyrelu --dyrelu_blend=both", "--dyrelu_blend=both must be coefficient or output"),
         ("--dyrelu_freeze", "--dyrelu_freeze needs --dyrelu"),
-        ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 has no stage of more"),
+        ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 is no ResNet with a"),
+        ("--weight_sharing --model=wrn22_2", "--weight_sharing: wrn22_2 is no ResNet with"),
         ("--weight_sharing --sparsity=0.2", "--sparsity 0.2 needs 216,717 active weights"),
     ],
 )
