@@ -225,6 +225,13 @@ def test_the_plan_says_what_is_sparse():
     assert describe_execution(run._replace(execution="masked"), plan) == ""
 
 
+def test_the_plan_of_cycles_has_the_forms_of_their_middle_at_the_start():
+    run = run_of("east", execution="sparse")
+    start, end = describe_execution(run, loop.check(run)).split("at the end: ")
+    active = lambda text: [int(line.split()[1]) for line in text.splitlines() if "kernel" in line]
+    assert (sum(active(start)), sum(active(end))) == (153, 77)
+
+
 def test_the_flag(capsys):
     command = ["--model=resnet8", "--plan", "--schedule=set", "--steps=200", "--execution=sparse"]
     assert cli.run(cifar.main, cifar.Config, command) == 0
