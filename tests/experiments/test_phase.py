@@ -146,6 +146,42 @@ def test_by_active_weights(straight, tmp_path, monkeypatch):
     np.testing.assert_allclose(losses[0][:6], losses[1][:6], rtol=1e-3)
 
 
+# Of 624 weights, without sharing 912; as many as there are layers, and one more.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "active"),
+    [({"dyrelu": DyReLUOptions()}, 9), ({"num_owners": 2}, 7), ({}, 9)],
+    ids=["dyrelu", "sharing", "cycles"],
+)
+def test_each_trick_alone_at_a_weight_a_layer(fields, active, tmp_path):
+    model = run_of().model.clone(**{"dyrelu": None, "num_owners": None} | fields)
+    size = 624 if model.num_owners else 912
+    method = jaxsparse.rigl_itop(sparsity=1 - active / size, total_steps=8, update_interval=2)
+    if not fields:
+        method = jaxsparse.with_cycles(method, num_cycles=1, cycle_steps=4, cycle_interval=1)
+    options = {"phase": Phase(2, 5) if model.dyrelu else None, "checkpoint_every": 0}
+    train(run_of(model=model, method=method, **options), tmp_path / "run")  # NaN is an error
+    summary, _ = outcome(tmp_path / "run")
+    assert (summary["num_prunable"], summary["num_active"]) == (size, active)
+    assert not summary["empty_layers"]
+
+
+def test_without_its_parts_east_is_rigl_itop():
+    off = "--cycles=0 --dyrelu=False --weight_sharing=False --steps=100"
+    parse = lambda flags: cli.parse(cifar.Config, f"{off} {flags}".split())
+    runs = [
+        cifar.run_of(config, cifar.blank(config))
+        for config in (parse("--schedule=east"), parse("--schedule=rigl_itop --recipe=east"))
+    ]
+    east, itop = (run.method for run in runs)
+    assert runs[0].model == runs[1].model
+    assert (east.timetable, east.skip_step) == (itop.timetable, itop.skip_step)
+    assert east.recipe.cycles is itop.recipe.cycles is None
+    same = ("phase", "batch_size", "seed", "accumulate", "execution")
+    assert [getattr(runs[0], name) for name in same] == [getattr(runs[1], name) for name in same]
+    assert cifar.recipe_of(parse("--schedule=east")) == cifar.recipe_of(parse("--recipe=east"))
+
+
 def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
     for wrong in (run_of(phase=None), run_of(model=run_of().model.clone(dyrelu=None))):
         with pytest.raises(ValueError, match="dyrelu"):

@@ -85,6 +85,9 @@ def test_only_the_second_block_gives(block):
         assert inside.keys() == {*norms, *(f"scale{i + 1}" for i in range(num))}
         assert all(inside[f"scale{i + 1}"].shape == () for i in range(num))
         assert variables["batch_stats"][f"stage1_block{number}"].keys() == norms
+    _, after = network(block).apply(variables, images, train=True, mutable=["batch_stats"])
+    means = [after["batch_stats"][f"stage1_block{n}"]["norm1"]["mean"] for n in (2, 3, 4)]
+    assert not np.array_equal(means[0], means[1]) and not np.array_equal(means[1], means[2])
     assert "shortcut_conv" in variables["params"]["stage2_block1"] and "stage1_block1" in names
     # What every block makes of the images, before and after a change of the shared kernels.
     model = network(block)
