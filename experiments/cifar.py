@@ -218,9 +218,12 @@ def steps_of(config: Config) -> int:
 
 def method_of(config: Config) -> Method:
     """The method that the flags ask for."""
+    sparsity = config.sparsity
+    if config.schedule != "dense":  # which has none
+        sparsity = tricks.sparsity_of(model_of(config), IMAGE, sparsity)
     return make_method(
         config.schedule,
-        sparsity=tricks.sparsity_of(model_of(config), IMAGE, config.sparsity),
+        sparsity=sparsity,
         steps=steps_of(config),
         **flags.pruning_options(config),
     )

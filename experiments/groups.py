@@ -89,7 +89,12 @@ def _group(runs: list[FinishedRun]) -> Group:
 
 def _sparsity(run: FinishedRun, asked: float) -> float:
     """What a run had of what --sparsity asks for: with weight sharing, of the network without."""
-    return run.summary.get("unshared_sparsity", run.summary.get("sparsity", asked))
+    stored = run.summary.get("sparsity", asked)
+    return (
+        stored
+        if run.config["schedule"] == "dense"
+        else run.summary.get("unshared_sparsity", stored)
+    )
 
 
 def check_metric(metric: str, runs: Iterable[FinishedRun]) -> None:

@@ -74,7 +74,8 @@ def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
     Raises:
       ValueError: a sparsity that needs more weights than there are.
     """
-    if getattr(model, "num_owners", None) is None:
+    # What is out of range, the method says.
+    if getattr(model, "num_owners", None) is None or not 0.0 <= sparsity < 1.0:
         return sparsity
     try:
         return stored_sparsity(sparsity, sharing_of(model, images))

@@ -199,6 +199,7 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
         ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 is no ResNet with a"),
         ("--weight_sharing --model=wrn22_2", "--weight_sharing: wrn22_2 is no ResNet with"),
         ("--weight_sharing --sparsity=0.2", "--sparsity 0.2 needs 216,717 active weights"),
+        ("--weight_sharing --sparsity=1.5", "^sparsity 1.5 must be at least 0 and below 1$"),
     ],
 )
 def test_wrong_flags(flags, complaint):
@@ -223,6 +224,13 @@ def test_flags():
     frozen = dataclasses.replace(config, dyrelu_freeze=True)
     tx = cifar.run_of(frozen, cifar.blank(frozen)).tx
     assert "Freeze" in str(jax.tree.structure(tx.init({"a": jnp.ones(1)})))
+
+
+def test_a_dense_network_that_shares_has_no_sparsity():
+    flags = "--schedule=dense --weight_sharing --sparsity=0 --steps=10"
+    config = cli.parse(cifar.Config, flags.split())
+    run = cifar.run_of(config, cifar.blank(config))
+    assert loop.check(run).rows[-1].num_active == 174_128
 
 
 def test_the_smallest_runs():

@@ -59,6 +59,10 @@ def test_sizes_of_the_paper(name):
     assert len(alone) == (1 + 2 + 4 + 1) * (2 if name == "resnet34" else 3)
 
 
+def test_sizes_of_a_small_one():
+    assert sharing_of(cifar_resnet(20, num_owners=2), IMAGE) == (174_128, 270_896)
+
+
 def test_budget_of_the_paper():
     table = {0.99: 212_650, 0.999: 21_265, 0.9995: 10_632, 0.9999: 2_126}
     sharing = Sharing(*LARGE["resnet34"][2:])
