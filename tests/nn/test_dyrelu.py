@@ -196,6 +196,17 @@ def test_phasing_out_leaves_the_relu_network():
     jaxsparse.check(left.params, left.opt_state, left.masks)
 
 
+def test_an_optimizer_of_its_own_trains_on_without_it():
+    params = {"dyrelu1": {"w1": jnp.ones(2)}, "fc": {"kernel": jnp.ones((2, 2))}}
+    labels = lambda params: {name: "dyrelu" if "dyrelu" in name else "rest" for name in params}
+    both = {"dyrelu": optax.sgd(0.2, momentum=0.5), "rest": optax.sgd(0.1, momentum=0.9)}
+    tx = optax.multi_transform(both, labels)
+    state, left = without_dyrelu((tx.init(params), params))
+    assert not any("dyrelu1" in path for path in leaf_paths(state))
+    updates, _ = tx.update(left, state, left)
+    chex.assert_trees_all_close(updates, {"fc": {"kernel": jnp.full((2, 2), -0.1)}})
+
+
 def test_freezing():
     params = {"dyrelu1": {"w1": jnp.ones(2)}, "fc": {"kernel": jnp.ones((2, 2))}}
     tx = optax.chain(optax.sgd(0.1, momentum=0.9), freeze_dyrelu(2))
