@@ -29,11 +29,9 @@ import tyro
 from flax import linen as nn
 
 from experiments import cli, flags, loop, report, tricks
-from experiments.cost import describe_extras, extras, shapes_and_flops
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
-from experiments.execution import describe_execution
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
@@ -113,11 +111,7 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config, blank(config))
         loop.check(run)
-        plan = run.method.plan(*shapes_and_flops(run.model, IMAGE))
-        print(plan)
-        found = extras(run.model, IMAGE, run.phase, run.batch_size, plan.rows[-1].num_active)
-        print("\n".join(["", *describe_extras(found)] if found else []))
-        print(describe_execution(run, plan), end="")
+        print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
 
@@ -224,9 +218,12 @@ def steps_of(config: Config) -> int:
 
 def method_of(config: Config) -> Method:
     """The method that the flags ask for."""
+    sparsity = config.sparsity
+    if config.schedule != "dense":  # which has none
+        sparsity = tricks.sparsity_of(model_of(config), IMAGE, sparsity)
     return make_method(
         config.schedule,
-        sparsity=tricks.sparsity_of(model_of(config), IMAGE, config.sparsity),
+        sparsity=sparsity,
         steps=steps_of(config),
         **flags.pruning_options(config),
     )

@@ -57,10 +57,17 @@ def extras(
         found["dyrelu_params"] = sum(x.size for x in own.values())
         found["dyrelu_flops"] = flops
         found["dyrelu_train_flops"] = 3 * flops * batch_size * phase.stop
-    if getattr(model, "num_owners", None) is not None:
-        unshared = sharing_of(with_relu(model), image).unshared
+    unshared = num_unshared(model, image)
+    if unshared is not None:
         found |= {"num_unshared": unshared, "unshared_sparsity": 1.0 - active / unshared}
     return found
+
+
+def num_unshared(model: nn.Module, image: Any) -> int | None:
+    """Returns the prunable weights of the network without sharing; None where it shares none."""
+    if getattr(model, "num_owners", None) is None:
+        return None
+    return sharing_of(with_relu(model), image).unshared
 
 
 def describe_extras(found: Mapping[str, Any]) -> list[str]:

@@ -193,13 +193,22 @@ class Highest(NamedTuple):
 
 def highest_counts(method: Method, params: Any) -> Highest:
     """Returns how many active weights each leaf has in the middle of the cycles of a method."""
+    stop = _end_of_known_cycles(method)
+    if not stop:
+        return Highest({}, 0)
+    found = method.targets(params)
+    inside = [i for i, event in enumerate(method.timetable.events) if event.step <= stop]
+    # At the start there may be more than at any event: none at all, where all is dense until later.
+    most = lambda path, row: max([found.initial[path], *(int(row[i]) for i in inside)])
+    return Highest({path: most(path, row) for path, row in found.rows.target.items()}, stop)
+
+
+def _end_of_known_cycles(method: Method) -> int:
+    """The last step of the cycles; 0 without, or where scores decide what a layer has in them."""
     recipe = method.recipe
     if recipe is None or recipe.cycles is None or recipe.scope != "layer" or recipe.pattern:
-        return Highest({}, 0)
-    found, stop = method.targets(params), recipe.cycles.stop_step
-    inside = [i for i, event in enumerate(method.timetable.events) if event.step <= stop]
-    most = {path: max(row[i] for i in inside) for path, row in found.rows.target.items()}
-    return Highest({path: max(int(n), found.initial[path]) for path, n in most.items()}, stop)
+        return 0
+    return recipe.cycles.stop_step
 
 
 def forms_of(
@@ -230,9 +239,11 @@ def describe_execution(run: Run, plan: Plan) -> str:
     if run.execution == "masked":
         return ""
     lines = [f"sparse execution: {' '.join(backend())}"]
-    rows = {"at the start": plan.rows[0], "at the end": plan.rows[-1]}
-    for when, row in rows.items():
-        lines.append(f"{when}: {forms_of(run, row.layers)}")
+    # In cycles there is room for the most from the start on.
+    first = [row.layers for row in plan.rows if row.step <= _end_of_known_cycles(run.method)]
+    start = {path: max(layers[path] for layers in first) for path in plan.sizes}
+    for when, active in {"at the start": start, "at the end": plan.rows[-1].layers}.items():
+        lines.append(f"{when}: {forms_of(run, active)}")
     return "\n\n".join(["", *lines, ""])
 
 

@@ -21,7 +21,6 @@ from flax import linen as nn
 
 from experiments import cli, cost, flags, loop, report, tricks
 from experiments.data import fashion_mnist
-from experiments.execution import describe_execution
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
 from experiments.run import Run
@@ -29,6 +28,7 @@ from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
 
 MODELS = {"lenet_300_100": LeNet300100, "lenet5": LeNet5}
+IMAGE = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
 MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
 
@@ -71,16 +71,14 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config)
         loop.check(run)
-        plan = run.method.plan(*shapes_and_flops(run.model))
-        print(plan)
-        print(describe_execution(run, plan), end="")
+        print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
 
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    if note := tricks.sharing_note(config, MODELS[config.model]()):
+    if note := tricks.sharing_note(config, model_of(config)):
         print(note, file=sys.stderr, flush=True)
     asked = cli.as_dict(config)
     out = config.out or report.folder_of(data_of(config), asked, config.steps)
@@ -94,10 +92,9 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """The run that the flags ask for, with its data."""
-    model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
     steps = config.steps
     return Run(
-        model=tricks.with_tricks(model, config),
+        model=model_of(config),
         method=method_of(config),
         tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, steps),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
@@ -113,9 +110,15 @@ def run_of(config: Config) -> Run:
     )
 
 
+def model_of(config: Config) -> nn.Module:
+    """The network that the flags ask for."""
+    model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
+    return tricks.with_tricks(model, config)
+
+
 def shapes_and_flops(model: nn.Module) -> tuple[Any, dict[str, int]]:
     """The shapes of the model's parameters, and its dense forward FLOPs an image by path."""
-    return cost.shapes_and_flops(model, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
+    return cost.shapes_and_flops(model, IMAGE)
 
 
 def method_of(config: Config) -> Method:

@@ -74,7 +74,7 @@ def _group(runs: list[FinishedRun]) -> Group:
     config = runs[0].config
     method = config["schedule"]
     asked = 0.0 if method == "dense" else config["sparsity"]
-    had = statistics.fmean(run.summary.get("sparsity", asked) for run in runs)
+    had = statistics.fmean(_sparsity(run, asked) for run in runs)
     other = abs(had - asked) > SLACK
     not_flags = {"model", "schedule", "seed", *(() if other else ("sparsity",))}
     return Group(
@@ -84,6 +84,16 @@ def _group(runs: list[FinishedRun]) -> Group:
         sparsity=round(had, 4) if other else asked,
         flags={name: value for name, value in config.items() if name not in not_flags},
         runs=tuple(sorted(runs, key=lambda run: run.config["seed"])),
+    )
+
+
+def _sparsity(run: FinishedRun, asked: float) -> float:
+    """What a run had of what --sparsity asks for: with weight sharing, of the network without."""
+    stored = run.summary.get("sparsity", asked)
+    return (
+        stored
+        if run.config["schedule"] == "dense"
+        else run.summary.get("unshared_sparsity", stored)
     )
 
 

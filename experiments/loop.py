@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import alarms, phase, progress
+from experiments.cost import num_unshared
 from experiments.execution import check_execution, make_execution
 from experiments.gradient_flow import gradient_flow
 from experiments.methods import plan_of
@@ -72,12 +73,14 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     """
     plan = check(run)
     check_folder(out, config)
-    if note := sparsity_note(plan, config):
+    image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
+    if note := sparsity_note(plan, config, num_unshared(run.model, image)):
         print(note, file=sys.stderr, flush=True)
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    begun, fresh = run, create_state(run)
+    begun = run
+    # No name for the fresh state, which would keep it alive to the end of a run that goes on.
     first, state, best, seconds, rooms = progress.resume(
-        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
+        out / "checkpoints", functools.partial(phase.state_after, run, create_state(run))
     )
     run = phase.run_after(run, first)
     if first == 0:

@@ -13,9 +13,16 @@ from flax import linen as nn
 import jaxsparse
 from experiments import plots
 from experiments.alarms import find_paths
-from experiments.cost import describe_extras, extras, flops_of_model, flops_of_run, peak_memory
+from experiments.cost import (
+    describe_extras,
+    extras,
+    flops_of_model,
+    flops_of_run,
+    peak_memory,
+    shapes_and_flops,
+)
 from experiments.data.dataset import Split
-from experiments.execution import executed
+from experiments.execution import describe_execution, executed
 from experiments.groups import SLACK
 from experiments.phase import run_after
 from experiments.progress import Best
@@ -68,14 +75,35 @@ def _count(
     return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
 
 
+def describe_plan(run: Run, image: Any) -> str:
+    """Returns what --plan prints: all events, what DyReLU and sharing add, the form of layers.
+
+    Args:
+      run: what would be trained.
+      image: the shape of one, with a batch axis.
+    """
+    plan = run.method.plan(*shapes_and_flops(run.model, image))
+    found = extras(run.model, image, run.phase, run.batch_size, plan.rows[-1].num_active)
+    lines = [str(plan), *(["", *describe_extras(found)] if found else []), ""]
+    return "\n".join(lines) + describe_execution(run, plan)
+
+
 def density_of(state: TrainState) -> float:
     """Returns active / prunable weights, in [0, 1]."""
     return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
 
 
-def sparsity_note(plan: Plan, config: Mapping[str, Any]) -> str:
-    """Returns a line where a run will not have the sparsity that was asked for; else nothing."""
-    asked, planned = config.get("sparsity"), 1.0 - plan.rows[-1].density
+def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = None) -> str:
+    """Returns a line where a run will not have the sparsity that was asked for; else nothing.
+
+    Args:
+      plan: of the run.
+      config: its flags.
+      unshared: prunable weights of the network without sharing, whose sparsity was asked for; None
+        where nothing is shared.
+    """
+    asked = config.get("sparsity")
+    planned = 1.0 - plan.rows[-1].num_active / (unshared or plan.num_prunable)
     if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
         return ""
     names = ("pattern", "pattern_layers", "dense_layers")

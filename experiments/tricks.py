@@ -16,7 +16,7 @@ from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsi
 NUM_OWNERS = 2
 """Blocks of a stage that have kernels of their own, as published."""
 
-_NOTHING = "has no stage of more than 2 blocks"
+_NOTHING = "is no ResNet with a stage of more than 2 blocks"
 _OF_DYRELU = ("dyrelu_start", "dyrelu_stop", "dyrelu_blend", "dyrelu_freeze", "dyrelu_late")
 
 
@@ -74,7 +74,8 @@ def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
     Raises:
       ValueError: a sparsity that needs more weights than there are.
     """
-    if getattr(model, "num_owners", None) is None:
+    # What is out of range, the method says.
+    if getattr(model, "num_owners", None) is None or not 0.0 <= sparsity < 1.0:
         return sparsity
     try:
         return stored_sparsity(sparsity, sharing_of(model, images))

@@ -111,7 +111,8 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
       The summaries of the runs that it finished.
 
     Raises:
-      ValueError: as `loop.train`; or micro-batches, which are not served here.
+      ValueError: as `loop.train`; or micro-batches, sparse execution or DyReLU, which are not
+        served here.
       OSError: as `loop.train`.
     """
     run = lanes[0].run
@@ -180,6 +181,11 @@ def check(lanes: Sequence[Lane]) -> None:
         if not is_finished(lane):
             check_folder(lane.out, lane.config)
     run = lanes[0].run
+    if run.phase is not None:
+        raise ValueError(
+            "DyReLU is not served for seeds trained together; leave out --vmap_seeds, or pass "
+            "--dyrelu=False"
+        )
     served = {"accumulate": 1, "execution": "masked"}
     for flag, value in served.items():
         if getattr(run, flag) != value:

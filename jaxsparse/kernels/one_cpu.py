@@ -64,8 +64,11 @@ def _on_mesh(x: Any) -> bool:
 
 
 @_choice.def_impl
-def _run(*args: jax.Array, **params: Any) -> list[jax.Array]:
-    return jax.jit(lambda *args: _choice.bind(*args, **params))(*args)
+def _run(*args: jax.Array, plain: Callable, **params: Any) -> list[jax.Array]:
+    # Then nothing is lowered, and `jit` would end up here again.
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        return plain(*args)
+    return jax.jit(lambda *args: _choice.bind(*args, plain=plain, **params))(*args)
 
 
 @_choice.def_abstract_eval

@@ -102,6 +102,8 @@ class DyReLU(nn.Module):
         theta = self._theta(x)
         if self.blend == "coefficient":
             return _larger_line(x, beta * theta, self.layout)
+        # Cast, or a beta that is an array would make float32 of bfloat16.
+        beta = jnp.asarray(beta, x.dtype)
         return beta * _larger_line(x, theta, self.layout) + (1.0 - beta) * nn.relu(x)
 
     def _theta(self, x: jax.Array) -> jax.Array:
@@ -186,12 +188,16 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
 def without_dyrelu(tree: Tree) -> Tree:
     """Returns a tree without the entries of dicts, however deep, that are named after DyReLU.
 
+    The states of an `optax.multi_transform` stay, whatever the label.
+
     >>> without_dyrelu({"params": {"dyrelu1": {"w1": 1.0}, "fc": 2.0}, "dyrelu": {"beta": 0.0}})
     {'params': {'fc': 2.0}}
     """
     is_dict = lambda node: isinstance(node, dict)
+    is_state = lambda x: isinstance(x, tuple) and len(x) > 0  # `optax.MaskedNode` is empty
+    stays = lambda name, x: is_state(x) or not _OURS.fullmatch(str(name))
     left = lambda node: (
-        {name: without_dyrelu(x) for name, x in node.items() if not _OURS.fullmatch(str(name))}
+        {name: without_dyrelu(x) for name, x in node.items() if stays(name, x)}
         if is_dict(node)
         else node
     )

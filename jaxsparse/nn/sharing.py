@@ -7,7 +7,7 @@ A kernel and its mask exist once; norms, and DyReLUs, belong to each block.
 
     ResNet for 10 classes     kernels' weights    written out    ratio
     resnet(34, stem="cifar")        11,164,352     21,265,088    1.905
-    cifar_resnet(20)                   173,616        270,896    1.560
+    cifar_resnet(20)                   174,128        270,896    1.556
 
 A sparsity is meant of the network without sharing, so that both have the same number of active
 weights. Of the weights that are there, fewer are then inactive: `stored_sparsity` says how many.

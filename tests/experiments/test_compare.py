@@ -126,6 +126,21 @@ def test_runs_stand_under_the_sparsity_that_they_had(tmp_path, capsys):
     assert len(differences) == 3  # the dense run is the partner of both
 
 
+def test_runs_that_share_weights_stand_under_the_sparsity_without(tmp_path, capsys):
+    for name, had, flags in (
+        ("plain", {"sparsity": 0.99}, {}),
+        ("shared", {"sparsity": 0.981, "unshared_sparsity": 0.99}, {"weight_sharing": True}),
+        ("dense", {"sparsity": 0.0, "unshared_sparsity": 0.475}, {"schedule": "dense"}),
+    ):
+        folder = write_run(tmp_path / name, sparsity=0.99, **flags)
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | had))
+    assert run("--against=rigl", tmp_path) == 0
+    accuracies, *_ = tables(capsys.readouterr().out)
+    assert accuracies[0] == ["sparsity", "0 %", "99 %"]
+    assert {row[0] for row in accuracies[1:]} == {"dense", "rigl", "rigl weight_sharing=True"}
+
+
 def test_markdown(many, capsys):
     assert run("--markdown", many) == 0
     assert capsys.readouterr().out.split("\n\n")[:2] == [

@@ -12,7 +12,12 @@ from flax import linen as nn
 
 import jaxsparse
 from experiments import cifar, cli, loop, report
-from experiments.execution import check_execution, describe_execution, make_execution
+from experiments.execution import (
+    check_execution,
+    describe_execution,
+    highest_counts,
+    make_execution,
+)
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
 from jaxsparse.kernels import load
@@ -45,6 +50,10 @@ METHODS = {
     "set": jaxsparse.set_(**OPTIONS),
     "gmp": jaxsparse.gmp(**OPTIONS),
     "granet_st": jaxsparse.granet_st(**OPTIONS),
+    # Twice the weights at 2 and 6, with checkpoints at 6 and 12; exchanges at 10.
+    "east": jaxsparse.east(
+        **OPTIONS | {"update_interval": 5}, cycle_steps=4, cycle_interval=2, multiplier=2.0
+    ),
 }
 
 
@@ -98,6 +107,34 @@ def test_a_constant_number_of_weights_compiles_once():
     assert room == sum(int(where.num) for where in live.positions.values())
 
 
+def test_cycles_have_room_for_the_most_and_compile_anew_after_the_last():
+    run = run_of("east", execution="sparse")
+    rooms, compiled = [], []
+    for steps in (1, 2, 7, 8, 11):
+        _, execution, live = trained(run, steps)
+        rooms.append(execution.rooms(live))
+        compiled.append(len(execution._compiled))
+    most = dict(highest_counts(run.method, loop.create_state(run).params).counts)
+    assert sum(most.values()) == 153  # 30 % of 54 + 432 + 24
+    assert rooms[0] == rooms[1] == rooms[2] == {path: most[path] for path in rooms[0]}
+    assert sum(rooms[3].values()) < sum(rooms[0].values()) and rooms[4] == rooms[3]
+    assert compiled == [1, 1, 1, 1, 2]
+
+
+def test_the_most_of_cycles_in_which_nothing_happens_is_what_there_is():
+    gmp = jaxsparse.gmp(
+        sparsity=0.9,
+        total_steps=20,
+        start_step=10,
+        stop_step=16,
+        update_interval=2,
+        scope="layer",
+    )
+    method = jaxsparse.with_cycles(gmp, num_cycles=1, cycle_steps=8, cycle_interval=2)
+    params = {"a": {"kernel": jax.ShapeDtypeStruct((8, 100), jnp.float32)}}
+    assert highest_counts(method, params) == ({"a/kernel": 800}, 8)
+
+
 @pytest.mark.parametrize("name", ["rigl", "set"])
 def test_micro_batches(name):
     expected, masked, masked_live = trained(run_of(name, accumulate=2))
@@ -114,7 +151,7 @@ def finish(run, out):
     return summary, records, restore_masks(out / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["gmp", "rigl"])
+@pytest.mark.parametrize("name", ["gmp", "rigl", "east"])
 def test_a_run_that_was_cut_off_ends_as_the_straight_one(name, tmp_path, monkeypatch):
     run = run_of(name, execution="sparse")
     straight = finish(run, tmp_path / "straight")
@@ -186,6 +223,13 @@ def test_the_plan_says_what_is_sparse():
     assert "at the start: " in text and "at the end: " in text
     assert "stage3_block1/conv2/kernel" in text
     assert describe_execution(run._replace(execution="masked"), plan) == ""
+
+
+def test_the_plan_of_cycles_has_the_forms_of_their_middle_at_the_start():
+    run = run_of("east", execution="sparse")
+    start, end = describe_execution(run, loop.check(run)).split("at the end: ")
+    active = lambda text: [int(line.split()[1]) for line in text.splitlines() if "kernel" in line]
+    assert (sum(active(start)), sum(active(end))) == (153, 77)
 
 
 def test_the_flag(capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import fashion_mnist
+from experiments import cli, fashion_mnist
 from experiments.methods import METHODS
 from experiments.run_folder import read_metrics
 
@@ -101,6 +101,25 @@ def test_a_diverged_run_saves_no_checkpoint(options, step, tmp_path):
     with pytest.raises(ValueError, match=f"training loss at step {step} is nan"):
         train(tmp_path, schedule="dense", learning_rate=1e6, **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]])
+def test_an_unknown_model_is_one_line(plan, capsys):
+    argv = ["--model=lenet55", *plan]
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 2
+    message = "error: unknown model 'lenet55'; did you mean 'lenet5'?\n"
+    assert capsys.readouterr().err == message
+
+
+def test_the_plan_of_a_network_with_dyrelu_says_what_it_costs(capsys):
+    argv = ["--plan", "--model=lenet_300_100", "--schedule=east", "--steps=1000"]
+    assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    # 300 x 75 x 5 and 100 x 25 x 5 products, for 496 steps of 128 images, forward and backward.
+    assert line == (
+        "DyReLU          126,700 dense parameters while it lasts, 250,000 FLOPs an image; "
+        "4.762e+10 in all"
+    )
 
 
 @pytest.mark.processes

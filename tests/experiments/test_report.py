@@ -58,6 +58,14 @@ def test_another_sparsity_than_the_one_asked_for_is_said(schedule, options, note
     assert report.sparsity_note(plan, config) == note
 
 
+def test_with_sharing_a_sparsity_is_that_of_the_network_without():
+    shapes = {"a": {"kernel": jnp.zeros((10, 100))}}
+    plan = make_method("rigl", sparsity=0.8, steps=100).plan(shapes)
+    config = {"schedule": "rigl", "sparsity": 0.9}
+    assert "the run will have 0.800" in report.sparsity_note(plan, config)
+    assert report.sparsity_note(plan, config, 2000) == ""
+
+
 def test_the_record_of_the_start_lists_the_layers(state):
     assert report.layer_counts(state) == [10, 5]
 

@@ -36,6 +36,8 @@ def test_a_program_for_one_cpu(engine, expected):
     assert calls_kernel(select, SCORES) == (engine == "compiled")
     assert_same(jax.jit(select)(SCORES), expected)
     assert_same(select(SCORES), expected)  # no jit
+    with jax.disable_jit():
+        assert_same(select(SCORES), expected)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

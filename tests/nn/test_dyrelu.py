@@ -125,7 +125,9 @@ def test_parameters_and_dtypes():
     sizes = {name: x.shape for name, x in PARAMS["params"].items()}
     assert sizes == {"w1": (8, 2), "b1": (2,), "w2": (2, 32), "b2": (32,)}
     assert max(abs(np.asarray(PARAMS["params"]["w1"])).ravel()) <= 8**-0.5
-    assert DYRELU.apply(PARAMS, IMAGES.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    for blend in ("coefficient", "output"):
+        act = DyReLU(blend=blend).apply(PARAMS, IMAGES.astype(jnp.bfloat16), jnp.float32(0.3))
+        assert act.dtype == jnp.bfloat16
     tiny = DyReLU(reduction=16).init(jax.random.key(0), IMAGES)["params"]
     assert tiny["w1"].shape == (8, 1)
 
@@ -192,6 +194,17 @@ def test_phasing_out_leaves_the_relu_network():
     # And it trains on.
     left = left.apply_gradients(grads=jax.tree.map(jnp.ones_like, left.params), event=True)
     jaxsparse.check(left.params, left.opt_state, left.masks)
+
+
+def test_an_optimizer_of_its_own_trains_on_without_it():
+    params = {"dyrelu1": {"w1": jnp.ones(2)}, "fc": {"kernel": jnp.ones((2, 2))}}
+    labels = lambda params: {name: "dyrelu" if "dyrelu" in name else "rest" for name in params}
+    both = {"dyrelu": optax.sgd(0.2, momentum=0.5), "rest": optax.sgd(0.1, momentum=0.9)}
+    tx = optax.multi_transform(both, labels)
+    state, left = without_dyrelu((tx.init(params), params))
+    assert not any("dyrelu1" in path for path in leaf_paths(state))
+    updates, _ = tx.update(left, state, left)
+    chex.assert_trees_all_close(updates, {"fc": {"kernel": jnp.full((2, 2), -0.1)}})
 
 
 def test_freezing():

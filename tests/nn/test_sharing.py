@@ -59,6 +59,10 @@ def test_sizes_of_the_paper(name):
     assert len(alone) == (1 + 2 + 4 + 1) * (2 if name == "resnet34" else 3)
 
 
+def test_sizes_of_a_small_one():
+    assert sharing_of(cifar_resnet(20, num_owners=2), IMAGE) == (174_128, 270_896)
+
+
 def test_budget_of_the_paper():
     table = {0.99: 212_650, 0.999: 21_265, 0.9995: 10_632, 0.9999: 2_126}
     sharing = Sharing(*LARGE["resnet34"][2:])
@@ -85,6 +89,9 @@ def test_only_the_second_block_gives(block):
         assert inside.keys() == {*norms, *(f"scale{i + 1}" for i in range(num))}
         assert all(inside[f"scale{i + 1}"].shape == () for i in range(num))
         assert variables["batch_stats"][f"stage1_block{number}"].keys() == norms
+    _, after = network(block).apply(variables, images, train=True, mutable=["batch_stats"])
+    means = [after["batch_stats"][f"stage1_block{n}"]["norm1"]["mean"] for n in (2, 3, 4)]
+    assert not np.array_equal(means[0], means[1]) and not np.array_equal(means[1], means[2])
     assert "shortcut_conv" in variables["params"]["stage2_block1"] and "stage1_block1" in names
     # What every block makes of the images, before and after a change of the shared kernels.
     model = network(block)
