@@ -11,7 +11,8 @@ from experiments import cifar, cli, fashion_mnist, flags
 def test_own_flags_come_first_in_help_and_in_config(config, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     names = [field.name for field in dataclasses.fields(config)]
-    shared = [f.name for base in (flags.Running, flags.Pruning) for f in dataclasses.fields(base)]
+    bases = (flags.Running, flags.Tricks, flags.Pruning)
+    shared = [f.name for base in bases for f in dataclasses.fields(base)]
     assert names[0] == "model"
     assert names[-len(shared) :] == shared
     assert list(cli.as_dict(config())) == names
