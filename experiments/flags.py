@@ -85,8 +85,8 @@ class Tricks:
     dyrelu_late: cli.OptionalBool = None
     """ReLU before --dyrelu_start, as in the authors' code. Default: DyReLU from the beginning."""
     weight_sharing: cli.OptionalBool = None
-    """Let the blocks of a residual stage after the second share its kernels; --sparsity is that of
-    the network without sharing. Default: with the schedule east, where the network has any."""
+    """Let the blocks of a residual stage after the second share its kernels; the sparsity is that
+    of the network without sharing. Default: with the schedule east, where the network has any."""
 
 
 @dataclasses.dataclass(frozen=True)
