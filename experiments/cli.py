@@ -167,8 +167,9 @@ def _names(config: type) -> tuple[list[str], list[str]]:
 
 def _with_values(config: type, arguments: list[str]) -> list[str]:
     """Writes =True after the flags that may stand alone and do."""
-    hints = typing.get_type_hints(config)
-    alone = {f"--{name}" for name, hint in hints.items() if hint == bool | None}
+    hints = typing.get_type_hints(config, include_extras=True)
+    takes = lambda hint: tyro.conf.FlagConversionOff in typing.get_args(hint)
+    alone = {f"--{name}" for name, hint in hints.items() if takes(hint)}
     is_alone = lambda flag, then: flag in alone and (then.startswith("--") or "=" in then)
     pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
     return [f"{flag}=True" if is_alone(flag, then) else flag for flag, then in pairs]

@@ -53,7 +53,8 @@ def extras(
     if phase is not None:
         params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
         own = {path: x for path, x in leaves_by_path(params).items() if "dyrelu" in path}
-        flops = sum(flops_of_model(model, params, image).get(path, 0) for path in own)
+        by_path = flops_of_model(model, params, image)
+        flops = sum(by_path.get(path, 0) for path in own)
         found["dyrelu_params"] = sum(x.size for x in own.values())
         found["dyrelu_flops"] = flops
         found["dyrelu_train_flops"] = 3 * flops * batch_size * phase.stop

@@ -1,7 +1,7 @@
 """What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,15 @@ def title_of(config: Mapping[str, Any]) -> str:
     return f"{config['model']} {config['schedule']}{sparsity}"
 
 
+def _worst(alarms: Sequence[str]) -> list[str]:
+    """The alarms, those of thin layers last and only the first of many."""
+    thin = [alarm for alarm in alarms if alarm.endswith(" outputs")]
+    others = [alarm for alarm in alarms if alarm not in thin]
+    if len(thin) <= 3:
+        return [*others, *thin]
+    return [*others, *thin[:2], f"so in {len(thin) - 2} more layers: summary.json has them"]
+
+
 def describe(summary: Mapping[str, Any]) -> str:
     """A few lines that say what came out."""
     best = (
@@ -262,18 +271,18 @@ def describe(summary: Mapping[str, Any]) -> str:
     )
     return "\n".join(
         [
-            *(f"warning         {alarm}" for alarm in summary["alarms"]),
+            *(f"warning         {line}" for line in _worst(summary["alarms"])),
             f"test accuracy   {summary['test_accuracy']:.4f} at the end{best}",
             f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
             f"(sparsity {summary['sparsity']:.6g})",
             f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
-            f"{summary['test_flops_ratio']:.3f} of dense",
+            f"{summary['test_flops_ratio']:.3g} of dense",
             f"training FLOPs  {summary['train_flops']:.4g}, "
-            f"{summary['train_flops_ratio']:.3f} of dense",
+            f"{summary['train_flops_ratio']:.3g} of dense",
             *describe_extras(summary),
             f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
             f"{summary['peak_memory_of']}",
-            f"speed           {summary['steps_per_second']:.0f} steps a second",
+            f"speed           {summary['steps_per_second']:.3g} steps a second",
             f"folder          {summary['out']}",
         ]
     )

@@ -99,7 +99,12 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
         chosen = [p for p, i in first.items() if i is not None and rules[i][1]]
     if not chosen:
         names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
-        raise ValueError(f"no leaf is prunable; the leaves are {listed(names)}")
+        hint = (
+            ""
+            if any(np.ndim(leaf) > 1 for leaf in leaves.values())
+            else (" (all have fewer than two axes; a compressed state is to be expanded first)")
+        )
+        raise ValueError(f"no leaf is prunable; the leaves are {listed(names)}{hint}")
     for path in chosen:
         if np.size(leaves[path]) >= 2**31:
             raise ValueError(

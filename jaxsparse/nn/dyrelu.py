@@ -170,7 +170,11 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
     """Returns the ReLU network and what is left of a train state, once beta is 0.
 
         if n == stop_step:
-            model, state = phase_out(model, state)     # compile the step anew
+            model, state = phase_out(model, state)
+
+    A step that takes the state is compiled anew by itself. A mask of the optimizer, such as that of
+    decay, or its labels are to be functions of the params: a tree of those at hand fits no longer.
+    To restore a checkpoint from after the phase, phase out the fresh state too.
 
     Args:
       model: one of our networks.

@@ -66,8 +66,14 @@ def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
       positions: those of the masks, from `find_positions`. What they leave out is lost.
 
     Raises:
-      ValueError: positions of a leaf that params do not have, or of another shape.
+      ValueError: positions of a leaf that params do not have, or of another shape; a method that
+        reads the gradient of all weights at every step (SNFS).
     """
+    if state.method.dense_gradient == "always":
+        raise ValueError(
+            f"{state.method.name} reads the gradient of all weights at every step, of which a "
+            "compressed state has the active ones alone; train it on dense kernels, with masks"
+        )
     leaves = leaves_by_path(state.params)
     for path, where in positions.items():
         if path not in leaves or np.shape(leaves[path]) != where.shape:

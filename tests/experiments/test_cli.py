@@ -134,6 +134,14 @@ def test_alarms_come_first_in_the_description():
     assert lines[0] == "warning         Conv_0/kernel: no weight is left"
     assert lines[1] == "warning         Dense_1/kernel: 3 weights are left for 84 outputs"
     assert "warning" not in report.describe(SUMMARY)
+    # Of many thin layers two, and after what is worse.
+    thin = [f"{i}/kernel: 3 weights are left for 84 outputs" for i in range(9)]
+    lines = report.describe(SUMMARY | {"alarms": [*thin, "the network is cut"]}).splitlines()
+    assert [line[16:] for line in lines[:4]] == [
+        "the network is cut",
+        *thin[:2],
+        "so in 7 more layers: summary.json has them",
+    ]
 
 
 def test_without_validation_images_there_is_no_best():

@@ -165,3 +165,16 @@ def test_a_file_as_large_as_the_active_weights_goes_on_in_both_executions(tmp_pa
         logits = state.apply_fn({"params": short}, images)
     expected = state.apply_fn({"params": params}, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_that_averages_all_gradients_is_refused():
+    _, state = start(jaxsparse.snfs(sparsity=0.8, total_steps=STEPS), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="snfs reads the gradient of all weights at every step"):
+        compress(state, find_positions(state.masks))
+
+
+def test_a_compressed_state_is_told_from_one_without_kernels():
+    _, state = start(METHODS["rigl"], optax.sgd(0.1))
+    short = compress(state, find_positions(state.masks))
+    with pytest.raises(ValueError, match="a compressed state is to be expanded first"):
+        _ = short.sparsity
