@@ -45,7 +45,7 @@ class Unplugged:
 
 
 def reached(run, out):
-    return progress.resume(out / "checkpoints", loop.create_state(run))
+    return progress.resume(out / "checkpoints", lambda _: loop.create_state(run))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
