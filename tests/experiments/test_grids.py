@@ -1,3 +1,5 @@
+import pytest
+
 from experiments import jobs
 from experiments.grids import GRIDS, Grid, interleaved
 
@@ -33,6 +35,7 @@ def test_grids_are_interleaved_by_seed():
     ]
 
 
+@pytest.mark.slow
 def test_every_grid_by_name_is_one_that_its_scripts_take():
     for grids in GRIDS.values():
         found = interleaved(grids)

@@ -80,6 +80,7 @@ def state_at_the_end(out):
     ).state
 
 
+@pytest.mark.slow
 def test_it_ends_as_the_network_of_relus(straight):
     state = state_at_the_end(straight)
     assert not any("dyrelu" in path for path in leaf_paths(state))
@@ -105,6 +106,7 @@ class Cut(Exception):
 
 
 # From 6, within phase and cycle; from 9, a mask update with which DyReLU goes; from 12, after both.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [7, 10, 13])
 def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
     record = loop.record
@@ -136,6 +138,7 @@ def test_the_first_step_is_dyrelus_unless_it_comes_late():
     assert late != loss(run, state.collections)
 
 
+@pytest.mark.slow
 def test_by_active_weights(straight, tmp_path, monkeypatch):
     compiled = load.Backend("compiled", "as the test asks")
     monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
