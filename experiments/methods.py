@@ -7,6 +7,7 @@ cycles of density, which go with every method, unless a cycle would have under 2
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -193,6 +194,10 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"--{name}={value} needs --cycles of at least 1")
         return {"num_cycles": 0}
     share, growth = asked.pop("cycle_share", 0.2), asked.get("cycle_growth", 1.0)
+    if num_cycles < 0:
+        raise ValueError(f"--cycles={num_cycles} must be at least 0")
+    if not (math.isfinite(growth) and growth > 0.0):
+        raise ValueError(f"--cycle_growth={growth} must be a finite number above 0")
     if not 0.0 < share <= 1.0:
         raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
     cycle_steps = max(round(share * steps), 1)
