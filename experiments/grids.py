@@ -145,21 +145,24 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
         )
     ),
     # EAST, without each of its parts, and what it is to be compared with. 3,510 steps: an epoch by
-    # active weights takes one core 8 s, where dense kernels take a minute.
+    # active weights takes one core 8 s, where dense kernels take a minute. Dense networks, and
+    # GraNet-ST, which begins with half of the weights, gain little from that: they want an
+    # accelerator.
     "extreme": (
         *_extreme(("east", "rigl"), (0.999, 0.9999)),
         *_extreme(("east",), (0.999, 0.9999), "no_cycles", cycles=0),
         *_extreme(("east",), (0.999, 0.9999), "no_dyrelu", dyrelu=False),
         *_extreme(("east",), (0.999, 0.9999), "no_sharing", weight_sharing=False),
-        *_extreme(("set", "granet_st", "rigl_itop"), (0.999, 0.9999)),
+        *_extreme(("set", "rigl_itop"), (0.999, 0.9999)),
+        *_extreme(("granet_st",), (0.999, 0.9999, 0.9995, 0.99), execution="masked"),
         *_extreme(("static",), (0.999,)),  # at 99.99 % its masks cut the network
-        *_extreme(("east", "rigl", "set", "granet_st"), (0.9995, 0.99)),
+        *_extreme(("east", "rigl", "set"), (0.9995, 0.99)),
         *_extreme(("east",), (0.9995, 0.99), "no_cycles", cycles=0),
         *_extreme(("east",), (0.9995, 0.99), "no_dyrelu", dyrelu=False),
         *_extreme(("east",), (0.9995, 0.99), "no_sharing", weight_sharing=False),
         *_extreme(("rigl_itop",), (0.9995, 0.99)),
         *_extreme(("static",), (0.9995, 0.99)),
-        *_extreme(("dense",), ()),
+        *_extreme(("dense",), (), execution="masked"),
     ),
 }
 
