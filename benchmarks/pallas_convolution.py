@@ -251,7 +251,8 @@ def _convolve_kernel(
     inside = work.inside(images, pixels)
     read = _reader(layer, work, transposed, source, images, pixels, inside)
 
-    def make_channel(nth: Any, _: Any) -> Any:
+    # What loops carry where there is nothing to carry is None: Triton's lowering takes no constants.
+    def make_channel(nth: Any, _: Any) -> None:
         channel = group * work.block.channels + nth
 
         def add(entry: jax.Array, is_one: jax.Array, total: jax.Array) -> jax.Array:
@@ -263,12 +264,11 @@ def _convolve_kernel(
         total = _over_entries(starts, channel, work.block.unroll, add, zeros)
         at = (channel * work.size**2 + pixels) * work.batch + images
         plgpu.store(out.at[at], total.astype(out.dtype), mask=inside)
-        return 0
 
     if work.block.channels == 1:
-        make_channel(jnp.int32(0), 0)
+        make_channel(jnp.int32(0), None)
     else:
-        lax.fori_loop(0, work.block.channels, make_channel, 0)
+        lax.fori_loop(0, work.block.channels, make_channel, None)
 
 
 def _grad_values(
@@ -308,15 +308,14 @@ def _grad_values_kernel(layer: Layer, work: _Work, room: int, *refs: Any) -> Non
     mask = has_any if inside is None else has_any & inside
     grad = plgpu.load(grads.at[at], mask=mask, other=0.0).astype(jnp.float32)
 
-    def add(entry: jax.Array, is_one: jax.Array, _: Any) -> Any:
+    def add(entry: jax.Array, is_one: jax.Array, _: Any) -> None:
         code = plgpu.load(codes.at[entry], mask=is_one, other=0)
         products = grad * read(code, is_one)
         # Pixels first: these lie in a thread's registers, images across threads.
         total = jnp.sum(jnp.sum(products, axis=0), axis=0)
         plgpu.store(parts.at[part * room + entry], total, mask=is_one)
-        return 0
 
-    _over_entries(starts, group, work.block.unroll, add, 0)
+    _over_entries(starts, group, work.block.unroll, add, None)
 
 
 def _over_entries(starts: Any, channel: Any, unroll: int, body: Any, init: Any) -> Any:
