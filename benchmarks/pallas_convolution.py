@@ -3,8 +3,8 @@
 Images lie as [channel, y, x, image], so that what an active weight reads for neighbouring images is
 one contiguous vector. A program makes a block of outputs, some pixels of some images, for a few
 output channels in turn: it goes through the active weights of each, loads the block that a weight
-sees, and adds it, times the weight, to a sum in registers. Nothing is padded: taps that fall outside
-the images are masked. Programs of one block and different output channels run next to each other in
+sees, and adds it, times the weight, to a sum in registers. Nothing is padded: what lies outside the
+images is masked. Programs of one block and different output channels run next to each other in
 time, so that what they read stays in the L2 cache.
 
 There is one load for every multiply-add, from L2 for the most part, and that is the limit: tensor
@@ -22,49 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-
-class Layer(NamedTuple):
-    """A convolution of square images by a square kernel, padded as "SAME".
-
-    Attributes:
-      size: height and width of the images.
-      inputs: channels.
-      outputs: channels.
-      taps: height and width of the kernel, at most 16.
-      stride: from output to output.
-    """
-
-    size: int
-    inputs: int
-    outputs: int
-    taps: int
-    stride: int
-
-    @property
-    def out_size(self) -> int:
-        """Height and width of the outputs."""
-        return -(-self.size // self.stride)
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        """Before and after; of an odd number the larger part is after, as in XLA."""
-        total = max((self.out_size - 1) * self.stride + self.taps - self.size, 0)
-        return total // 2, total - total // 2
-
-    @property
-    def columns(self) -> int:
-        """Weights of an output channel."""
-        return self.taps**2 * self.inputs
-
-    def __str__(self) -> str:
-        """Such as "3x3/2 128>128 at 56"."""
-        stride = f"/{self.stride}" if self.stride > 1 else ""
-        return f"{self.taps}x{self.taps}{stride} {self.inputs}>{self.outputs} at {self.size}"
+from benchmarks.gpu_layers import Layer, Lists
 
 
 class Block(NamedTuple):
@@ -83,51 +45,6 @@ class Block(NamedTuple):
     channels: int
     unroll: int
     warps: int
-
-
-class Lists(NamedTuple):
-    """Where the active weights are, by output channel and, for the gradient, by input channel.
-
-    A code is channel * 256 + y * 16 + x: the other channel, and the tap.
-
-    Attributes:
-      starts: int32[outputs + 1], where each output channel's weights begin.
-      codes: int32[room], in the order of the values.
-      back_starts: int32[inputs + 1].
-      back_codes: int32[room].
-      order: int32[room], which value each entry of the transposed list has.
-    """
-
-    starts: jax.Array
-    codes: jax.Array
-    back_starts: jax.Array
-    back_codes: jax.Array
-    order: jax.Array
-
-
-def make_lists(flat: np.ndarray, layer: Layer, room: int) -> Lists:
-    """Makes the lists on the host, which happens once for each mask.
-
-    Args:
-      flat: int[active], rising positions in a kernel of [output, y, x, input], as in
-        `jaxsparse.sparse.Positions`.
-      layer: whose kernel it is.
-      room: at least as many.
-    """
-    output, column = np.divmod(flat, layer.columns)
-    tap, channel = np.divmod(column, layer.inputs)
-    place = tap // layer.taps * 16 + tap % layer.taps
-    order = np.argsort(channel, kind="stable")
-    fill = lambda x: np.pad(x, (0, room - len(x))).astype(np.int32)
-    starts = lambda x, num: np.searchsorted(x, np.arange(num + 1)).astype(np.int32)
-    arrays = (
-        starts(output, layer.outputs),
-        fill(channel * 256 + place),
-        starts(channel[order], layer.inputs),
-        fill((output * 256 + place)[order]),
-        fill(order),
-    )
-    return Lists(*map(jnp.asarray, arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -212,9 +129,7 @@ class _Work(NamedTuple):
 
 
 def _work(block: Block, channels: int, size: int, batch: int) -> _Work:
-    return _Work(
-        block._replace(channels=math.gcd(block.channels, channels)), channels, size, batch
-    )
+    return _Work(block._replace(channels=math.gcd(block.channels, channels)), channels, size, batch)
 
 
 def _convolve(  # noqa: PLR0913
@@ -228,9 +143,7 @@ def _convolve(  # noqa: PLR0913
     codes: jax.Array,
 ) -> jax.Array:
     """The convolution or, by the transposed list, that of the outputs' gradients."""
-    channels, size = (
-        (layer.inputs, layer.size) if transposed else (layer.outputs, layer.out_size)
-    )
+    channels, size = (layer.inputs, layer.size) if transposed else (layer.outputs, layer.out_size)
     batch = images.shape[-1]
     work = _work(block, channels, size, batch)
     out = pl.pallas_call(
@@ -243,15 +156,13 @@ def _convolve(  # noqa: PLR0913
     return out.reshape(channels, size, size, batch)
 
 
-def _convolve_kernel(
-    layer: Layer, work: _Work, transposed: bool, *refs: Any
-) -> None:
+def _convolve_kernel(layer: Layer, work: _Work, transposed: bool, *refs: Any) -> None:
     starts, codes, values, source, out = refs
     group, images, pixels = work.indices()
     inside = work.inside(images, pixels)
     read = _reader(layer, work, transposed, source, images, pixels, inside)
 
-    # What loops carry where there is nothing to carry is None: Triton's lowering takes no constants.
+    # A loop with nothing to carry carries None: Triton's lowering takes no constants.
     def make_channel(nth: Any, _: Any) -> None:
         channel = group * work.block.channels + nth
 
@@ -331,7 +242,7 @@ def _over_entries(starts: Any, channel: Any, unroll: int, body: Any, init: Any) 
     return lax.fori_loop(0, lax.div(stop - start + (unroll - 1), unroll), step, init)
 
 
-def _reader(  # noqa: PLR0913
+def _reader(
     layer: Layer,
     work: _Work,
     transposed: bool,
