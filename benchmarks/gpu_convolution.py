@@ -76,7 +76,7 @@ class Bench:
         self.programs: dict[Hashable, concurrent.futures.Future[Any]] = {}
         self.blocks: dict[Hashable, Block] = {}
         self.rows: list[dict[str, Any]] = []
-        self.bandwidth = 0.0
+        self.bandwidth = float("nan")  # where it was not measured, so is what is seen by it
 
     @property
     def left(self) -> float:
