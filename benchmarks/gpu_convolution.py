@@ -88,7 +88,9 @@ class Bench:
         nearest = max(sparsity, FIRST)
         return self.blocks.get((*_kind(layer), dtype, nearest), BLOCKS[dtype][0])
 
-    def compile(self, wanted: Iterable[tuple[Hashable, Callable[..., Any], tuple[Any, ...]]]):
+    def compile(
+        self, wanted: Iterable[tuple[Hashable, Callable[..., Any], tuple[Any, ...]]]
+    ) -> None:
         """Compiles what is not yet there, and waits for it while time is left."""
         began = time.monotonic()
         for name, function, args in wanted:
@@ -96,9 +98,11 @@ class Bench:
                 self.programs[name] = self.pool.submit(function, *args)
         pending = [future for future in self.programs.values() if not future.done()]
         # A little is left to time what is ready by then.
-        concurrent.futures.wait(pending, timeout=max(self.left - 5, 0))
+        done, late = concurrent.futures.wait(pending, timeout=max(self.left - 5, 0))
         waited = time.monotonic() - began
-        print(f"  ({len(pending)} programs compiled in {waited:.1f} s, {self.left:.0f} s left)")
+        print(f"  ({len(done)} programs compiled in {waited:.1f} s, {self.left:.0f} s left)")
+        if late:
+            print(f"  {len(late)} still compile and disturb what follows", flush=True)
 
     def program(self, name: Hashable) -> Any:
         """Returns what was compiled, or raises why it was not."""
@@ -138,7 +142,7 @@ class Bench:
         print(f"an empty call: {1e6 * taken.median:.1f} us, in all the times below", flush=True)
 
     def tune(self, layers: Iterable[Layer]) -> None:
-        """Finds the fastest block on one layer of each kind, forward at 99 %."""
+        """Finds the fastest block on one layer of each kind, forward, at two sparsities."""
         chosen = {_kind(layer): layer for layer in reversed(list(layers))}
         cases = [
             Case(layer, False, dtype, block, num_active(layer, FIRST))
