@@ -17,6 +17,7 @@ import numpy as np
 from jaxsparse.distributions import highest_sparsity, leaf_counts, total_count
 from jaxsparse.types import (
     Distribution,
+    OptionError,
     PlannedEvent,
     Rounding,
     Row,
@@ -118,7 +119,7 @@ def make_timetable(
     """
     check_steps(total_steps=total_steps, update_interval=update_interval)
     if start_step < 0:
-        raise ValueError(f"start_step {start_step} must be at least 0")
+        raise OptionError("start_step", start_step, "must be at least 0")
     if not 0.0 < initial_density <= 1.0:
         raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
     for name, schedule in (("density", density), ("drop_fraction", drop_fraction)):
@@ -285,6 +286,6 @@ def check_steps(**steps: int) -> None:
     """Raises a ValueError that names the first number of steps that is not an int of at least 1."""
     for name, value in steps.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} {value!r} must be a whole number of steps, at least 1")
+            raise OptionError(name, value, "must be a whole number of steps, at least 1")
         if value >= 2**31:
-            raise ValueError(f"{name} {value} must be below 2**31")
+            raise OptionError(name, value, "must be below 2**31")
