@@ -95,7 +95,7 @@ def with_cycles(
         density=lambda step: min(factor(step) * own(step), 1.0),
     )
     after = tuple(event for event in table.events if event.step > ends[-1])
-    cycles = Cycles((prune(drop), grow_by(grow)), stop_step=ends[-1])
+    cycles = Cycles((prune(drop), grow_by(grow)), ends, cycle_interval, multiplier)
     recipe = recipe._replace(
         timetable=table._replace(events=rises_and_falls.events + after), cycles=cycles
     )

@@ -54,11 +54,14 @@ class Timetable(NamedTuple):
       total_steps: length of the run, in optimizer steps.
       events: ascending in step, each within [1, total_steps].
       initial_density: density of the masks that training starts with, in (0, 1].
+      update_interval: steps of the grid that the events were laid on, None where there was none;
+        with cycles of density that of the method's own events, after them.
     """
 
     total_steps: int
     events: tuple[PlannedEvent, ...]
     initial_density: float = 1.0
+    update_interval: int | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`, a Python int counted from 1."""
@@ -140,7 +143,7 @@ def make_timetable(
         if target != current or ratio:
             events.append(PlannedEvent(step, target if target != current else None, ratio))
         current = target
-    return Timetable(total_steps, tuple(events), initial_density)
+    return Timetable(total_steps, tuple(events), initial_density, update_interval)
 
 
 def event_rows(
