@@ -9,6 +9,7 @@ A config says its own flags first, in `--help` and in config.json, and then thos
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -16,6 +17,26 @@ import tyro
 from experiments import cli
 
 Cls = TypeVar("Cls", bound=type)
+
+DEFAULTS: Mapping[str, Any] = {
+    "accumulate": 1,
+    "augment": True,
+    "dtype": "float32",
+    "execution": "masked",
+    "dyrelu_start": 0.25,
+    "dyrelu_stop": 0.496,
+    "dyrelu_blend": "coefficient",
+    "dyrelu_freeze": False,
+    "dyrelu_late": False,
+    "start_step": 0,
+    "distribution": "erk",
+    "scope": "global",
+    "cycle_multiplier": 3.0,
+    "cycle_share": 0.2,
+    "cycle_growth": 1.0,
+    "cycle_shape": "cosine",
+}
+"""What flags come to that are left out, where it is the same in every run; see `defaults.py`."""
 
 
 def own_first(cls: Cls) -> Cls:

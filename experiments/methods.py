@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jaxsparse
 from experiments.cli import nearest
+from experiments.flags import DEFAULTS
 from jaxsparse import Method
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
@@ -207,7 +208,8 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in asked.items():
             raise ValueError(f"--{name}={value} needs --cycles of at least 1")
         return {"num_cycles": 0}
-    share, growth = asked.pop("cycle_share", 0.2), asked.get("cycle_growth", 1.0)
+    share = asked.pop("cycle_share", DEFAULTS["cycle_share"])
+    growth = asked.get("cycle_growth", DEFAULTS["cycle_growth"])
     if not 0.0 < share <= 1.0:
         raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
     cycle_steps = max(round(share * steps), 1)
@@ -224,7 +226,9 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
     """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
-    name = nearest(given.get("distribution", "erk"), DISTRIBUTIONS, kind="distribution")
+    name = nearest(
+        given.get("distribution", DEFAULTS["distribution"]), DISTRIBUTIONS, kind="distribution"
+    )
     dense = given.pop("dense_layers", None)
     if dense is None:
         return DISTRIBUTIONS[name]()
