@@ -1,5 +1,6 @@
 """Command lines: flags in both spellings, and one clear line for everything that is wrong."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,26 @@ def test_help_says_what_every_flag_is(config, capsys):
     for name in config.__dataclass_fields__:
         assert f"--{name}" in text
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "fashion_mnist.py --plan --model=lenet_300_100 --steps=100",  # all in the buffer
+        "fashion_mnist.py --help",
+        "plan.py --steps=100 --model=lenet5",
+    ],
+)
+def test_it_ends_in_silence_where_nobody_reads_on(argv):
+    script, *flags = argv.split()
+    command = [sys.executable, ROOT / "experiments" / script, *flags]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):
