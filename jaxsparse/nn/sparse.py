@@ -41,7 +41,8 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
     Raises:
       ValueError: in the call, a layer that has no sparse form: a dtype other than float32, more or
         fewer than two spatial axes, circular padding, dilation of the input, a mask or a product of
-        its own, a subclass of `nn.Conv` or `nn.Dense`.
+        its own, a subclass of `nn.Conv` or `nn.Dense`; or that is given something else than
+        float32 images. Names its kernel's path.
     """
 
     def intercept(
@@ -68,6 +69,15 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
             yield
     finally:
         _POSITIONS.reset(token)
+
+
+@contextlib.contextmanager
+def of_layer(path: str) -> Iterator[None]:
+    """Gives the errors of a kernel, which knows of no layers, the path of the layer's."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def positions_of_layer(layer: nn.Module) -> Positions | None:
@@ -167,17 +177,22 @@ def _conv(
     values = values_of(layer, path, positions, scale)
     if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
         window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
-        return sparse_conv(inputs, values, positions, window, layout="CHWN")
+        with of_layer(path):
+            return sparse_conv(inputs, values, positions, window, layout="CHWN")
     *batch, height, width, channels = inputs.shape
     window = window_of(layer, path, (height, width))
     images = inputs.reshape(-1, height, width, channels)
-    outputs = sparse_conv(images, values, positions, window)
+    with of_layer(path):
+        outputs = sparse_conv(images, values, positions, window)
     return _with_bias(layer, outputs.reshape(*batch, *outputs.shape[1:]))
 
 
 def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
     _check_dense(layer, path)
-    return _with_bias(layer, sparse_dot(inputs, values_of(layer, path, positions), positions))
+    values = values_of(layer, path, positions)
+    with of_layer(path):
+        outputs = sparse_dot(inputs, values, positions)
+    return _with_bias(layer, outputs)
 
 
 def _has_product(layer: Any) -> bool:
