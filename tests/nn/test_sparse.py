@@ -93,7 +93,7 @@ def test_layers_without_positions_are_as_they_were(drawn):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv(4, (3,)), "kernel has 1 spatial axes; sparse layers have two"),
+        (nn.Conv(4, (3,)), "kernel has 1 spatial axes, where sparse layers have two"),
         (
             nn.Conv(4, (3, 3), padding="CIRCULAR"),
             "kernel has padding='CIRCULAR'; it cannot be exec",

@@ -209,7 +209,7 @@ own_conv = lambda *args, **kwargs: lax.conv_general_dilated(*args, **kwargs)
 own_dot = lambda *args, **kwargs: lax.dot_general(*args, **kwargs)
 half = jnp.bfloat16
 REFUSED = [
-    (nnx.Conv, (4, 4, (3,)), {}, "kernel has 1 spatial axes; sparse layers have two"),
+    (nnx.Conv, (4, 4, (3,)), {}, "kernel has 1 spatial axes, where sparse layers"),
     (nnx.Conv, (4, 4, (3, 3)), {"padding": "CIRCULAR"}, "kernel has padding='CIRCULAR'"),
     (nnx.Conv, (4, 4, (3, 3)), {"input_dilation": 2}, "kernel has input_dilation=2"),
     (nnx.Conv, (4, 4, (3, 3)), {"dtype": half}, "kernel has dtype="),
