@@ -121,7 +121,8 @@ class Pruning:
     stop_step: cli.OptionalInt = None
     """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
     initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
+    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0); with weight sharing that
+    of the kernels that are there, of which 0 is all."""
     drop_fraction: cli.OptionalFloat = None
     """Share of each layer's weights that an update replaces, at the start. Default: published."""
     distribution: cli.OptionalStr = None
