@@ -13,6 +13,7 @@ from experiments.flags import DEFAULTS
 from experiments.phase import make_phase
 from experiments.run import Phase
 from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsity
+from jaxsparse.types import OptionError
 
 NUM_OWNERS = 2
 """Blocks of a stage that have kernels of their own, as published."""
@@ -80,8 +81,9 @@ def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
         return sparsity
     try:
         return stored_sparsity(sparsity, sharing_of(model, images))
-    except ValueError as error:
-        raise ValueError(f"--{error}, or take --weight_sharing=False") from None
+    except OptionError as error:
+        said = f"--sparsity={error.value} {error.wrong}"
+        raise ValueError(f"{said}, or take --weight_sharing=False") from None
 
 
 def phase_of(config: Config, steps: int) -> Phase | None:
