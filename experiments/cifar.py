@@ -140,7 +140,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
-        execution=config.execution or "masked",
+        execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
     )

@@ -72,20 +72,35 @@ def run(
 
     Returns:
       0; 2 after one line on standard error for a wrong flag or a value that the library or the
-      system refuses (ValueError, OSError); 130 after Ctrl-C. Any other exception keeps its
-      traceback, and with JAXSPARSE_TRACEBACK=1 in the environment these do too.
+      system refuses (ValueError, OSError); 130 after Ctrl-C; 141 where nobody reads on what is
+      printed, as after `| head`. Any other exception keeps its traceback, and with
+      JAXSPARSE_TRACEBACK=1 in the environment those of 2 do too.
     """
     try:
-        with _leaving_on_ctrl_c():
-            parsed = parse(config, argv)
-        with _leaving_on_ctrl_c(going_on(parsed)):
-            main(parsed)
+        with _printed():
+            with _leaving_on_ctrl_c():
+                parsed = parse(config, argv)
+            with _leaving_on_ctrl_c(going_on(parsed)):
+                main(parsed)
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, or Python would complain of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
     except (ValueError, OSError) as error:
         if os.environ.get("JAXSPARSE_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def _printed() -> Iterator[None]:
+    """Writes out what was printed, also where `--help` ends the program."""
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager

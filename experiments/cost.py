@@ -34,7 +34,7 @@ def shapes_and_flops(model: nn.Module, image: Any) -> tuple[Any, dict[str, int]]
 
 
 def extras(
-    model: nn.Module, image: Any, phase: Phase | None, batch_size: int, active: int
+    model: nn.Module, image: Any, phase: Phase | None, batch_size: int | None, active: int
 ) -> dict[str, Any]:
     """Returns what DyReLU costs beside the network, and what sharing makes of the sparsity.
 
@@ -42,12 +42,13 @@ def extras(
       model: as training begins with it.
       image: of batch 1, or its shape.
       phase: of its DyReLUs.
-      batch_size: images a step.
+      batch_size: images a step; None where that is not known.
       active: weights at the end.
 
     Returns:
-      With DyReLU its parameters, their forward FLOPs an image, and those of all training steps that
-      have it; with sharing the prunable weights of the network without, and the sparsity in them.
+      With DyReLU its parameters, their forward FLOPs an image, and with a batch size those of all
+      training steps that have it; with sharing the prunable weights of the network without, and the
+      sparsity in them.
     """
     found: dict[str, Any] = {}
     if phase is not None:
@@ -57,7 +58,8 @@ def extras(
         flops = sum(by_path.get(path, 0) for path in own)
         found["dyrelu_params"] = sum(x.size for x in own.values())
         found["dyrelu_flops"] = flops
-        found["dyrelu_train_flops"] = 3 * flops * batch_size * phase.stop
+        if batch_size is not None:
+            found["dyrelu_train_flops"] = 3 * flops * batch_size * phase.stop
     unshared = num_unshared(model, image)
     if unshared is not None:
         found |= {"num_unshared": unshared, "unshared_sparsity": 1.0 - active / unshared}
@@ -75,9 +77,11 @@ def describe_extras(found: Mapping[str, Any]) -> list[str]:
     """Returns a line for each of what `extras` found."""
     lines = []
     if "dyrelu_params" in found:
+        training = found.get("dyrelu_train_flops")
         lines.append(
             f"DyReLU          {found['dyrelu_params']:,} dense parameters while it lasts, "
-            f"{found['dyrelu_flops']:,} FLOPs an image; {found['dyrelu_train_flops']:.4g} in all"
+            f"{found['dyrelu_flops']:,} FLOPs an image"
+            + ("" if training is None else f"; {training:.4g} in all")
         )
     if "num_unshared" in found:
         lines.append(

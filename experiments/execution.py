@@ -52,6 +52,10 @@ class Execution(Protocol):
         """What a checkpoint is to keep of how the state is executed."""
         ...
 
+    def note(self, live: Live) -> str:
+        """A line on how the network is executed, where there is anything to say."""
+        ...
+
 
 def make_execution(
     run: Run, state: RunState, data: Data, rooms: Mapping[str, int] | None = None
@@ -93,6 +97,11 @@ class Masked:
         """None."""
         del live
         return {}
+
+    def note(self, live: RunState) -> str:
+        """Nothing."""
+        del live
+        return ""
 
 
 class Compressed(NamedTuple):
@@ -163,6 +172,10 @@ class Sparse:
     def rooms(self, live: Compressed) -> dict[str, int]:
         """Of the leaves that are executed by their active weights."""
         return live.forms.rooms
+
+    def note(self, live: Compressed) -> str:
+        """How many layers are sparse now, and what computes them."""
+        return f"sparse execution: {' '.join(backend())}; {str(live.forms).splitlines()[0]}"
 
     def _sparse_step(self, live: Compressed, event: bool) -> Callable[..., Any]:
         key = (event, live.forms.model, tuple(live.forms.rooms.items()))

@@ -13,13 +13,12 @@ GraNet's CIFAR runs; no augmentation.
 
 import dataclasses
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments import cli, cost, flags, loop, report, tricks
+from experiments import cli, flags, loop, report, tricks
 from experiments.data import fashion_mnist
 from experiments.methods import make_method
 from experiments.recipes import RECIPES, Recipe, make_optimizer
@@ -104,7 +103,7 @@ def run_of(config: Config) -> Run:
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
-        execution=config.execution or "masked",
+        execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
     )
@@ -114,11 +113,6 @@ def model_of(config: Config) -> nn.Module:
     """The network that the flags ask for."""
     model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
     return tricks.with_tricks(model, config)
-
-
-def shapes_and_flops(model: nn.Module) -> tuple[Any, dict[str, int]]:
-    """The shapes of the model's parameters, and its dense forward FLOPs an image by path."""
-    return cost.shapes_and_flops(model, IMAGE)
 
 
 def method_of(config: Config) -> Method:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.defaults import without_defaults
 from experiments.run_folder import FREE_FLAGS
 
 # Flags that say where things are, or what to print, and nothing of what comes out: which data set
@@ -21,7 +22,8 @@ class FinishedRun(NamedTuple):
 
     Attributes:
       path: its folder or result file, for messages.
-      config: its flags, without those of IDLE_FLAGS and those that were not given (null).
+      config: its flags, without those of IDLE_FLAGS and those that came to their defaults, given
+        or not.
       summary: what came out.
       commit: of the code that ran, empty where that is not known.
       machine: on which it ran, empty where that is not known.
@@ -52,7 +54,8 @@ def find_runs(paths: Sequence[Path]) -> Found:
     """Looks for runs: in their folders, in folders that hold many, however deep, and in files.
 
     A run that is found twice, in its folder and as a result file say, counts once: one data set and
-    equal flags, the seed among them, but for flags that change nothing.
+    equal flags, the seed among them, but for flags that change nothing; a flag at its default is as
+    one left out.
 
     Args:
       paths: folders and result files.
@@ -118,8 +121,8 @@ def _read_run(path: Path) -> FinishedRun | None:
                 raise ValueError(f"{path} has no {name} in its {part}, which every run has")
     config = {
         name: value
-        for name, value in content["config"].items()
-        if value is not None and name not in IDLE_FLAGS
+        for name, value in without_defaults(content["config"]).items()
+        if name not in IDLE_FLAGS
     }
     machine = content.get("machine") or {}
     cores = f", {machine['cores']} cores" if machine.get("cores") else ""

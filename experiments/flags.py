@@ -9,6 +9,7 @@ A config says its own flags first, in `--help` and in config.json, and then thos
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -16,6 +17,26 @@ import tyro
 from experiments import cli
 
 Cls = TypeVar("Cls", bound=type)
+
+DEFAULTS: Mapping[str, Any] = {
+    "accumulate": 1,
+    "augment": True,
+    "dtype": "float32",
+    "execution": "masked",
+    "dyrelu_start": 0.25,
+    "dyrelu_stop": 0.496,
+    "dyrelu_blend": "coefficient",
+    "dyrelu_freeze": False,
+    "dyrelu_late": False,
+    "start_step": 0,
+    "distribution": "erk",
+    "scope": "global",
+    "cycle_multiplier": 3.0,
+    "cycle_share": 0.2,
+    "cycle_growth": 1.0,
+    "cycle_shape": "cosine",
+}
+"""What flags come to that are left out, where it is the same in every run; see `defaults.py`."""
 
 
 def own_first(cls: Cls) -> Cls:
@@ -100,7 +121,8 @@ class Pruning:
     stop_step: cli.OptionalInt = None
     """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
     initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0)."""
+    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0); with weight sharing that
+    of the kernels that are there, of which 0 is all."""
     drop_fraction: cli.OptionalFloat = None
     """Share of each layer's weights that an update replaces, at the start. Default: published."""
     distribution: cli.OptionalStr = None

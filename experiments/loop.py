@@ -97,6 +97,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         if first == 0:
             log_start(run, folder, state, bar)
         live = execution.start(state, rooms)
+        if note := execution.note(live):
+            bar.write(note, file=sys.stderr)
         for step in range(first + 1, run.steps + 1):
             live, loss = execution.step(live, run.method.is_due(step), next(indices))
             if phase.ends(run, step):

@@ -6,19 +6,20 @@ RigL's own 100 steps stay as they are, unless that would be under 20 events; so 
 cycles of density, which go with every method, unless a cycle would have under 20.
 """
 
+import contextlib
 import itertools
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jaxsparse
 from experiments.cli import nearest
+from experiments.flags import DEFAULTS
 from jaxsparse import Method
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
 from jaxsparse.schedules import cycle_ends
-from jaxsparse.types import Distribution
+from jaxsparse.types import Distribution, OptionError
 
 
 class Entry(NamedTuple):
@@ -96,6 +97,11 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
       ValueError: an unknown name, with the nearest one; an option that the method does not have; a
         value outside its range.
     """
+    with _said_in_flags():
+        return _make_method(schedule, sparsity, steps, options)
+
+
+def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, Any]) -> Method:
     entry = METHODS[nearest(schedule, METHODS, kind="schedule")]
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
@@ -126,18 +132,32 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
     return method
 
 
-# Advice of the library, and the same for those who have flags and no rules.
-_AS_FLAGS = (
-    (
-        r"a rule \(.*, None\) before it exempts the leaf",
-        "--pattern_layers=REGEX says which layers shall have it, such as "
-        "--pattern_layers='^stage' in a ResNet",
-    ),
-    (r"pattern rule '(.*?)'", r"--pattern_layers=\1"),
-    (r"scope='(\w+)'", r"--scope=\1"),
-    (r"min_keep=(\d+)", r"--min_keep=\1"),
-    (r"leave min_keep out", "leave --min_keep out"),
-)
+# What the library calls otherwise than the flag.
+_FLAGS = {
+    "total_steps": "steps",
+    "num_cycles": "cycles",
+    **{argument: flag for flag, argument in _CYCLES.items()},
+    "override": "dense_layers",
+    "pattern rule": "pattern_layers",
+}
+# Advice of the library, by its option, for those who have flags.
+_ADVICE = {
+    "pattern": "--pattern_layers=REGEX says which layers shall have it, such as "
+    "--pattern_layers='^stage' in a ResNet",
+    "scope": "take --scope=layer",
+    "min_keep": "leave --min_keep out",
+}
+
+
+@contextlib.contextmanager
+def _said_in_flags() -> Iterator[None]:
+    """Gives the library's errors about an option the name of the flag, and advice for flags."""
+    try:
+        yield
+    except OptionError as error:
+        advice = error.advice and _ADVICE.get(error.option, error.advice)
+        flag = f"--{_FLAGS.get(error.option, error.option)}={error.value}"
+        raise ValueError(f"{flag} {error.wrong}{advice and f'; {advice}'}") from None
 
 
 def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
@@ -146,13 +166,8 @@ def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
     Raises:
       ValueError: what the network and the method do not let one have.
     """
-    try:
+    with _said_in_flags():
         return method.plan(*args, **options)
-    except ValueError as error:
-        message = str(error)
-        for theirs, ours in _AS_FLAGS:
-            message = re.sub(theirs, ours, message)
-        raise ValueError(message) from None
 
 
 def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
@@ -193,11 +208,8 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in asked.items():
             raise ValueError(f"--{name}={value} needs --cycles of at least 1")
         return {"num_cycles": 0}
-    share, growth = asked.pop("cycle_share", 0.2), asked.get("cycle_growth", 1.0)
-    if num_cycles < 0:
-        raise ValueError(f"--cycles={num_cycles} must be at least 0")
-    if not (math.isfinite(growth) and growth > 0.0):
-        raise ValueError(f"--cycle_growth={growth} must be a finite number above 0")
+    share = asked.pop("cycle_share", DEFAULTS["cycle_share"])
+    growth = asked.get("cycle_growth", DEFAULTS["cycle_growth"])
     if not 0.0 < share <= 1.0:
         raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
     cycle_steps = max(round(share * steps), 1)
@@ -214,7 +226,9 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
     """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
-    name = nearest(given.get("distribution", "erk"), DISTRIBUTIONS, kind="distribution")
+    name = nearest(
+        given.get("distribution", DEFAULTS["distribution"]), DISTRIBUTIONS, kind="distribution"
+    )
     dense = given.pop("dense_layers", None)
     if dense is None:
         return DISTRIBUTIONS[name]()

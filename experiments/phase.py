@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from experiments.run import Phase, Run, RunState
-from jaxsparse.nn import phase_out
+from jaxsparse.nn import phase_out, with_beta
 
 
 def make_phase(steps: int, *, start: float, stop: float, late: bool = False) -> Phase:
@@ -47,6 +47,8 @@ def state_after(run: Run, state: RunState, step: int) -> RunState:
     """Returns what is left of a state of the run's start, or of the step before, after `step`."""
     if run.phase is None or step < run.phase.stop:
         return state
+    if int(state.step) < step:  # it only has to look like one of that step, when beta is 0
+        state = state.replace(collections=with_beta(state.collections, 0.0))
     return phase_out(run.model, state)[1]
 
 

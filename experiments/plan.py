@@ -20,34 +20,29 @@ that, from a paper or a summary.json: --schedule=granet --test_flops=0.28 gives 
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import tyro
+from flax import linen as nn
 
-from experiments import cli, cost, fashion_mnist, flags
+from experiments import cli, cost, fashion_mnist, flags, tricks
 from experiments.methods import make_method, plan_of
-from jaxsparse import sparse_flops, training_flops
+from jaxsparse import Method, sparse_flops, training_flops
 from jaxsparse.nn import resnet
 from jaxsparse.plan import Plan
 
-
-def _resnet50() -> tuple[Any, dict[str, int]]:
-    return cost.shapes_and_flops(resnet(50), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
-
-
-# Each makes the shapes of the parameters, and the dense forward FLOPs by path.
-MODELS: dict[str, Callable[[], tuple[Any, dict[str, int]]]] = {
-    "resnet50": _resnet50,
-    "lenet5": lambda: fashion_mnist.shapes_and_flops(fashion_mnist.LeNet5()),
-    "lenet_300_100": lambda: fashion_mnist.shapes_and_flops(fashion_mnist.LeNet300100()),
+# Each makes a network; and the shape of an image.
+MODELS: dict[str, tuple[Callable[[], nn.Module], jax.ShapeDtypeStruct]] = {
+    "resnet50": (lambda: resnet(50), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)),
+    **{name: (make, fashion_mnist.IMAGE) for name, make in fashion_mnist.MODELS.items()},
 }
 
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config(flags.Pruning):
+class Config(flags.Tricks, flags.Pruning):
     """Prints the plan of a sparse training run: every event, each layer, and the FLOPs."""
 
     model: str = "resnet50"
@@ -67,18 +62,33 @@ class Config(flags.Pruning):
 
 def main(config: Config) -> None:
     """Prints the plan."""
-    params, flops = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
-    options = cli.as_dict(config)
-    del options["model"]
-    count, test_flops = options.pop("count_dense_gradient"), options.pop("test_flops")
-    plan = plan_of(make_method(**options), params, flops, count_dense_gradient=count)
+    make, image = MODELS[cli.nearest(config.model, MODELS, kind="model")]
+    model = tricks.with_tricks(make(), config)
+    if note := tricks.sharing_note(config, model):
+        print(note, file=sys.stderr)
+    plan = plan_of(
+        method_of(config, model, image),
+        *cost.shapes_and_flops(model, image),
+        count_dense_gradient=config.count_dense_gradient,
+    )
     lines = str(plan).splitlines()
-    if test_flops is not None:
+    if config.test_flops is not None:
         lines[1] = (  # in place of the estimates
-            f"FLOPs: training {train_flops_ratio(plan, test_flops):.4f} of dense, inference "
-            f"{test_flops:g} as given; the layers and FLOPs below are estimates without it"
+            f"FLOPs: training {train_flops_ratio(plan, config.test_flops):.4f} of dense, inference "
+            f"{config.test_flops:g} as given; the layers and FLOPs below are estimates without it"
         )
-    print("\n".join(lines))
+    phase = tricks.phase_of(config, config.steps)
+    found = cost.extras(model, image, phase, None, plan.rows[-1].num_active)
+    print("\n".join([*lines, *(["", *cost.describe_extras(found)] if found else [])]))
+
+
+def method_of(config: Config, model: nn.Module, image: jax.ShapeDtypeStruct) -> Method:
+    """The method that the flags ask for."""
+    sparsity = config.sparsity
+    if config.schedule != "dense":  # which has none
+        sparsity = tricks.sparsity_of(model, image, sparsity)
+    options = flags.pruning_options(config)
+    return make_method(config.schedule, sparsity=sparsity, steps=config.steps, **options)
 
 
 def train_flops_ratio(plan: Plan, test_flops: float) -> float:

@@ -26,6 +26,7 @@ from experiments.execution import describe_execution, executed
 from experiments.groups import SLACK
 from experiments.phase import run_after
 from experiments.progress import Best
+from experiments.resolved import resolved
 from experiments.run import Run, RunState
 from experiments.run_folder import RunFolder, series
 from jaxsparse import TrainState
@@ -210,6 +211,7 @@ def summarise(
             for layer in layers.layers
         },
         "num_events": len(run.method.timetable.events),
+        "resolved": resolved(begun),
         "test_accuracy": evaluate(run, state.variables, run.dataset.test),
         "val_accuracy": evaluate(run, state.variables, run.dataset.val),
         "best_step": best.step,

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.defaults import without_defaults
+
 # Flags that say where things lie or what is looked at, and not what is trained.
 PLACES = ("out", "data_dir", "checkpoint_every", "gradient_flow", "plan")
 
@@ -93,13 +95,18 @@ def flags_that_differ(
 ) -> list[tuple[str, Any, Any]]:
     """Returns (flag, value in the config, value asked for) where the two disagree.
 
+    A flag at its default and one left out (missing or None) agree.
+
     >>> flags_that_differ({"steps": 100, "seed": 1}, {"steps": 100, "seed": 2, "out": "x"})
     [('seed', 1, 2)]
+    >>> flags_that_differ({"schedule": "rigl"}, {"schedule": "rigl", "dyrelu": False})
+    []
     """
+    ours, theirs = without_defaults(config), without_defaults(flags)
     return [
         (name, config.get(name), value)
         for name, value in flags.items()
-        if name not in PLACES and config.get(name) != value
+        if name not in PLACES and ours.get(name) != theirs.get(name)
     ]
 
 

@@ -25,6 +25,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from experiments.defaults import without_defaults
 from experiments.tensorboard import ScalarWriter
 
 # Flags that change nothing in what comes out, so that a run may go on with others.
@@ -157,12 +158,11 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
         return
     started = _read_config(path / "config.json")
     asked = json.loads(json.dumps(_plain(config), allow_nan=False))
+    apart = [without_defaults(config) for config in (asked, started)]
     for flag in [*asked, *(flag for flag in started if flag not in asked)]:
         ours, theirs = asked.get(flag), started.get(flag)
-        if flag == "execution" and {ours, theirs} == {None, "masked"}:
-            continue
         loose = FREE_FLAGS if finished else (*FREE_FLAGS, *LOOSE_FLAGS)
-        if ours != theirs and flag not in loose:
+        if apart[0].get(flag) != apart[1].get(flag) and flag not in loose:
             kind = "a finished" if finished else "an unfinished"
             raise ValueError(
                 f"{path} holds {kind} run {difference(flag, theirs, ours)}; pass another "

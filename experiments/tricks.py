@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import optax
 from flax import linen as nn
 
+from experiments.flags import DEFAULTS
 from experiments.phase import make_phase
 from experiments.run import Phase
 from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsity
+from jaxsparse.types import OptionError
 
 NUM_OWNERS = 2
 """Blocks of a stage that have kernels of their own, as published."""
@@ -79,8 +81,9 @@ def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
         return sparsity
     try:
         return stored_sparsity(sparsity, sharing_of(model, images))
-    except ValueError as error:
-        raise ValueError(f"--{error}, or take --weight_sharing=False") from None
+    except OptionError as error:
+        said = f"--sparsity={error.value} {error.wrong}"
+        raise ValueError(f"{said}, or take --weight_sharing=False") from None
 
 
 def phase_of(config: Config, steps: int) -> Phase | None:
@@ -91,12 +94,12 @@ def phase_of(config: Config, steps: int) -> Phase | None:
     """
     if not has_dyrelu(config):
         return None
-    start = 0.25 if config.dyrelu_start is None else config.dyrelu_start
-    stop = 0.496 if config.dyrelu_stop is None else config.dyrelu_stop
+    of = lambda name: DEFAULTS[name] if getattr(config, name) is None else getattr(config, name)
+    start, stop = of("dyrelu_start"), of("dyrelu_stop")
     return make_phase(steps, start=start, stop=stop, late=bool(config.dyrelu_late))
 
 
 def _blend(asked: str | None) -> Any:
     if asked not in (None, "coefficient", "output"):
         raise ValueError(f"--dyrelu_blend={asked} must be coefficient or output")
-    return asked or "coefficient"
+    return asked or DEFAULTS["dyrelu_blend"]

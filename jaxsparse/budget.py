@@ -8,7 +8,7 @@ from jaxsparse.distributions import leaf_counts
 from jaxsparse.groups import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
 from jaxsparse.paths import listed
 from jaxsparse.timetable import Timetable, event_rows
-from jaxsparse.types import Distribution, Groups, Row, Scope, Shapes
+from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shapes
 
 SLACK = 0.01
 """How far a density may be from the n/m of N:M, as a share of it: 0.667 will do for 1:3."""
@@ -72,12 +72,13 @@ def check_sizes(
     if len(set(sizes.values())) > 1 and (together or at_least):
         a = next(iter(sizes))
         b = next(path for path in sizes if sizes[path] != sizes[a])
-        option = "scope='global'" if together else f"min_keep={min_keep}"
-        raise ValueError(
-            f"{option} needs groups of one size, but those of {a} have {sizes[a]} entries and "
-            f"those of {b} {sizes[b]}; "
-            + ("take scope='layer'" if together else "leave min_keep out")
+        wrong = (
+            f"needs groups of one size, but those of {a} have {sizes[a]} entries and those of {b} "
+            f"{sizes[b]}"
         )
+        if together:
+            raise OptionError("scope", scope, wrong, "take scope='layer'")
+        raise OptionError("min_keep", min_keep, wrong, "leave min_keep out")
 
 
 def rows_in_units(
@@ -111,7 +112,7 @@ def _units_of(min_keep: int | None, shapes: Shapes, groups: GroupsByPath) -> tup
         return min_keep, ""
     size = max([1, *(group_size(groups.get(path)) for path in shapes)])
     units = -(-min_keep // size)
-    return units, f"; min_keep={min_keep} is {units} of them"
+    return units, f"; a minimum of {min_keep} weights is {units} of them"
 
 
 @contextlib.contextmanager

@@ -77,6 +77,17 @@ class Connectivity(NamedTuple):
             if layer.is_dead
         ]
 
+    def __str__(self) -> str:
+        """A line per layer and the total; alarms where there are any."""
+        total = LayerPaths("total", sum(x.num_active for x in self.layers), self.num_live)
+        cells = [("layer", "active", "live")] + [
+            (layer.path, f"{layer.num_active:,}", f"{layer.num_live:,}")
+            for layer in (*self.layers, total)
+        ]
+        path, active, live = (max(map(len, column)) for column in zip(*cells, strict=True))
+        lines = [f"{a:<{path}}  {b:>{active}}  {c:>{live}}" for a, b, c in cells]
+        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
+
 
 def live_weights(
     forward: Callable[..., Any],

@@ -10,7 +10,7 @@ from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import grow as grow_by
 from jaxsparse.stages import prune
 from jaxsparse.timetable import Timetable, check_steps, make_timetable
-from jaxsparse.types import CycleShape, Score, StepSchedule
+from jaxsparse.types import CycleShape, OptionError, Score, StepSchedule
 
 
 def with_cycles(
@@ -95,7 +95,7 @@ def with_cycles(
         density=lambda step: min(factor(step) * own(step), 1.0),
     )
     after = tuple(event for event in table.events if event.step > ends[-1])
-    cycles = Cycles((prune(drop), grow_by(grow)), stop_step=ends[-1])
+    cycles = Cycles((prune(drop), grow_by(grow)), ends, cycle_interval, multiplier)
     recipe = recipe._replace(
         timetable=table._replace(events=rises_and_falls.events + after), cycles=cycles
     )
@@ -123,7 +123,9 @@ def _check_ends(ends: tuple[int, ...], cycle_interval: int, total_steps: int) ->
         )
     for start, stop in itertools.pairwise((0, *ends)):
         if (start // cycle_interval + 1) * cycle_interval >= stop:
-            raise ValueError(
-                f"cycle_interval {cycle_interval} has no multiple between the steps {start} and "
-                f"{stop}, where a cycle starts and ends; take one of at most {(stop - start) // 2}"
+            raise OptionError(
+                "cycle_interval",
+                cycle_interval,
+                f"has no multiple between the steps {start} and {stop}, where a cycle starts and "
+                f"ends; take one of at most {(stop - start) // 2}",
             )

@@ -20,7 +20,16 @@ from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patte
 from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.recipe import Recipe, initial_masks, run_event, targets
 from jaxsparse.timetable import Segment, Timetable
-from jaxsparse.types import DenseGradient, Distribution, Event, PyTree, Rules, Scope, Stage
+from jaxsparse.types import (
+    DenseGradient,
+    Distribution,
+    Event,
+    OptionError,
+    PyTree,
+    Rules,
+    Scope,
+    Stage,
+)
 
 
 class Method(NamedTuple):
@@ -239,9 +248,9 @@ def _check_options(
             f"distribution {said} must be a function such as erk(), of (shapes, density)"
         )
     if scope not in ("global", "layer"):
-        raise ValueError(f"scope {scope!r} must be 'global' or 'layer'")
+        raise OptionError("scope", scope, "must be 'global' or 'layer'")
     if min_keep is not None and (not isinstance(min_keep, int) or min_keep < 0):
-        raise ValueError(f"min_keep {min_keep} must be at least 0, and a whole number")
+        raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
 

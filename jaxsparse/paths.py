@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsparse.types import Leaves, PyTree, Rules
+from jaxsparse.types import Leaves, OptionError, PyTree, Rules
 
 _PRUNED = re.compile(r"(^|/)(kernel|weight)$")
 # Leaves whose owner is a norm or an embedding: BatchNorm_0/kernel, norm1/weight, bn/weight.
@@ -158,16 +158,15 @@ def first_matches(
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{name} {pattern!r} is no regular expression: {error}") from None
+            raise OptionError(name, pattern, f"is no regular expression: {error}") from None
     first = {
         path: next((i for i, pattern in enumerate(patterns) if re.search(pattern, path)), None)
         for path in paths
     }
     for index, pattern in enumerate(patterns):
         if index not in first.values():
-            raise ValueError(
-                f"{name} {pattern!r} is the first match of no leaf; there are {listed(first)}"
-            )
+            wrong = f"is the first match of no leaf; there are {listed(first)}"
+            raise OptionError(name, pattern, wrong)
     return first
 
 

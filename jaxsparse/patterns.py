@@ -20,7 +20,7 @@ import numpy as np
 from jaxsparse.groups import check_groups
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
-from jaxsparse.types import Groups, PyTree, Rules, Shapes
+from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
 
 
 class Pattern(NamedTuple):
@@ -193,9 +193,11 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
         try:
             found[path] = check_groups(pattern.cut(shapes[path]), shapes[path])
         except ValueError as error:
-            raise ValueError(
-                f"pattern {pattern.name} does not fit leaf {path} {shapes[path]}: {error}; a rule "
-                f"({path!r}, None) before it exempts the leaf"
+            raise OptionError(
+                "pattern",
+                pattern.name,
+                f"does not fit leaf {path} {shapes[path]}: {error}",
+                f"a rule ({path!r}, None) before it exempts the leaf",
             ) from None
     return found
 

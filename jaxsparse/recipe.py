@@ -40,11 +40,20 @@ class Cycles(NamedTuple):
 
     Attributes:
       stages: run in order at these events.
-      stop_step: the last step that may have one.
+      ends: the last step of every cycle, at least one.
+      interval: steps between these events.
+      multiplier: the density in the middle of a cycle over that at its ends.
     """
 
     stages: tuple[Stage, ...]
-    stop_step: int
+    ends: tuple[int, ...]
+    interval: int
+    multiplier: float
+
+    @property
+    def stop_step(self) -> int:
+        """The last step that may have such an event."""
+        return self.ends[-1]
 
 
 class Recipe(NamedTuple):

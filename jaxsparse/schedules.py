@@ -10,7 +10,7 @@ import operator
 from bisect import bisect_left
 from typing import get_args
 
-from jaxsparse.types import CycleShape, StepSchedule
+from jaxsparse.types import CycleShape, OptionError, StepSchedule
 
 
 def constant(value: float) -> StepSchedule:
@@ -149,9 +149,9 @@ def cyclic(
     [1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 1.0, 1.0]
     """
     if not 1.0 <= multiplier < math.inf:
-        raise ValueError(f"multiplier {multiplier} must be at least 1")
+        raise OptionError("multiplier", multiplier, "must be a finite number of at least 1")
     if shape not in get_args(CycleShape):
-        raise ValueError(f"shape {shape!r} must be {' or '.join(map(repr, get_args(CycleShape)))}")
+        raise OptionError("shape", shape, f"must be {' or '.join(map(repr, get_args(CycleShape)))}")
     ends = (0, *cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth))
 
     def schedule(step: int) -> float:
@@ -175,9 +175,9 @@ def cycle_ends(*, num_cycles: int, cycle_steps: int, growth: float = 1.0) -> tup
     """
     for name, value, least in (("num_cycles", num_cycles, 0), ("cycle_steps", cycle_steps, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} {value!r} must be a whole number, at least {least}")
+            raise OptionError(name, value, f"must be a whole number, at least {least}")
     if not 0.0 < growth < math.inf:
-        raise ValueError(f"growth {growth} must be above 0")
+        raise OptionError("growth", growth, "must be a finite number above 0")
     # A product at a time: a power of floats may overflow, a product is infinite.
     lengths = itertools.accumulate(
         [growth] * (num_cycles - 1), operator.mul, initial=float(cycle_steps)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxsparse.distributions import highest_sparsity, leaf_counts, total_count
 from jaxsparse.types import (
     Distribution,
+    OptionError,
     PlannedEvent,
     Rounding,
     Row,
@@ -53,11 +54,14 @@ class Timetable(NamedTuple):
       total_steps: length of the run, in optimizer steps.
       events: ascending in step, each within [1, total_steps].
       initial_density: density of the masks that training starts with, in (0, 1].
+      update_interval: steps of the grid that the events were laid on, None where there was none;
+        with cycles of density that of the method's own events, after them.
     """
 
     total_steps: int
     events: tuple[PlannedEvent, ...]
     initial_density: float = 1.0
+    update_interval: int | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`, a Python int counted from 1."""
@@ -118,7 +122,7 @@ def make_timetable(
     """
     check_steps(total_steps=total_steps, update_interval=update_interval)
     if start_step < 0:
-        raise ValueError(f"start_step {start_step} must be at least 0")
+        raise OptionError("start_step", start_step, "must be at least 0")
     if not 0.0 < initial_density <= 1.0:
         raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
     for name, schedule in (("density", density), ("drop_fraction", drop_fraction)):
@@ -139,7 +143,7 @@ def make_timetable(
         if target != current or ratio:
             events.append(PlannedEvent(step, target if target != current else None, ratio))
         current = target
-    return Timetable(total_steps, tuple(events), initial_density)
+    return Timetable(total_steps, tuple(events), initial_density, update_interval)
 
 
 def event_rows(
@@ -285,6 +289,6 @@ def check_steps(**steps: int) -> None:
     """Raises a ValueError that names the first number of steps that is not an int of at least 1."""
     for name, value in steps.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} {value!r} must be a whole number of steps, at least 1")
+            raise OptionError(name, value, "must be a whole number of steps, at least 1")
         if value >= 2**31:
-            raise ValueError(f"{name} {value} must be below 2**31")
+            raise OptionError(name, value, "must be below 2**31")

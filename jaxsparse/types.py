@@ -1,4 +1,4 @@
-"""The vocabulary: aliases, protocols, and the small tuples that pass between the parts.
+"""The vocabulary: aliases, protocols, small tuples that pass between the parts, and an error.
 
 Everything below the methods works on *leaves by path*: a plain dict that maps the path of each
 prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `jax.tree.map`,
@@ -21,6 +21,28 @@ Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
 CycleShape: TypeAlias = Literal["cosine", "triangular"]
 DenseGradient: TypeAlias = Literal["never", "events", "always"]
+
+
+class OptionError(ValueError):
+    """A value that an option does not take, in parts, for a caller whose options have other names.
+
+    Attributes:
+      option: its name, such as "scope".
+      value: what it was given.
+      wrong: why that will not do, a sentence that begins with the option and its value.
+      advice: what else to do, in the names of the library; "" where `wrong` says it.
+
+    >>> str(OptionError("scope", "all", "must be 'global' or 'layer'"))
+    "scope 'all' must be 'global' or 'layer'"
+    """
+
+    def __init__(self, option: str, value: Any, wrong: str, advice: str = ""):
+        super().__init__(option, value, wrong, advice)
+        self.option, self.value, self.wrong, self.advice = option, value, wrong, advice
+
+    def __str__(self) -> str:
+        value = repr(self.value) if isinstance(self.value, str) else self.value
+        return f"{self.option} {value} {self.wrong}{self.advice and f'; {self.advice}'}"
 
 
 class EventMetrics(NamedTuple):

@@ -62,6 +62,7 @@ def test_messages_say_what_a_group_is_and_min_keep_as_it_was_given(scope):
     method = jaxsparse.gmp(sparsity=0.97, scope=scope, min_keep=20, **RUN)
     with pytest.raises(
         ValueError,
-        match=r"\(a weight is here one group: 4x4 of 16 entries; min_keep=20 is 2 of them\)$",
+        match=r"\(a weight is here one group: 4x4 of 16 entries; a minimum of 20 weights is 2 of "
+        r"them\)$",
     ):
         planned(method, jaxsparse.block((4, 4)), a=(16, 16), b=(16, 16))

@@ -409,3 +409,19 @@ def test_an_input_that_no_layer_reads():
     assert jaxsparse.where_paths_end(forward, masks, masks, SHAPE((1, 2))) is None
     live = jaxsparse.live_weights(forward, masks, masks, SHAPE((1, 2)))
     assert jaxsparse.count_live(masks, live).is_cut
+
+
+def test_what_is_printed():
+    layers = (LayerPaths("conv/kernel", 1200, 1100), LayerPaths("fc/kernel", 3, 0))
+    assert str(Connectivity(layers)) == "\n".join(
+        [
+            "layer        active   live",
+            "conv/kernel   1,200  1,100",
+            "fc/kernel         3      0",
+            "total         1,203  1,100",
+            "alarm: fc/kernel: none of the 3 weights that are left lies on a path from input to "
+            "output",
+        ]
+    )
+    assert str(Connectivity(layers[1:])).endswith("\nalarm: no path is left from input to output")
+    assert str(Connectivity(())).splitlines()[1] == "total       0     0"

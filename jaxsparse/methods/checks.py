@@ -1,6 +1,7 @@
 """Hyper-parameters that several methods share, checked once, with messages that name them."""
 
 from jaxsparse.timetable import check_steps
+from jaxsparse.types import OptionError
 
 
 def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
@@ -10,14 +11,14 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
     0.9
     """
     if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"{name} {sparsity} must be at least 0 and below 1")
+        raise OptionError(name, sparsity, "must be at least 0 and below 1")
     return float(sparsity)
 
 
 def check_fraction(value: float, name: str) -> float:
     """Returns `value` if it lies in [0, 1], raises a ValueError otherwise."""
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} {value} must be in [0, 1]")
+        raise OptionError(name, value, "must be in [0, 1]")
     return float(value)
 
 

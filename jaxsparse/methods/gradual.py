@@ -14,6 +14,7 @@ from jaxsparse.timetable import check_steps, make_timetable
 from jaxsparse.types import (
     DenseGradient,
     Distribution,
+    OptionError,
     Rules,
     Scope,
     Score,
@@ -199,7 +200,7 @@ def _gradual(
     check_sparsity(sparsity)
     check_sparsity(initial_sparsity, "initial_sparsity")
     if initial_sparsity > sparsity:
-        raise ValueError(f"initial_sparsity {initial_sparsity} is above sparsity {sparsity}")
+        raise OptionError("initial_sparsity", initial_sparsity, f"is above sparsity {sparsity}")
     check_steps(total_steps=total_steps, update_interval=update_interval)
     stop_step = total_steps // 2 if stop_step is None else stop_step
     check_window(start_step, stop_step, total_steps)

@@ -33,9 +33,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax.training import train_state
+from jax.core import Tracer
 
 from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import Layout, larger_line
@@ -174,7 +176,10 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
 
     A step that takes the state is compiled anew by itself. A mask of the optimizer, such as that of
     decay, or its labels are to be functions of the params: a tree of those at hand fits no longer.
-    To restore a checkpoint from after the phase, phase out the fresh state too.
+    To restore a checkpoint from after the phase, phase out the fresh state too, with a beta of 0.
+
+    While beta is above 0 this changes what the network computes. It is refused where the state
+    holds the collection of beta; where that is a variable beside the state, nobody can tell.
 
     Args:
       model: one of our networks.
@@ -184,7 +189,17 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
       The network with `dyrelu=None`, whose logits are those of the given one at beta = 0; and the
       state without DyReLU's leaves, in params, masks, slots of the optimizer and whatever else
       holds dicts, with `apply_fn` of the new network.
+
+    Raises:
+      ValueError: a beta in the state, with its path and value, is above 0.
     """
+    for path, beta in leaves_by_path(state).items():
+        known = not isinstance(beta, Tracer | jax.ShapeDtypeStruct)
+        if known and f"/{path}".endswith("/dyrelu/beta") and np.any(np.asarray(beta) > 0.0):
+            raise ValueError(
+                f"{path} is {beta}, not 0: without DyReLU the network would compute something "
+                f"else; lead beta to 0 first, with `with_beta` and `beta_of`"
+            )
     relu = model.clone(dyrelu=None)
     return relu, without_dyrelu(state).replace(apply_fn=relu.apply)
 

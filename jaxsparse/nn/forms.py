@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsparse.nn.sparse import layer_shapes
+from jaxsparse.nn.sparse import look_at_layers
+from jaxsparse.paths import listed
 from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_rooms, is_mostly_sparse
 
 
@@ -38,24 +39,29 @@ class Forms(NamedTuple):
       rooms: the leaves that are executed by their active weights, with room for these; what
         `find_positions` takes.
       layers: all prunable ones that have a sparse form.
+      others: what those that have none have instead, such as dtype=bfloat16, by path.
     """
 
     model: nn.Module
     rooms: dict[str, int]
     layers: tuple[LayerForm, ...]
+    others: dict[str, str]
 
     def __str__(self) -> str:
-        """The table of layers."""
+        """The table of layers, and a line for every reason to have no sparse form."""
         width = max([5, *(len(layer.path) for layer in self.layers)])
         layout = getattr(self.model, "layout", "NHWC")
         lines = [
-            f"{len(self.rooms)} of {len(self.layers)} layers are executed by their active "
-            f"weights, images lie as {layout}",
+            f"{len(self.rooms)} of {len(self.layers) + len(self.others)} layers are executed by "
+            f"their active weights, images lie as {layout}",
             f"{'layer':<{width}} {'active':>11} {'density':>8} {'break-even':>10}  executed",
         ]
         for path, num, size, limit, is_sparse in self.layers:
             form = "sparse" if is_sparse else "dense"
             lines.append(f"{path:<{width}} {num:>11,} {num / size:>8.4f} {limit:>10.2f}  {form}")
+        for why in dict.fromkeys(self.others.values()):
+            paths = [path for path, reason in self.others.items() if reason == why]
+            lines.append(f"without a sparse form, for {why}: {listed(paths, most=3)}")
         return "\n".join(lines)
 
 
@@ -70,6 +76,9 @@ def choose_forms(
     break_even: BreakEven = break_even,
 ) -> Forms:
     """Chooses by density, shape and batch what is faster, for each prunable layer.
+
+    What has no sparse form stays dense, layers of another dtype than float32 among it; `others` of
+    the result has the reasons.
 
     Where most of the work is in layers executed sparsely, a network that has a field `layout` gets
     "CHWN", and has the same variables. For a model that takes more than images there are
@@ -86,24 +95,28 @@ def choose_forms(
       break_even: decides, see `choose_rooms`.
     """
     options = {"train": train, "exact": exact, "break_even": break_even}
-    layers = _layers(model, images.shape, images.dtype)
+    layers, reasons = _layers(model, images.shape, images.dtype)
     rooms = choose_rooms(active, layers, previous, **options)
     if hasattr(model, "layout") and getattr(model, "dtype", jnp.float32) == jnp.float32:
         major = model.clone(layout="CHWN")
-        major_layers = _layers(major, images.shape, images.dtype)
+        major_layers, _ = _layers(major, images.shape, images.dtype)
         major_rooms = choose_rooms(active, major_layers, previous, **options)
         if major_rooms and is_mostly_sparse(major_layers, major_rooms):
             model, layers, rooms = major, major_layers, major_rooms
-    listed = [
+    forms = [
         LayerForm(path, num, layers[path].size, break_even(layers[path], train), path in rooms)
         for path, num in active.items()
         if path in layers
     ]
-    return Forms(model, rooms, tuple(listed))
+    unknown = "no module of that name"
+    others = {path: reasons.get(path, unknown) for path in active if path not in layers}
+    return Forms(model, rooms, tuple(forms), others)
 
 
 @functools.lru_cache(maxsize=64)
-def _layers(model: nn.Module, shape: tuple[int, ...], dtype: Any) -> dict[str, LayerShape]:
+def _layers(
+    model: nn.Module, shape: tuple[int, ...], dtype: Any
+) -> tuple[dict[str, LayerShape], dict[str, str]]:
     images = jax.ShapeDtypeStruct(shape, dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return layer_shapes(model.apply, variables, images)
+    return look_at_layers(model.apply, variables, images)

@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxsparse.nn.dyrelu import DyReLU, DyReLUOptions
-from jaxsparse.nn.sparse import positions_of_layer, values_of, window_of
+from jaxsparse.nn.sparse import of_layer, positions_of_layer, values_of, window_of
 from jaxsparse.sparse import Epilogue, Layout, batch_norm, sparse_conv_norm
 
 Initializer = jax.nn.initializers.Initializer
@@ -168,7 +168,8 @@ def conv_norm(
     epilogue = Epilogue(mean, factor, bias, shortcut)
     values = values_of(conv, path, positions, scale)
     options = {"relu": relu, "layout": conv.layout}
-    return sparse_conv_norm(x, values, positions, window, epilogue, **options)
+    with of_layer(path):
+        return sparse_conv_norm(x, values, positions, window, epilogue, **options)
 
 
 class Activation(NamedTuple):

@@ -25,7 +25,7 @@ from flax import linen as nn
 
 from jaxsparse.distributions import total_count
 from jaxsparse.paths import prunable_leaves
-from jaxsparse.types import Rules
+from jaxsparse.types import OptionError, Rules
 
 
 class Sharing(NamedTuple):
@@ -69,13 +69,15 @@ def stored_sparsity(sparsity: float, sharing: Sharing) -> float:
     0.998095
     """
     if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"sparsity {sparsity} must be at least 0 and below 1")
+        raise OptionError("sparsity", sparsity, "must be at least 0 and below 1")
     active = total_count(sharing.unshared, 1.0 - sparsity)
     if active > sharing.stored:
         least = math.ceil((1 - sharing.stored / sharing.unshared) * 1e6) / 1e6
-        raise ValueError(
-            f"sparsity {sparsity} needs {active:,} active weights, and with sharing there are "
-            f"{sharing.stored:,}; it must be at least {least:.6g}"
+        raise OptionError(
+            "sparsity",
+            sparsity,
+            f"needs {active:,} active weights, and with sharing there are {sharing.stored:,}; it "
+            f"must be at least {least:.6g}",
         )
     return 1.0 - active / sharing.stored
 

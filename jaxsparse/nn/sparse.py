@@ -41,7 +41,8 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
     Raises:
       ValueError: in the call, a layer that has no sparse form: a dtype other than float32, more or
         fewer than two spatial axes, circular padding, dilation of the input, a mask or a product of
-        its own, a subclass of `nn.Conv` or `nn.Dense`.
+        its own, a subclass of `nn.Conv` or `nn.Dense`; or that is given something else than
+        float32 images. Names its kernel's path.
     """
 
     def intercept(
@@ -70,6 +71,15 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
         _POSITIONS.reset(token)
 
 
+@contextlib.contextmanager
+def of_layer(path: str) -> Iterator[None]:
+    """Gives the errors of a kernel, which knows of no layers, the path of the layer's."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def positions_of_layer(layer: nn.Module) -> Positions | None:
     """Returns the positions of a layer's kernel in the `sparse_execution` that is in force."""
     return _POSITIONS.get().get("/".join([*layer.path, "kernel"]))
@@ -86,7 +96,15 @@ def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]
       apply: calls a linen model, such as `model.apply`.
       *args: its arguments, arrays or `jax.ShapeDtypeStruct`.
     """
-    found = {}
+    return look_at_layers(apply, *args)[0]
+
+
+def look_at_layers(
+    apply: Callable[..., Any], *args: Any
+) -> tuple[dict[str, LayerShape], dict[str, str]]:
+    """Returns what `layer_shapes` does, and of modules without a sparse form why they have none."""
+    found: dict[str, LayerShape] = {}
+    others: dict[str, str] = {}
 
     def intercept(
         call: Callable[..., Any],
@@ -95,15 +113,20 @@ def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]
         context: InterceptorContext,
     ) -> Any:
         layer = context.module
-        if context.method_name == "__call__" and (_is_conv(layer) or type(layer) is nn.Dense):
-            path = "/".join([*layer.path, "kernel"])
-            with contextlib.suppress(ValueError):  # it has no sparse form
-                found.setdefault(path, _shape_of(layer, path, *args, **kwargs))
+        path = "/".join([*layer.path, "kernel"])
+        if context.method_name != "__call__" or path in found:
+            return call(*args, **kwargs)
+        if not _is_conv(layer) and type(layer) is not nn.Dense:
+            others[path] = f"a {type(layer).__name__}"
+        elif problem := _problem(layer):
+            others[path] = problem
+        else:
+            found[path] = _shape_of(layer, path, *args, **kwargs)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
         jax.eval_shape(apply, *args)
-    return found
+    return found, others
 
 
 def _is_conv(layer: Any) -> TypeGuard[nn.Conv]:
@@ -116,7 +139,7 @@ def _shape_of(
 ) -> LayerShape:
     del scale  # of the kernel
     if isinstance(layer, nn.Dense):
-        _check_dense(layer, path)
+        _check_layer(layer, path)
         rows, width = math.prod(inputs.shape[:-1]), inputs.shape[-1]
         return LayerShape((1, 1, rows, width), (1, 1, width, layer.features), Window((1, 1)))
     layout: Layout = getattr(layer, "layout", "NHWC")
@@ -134,21 +157,10 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
     Raises:
       ValueError: the layer has no sparse form; says why, with its path.
     """
-    num_axes = len(layer.kernel_size) if isinstance(layer.kernel_size, Sequence) else 1
-    if num_axes != 2:
-        raise ValueError(f"{path} has {num_axes} spatial axes; sparse layers have two")
+    _check_layer(layer, path)
     taps, strides = _pair(layer.kernel_size), _pair(layer.strides)
     dilation = _pair(layer.kernel_dilation)
     padding = canonicalize_padding(layer.padding, 2)
-    given = {
-        f"input_dilation={layer.input_dilation}": _pair(layer.input_dilation) != (1, 1),
-        f"padding={padding!r}": padding in ("CIRCULAR", "REFLECT", "CAUSAL"),
-        "a mask of its own": layer.mask is not None,
-        f"dtype={layer.dtype}": layer.dtype not in (None, jnp.float32),
-        "a product of its own": _has_product(layer),
-    }
-    if problem := next((what for what, is_given in given.items() if is_given), None):
-        raise ValueError(f"{path} has {problem}; it cannot be executed sparsely")
     if isinstance(padding, str):
         reach = [(n - 1) * d + 1 for n, d in zip(taps, dilation, strict=True)]
         padding = lax.padtype_to_pads(size, reach, strides, padding)
@@ -167,17 +179,22 @@ def _conv(
     values = values_of(layer, path, positions, scale)
     if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
         window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
-        return sparse_conv(inputs, values, positions, window, layout="CHWN")
+        with of_layer(path):
+            return sparse_conv(inputs, values, positions, window, layout="CHWN")
     *batch, height, width, channels = inputs.shape
     window = window_of(layer, path, (height, width))
     images = inputs.reshape(-1, height, width, channels)
-    outputs = sparse_conv(images, values, positions, window)
+    with of_layer(path):
+        outputs = sparse_conv(images, values, positions, window)
     return _with_bias(layer, outputs.reshape(*batch, *outputs.shape[1:]))
 
 
 def _dense(layer: nn.Dense, path: str, positions: Positions, inputs: jax.Array) -> jax.Array:
-    _check_dense(layer, path)
-    return _with_bias(layer, sparse_dot(inputs, values_of(layer, path, positions), positions))
+    _check_layer(layer, path)
+    values = values_of(layer, path, positions)
+    with of_layer(path):
+        outputs = sparse_dot(inputs, values, positions)
+    return _with_bias(layer, outputs)
 
 
 def _has_product(layer: Any) -> bool:
@@ -187,11 +204,27 @@ def _has_product(layer: Any) -> bool:
     return any(product not in plain for product in given)
 
 
-def _check_dense(layer: nn.Dense, path: str) -> None:
-    if _has_product(layer):
-        raise ValueError(f"{path} has a product of its own; it cannot be executed sparsely")
+def _check_layer(layer: nn.Conv | nn.Dense, path: str) -> None:
+    if problem := _problem(layer):
+        raise ValueError(f"{path} has {problem}; it cannot be executed sparsely")
+
+
+def _problem(layer: nn.Conv | nn.Dense) -> str | None:
+    """Why a convolution or dense layer has no sparse form; None where it has one."""
     if layer.dtype not in (None, jnp.float32):
-        raise ValueError(f"{path} has dtype={layer.dtype}; it cannot be executed sparsely")
+        return f"dtype={jnp.dtype(layer.dtype)}"
+    if _has_product(layer):
+        return "a product of its own"
+    if isinstance(layer, nn.Dense):
+        return None
+    num_axes = len(layer.kernel_size) if isinstance(layer.kernel_size, Sequence) else 1
+    if num_axes != 2:
+        return f"{num_axes} spatial axes, where sparse layers have two"
+    if _pair(layer.input_dilation) != (1, 1):
+        return f"input_dilation={layer.input_dilation}"
+    if layer.padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
+        return f"padding={layer.padding!r}"
+    return None if layer.mask is None else "a mask of its own"
 
 
 def values_of(

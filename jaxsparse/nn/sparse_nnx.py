@@ -25,7 +25,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from jaxsparse.nn.sparse import window_of
+from jaxsparse.nn.sparse import of_layer, window_of
 from jaxsparse.paths import leaf_paths
 from jaxsparse.sparse import Positions, sparse_conv, sparse_dot, to_dense
 from jaxsparse.sparse.positions import gathered
@@ -129,7 +129,8 @@ class SparseConv(_SparseLayer):
         *batch, height, width, channels = inputs.shape
         window = window_of(_as_linen(self), self.path, (height, width))
         images = inputs.reshape(-1, height, width, channels)
-        outputs = sparse_conv(images, self.kernel[...], self.positions, window)
+        with of_layer(self.path):
+            outputs = sparse_conv(images, self.kernel[...], self.positions, window)
         return self._with_bias(outputs.reshape(*batch, *outputs.shape[1:]))
 
     def dense(self) -> nnx.Conv:
@@ -151,7 +152,9 @@ class SparseLinear(_SparseLayer):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps float32[..., inputs] to float32[..., outputs]."""
-        return self._with_bias(sparse_dot(inputs, self.kernel[...], self.positions))
+        with of_layer(self.path):
+            outputs = sparse_dot(inputs, self.kernel[...], self.positions)
+        return self._with_bias(outputs)
 
     def dense(self) -> nnx.Linear:
         """Returns the dense layer, 0 where no weight is active; the bias is the same Param."""

@@ -13,6 +13,7 @@ they expand it first:
     state = state.apply_gradients(grads=dense_grads, event=True)
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,14 @@ import jax
 import numpy as np
 import optax
 
-from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves, with_leaves
+from jaxsparse.paths import (
+    leaf_paths,
+    leaves_by_path,
+    listed,
+    prunable_leaves,
+    prunable_paths,
+    with_leaves,
+)
 from jaxsparse.sparse.positions import Positions, gathered, positions_of, to_dense, to_mask
 from jaxsparse.types import PyTree, Rules
 
@@ -63,7 +71,8 @@ def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
 
     Args:
       state: a `TrainState`, or another with params, masks, opt_state, tx, observe_state and method.
-      positions: those of the masks, from `find_positions`. What they leave out is lost.
+      positions: those of the masks, from `find_positions`. What they leave out is lost. All that
+        the state is used with later have to be these, see `expand`.
 
     Raises:
       ValueError: positions of a leaf that params do not have, or of another shape; a method that
@@ -100,13 +109,49 @@ def expand_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
 
 
 def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
-    """Returns the state with all leaves in full, the inverse of `compress`."""
+    """Returns the state with all leaves in full, the inverse of `compress`.
+
+    Args:
+      state: a compressed one.
+      positions: those that it was compressed with, of all its vectors. A state knows how many
+        active weights it has and not where they were: positions of other masks with equal counts
+        put its weights into wrong places, without a word. Keep the two together.
+
+    Raises:
+      ValueError: a leaf at `positions` is no vector with their room, or one that is a vector is not
+        among them (where the method's `prunable` goes by ranks, as the default does).
+    """
+    leaves = leaves_by_path(state.params)
+    for path, where in positions.items():
+        if path not in leaves or np.shape(leaves[path]) != (where.room,):
+            found = np.shape(leaves[path]) if path in leaves else "missing"
+            raise ValueError(f"{path} is {found} in params, its positions are of ({where.room},)")
 
     def lengthen(leaf: Any, where: Positions) -> Any:
         return to_dense(leaf, where) if np.shape(leaf) == (where.room,) else leaf
 
     masks = {path: to_mask(where) for path, where in positions.items()}
-    return _changed(state, positions, lengthen, masks)
+    full = _changed(state, positions, lengthen, masks)
+    _check_in_full(full)
+    return full
+
+
+def _check_in_full(state: Any) -> None:
+    """Refuses a state that has fewer prunable leaves than it began with: one is still a vector."""
+    if not hasattr(state, "event_metrics"):
+        return
+    rules, began, found = state.method.prunable, state.event_metrics.num_active.shape[0], []
+    with contextlib.suppress(ValueError):  # none at all
+        found = prunable_paths(state.params, rules)
+    if len(found) == began:
+        return
+    matrix = jax.ShapeDtypeStruct((1, 1), np.float32)
+    widened = jax.tree.map(lambda x: matrix if np.ndim(x) == 1 else x, state.params)
+    vectors = [path for path in prunable_paths(widened, rules) if path not in found]
+    raise ValueError(
+        f"params have {len(found)} prunable leaves in full, at the start they had {began}; "
+        f"positions lack {listed(vectors)}"
+    )
 
 
 def _changed(

@@ -62,7 +62,7 @@ def test_the_help_names_every_choice(capsys):
         (["--dtype=float"], "unknown dtype 'float'; did you mean 'float32'?"),
         (["--schedule=granet_ts"], "unknown schedule 'granet_ts'; did you mean 'granet_st'?"),
         (["--steps=5", "--epochs=2"], "--steps=5 and --epochs=2.0: pass one of them"),
-        (["--steps=0"], "total_steps 0 must be a whole number of steps, at least 1"),
+        (["--steps=0"], "--steps=0 must be a whole number of steps, at least 1"),
         (["--epochs=0"], "--epochs 0.0 must be at least a step, 1 / 351 of an epoch"),
         (["--epochs=nan"], "--epochs nan must be a finite number"),
         (["--epochs=inf"], "--epochs inf must be a finite number"),

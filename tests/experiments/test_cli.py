@@ -1,5 +1,6 @@
 """Command lines: flags in both spellings, and one clear line for everything that is wrong."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,20 +32,20 @@ def test_defaults_are_the_ones_of_the_readme():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--sparsity=1.0"], "sparsity 1.0 must be at least 0 and below 1"),
-        (["--sparsity=-0.1"], "sparsity -0.1 must be at least 0 and below 1"),
-        (["--sparsity=nan"], "sparsity nan must be at least 0 and below 1"),
+        (["--sparsity=1.0"], "--sparsity=1.0 must be at least 0 and below 1"),
+        (["--sparsity=-0.1"], "--sparsity=-0.1 must be at least 0 and below 1"),
+        (["--sparsity=nan"], "--sparsity=nan must be at least 0 and below 1"),
         (["--schedule=granet_ts"], "unknown schedule 'granet_ts'; did you mean 'granet_st'?"),
         (["--schedule=zzz"], "unknown schedule 'zzz'; there are dense, static, gmp, set"),
         (["--model=lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
         (["--distribution=erq"], "unknown distribution 'erq'; did you mean 'erk'?"),
-        (["--scope=galactic"], "scope 'galactic' must be 'global' or 'layer'"),
+        (["--scope=galactic"], "--scope=galactic must be 'global' or 'layer'"),
         (["--sparsty=0.9"], "unknown flag '--sparsty'; did you mean '--sparsity'?"),
         (["0.9"], "unexpected argument '0.9'"),
         (["--steps=many"], "--steps takes a whole number, not 'many'"),
         (["--drop_fraction", "half"], "--drop_fraction takes a number, not 'half'"),
         (["--steps"], "--steps"),
-        (["--steps=0"], "total_steps 0 must be a whole number of steps, at least 1"),
+        (["--steps=0"], "--steps=0 must be a whole number of steps, at least 1"),
         (["--update_interval=5000"], "sparsity 0.95 is never reached: update_interval 5000"),
         (["--schedule=rigl", "--sparsity=0.99999"], "below 1 a layer"),
         (["--schedule=rigl", "--scope=layer"], "--scope is no option of rigl"),
@@ -56,9 +57,9 @@ def test_defaults_are_the_ones_of_the_readme():
             ["--dense_layers=conv_0"],
             "--dense_layers needs --scope=layer: granet_st prunes over all",
         ),
-        (["--schedule=rigl", "--dense_layers=("], "override '(' is no regular expression"),
+        (["--schedule=rigl", "--dense_layers=("], "--dense_layers=( is no regular expression"),
         (["--schedule=dense", "--dense_layers=a"], "--dense_layers is no option of dense"),
-        (["--min_keep=-5"], "min_keep -5 must be at least 0"),
+        (["--min_keep=-5"], "--min_keep=-5 must be at least 0"),
         (["--data_dir=no/such/folder"], "no/such/folder"),
         (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
         (["--eval_every=0"], "eval_every 0"),
@@ -106,6 +107,26 @@ def test_help_says_what_every_flag_is(config, capsys):
     for name in config.__dataclass_fields__:
         assert f"--{name}" in text
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "fashion_mnist.py --plan --model=lenet_300_100 --steps=100",  # all in the buffer
+        "fashion_mnist.py --help",
+        "plan.py --steps=100 --model=lenet5",
+    ],
+)
+def test_it_ends_in_silence_where_nobody_reads_on(argv):
+    script, *flags = argv.split()
+    command = [sys.executable, ROOT / "experiments" / script, *flags]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_plan_prints_every_event_and_writes_nothing(capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Runs by active weights beside the same runs on masked kernels."""
 
 import json
+import re
 
 import chex
 import jax
@@ -21,6 +22,7 @@ from experiments.execution import (
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
 from jaxsparse.kernels import load
+from jaxsparse.sparse import backend
 from tests.experiments.small_runs import make_run
 
 STEPS, EVERY = 12, 4
@@ -230,6 +232,15 @@ def test_the_plan_of_cycles_has_the_forms_of_their_middle_at_the_start():
     start, end = describe_execution(run, loop.check(run)).split("at the end: ")
     active = lambda text: [int(line.split()[1]) for line in text.splitlines() if "kernel" in line]
     assert (sum(active(start)), sum(active(end))) == (153, 77)
+
+
+@pytest.mark.parametrize("execution", ["sparse", "masked"])
+def test_a_run_says_at_its_start_how_many_layers_are_sparse(execution, tmp_path, capsys):
+    finish(run_of(execution=execution), tmp_path / "run")
+    found = [line for line in capsys.readouterr().err.splitlines() if "sparse execution" in line]
+    layers = r"\d of \d layers are executed by their active weights, images lie as \w+$"
+    assert len(found) == (execution == "sparse")
+    assert all(re.search(rf"sparse execution: {backend().name}.*; {layers}", x) for x in found)
 
 
 def test_the_flag(capsys):

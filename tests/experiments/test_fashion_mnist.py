@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 FIELDS = (
     "method dataset model seed sparsity num_active num_prunable test_accuracy val_accuracy "
     "best_step best_val_accuracy best_test_accuracy exploration_rate test_flops_ratio train_flops "
-    "train_flops_ratio peak_memory_mib layers alarms dead_channels steps steps_per_second"
+    "train_flops_ratio peak_memory_mib layers alarms dead_channels steps steps_per_second resolved"
 ).split()
 
 

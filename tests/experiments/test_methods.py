@@ -169,16 +169,37 @@ def test_floors_at_extreme_sparsity(schedule):
             {"cycle_share": 0.6},
             "--cycles=2 end at step 1200 of 1000; lower --cycle_share=0.6",
         ),
-        ("gmp", {"cycles": -1}, "--cycles=-1 must be at least 0"),
-        ("east", {"cycle_multiplier": 0.5}, "multiplier 0.5 must be at least 1"),
+        ("gmp", {"cycles": -1}, "--cycles=-1 must be a whole number, at least 0"),
+        ("east", {"cycle_multiplier": 0.5}, "^--cycle_multiplier=0.5 must be a finite .* 1$"),
         ("east", {"cycle_growth": 0.0}, "--cycle_growth=0.0 must be a finite number above 0"),
-        ("east", {"cycle_shape": "sine"}, "shape 'sine' must be 'cosine' or 'triangular'"),
-        ("static", {"cycles": 1, "cycle_interval": 200}, "interval 200 has no .* at most 100"),
+        ("east", {"cycle_shape": "sine"}, "^--cycle_shape=sine must be 'cosine' or 'triangular'$"),
+        (
+            "static",
+            {"cycles": 1, "cycle_interval": 200},
+            "^--cycle_interval=200 has no .* most 100$",
+        ),
     ],
 )
 def test_cycles_that_are_refused(schedule, options, message):
     with pytest.raises(ValueError, match=message):
         make_method(schedule, sparsity=0.9, steps=1000, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_keep": -1}, "^--min_keep=-1 must be at least 0"),
+        ({"sparsity": 1.5}, "^--sparsity=1.5 must be at least 0 and below 1$"),
+        ({"initial_sparsity": 0.95}, "^--initial_sparsity=0.95 is above sparsity 0.9$"),
+        ({"drop_fraction": 2.0}, r"^--drop_fraction=2.0 must be in \[0, 1\]$"),
+        ({"scope": "all"}, "^--scope=all must be 'global' or 'layer'$"),
+        ({"update_interval": 0}, "^--update_interval=0 must be a whole number of steps"),
+        ({"steps": 0}, "^--steps=0 must be a whole number of steps"),
+    ],
+)
+def test_what_the_library_refuses_has_the_name_of_the_flag(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_method("granet_st", **({"sparsity": 0.9, "steps": 1000} | options))
 
 
 @pytest.mark.parametrize(
@@ -205,6 +226,7 @@ def test_cycles_that_are_refused(schedule, options, message):
             {"pattern": "2:4", "pattern_layers": "c+"},
             r"--pattern_layers=c\+ is the first match of no leaf",
         ),
+        ("rigl", {"dense_layers": "c+"}, r"^--dense_layers=c\+ is the first match of no leaf"),
     ],
 )
 def test_what_a_network_refuses_is_said_in_flags(schedule, options, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -202,8 +203,11 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
         ("--dyrelu_freeze", "--dyrelu_freeze needs --dyrelu"),
         ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 is no ResNet with a"),
         ("--weight_sharing --model=wrn22_2", "--weight_sharing: wrn22_2 is no ResNet with"),
-        ("--weight_sharing --sparsity=0.2", "--sparsity 0.2 needs 216,717 active weights"),
-        ("--weight_sharing --sparsity=1.5", "^sparsity 1.5 must be at least 0 and below 1$"),
+        (
+            "--weight_sharing --sparsity=0.2",
+            "^--sparsity=0.2 needs 216,717 active weights.*, or take --weight",
+        ),
+        ("--weight_sharing --sparsity=1.5", "^--sparsity=1.5 must be at least 0 and below 1$"),
     ],
 )
 def test_wrong_flags(flags, complaint):
@@ -228,6 +232,19 @@ def test_flags():
     frozen = dataclasses.replace(config, dyrelu_freeze=True)
     tx = cifar.run_of(frozen, cifar.blank(frozen)).tx
     assert "Freeze" in str(jax.tree.structure(tx.init({"a": jnp.ones(1)})))
+
+
+def test_the_sparsity_at_the_start_is_that_of_the_kernels_that_are_there(capsys):
+    flags = "--schedule=gmp --weight_sharing --sparsity=0.9 --steps=100"
+    for start, active in ((0.0, 174_128), (0.25, 130_596)):
+        config = cli.parse(cifar.Config, [*flags.split(), f"--initial_sparsity={start}"])
+        rows = loop.check(cifar.run_of(config, cifar.blank(config))).rows
+        assert rows[0].num_active == active
+        assert rows[-1].num_active == 27_090  # of the 270,896 without sharing
+    with pytest.raises(SystemExit):
+        cli.parse(cifar.Config, ["--help"])
+    text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "with weight sharing that of the kernels that are there" in text
 
 
 def test_a_dense_network_that_shares_has_no_sparsity():

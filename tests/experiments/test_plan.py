@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from experiments import cli, fashion_mnist
+from experiments import cli, cost, fashion_mnist, flags
 from experiments import plan as plan_file
 from experiments.methods import METHODS
 from jaxsparse.distributions import uniform, with_overrides
+from jaxsparse.nn import resnet
 
-PARAMS, FLOPS = plan_file.MODELS["resnet50"]()
+PARAMS, FLOPS = cost.shapes_and_flops(resnet(50), plan_file.MODELS["resnet50"][1])
 FIRST_DENSE = with_overrides(uniform(), {"^conv1/": 0.0})
 
 
@@ -179,6 +180,7 @@ def test_the_dense_gradient_counts_unless_the_flag_says_no():
 
 def test_every_flag_of_training_that_a_method_takes_can_be_planned(capsys):
     options = {option for entry in METHODS.values() for option in entry.options}
+    options |= {field.name for field in dataclasses.fields(flags.Tricks)}
     for config in (plan_file.Config, fashion_mnist.Config):
         assert options <= {field.name for field in dataclasses.fields(config)}
     argv = ["--model=lenet5", "--schedule=granet_st", "--sparsity=0.99", "--steps=100"]
@@ -187,3 +189,38 @@ def test_every_flag_of_training_that_a_method_takes_can_be_planned(capsys):
     lines = capsys.readouterr().out.splitlines()
     kept = {line.split()[0]: line.split()[-2] for line in lines if "kernel" in line}
     assert kept["Dense_2/kernel"] == "100"
+
+
+def planned(capsys, *argv):
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 0
+    return capsys.readouterr()
+
+
+def test_dyrelu_and_weight_sharing_are_planned(capsys):
+    out = planned(capsys, "--dyrelu", "--weight_sharing", "--sparsity=0.99").out
+    sharing = re.search(r"weight sharing  sparsity (\S+) of the 25,502,912 weights", out)
+    assert sharing and float(sharing[1]) == pytest.approx(0.99, abs=1e-6)
+    # 0.01 of 25,502,912 weights, in the kernels of two blocks a stage.
+    assert "255,030 of 15,963,328 weights active at the end" in out.splitlines()[0]
+    assert re.search(
+        r"^DyReLU          \S+ dense parameters while it lasts, \S+ FLOPs an", out, re.M
+    )
+    assert "DyReLU" not in planned(capsys).out
+    note = planned(capsys, "--model=lenet5", "--schedule=east", "--sparsity=0.9").err
+    assert note == (
+        "note: lenet5 is no ResNet with a stage of more than 2 blocks, so it shares no weights\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--dyrelu_stop=0.5"], "--dyrelu_stop needs --dyrelu"),
+        (["--dyrelu", "--dyrelu_stop=1.5"], "--dyrelu_stop 1.5 must be above 0 and at most 1"),
+        (["--model=lenet5", "--weight_sharing"], "--weight_sharing: lenet5 is no ResNet with"),
+        (["--weight_sharing", "--sparsity=0.1"], "or take --weight_sharing=False"),
+    ],
+)
+def test_tricks_that_are_refused(argv, complaint, capsys):
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 2
+    assert complaint in capsys.readouterr().err

@@ -46,7 +46,10 @@ def main(*argv):
             "unknown experiment 'cifr'; did you mean 'cifar'",
         ),
         (["--model=lenet5", "--schedules", "rigle"], "unknown schedule 'rigle'; did you mean 'rig"),
-        (["--model=lenet5", "--sparsities", "1.0"], "sparsity 1.0 must be at least 0 and below 1"),
+        (
+            ["--model=lenet5", "--sparsities", "1.0"],
+            "--sparsity=1.0 must be at least 0 and below 1",
+        ),
         (
             ["--model=lenet5", "--sparsities", "0.9", "0.90"],
             "two runs would be lenet5-static-0.9-s",

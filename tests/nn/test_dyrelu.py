@@ -1,6 +1,7 @@
 """DyReLU: its formula, its way into ReLU, and that nothing of it is left."""
 
 import functools
+from typing import Any
 
 import chex
 import hypothesis
@@ -194,6 +195,32 @@ def test_phasing_out_leaves_the_relu_network():
     # And it trains on.
     left = left.apply_gradients(grads=jax.tree.map(jnp.ones_like, left.params), event=True)
     jaxsparse.check(left.params, left.opt_state, left.masks)
+
+
+@pytest.mark.parametrize("beta", [1.0, 1e-3])
+def test_phasing_out_before_beta_is_0_is_refused(beta):
+    class State(jaxsparse.TrainState):
+        collections: Any
+
+    model = LeNet5(dyrelu=DyReLUOptions())
+    variables = dict(model.init(jax.random.key(0), jnp.ones((1, 28, 28, 1))))
+    state = State.create(
+        apply_fn=model.apply,
+        params=variables.pop("params"),
+        collections=with_beta(variables, beta),
+        tx=optax.sgd(0.1),
+        method=jaxsparse.rigl(sparsity=0.5, total_steps=100),
+        key=jax.random.key(1),
+    )
+    with pytest.raises(
+        ValueError, match=rf"collections/dyrelu/beta is {beta}.*, not 0: .* `with_b"
+    ):
+        phase_out(model, state)
+    at_zero = state.replace(collections=with_beta(variables, 0.0))
+    assert phase_out(model, at_zero)[1].collections == {}
+    shapes = jax.eval_shape(lambda state: phase_out(model, state)[1], state)  # no value to look at
+    assert not any("dyrelu" in path for path in leaf_paths(shapes))
+    phase_out(model, jax.eval_shape(lambda: state))
 
 
 def test_an_optimizer_of_its_own_trains_on_without_it():

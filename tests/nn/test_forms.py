@@ -89,3 +89,28 @@ def test_models_without_layouts(exact):
 def test_what_is_not_float32_stays_dense():
     forms = choose_forms(cifar_resnet(8, dtype=jnp.bfloat16), IMAGES, ACTIVE, break_even=half)
     assert forms.model.layout == "NHWC" and not any(path != "fc/kernel" for path in forms.rooms)
+    why = "dtype=bfloat16"
+    assert forms.others == {"conv1/kernel": why, "stage1_block1/conv1/kernel": why}
+    assert str(forms).splitlines()[0].startswith("0 of 3 layers are executed by their active wei")
+    assert str(forms).splitlines()[-1] == (
+        "without a sparse form, for dtype=bfloat16: conv1/kernel, stage1_block1/conv1/kernel"
+    )
+
+
+class Upsampling(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.ConvTranspose(4, (3, 3), name="up")(Mixed()(x))
+
+
+def test_every_prunable_layer_has_a_form_or_a_reason():
+    active = dict.fromkeys(
+        ["Mixed_0/a/kernel", "Mixed_0/b/kernel", "Mixed_0/c/kernel", "up/kernel", "lost/kernel"], 5
+    )
+    forms = choose_forms(Upsampling(), IMAGES, active, break_even=half)
+    assert [form.path for form in forms.layers] == ["Mixed_0/a/kernel", "Mixed_0/c/kernel"]
+    assert forms.others == {
+        "Mixed_0/b/kernel": "padding='CIRCULAR'",
+        "up/kernel": "a ConvTranspose",
+        "lost/kernel": "no module of that name",
+    }

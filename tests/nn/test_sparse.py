@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 import jaxsparse
+from jaxsparse.nn import cifar_resnet
 from jaxsparse.nn.sparse import sparse_execution
 from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.sparse import to_dense, to_sparse
@@ -92,7 +93,7 @@ def test_layers_without_positions_are_as_they_were(drawn):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv(4, (3,)), "kernel has 1 spatial axes; sparse layers have two"),
+        (nn.Conv(4, (3,)), "kernel has 1 spatial axes, where sparse layers have two"),
         (
             nn.Conv(4, (3, 3), padding="CIRCULAR"),
             "kernel has padding='CIRCULAR'; it cannot be exec",
@@ -118,6 +119,42 @@ def test_what_has_no_sparse_form_is_named(layer, message):
     values, positions = to_sparse(kernel, jnp.ones(kernel.shape, bool))
     with pytest.raises(ValueError, match=message), sparse_execution({"kernel": positions}):
         layer.apply({"params": {"kernel": values, "bias": jnp.zeros(4)}}, x)
+
+
+def test_inputs_that_are_not_float32_are_refused_by_the_layer(drawn):
+    model, images, _, values, positions = drawn
+    with (
+        pytest.raises(ValueError, match="^a/kernel: images have dtype uint8; they must be float32"),
+        sparse_execution(positions),
+    ):
+        model.apply({"params": values}, images.astype(jnp.uint8))
+    kernel, where = to_sparse(jnp.ones((4, 2)), jnp.ones((4, 2), bool))
+    dense = nn.Dense(2, use_bias=False)
+    for x, message in (
+        (jnp.ones((3, 4), jnp.bfloat16), "^kernel: images have dtype bfloat16; they must be float"),
+        (
+            jnp.ones((3, 5)),
+            r"^kernel: x has shape \(3, 5\); the kernel of shape \(4, 2\) takes non",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message), sparse_execution({"kernel": where}):
+            dense.apply({"params": {"kernel": kernel}}, x)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+def test_our_networks_name_the_layer_that_gets_pixels(layout, train):
+    network = cifar_resnet(8, width=4, layout=layout)
+    pixels = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    variables = network.init(jax.random.key(0), pixels)
+    kernel = variables["params"]["conv1"]["kernel"]
+    values, where = to_sparse(kernel, jnp.ones(kernel.shape, bool))
+    params = with_leaves(variables["params"], {"conv1/kernel": values})
+    with (
+        pytest.raises(ValueError, match="^conv1/kernel: images have dtype uint8; they must be fl"),
+        sparse_execution({"conv1/kernel": where}),
+    ):
+        network.apply({**variables, "params": params}, pixels, train=train, mutable=["batch_stats"])
 
 
 def test_params_of_another_form_are_named(drawn):

@@ -105,6 +105,15 @@ def test_layers_without_positions_are_as_they_were():
     close(sparse(images), model(images))
 
 
+def test_inputs_that_are_not_float32_are_refused_by_the_layer():
+    model, masks, images, _ = start(RIGL)
+    sparse = sparse_modules(model, find_positions(masks))
+    with pytest.raises(ValueError, match="^first/kernel: images have dtype uint8; they must be fl"):
+        sparse(images.astype(jnp.uint8))
+    with pytest.raises(ValueError, match=r"^head/kernel: x has shape \(2, 3\); the kernel of shap"):
+        sparse.head(jnp.ones((2, 3)))
+
+
 @pytest.mark.parametrize("tx", [optax.sgd(0.1, momentum=0.9), optax.adamw(1e-2)])
 def test_training_with_an_event_in_between(tx):
     """Three steps, an event of RigL and three more, in sparse execution and with masks."""
@@ -200,7 +209,7 @@ own_conv = lambda *args, **kwargs: lax.conv_general_dilated(*args, **kwargs)
 own_dot = lambda *args, **kwargs: lax.dot_general(*args, **kwargs)
 half = jnp.bfloat16
 REFUSED = [
-    (nnx.Conv, (4, 4, (3,)), {}, "kernel has 1 spatial axes; sparse layers have two"),
+    (nnx.Conv, (4, 4, (3,)), {}, "kernel has 1 spatial axes, where sparse layers"),
     (nnx.Conv, (4, 4, (3, 3)), {"padding": "CIRCULAR"}, "kernel has padding='CIRCULAR'"),
     (nnx.Conv, (4, 4, (3, 3)), {"input_dilation": 2}, "kernel has input_dilation=2"),
     (nnx.Conv, (4, 4, (3, 3)), {"dtype": half}, "kernel has dtype="),

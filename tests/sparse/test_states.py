@@ -150,6 +150,34 @@ def test_what_does_not_fit_is_named():
         compress(short, positions)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_what_cannot_be_expanded_is_named(transform):
+    _, state = start(METHODS["rigl"], OPTIMIZERS["adamw"])
+    positions = find_positions(state.masks)
+    short = compress(state, positions)
+    first = {"Conv_0/kernel": positions["Conv_0/kernel"]}
+    lengthen = transform(expand)
+    for given, missing in (({}, "Conv_0/kernel, Dense_0/kernel"), (first, "Dense_0/kernel")):
+        num = len(given)
+        message = f"params have {num} prunable leaves in full, at the start they had 2; positions"
+        with pytest.raises(ValueError, match=f"{message} lack {missing}"):
+            lengthen(short, given)
+    with pytest.raises(ValueError, match=r"Conv_0/kernel is \(3, 3, 3, 8\) in params, its positio"):
+        lengthen(state, positions)
+    roomy = find_positions(state.masks, room={"Conv_0/kernel": first["Conv_0/kernel"].room + 7})
+    with pytest.raises(ValueError, match=r"Conv_0/kernel is \(\d+,\) in params, its positions are"):
+        lengthen(short, roomy)
+    with pytest.raises(ValueError, match="Conv_1/kernel is missing in params"):
+        lengthen(short, {"Conv_1/kernel": positions["Conv_0/kernel"]})
+    # A state of which nothing is compressed is in full, whatever is prunable.
+    chex.assert_trees_all_equal(lengthen(state, {}).masks, state.masks)
+    method = jaxsparse.set_(sparsity=0.5, total_steps=STEPS, prunable=((".", True),))
+    _, state = start(method, OPTIMIZERS["momentum"])
+    positions = find_positions(state.masks, method.prunable)
+    back = lengthen(compress(state, positions), positions)
+    chex.assert_trees_all_equal(back.params, state.params)
+
+
 def test_a_file_as_large_as_the_active_weights_goes_on_in_both_executions(tmp_path):
     images, state = start(METHODS["set"], OPTIMIZERS["momentum"])
     positions = find_positions(state.masks)
