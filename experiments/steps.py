@@ -31,6 +31,9 @@ def compile_steps(
 ) -> dict[bool, Step]:
     """Compiles training steps, before the clock starts.
 
+    The seed is an argument of theirs, and no constant: to JAX's compilation cache, where there is
+    one, runs that differ in nothing else are the same program.
+
     Args:
       run: what to train.
       state: the steps take one of its structure.
@@ -47,12 +50,17 @@ def compile_steps(
     if run.accumulate > 1:
         return accumulating_steps(run, state, data, events, *positions)
 
+    seed = jnp.uint32(run.seed)
+
     def compiled(event: bool) -> Step:
-        step = functools.partial(train_step, run, event)
+        def step(seed: jax.Array, *args: Any) -> tuple[RunState, jax.Array]:
+            return train_step(run._replace(seed=seed), event, *args)
+
         indices = jnp.zeros(run.batch_size, jnp.int32)
         # Nothing of a compressed state can be reused where it becomes one in full.
-        jitted = jax.jit(step, donate_argnums=() if event and positions else 0)
-        return jitted.lower(state, *data, indices, *positions).compile()
+        jitted = jax.jit(step, donate_argnums=() if event and positions else 1)
+        program = jitted.lower(seed, state, *data, indices, *positions).compile()
+        return functools.partial(program, seed)
 
     return {event: compiled(event) for event in events}
 
@@ -162,13 +170,14 @@ def accumulating_steps(
     Returns:
       As `compile_steps`.
     """
-    num_parts = run.accumulate
+    num_parts, seed = run.accumulate, jnp.uint32(run.seed)
 
     def nothing(state: RunState) -> Parts:
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         return jnp.zeros(()), zeros, jax.tree.map(jnp.copy, state.collections)
 
     def add(
+        seed: jax.Array,
         total: Parts,
         params: Any,
         step: jax.Array,
@@ -179,7 +188,8 @@ def accumulating_steps(
         images, labels, indices = data
         chosen = (images, labels, jnp.reshape(indices, (num_parts, -1))[part])
         with sparse_execution(positions[0] if positions else {}):
-            *more, collections = loss_and_grads(run, params, total[2], step, chosen, part)
+            here = run._replace(seed=seed)
+            *more, collections = loss_and_grads(here, params, total[2], step, chosen, part)
         mean = jax.tree.map(lambda so_far, x: so_far + x / num_parts, list(total[:2]), more)
         return *mean, collections
 
@@ -188,7 +198,7 @@ def accumulating_steps(
     compiled_nothing = jax.jit(nothing).lower(state).compile()
     compiled_add = (
         jax.jit(add, donate_argnames="total")
-        .lower(total, state.params, state.step, all_data, np.int32(0), *positions)
+        .lower(seed, total, state.params, state.step, all_data, np.int32(0), *positions)
         .compile()
     )
 
@@ -209,7 +219,7 @@ def accumulating_steps(
             for part in range(num_parts):
                 data = (images, labels, indices)
                 part = np.int32(part)
-                total = compiled_add(total, state.params, state.step, data, part, *positions)
+                total = compiled_add(seed, total, state.params, state.step, data, part, *positions)
             loss, grads, collections = total
             where = positions[0] if positions else {}
             return compiled_apply(state, grads, collections, where), loss
