@@ -85,7 +85,7 @@ struct Pitch {
 
 // Args:
 //   grouped: nonzeros by the channel that is written.
-//   begin, end: range of these channels; slots count from the range's first nonzero.
+//   begin, end: range of these channels; slots count from each channel's first nonzero.
 //   from: the channel that each nonzero reads.
 inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 begin, i64 end,
                         const std::vector<int>& from, const Classes::Class& y,
@@ -99,7 +99,7 @@ inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 be
       taps.offset.push_back(from[i] * pitch.channel + y.shift[nonzeros.y[i]] * pitch.y +
                             x.shift[nonzeros.x[i]] * pitch.x);
       taps.value.push_back(nonzeros.values[i]);
-      taps.slot.push_back(at - grouped.start[begin]);
+      taps.slot.push_back(at - grouped.start[channel]);
     }
     taps.start.push_back(static_cast<int>(taps.offset.size()));
   }
@@ -198,7 +198,8 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
           for (i64 channel = begin; channel < end; channel++) {
             const i64 place = channel * in_pitch + at + i;
             run_backward(from + i, list.of(channel - begin), in + place, grad_in + place,
-                         sums.data(), std::min(block, length - i));
+                         sums.data() + i64{kLanes} * (grouped.start[channel] - first),
+                         std::min(block, length - i));
           }
         }
       }

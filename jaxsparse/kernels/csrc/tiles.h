@@ -44,6 +44,14 @@ struct Normalised {
   }
 };
 
+// or their sum with those of other nonzeros.
+struct Added {
+  const float* to;  // of the run
+
+  vec operator()(vec sum, i64 i) const { return sum + load(to + i); }
+  float operator()(float sum, i64 i) const { return sum + to[i]; }
+};
+
 namespace tiles {
 
 template <int T, class Ending>
