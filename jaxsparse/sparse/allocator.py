@@ -11,7 +11,7 @@ from types import MappingProxyType
 # glibc's malloc.h: the number of the parameter, and what it is set to.
 _SETTINGS = {
     "mmap_max": (-4, 0),  # large blocks come from the heap too
-    "trim_threshold": (-1, 2**31 - 1),  # of which nothing is given back
+    "trim_threshold": (-1, -1),  # of which nothing is given back, however much is free
     "arena_max": (-8, 1),  # and of which there is one for all threads
     "top_pad": (-2, 2**28),  # that grows by 256 MiB
 }
@@ -19,7 +19,7 @@ _SETTINGS = {
 ENVIRONMENT = MappingProxyType(
     {
         "GLIBC_TUNABLES": ":".join(
-            f"glibc.malloc.{name}={value}" for name, (_, value) in _SETTINGS.items()
+            f"glibc.malloc.{name}={value % 2**64}" for name, (_, value) in _SETTINGS.items()
         )
     }
 )
@@ -33,7 +33,7 @@ def keep_memory() -> bool:
     the whole process, whose memory then never shrinks below the most that it ever used, and it
     cannot be undone. The same without a line of code, for any program:
 
-        GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:\
+        GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615:\
 glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456
 
     Returns:

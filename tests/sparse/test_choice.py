@@ -21,7 +21,7 @@ HALF = {"break_even": lambda layer, train: 0.5}
     ("shape", "faster", "slower"),
     [
         (layer(16, 32), 0.5, None),
-        (layer(64, 8), 0.5, 1.0),
+        (layer(64, 8), 0.5, None),
         (layer(128, 16), 0.2, 1.0),
         (layer(256, 8), 0.2, 0.5),
         (layer(512, 4), 0.05, 0.5),

@@ -7,8 +7,8 @@
 #include "lines.h"
 #include "norm.h"
 #include "planes.h"
-#include "rows.h"
 #include "select.h"
+#include "slabs.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxsparse {
@@ -89,7 +89,7 @@ ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints
     if (!problem.empty()) return wrong(problem);
   }
   if (rows) {
-    rows_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data(), epilogue);
+    channel_major_forward(pool, layer, nonzeros, in.typed_data(), out->typed_data(), epilogue);
     return ffi::Error::Success();
   }
   const Packing packing(layer);
@@ -129,8 +129,8 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints po
   float* to_values = grad_values->typed_data();
   std::fill(to_values + nonzeros.count(), to_values + values.element_count(), 0.0f);
   if (layout == 1 && layer.batch >= kRowsFrom) {
-    rows_backward(pool, layer, nonzeros, in.typed_data(), grad.typed_data(), grad_in->typed_data(),
-                  to_values);
+    channel_major_backward(pool, layer, nonzeros, in.typed_data(), grad.typed_data(),
+                           grad_in->typed_data(), to_values);
   } else {
     planes_backward(pool, layer, nonzeros, in.typed_data(), from.strides, grad.typed_data(),
                     to.strides, grad_in->typed_data(), to_values);

@@ -85,7 +85,7 @@ struct Pitch {
 
 // Args:
 //   grouped: nonzeros by the channel that is written.
-//   begin, end: range of these channels; slots count from the range's first nonzero.
+//   begin, end: range of these channels; slots count from each channel's first nonzero.
 //   from: the channel that each nonzero reads.
 inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 begin, i64 end,
                         const std::vector<int>& from, const Classes::Class& y,
@@ -99,7 +99,7 @@ inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 be
       taps.offset.push_back(from[i] * pitch.channel + y.shift[nonzeros.y[i]] * pitch.y +
                             x.shift[nonzeros.x[i]] * pitch.x);
       taps.value.push_back(nonzeros.values[i]);
-      taps.slot.push_back(at - grouped.start[begin]);
+      taps.slot.push_back(at - grouped.start[channel]);
     }
     taps.start.push_back(static_cast<int>(taps.offset.size()));
   }
@@ -150,46 +150,55 @@ inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const N
   });
 }
 
-// Input channels a task takes: as many as keep its sums of the values' gradient in the cache.
-constexpr i64 kSumsPerTask = 1 << 12;
-
-inline std::vector<i64> channel_ranges(const Grouped& grouped, i64 channels, i64 at_least) {
+// The input channels of a task: as many as keep its sums of the values' gradient in the cache, and
+// no more than `most`.
+inline std::vector<i64> channel_ranges(const Grouped& grouped, i64 channels, i64 most) {
+  constexpr int kSums = 1 << 11;
   std::vector<i64> ends{0};
-  const i64 most = std::min<i64>(kSumsPerTask, grouped.start[channels] / at_least + 1);
-  i64 first = 0;
   for (i64 channel = 1; channel < channels; channel++) {
-    const bool full = grouped.start[channel + 1] - grouped.start[first] > most;
-    if (full || (channel - first) * at_least >= channels) {
+    const i64 first = ends.back();
+    if (grouped.start[channel + 1] - grouped.start[first] > kSums || channel - first >= most) {
       ends.push_back(channel);
-      first = channel;
     }
   }
   ends.push_back(channels);
   return ends;
 }
 
-// Every channel of grad_in and every nonzero's gradient is added up by one task, in an order that
-// does not depend on how many threads there are.
+// A task has a range of input channels and of rows: few of the first, as each reads all outputs anew,
+// but where a stride takes the columns apart; then so many channels would be written a bit at a time
+// that addresses are looked up more often than anything else. Which tasks there are, and so in what
+// order a nonzero's gradient is added up, does not depend on how many threads there are.
 inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
                           const float* in, const float* grad, float* grad_in, float* grad_values) {
+  constexpr i64 kAtLeast = 8;  // tasks
   const i64 batch = layer.batch;
   const Grouped grouped = group_by(nonzeros.in_channel, layer.in_channels);
   const Classes ys = classes_of(layer.y, true), xs = classes_of(layer.x, true);
   const Pitch pitch{layer.y.out * layer.x.out * batch, layer.x.out * batch, batch};
   const i64 in_pitch = layer.y.in * layer.x.in * batch;
-  const std::vector<i64> ranges = channel_ranges(grouped, layer.in_channels, 8);
-  parallel_for(pool, static_cast<i64>(ranges.size()) - 1, [&](i64 task) {
-    const i64 begin = ranges[task], end = ranges[task + 1];
+  const i64 most = layer.x.stride > 1 ? (layer.in_channels + kAtLeast - 1) / kAtLeast
+                                      : layer.in_channels;
+  const std::vector<i64> ends = channel_ranges(grouped, layer.in_channels, most);
+  const i64 num_ranges = static_cast<i64>(ends.size()) - 1;
+  const i64 num_parts = std::min((kAtLeast + num_ranges - 1) / num_ranges, layer.y.in);
+  const i64 num_lists = static_cast<i64>(ys.all.size() * xs.all.size());
+  std::vector<RowTaps> taps(num_ranges * num_lists);
+  parallel_for(pool, num_ranges * num_lists, [&](i64 i) {
+    const i64 range = i / num_lists, list = i % num_lists;
+    taps[i] = row_taps(nonzeros, grouped, ends[range], ends[range + 1], nonzeros.out_channel,
+                       ys.all[list / xs.all.size()], xs.all[list % xs.all.size()], pitch);
+  });
+  std::vector<std::vector<float>> partial(num_parts);  // gradients of the values, as grouped
+  for (auto& part : partial) part.resize(nonzeros.count());
+  parallel_for(pool, num_ranges * num_parts, [&](i64 task) {
+    const i64 range = task % num_ranges, part = task / num_ranges;
+    const i64 begin = ends[range], end = ends[range + 1];
     const int first = grouped.start[begin], num = grouped.start[end] - first;
     std::vector<float> sums(static_cast<std::size_t>(num) * kLanes);
-    std::vector<RowTaps> taps(ys.all.size() * xs.all.size());
-    for (std::size_t i = 0; i < taps.size(); i++) {
-      taps[i] = row_taps(nonzeros, grouped, begin, end, nonzeros.out_channel,
-                         ys.all[i / xs.all.size()], xs.all[i % xs.all.size()], pitch);
-    }
-    for (i64 y = 0; y < layer.y.in; y++) {
+    for (i64 y = layer.y.in * part / num_parts; y < layer.y.in * (part + 1) / num_parts; y++) {
       for (const auto& run : xs.runs) {
-        const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
+        const RowTaps& list = taps[range * num_lists + ys.index[y] * xs.all.size() + run.index];
         const i64 length = (run.end - run.begin) * batch;
         const i64 block = block_of(length, num, end - begin);
         const float* from = grad + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x;
@@ -198,15 +207,19 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
           for (i64 channel = begin; channel < end; channel++) {
             const i64 place = channel * in_pitch + at + i;
             run_backward(from + i, list.of(channel - begin), in + place, grad_in + place,
-                         sums.data(), std::min(block, length - i));
+                         sums.data() + i64{kLanes} * (grouped.start[channel] - first),
+                         std::min(block, length - i));
           }
         }
       }
     }
-    for (int i = 0; i < num; i++) {
-      grad_values[grouped.order[first + i]] = sum(load(sums.data() + static_cast<i64>(kLanes) * i));
-    }
+    for (int i = 0; i < num; i++) partial[part][first + i] = sum(load(sums.data() + i64{kLanes} * i));
   });
+  for (int at = 0; at < nonzeros.count(); at++) {
+    float total = 0;
+    for (const auto& part : partial) total += part[at];
+    grad_values[grouped.order[at]] = total;
+  }
 }
 
 }  // namespace jaxsparse

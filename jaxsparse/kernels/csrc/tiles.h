@@ -44,6 +44,14 @@ struct Normalised {
   }
 };
 
+// or their sum with those of other nonzeros.
+struct Added {
+  const float* to;  // of the run
+
+  vec operator()(vec sum, i64 i) const { return sum + load(to + i); }
+  float operator()(float sum, i64 i) const { return sum + to[i]; }
+};
+
 namespace tiles {
 
 template <int T, class Ending>
@@ -91,7 +99,7 @@ inline void backward(const float* grad, const Taps& taps, const float* in, float
     const vec value = broadcast(taps.value[i]);
     vec even = load(to), odd = {};  // two sums, so that one addition need not wait for another
     for (int t = 0; t < T; t++) {
-      const vec g = load(from + kLanes * t);
+      const vec g = in_register(load(from + kLanes * t));
       sums[t] += value * g;
       if (t % 2) odd += g * inputs[t];
       else even += g * inputs[t];

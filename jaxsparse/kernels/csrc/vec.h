@@ -28,6 +28,23 @@ inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec a) { *reinterpret_cast<vec*>(p) = a; }
 inline vec broadcast(float value) { return value - vec{}; }
 
+// The same vector, which the compiler must not load once more where it is used again.
+inline vec in_register(vec a) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(a));
+#elif defined(__x86_64__)
+  asm("" : "+x"(a));
+#elif defined(__aarch64__)
+  asm("" : "+w"(a));
+#endif
+  return a;
+}
+
+// Asks for floats that will be read soon.
+inline void prefetch(const float* p, i64 num) {
+  for (i64 i = 0; i < num; i += 64 / static_cast<i64>(sizeof(float))) __builtin_prefetch(p + i);
+}
+
 // `then` where `of` is positive, else 0. Written so that NaN goes through.
 inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
 inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }

@@ -15,6 +15,7 @@
 #include "random.h"
 #include "rows.h"
 #include "selection.h"
+#include "slabs.h"
 
 using namespace jaxsparse;
 
@@ -98,15 +99,24 @@ struct Results {
   Floats out, grad_in, grad_values;
 };
 
+enum class By { planes, rows, slabs };
+
+By random_way(Random& random, const Layer& layer, bool channel_major) {
+  if (!channel_major || layer.batch < 16) return By::planes;
+  return random.of({By::planes, By::rows, By::slabs, By::slabs});
+}
+
 Results run(int threads, const Layer& layer, const Nonzeros& nonzeros,
-            const std::vector<std::int32_t>& positions, bool rows, const Floats& in,
+            const std::vector<std::int32_t>& positions, By way, const Floats& in,
             const Strides& in_strides, const Floats& grad, const Strides& out_strides) {
   xla::ffi::ThreadPool pool(threads);
   Results to{unwritten(grad.size()), unwritten(in.size()), unwritten(nonzeros.count())};
-  if (rows) {
-    rows_forward(pool, layer, nonzeros, in.data(), to.out.data());
-    rows_backward(pool, layer, nonzeros, in.data(), grad.data(), to.grad_in.data(),
-                  to.grad_values.data());
+  if (way != By::planes) {
+    const bool slabs = way == By::slabs;
+    (slabs ? slabs_forward : rows_forward)(pool, layer, nonzeros, in.data(), to.out.data(),
+                                           nullptr);
+    (slabs ? slabs_backward : rows_backward)(pool, layer, nonzeros, in.data(), grad.data(),
+                                             to.grad_in.data(), to.grad_values.data());
   } else {
     to.out = planes(pool, layer, nonzeros, positions, in, in_strides, out_strides, grad.size());
     planes_backward(pool, layer, nonzeros, in.data(), in_strides, grad.data(), out_strides,
@@ -149,16 +159,16 @@ void convolution(Random& random) {
   const std::string problem = decode(layer, positions.data(), positions.size(), values.data(), nonzeros);
   if (!problem.empty()) fail(problem);
   const bool channel_major = random.chance(60);
-  const bool rows = channel_major && layer.batch >= 16 && random.chance(80);
+  const By way = random_way(random, layer, channel_major);
   const Strides si =
       strides_of(channel_major, layer.batch, layer.in_channels, layer.y.in, layer.x.in);
   const Strides so =
       strides_of(channel_major, layer.batch, layer.out_channels, layer.y.out, layer.x.out);
   const Floats in = random.floats(layer.batch * layer.in_channels * layer.y.in * layer.x.in);
   const Floats grad = random.floats(layer.batch * layer.out_channels * layer.y.out * layer.x.out);
-  const Results alone = run(1, layer, nonzeros, positions, rows, in, si, grad, so);
+  const Results alone = run(1, layer, nonzeros, positions, way, in, si, grad, so);
   compare(alone, layer, nonzeros, in, si, grad, so);
-  const Results together = run(3, layer, nonzeros, positions, rows, in, si, grad, so);
+  const Results together = run(3, layer, nonzeros, positions, way, in, si, grad, so);
   same("outputs", alone.out, together.out);
   same("gradient of the inputs", alone.grad_in, together.grad_in);
   same("gradient of the values", alone.grad_values, together.grad_values);
@@ -186,7 +196,8 @@ void epilogue(Random& random) {
   const Floats values = random.floats(positions.size());
   Nonzeros nonzeros;
   decode(layer, positions.data(), positions.size(), values.data(), nonzeros);
-  const bool channel_major = random.chance(60), rows = channel_major && layer.batch >= 16;
+  const bool channel_major = random.chance(60);
+  const By way = random_way(random, layer, channel_major);
   const Strides si =
       strides_of(channel_major, layer.batch, layer.in_channels, layer.y.in, layer.x.in);
   const Strides so =
@@ -200,9 +211,10 @@ void epilogue(Random& random) {
                      has_shortcut ? shortcut.data() : nullptr, relu};
   const auto run = [&](int threads, const Epilogue* with) {
     xla::ffi::ThreadPool pool(threads);
-    if (!rows) return planes(pool, layer, nonzeros, positions, in, si, so, size, with);
+    if (way == By::planes) return planes(pool, layer, nonzeros, positions, in, si, so, size, with);
     Floats out = unwritten(size);
-    rows_forward(pool, layer, nonzeros, in.data(), out.data(), with);
+    (way == By::slabs ? slabs_forward : rows_forward)(pool, layer, nonzeros, in.data(), out.data(),
+                                                      with);
     return out;
   };
   const Floats plain = run(1, nullptr), found = run(1, &end);
