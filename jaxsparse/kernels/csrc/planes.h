@@ -399,9 +399,7 @@ inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
           sums.assign(static_cast<std::size_t>(list.count) * kLanes, 0.0f);
           run_backward(grads.data() + packing.first_input, list, inputs.data() + at,
                        found.data() + at, sums.data(), packing.inputs_length);
-          for (int i = 0; i < list.count; i++) {
-            partial[task][taps.start[key] + i] += sum(load(sums.data() + i64{kLanes} * i));
-          }
+          add_sums(sums.data(), list.count, partial[task].data() + taps.start[key]);
         }
         packing.unpack_inputs(found.data(), block, begin, end, in_strides, grad_in);
       });
