@@ -37,7 +37,8 @@ struct PackedAxis {
   std::vector<i64> kept;  // by phase: the remainder
   std::vector<Run> runs;
   i64 reach;   // how far ahead the last tap reads, in positions of its phase
-  i64 length;  // of a phase
+  // From row to row of a phase: the zeros behind a row are also those before the next one.
+  i64 length;
 
   explicit PackedAxis(const Axis& axis) : stride_(axis.stride) {
     for (i64 tap = 0; tap < axis.taps; tap++) {
@@ -45,13 +46,17 @@ struct PackedAxis {
       if (phase(position) < 0) kept.push_back(position % stride_);
     }
     reach = (axis.taps - 1) * axis.dilation / axis.stride;
-    length = axis.out + reach;
+    const i64 end = axis.out + reach;
+    length = axis.out;
     for (i64 first = 0; first < std::min(axis.stride, axis.in); first++) {
       const i64 at = (axis.pad + first) / axis.stride;
       const int number = phase(axis.pad + first);
       const i64 count = (axis.in - first + axis.stride - 1) / axis.stride;
-      const i64 read = number < 0 ? 0 : std::clamp<i64>(length - at, 0, count);
-      if (read > 0) runs.push_back({first, read, at, number});
+      const i64 read = number < 0 ? 0 : std::clamp<i64>(end - at, 0, count);
+      if (read > 0) {
+        runs.push_back({first, read, at, number});
+        length = std::max({length, at + read, end - at});
+      }
       if (read < count) runs.push_back({first + read * axis.stride, count - read, 0, -1});
     }
   }
@@ -93,7 +98,7 @@ class Packing {
     margin = y_.reach * x_.length + x_.reach;
     // Behind the last output of the last image nothing is wanted, and the inputs that are wanted lie
     // from the first one of any phase to the last one.
-    length = whole(images * image - margin);
+    length = whole((images - 1) * image + (layer.y.out - 1) * x_.length + layer.x.out);
     first_input = y_.first_input() * x_.length + x_.first_input();
     const i64 last = (y_.end_input() - 1) * x_.length + x_.end_input();
     inputs_length = whole(std::max<i64>((images - 1) * image + last - first_input, 0));
