@@ -94,7 +94,7 @@ ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints
   }
   const Packing packing(layer);
   const PlaneTaps taps =
-      rises ? rising_forward_taps(layer, packing, at, count, values.typed_data())
+      rises ? rising_forward_taps(pool, layer, packing, at, count, values.typed_data())
             : forward_taps(layer, packing, nonzeros);
   planes_forward(pool, layer, packing, taps, in.typed_data(), from.strides, out->typed_data(),
                  to.strides, epilogue);

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "layer.h"
@@ -36,7 +37,8 @@ struct PackedAxis {
   std::vector<i64> kept;  // by phase: the remainder
   std::vector<Run> runs;
   i64 reach;   // how far ahead the last tap reads, in positions of its phase
-  i64 length;  // of a phase
+  // From row to row of a phase: the zeros behind a row are also those before the next one.
+  i64 length;
 
   explicit PackedAxis(const Axis& axis) : stride_(axis.stride) {
     for (i64 tap = 0; tap < axis.taps; tap++) {
@@ -44,18 +46,33 @@ struct PackedAxis {
       if (phase(position) < 0) kept.push_back(position % stride_);
     }
     reach = (axis.taps - 1) * axis.dilation / axis.stride;
-    length = axis.out + reach;
+    const i64 end = axis.out + reach;
+    length = axis.out;
     for (i64 first = 0; first < std::min(axis.stride, axis.in); first++) {
       const i64 at = (axis.pad + first) / axis.stride;
       const int number = phase(axis.pad + first);
       const i64 count = (axis.in - first + axis.stride - 1) / axis.stride;
-      const i64 read = number < 0 ? 0 : std::clamp<i64>(length - at, 0, count);
-      if (read > 0) runs.push_back({first, read, at, number});
+      const i64 read = number < 0 ? 0 : std::clamp<i64>(end - at, 0, count);
+      if (read > 0) {
+        runs.push_back({first, read, at, number});
+        length = std::max({length, at + read, end - at});
+      }
       if (read < count) runs.push_back({first + read * axis.stride, count - read, 0, -1});
     }
   }
 
   i64 num_phases() const { return static_cast<i64>(kept.size()); }
+  // Of all phases; where no tap reads an input, 0 and 0.
+  i64 first_input() const {
+    i64 first = length;
+    for (const Run& run : runs) first = run.phase < 0 ? first : std::min(first, run.at);
+    return first < length ? first : 0;
+  }
+  i64 end_input() const {
+    i64 end = 0;
+    for (const Run& run : runs) end = run.phase < 0 ? end : std::max(end, run.at + run.count);
+    return end;
+  }
   // Of a padded position, or -1.
   int phase(i64 position) const {
     const auto place = std::find(kept.begin(), kept.end(), position % stride_);
@@ -79,8 +96,13 @@ class Packing {
     images = std::clamp<i64>((1 << 17) / (planes * image), 1, layer.batch);
     num_blocks = (layer.batch + images - 1) / images;
     margin = y_.reach * x_.length + x_.reach;
-    length = (images * image + kLanes - 1) / kLanes * kLanes;
-    pitch = length + margin;
+    // Behind the last output of the last image nothing is wanted, and the inputs that are wanted lie
+    // from the first one of any phase to the last one.
+    length = whole((images - 1) * image + (layer.y.out - 1) * x_.length + layer.x.out);
+    first_input = y_.first_input() * x_.length + x_.first_input();
+    const i64 last = (y_.end_input() - 1) * x_.length + x_.end_input();
+    inputs_length = whole(std::max<i64>((images - 1) * image + last - first_input, 0));
+    pitch = std::max({images * image, length, first_input + inputs_length}) + margin;
     for (i64 y = 0; y < layer.y.taps * layer.y.dilation; y += layer.y.dilation) {
       for (i64 x = 0; x < layer.x.taps * layer.x.dilation; x += layer.x.dilation) {
         taps_.push_back({y_.phase(y) * x_.num_phases() + x_.phase(x),
@@ -91,7 +113,8 @@ class Packing {
 
   i64 images;      // of a block
   i64 num_blocks;
-  i64 length;      // of a plane: all images of a block, up to a whole vector
+  i64 length;      // of all outputs of a block in a plane, up to a whole vector
+  i64 first_input, inputs_length;  // where inputs lie in a plane, and how far, up to a whole vector
   i64 margin;      // zeros that reads ahead of the end, or back from the beginning, find
   i64 pitch;       // from plane to plane
 
@@ -128,6 +151,8 @@ class Packing {
   }
 
  private:
+  static i64 whole(i64 length) { return (length + kLanes - 1) / kLanes * kLanes; }
+
   // Planes are those of the channels from `begin` on. The last block may have images too few: what
   // its planes hold in their places is that of another block, which nobody takes.
   i64 images_of(i64 block) const { return std::min(images, layer_.batch - block * images); }
@@ -182,6 +207,14 @@ class Packing {
   std::vector<Tap> taps_;  // y before x
 };
 
+// Blocks go to tasks, a few each, which do them one after the other; where there are too few of
+// them, the tasks are the channels of one block. How many tasks there are does not depend on the
+// threads: sums over images are added up task by task.
+constexpr i64 kTasks = 8;
+
+// Nonzeros that take as long to decode as to wake another thread.
+constexpr i64 kWorthAPart = 1 << 13;
+
 // The nonzeros grouped by a channel, as the loops over them want them.
 struct PlaneTaps {
   std::vector<int> start;  // by channel
@@ -233,31 +266,38 @@ inline PlaneTaps forward_taps(const Layer& layer, const Packing& packing,
 
 // The same of positions that rise, which are grouped already: one pass, in place of several that
 // take longer than the convolution of a single image. `positions` are in the kernel.
-inline PlaneTaps rising_forward_taps(const Layer& layer, const Packing& packing,
-                                     const std::int32_t* positions, i64 num, const float* values) {
+inline PlaneTaps rising_forward_taps(xla::ffi::ThreadPool& pool, const Layer& layer,
+                                     const Packing& packing, const std::int32_t* positions,
+                                     i64 num, const float* values) {
   PlaneTaps taps{};
   taps.value = values;
   taps.offset.resize(num);
   taps.start.resize(layer.out_channels + 1);
   const i64 inputs = layer.group_inputs(), step = packing.num_phases() * packing.pitch;
-  const i64 taps_of_channel = layer.y.taps * layer.x.taps;
-  i64 i = 0, row = 0;
-  for (i64 channel = 0; channel < layer.out_channels; channel++) {
-    taps.start[channel] = static_cast<int>(i);
-    const i64 first = channel / layer.group_outputs() * inputs;
-    for (i64 tap = 0; tap < taps_of_channel; tap++, row++) {
-      const i64 end = (row + 1) * inputs, base = packing.base(tap) + (first - row * inputs) * step;
-      for (; i < num && positions[i] < end; i++) taps.offset[i] = base + positions[i] * step;
+  const i64 rows = layer.y.taps * layer.x.taps;  // of an output channel, one by tap
+  // A division takes long, and a loop over rows of a few positions each guesses their ends wrong.
+  // The half keeps the quotient away from whole numbers, by more than it is rounded.
+  const double per_row = 1.0 / static_cast<double>(inputs);
+  const i64 parts = num < kWorthAPart ? 1 : kTasks;
+  parallel_for(pool, parts, [&](i64 part) {
+    std::vector<i64> base(rows);
+    i64 channel = layer.out_channels * part / parts;
+    const i64 end_channel = layer.out_channels * (part + 1) / parts;
+    i64 i = std::lower_bound(positions, positions + num, channel * rows * inputs) - positions;
+    for (; channel < end_channel; channel++) {
+      const i64 row = channel * rows, first = channel / layer.group_outputs() * inputs;
+      for (i64 tap = 0; tap < rows; tap++) {
+        base[tap] = packing.base(tap) + (first - (row + tap) * inputs) * step;
+      }
+      for (const i64 end = (row + rows) * inputs; i < num && positions[i] < end; i++) {
+        const i64 tap = static_cast<int>((positions[i] + 0.5) * per_row) - row;
+        taps.offset[i] = base[tap] + positions[i] * step;
+      }
+      taps.start[channel + 1] = static_cast<int>(i);
     }
-  }
-  taps.start[layer.out_channels] = static_cast<int>(num);
+  });
   return taps;
 }
-
-// Blocks go to tasks, a few each, which do them one after the other; where there are too few of
-// them, the tasks are the channels of one block. How many tasks there are does not depend on the
-// threads: sums over images are added up task by task.
-constexpr i64 kTasks = 8;
 
 // Calls body(begin, end) for groups of channels: of at most kGroup, and smaller where they are the
 // tasks.
@@ -295,10 +335,12 @@ inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const
                            const Epilogue* epilogue = nullptr) {
   const i64 phases = packing.num_phases(), work = packing.work(taps.count());
   for_blocks(pool, packing.num_blocks, work, [&](i64, i64 first, i64 last, const auto& loop) {
-    std::vector<float> planes(layer.in_channels * phases * packing.pitch);
+    const i64 of_channel = phases * packing.pitch;
+    const std::unique_ptr<float[]> planes(new float[layer.in_channels * of_channel]);
     for (i64 block = first; block < last; block++) {
       for_groups(loop, layer.in_channels, packing.num_blocks, [&](i64 begin, i64 end) {
-        float* to = planes.data() + begin * phases * packing.pitch;
+        float* to = planes.get() + begin * of_channel;
+        if (block == first) std::fill_n(to, (end - begin) * of_channel, 0.0f);
         packing.pack_inputs(in, in_strides, block, begin, end, to);
       });
       for_groups(loop, layer.out_channels, packing.num_blocks, [&](i64 begin, i64 end) {
@@ -312,9 +354,9 @@ inline void planes_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const
         for (i64 channel = begin; channel < end; channel++) {
           const i64 at = (channel - begin) * packing.pitch;
           if (epilogue == nullptr) {
-            run_forward(planes.data(), taps.of(channel), found.data() + at, packing.length);
+            run_forward(planes.get(), taps.of(channel), found.data() + at, packing.length);
           } else {
-            run_forward(planes.data(), taps.of(channel), found.data() + at, packing.length,
+            run_forward(planes.get(), taps.of(channel), found.data() + at, packing.length,
                         Normalised{epilogue->mean[channel], epilogue->factor[channel],
                                    epilogue->bias[channel], epilogue->relu,
                                    shortcut ? more.data() + at : nullptr});
@@ -357,14 +399,12 @@ inline void planes_backward(xla::ffi::ThreadPool& pool, const Layer& layer,
         found.resize(size);
         packing.pack_inputs(in, in_strides, block, begin, end, inputs.data());
         for (i64 key = begin * phases; key < end * phases; key++) {
-          const i64 at = (key - begin * phases) * packing.pitch;
+          const i64 at = (key - begin * phases) * packing.pitch + packing.first_input;
           const Taps list = taps.of(key);
           sums.assign(static_cast<std::size_t>(list.count) * kLanes, 0.0f);
-          run_backward(grads.data(), list, inputs.data() + at, found.data() + at, sums.data(),
-                       packing.length);
-          for (int i = 0; i < list.count; i++) {
-            partial[task][taps.start[key] + i] += sum(load(sums.data() + i64{kLanes} * i));
-          }
+          run_backward(grads.data() + packing.first_input, list, inputs.data() + at,
+                       found.data() + at, sums.data(), packing.inputs_length);
+          add_sums(sums.data(), list.count, partial[task].data() + taps.start[key]);
         }
         packing.unpack_inputs(found.data(), block, begin, end, in_strides, grad_in);
       });

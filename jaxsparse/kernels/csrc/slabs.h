@@ -306,9 +306,7 @@ inline void slabs_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const
             }
           }
         }
-        for (int i = 0; i < count; i++) {
-          partial[part][start + i] += sum(load(sums.data() + i64{kLanes} * i));
-        }
+        add_sums(sums.data(), count, partial[part].data() + start);
       }
     }
   });

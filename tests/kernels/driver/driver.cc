@@ -90,7 +90,8 @@ Floats planes(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& no
   const i64 num = static_cast<i64>(positions.size());
   if (rise(layer, positions.data(), num)) {
     same("outputs by positions that rise", out,
-         by(rising_forward_taps(layer, packing, positions.data(), num, nonzeros.values)));
+         by(rising_forward_taps(pool, layer, packing, positions.data(), num,
+                                nonzeros.values)));
   }
   return out;
 }
