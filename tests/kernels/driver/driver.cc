@@ -315,22 +315,24 @@ LinesResults run(int threads, const Lines& lines, const Floats& x, const Floats&
 void larger_line(Random& random) {
   const Lines lines{random.in(1, 5), random.in(1, 30), random.of({i64{1}, random.in(1, 70)})};
   const i64 n = lines.images;
-  const Floats x = random.floats(lines.channels * lines.pixels * n), grad = random.floats(x.size());
+  const Floats x = random.floats(lines.channels * lines.pixels * n);
   const Floats coefficients = random.floats(4 * lines.channels * n);
-  const LinesResults alone = run(1, lines, x, coefficients, grad);
+  Floats grad = random.floats(x.size());
   std::vector<double> y(x.size()), grad_x(x.size()), grad_coefficients(coefficients.size());
   for (i64 i = 0; i < static_cast<i64>(x.size()); i++) {
     const i64 first_line = i / (lines.pixels * n) * 4 * n + i % n;
     const auto of = [&](int which) { return first_line + which * n; };
-    // In floats, as the kernel decides it, but for a product that it may add unrounded.
     const double first = double{coefficients[of(0)]} * x[i] + coefficients[of(2)];
     const double second = double{coefficients[of(1)]} * x[i] + coefficients[of(3)];
     const bool is_first = first > second;
+    // Which of two lines is the larger one, rounding decides where they cross.
+    if (std::abs(first - second) < 1e-5) grad[i] = 0;
     y[i] = is_first ? first : second;
     grad_x[i] = double{grad[i]} * coefficients[of(is_first ? 0 : 1)];
     grad_coefficients[of(is_first ? 0 : 1)] += double{grad[i]} * x[i];
     grad_coefficients[of(is_first ? 2 : 3)] += grad[i];
   }
+  const LinesResults alone = run(1, lines, x, coefficients, grad);
   close("larger lines", alone.y, y);
   close("gradient of what goes into the lines", alone.grad_x, grad_x);
   close("gradient of the lines", alone.grad_coefficients, grad_coefficients);
