@@ -58,28 +58,35 @@ def is_finished(job: Job, results: Path) -> bool:
     return True
 
 
-def finish(jobs: Sequence[Job], out: Path, results: Path, cores: frozenset[int]) -> list[Result]:
-    """Runs jobs to their end, from where their folders have got to, and writes their results.
+def run(jobs: Sequence[Job], out: Path, cores: frozenset[int]) -> list[Result]:
+    """Runs jobs to their end, from where their folders have got to, and returns their results.
+
+    For threads: it parses no flags, for which tyro's complaint is caught by another `sys.stderr`.
 
     Args:
       jobs: one; or several that differ in their seed alone, which are trained together.
       out: folder above those of the runs.
-      results: folder for the results.
       cores: that the process is kept to.
 
     Raises:
-      ValueError: a run failed, or its folder holds one with other flags or data.
-      OSError: a result cannot be written.
+      ValueError: a run failed.
     """
     if not all((out / job.name / "summary.json").exists() for job in jobs):
         for job in jobs:
             note_start(out / job.name, commit())
         run_script(*_command(jobs, out), cores)
-    finished = [result_of(out / job.name, cores) for job in jobs]
-    for job, result in zip(jobs, finished, strict=True):
-        _check_same(result, job, f"{out / job.name} holds", "pass another --out, or delete it")
-        write_result(results / f"{job.name}.json", result)
-    return finished
+    return [result_of(out / job.name, cores) for job in jobs]
+
+
+def keep(job: Job, result: Result, out: Path, results: Path) -> None:
+    """Writes the result of a run in the folder `out` to the folder `results`.
+
+    Raises:
+      ValueError: its folder holds a run with other flags or data.
+      OSError: it cannot be written.
+    """
+    _check_same(result, job, f"{out / job.name} holds", "pass another --out, or delete it")
+    write_result(results / f"{job.name}.json", result)
 
 
 def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path]:

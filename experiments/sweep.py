@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.grids import GRIDS, Grid, Job, interleaved
-from experiments.jobs import SCRIPTS, check_data, config_of, finish, is_finished
+from experiments.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
 from experiments.results import Result
 from experiments.run_folder import locked
 from experiments.workers import core_sets
@@ -171,7 +171,7 @@ def run_all(
     def work(jobs: Sequence[Job]) -> list[Result]:
         cores = free.get()
         try:
-            return finish(jobs, out, results, cores)
+            return run(jobs, out, cores)
         finally:
             free.put(cores)
 
@@ -187,12 +187,13 @@ def run_all(
         for done in as_completed(running):
             names = [job.name for job in running[done]]
             try:
-                accuracies = [result.summary["test_accuracy"] for result in done.result()]
+                for job, result in zip(running[done], finished := done.result(), strict=True):
+                    keep(job, result, out, results)
             except (ValueError, OSError) as error:
                 failed += names
                 bar.write(f"failed: {', '.join(names)}: {error}", file=sys.stderr)
             else:
-                bar.set_postfix_str(f"{names[-1]} {accuracies[-1]:.4f}")
+                bar.set_postfix_str(f"{names[-1]} {finished[-1].summary['test_accuracy']:.4f}")
             bar.update(len(names))
     return failed
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -253,6 +254,17 @@ def check_results(out, results):
     assert len({result.summary["test_accuracy"] for result in found.values()}) > 1
 
 
+def parse_in_one_thread(monkeypatch):
+    """Flags are parsed with another `sys.stderr`, which two threads would not put back."""
+    parse = cli.parse
+
+    def checked(*args):
+        assert threading.current_thread() is threading.main_thread()
+        return parse(*args)
+
+    monkeypatch.setattr(cli, "parse", checked)
+
+
 def check_that_nothing_runs_again(capsys, folder, out, results):
     """A result that is lost comes from the folder of its run; one with other flags is refused."""
     before = {path: path.read_bytes() for path in results.iterdir()}
@@ -276,7 +288,8 @@ def check_that_nothing_runs_again(capsys, folder, out, results):
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="runs end with the sweep on Linux")
-def test_a_sweep_that_is_interrupted_killed_and_hindered_ends_whole(capsys, tmp_path):
+def test_a_sweep_that_is_interrupted_killed_and_hindered_ends_whole(capsys, tmp_path, monkeypatch):
+    parse_in_one_thread(monkeypatch)
     out = tmp_path / "runs" / "fashion_mnist-lenet_300_100"
     results = tmp_path / "results" / "fashion_mnist-lenet_300_100"
 
