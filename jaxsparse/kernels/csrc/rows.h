@@ -4,6 +4,9 @@
 // Where the kernel reaches over the edge, taps fall away; so positions of an axis come in classes,
 // by the taps that are left and by where these read (at most 3 x 3 for a 3 x 3 kernel of stride 1),
 // and each pair of classes has a list of its own of the nonzeros.
+//
+// A channel's neighbour lies a page or more away, where no prefetcher of the processor looks; so what
+// the next channel writes, and reads beside its taps, is asked for while this one is computed.
 #pragma once
 
 #include <algorithm>
@@ -108,8 +111,15 @@ inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 be
 
 // How much of a run is done for all channels before the rest of it. With many nonzeros a channel
 // what one channel has read is read again by the next, and should still be in the cache.
+constexpr i64 kRunBlock = 128;
 inline i64 block_of(i64 length, i64 num_nonzeros, i64 channels) {
-  return num_nonzeros < 4 * channels ? length : 128;
+  return num_nonzeros < 4 * channels ? length : kRunBlock;
+}
+
+// How many rows are done together, a few columns at a time: rows that lie side by side read mostly
+// the same, which the first of them has brought into the cache.
+inline i64 rows_together(i64 rows, i64 num_tasks) {
+  return std::clamp<i64>(rows / num_tasks, 1, 4);
 }
 
 inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
@@ -124,25 +134,30 @@ inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const N
     taps[i] = row_taps(nonzeros, grouped, 0, layer.out_channels, nonzeros.in_channel,
                        ys.all[i / xs.all.size()], xs.all[i % xs.all.size()], pitch);
   });
-  parallel_for(pool, layer.y.out, [&](i64 y) {
+  const i64 rows = rows_together(layer.y.out, 4 * std::max<i64>(pool.num_threads(), 1));
+  parallel_for(pool, (layer.y.out + rows - 1) / rows, [&](i64 task) {
+    const i64 end = std::min((task + 1) * rows, layer.y.out);
     for (const auto& run : xs.runs) {
-      const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
       const i64 length = (run.end - run.begin) * batch;
       const i64 block = block_of(length, nonzeros.count(), layer.in_channels);
-      const float* from = in + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x;
-      float* to = out + (y * layer.x.out + run.begin) * batch;
       for (i64 i = 0; i < length; i += block) {
-        for (i64 channel = 0; channel < layer.out_channels; channel++) {
-          float* run_out = to + channel * out_pitch + i;
-          const i64 num = std::min(block, length - i);
-          if (epilogue == nullptr) {
-            run_forward(from + i, list.of(channel), run_out, num);
-          } else {
-            const float* shortcut = epilogue->shortcut;
-            run_forward(from + i, list.of(channel), run_out, num,
+        const i64 num = std::min(block, length - i);
+        for (i64 y = task * rows; y < end; y++) {
+          const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
+          const float* from = in + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x + i;
+          float* to = out + (y * layer.x.out + run.begin) * batch + i;
+          for (i64 channel = 0; channel < layer.out_channels; channel++, to += out_pitch) {
+            const i64 next = channel + 1 < layer.out_channels ? out_pitch : 0;
+            prefetch_to_write(to + next, std::min(num, kRunBlock));
+            if (epilogue == nullptr) {
+              run_forward(from, list.of(channel), to, num);
+              continue;
+            }
+            const float* shortcut = epilogue->shortcut ? epilogue->shortcut + (to - out) : nullptr;
+            if (shortcut) prefetch(shortcut + next, std::min(num, kRunBlock));
+            run_forward(from, list.of(channel), to, num,
                         Normalised{epilogue->mean[channel], epilogue->factor[channel],
-                                   epilogue->bias[channel], epilogue->relu,
-                                   shortcut ? shortcut + (run_out - out) : nullptr});
+                                   epilogue->bias[channel], epilogue->relu, shortcut});
           }
         }
       }
@@ -196,19 +211,27 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
     const i64 begin = ends[range], end = ends[range + 1];
     const int first = grouped.start[begin], num = grouped.start[end] - first;
     std::vector<float> sums(static_cast<std::size_t>(num) * kLanes);
-    for (i64 y = layer.y.in * part / num_parts; y < layer.y.in * (part + 1) / num_parts; y++) {
+    const i64 begin_row = layer.y.in * part / num_parts;
+    const i64 end_row = layer.y.in * (part + 1) / num_parts;
+    const i64 rows = layer.y.stride > 1 ? 1 : rows_together(end_row - begin_row, 1);
+    for (i64 row = begin_row; row < end_row; row += rows) {
       for (const auto& run : xs.runs) {
-        const RowTaps& list = taps[range * num_lists + ys.index[y] * xs.all.size() + run.index];
         const i64 length = (run.end - run.begin) * batch;
         const i64 block = block_of(length, num, end - begin);
-        const float* from = grad + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x;
-        const i64 at = (y * layer.x.in + run.begin) * batch;
         for (i64 i = 0; i < length; i += block) {
-          for (i64 channel = begin; channel < end; channel++) {
-            const i64 place = channel * in_pitch + at + i;
-            run_backward(from + i, list.of(channel - begin), in + place, grad_in + place,
-                         sums.data() + i64{kLanes} * (grouped.start[channel] - first),
-                         std::min(block, length - i));
+          const i64 run_length = std::min(block, length - i);
+          for (i64 y = row; y < std::min(row + rows, end_row); y++) {
+            const RowTaps& list = taps[range * num_lists + ys.index[y] * xs.all.size() + run.index];
+            const float* from = grad + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x + i;
+            i64 place = begin * in_pitch + (y * layer.x.in + run.begin) * batch + i;
+            for (i64 channel = begin; channel < end; channel++, place += in_pitch) {
+              const i64 next = place + (channel + 1 < end ? in_pitch : 0);
+              prefetch(in + next, std::min(run_length, kRunBlock));
+              prefetch_to_write(grad_in + next, std::min(run_length, kRunBlock));
+              run_backward(from, list.of(channel - begin), in + place, grad_in + place,
+                           sums.data() + i64{kLanes} * (grouped.start[channel] - first),
+                           run_length);
+            }
           }
         }
       }
