@@ -5,8 +5,8 @@
 // by the taps that are left and by where these read (at most 3 x 3 for a 3 x 3 kernel of stride 1),
 // and each pair of classes has a list of its own of the nonzeros.
 //
-// A channel's neighbour lies a page or more away, where no prefetcher of the processor looks; so what
-// the next channel writes, and reads beside its taps, is asked for while this one is computed.
+// The next channel often lies a page or more away, where no prefetcher of the processor looks; so what
+// it writes, and reads beside its taps, is asked for while this one is computed.
 #pragma once
 
 #include <algorithm>
@@ -116,11 +116,14 @@ inline i64 block_of(i64 length, i64 num_nonzeros, i64 channels) {
   return num_nonzeros < 4 * channels ? length : kRunBlock;
 }
 
-// How many rows are done together, a few columns at a time: rows that lie side by side read mostly
-// the same, which the first of them has brought into the cache.
+// How many rows are done together, a block at a time, where that leaves so many tasks: rows that lie
+// side by side read mostly the same, which the first of them has brought into the cache.
 inline i64 rows_together(i64 rows, i64 num_tasks) {
   return std::clamp<i64>(rows / num_tasks, 1, 4);
 }
+
+// What will be wanted of a run; of a long one the processor fetches the rest by itself.
+inline void ask_for(const float* run, i64 length) { prefetch(run, std::min(length, kRunBlock)); }
 
 inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
                          const float* in, float* out, const Epilogue* epilogue = nullptr) {
@@ -145,19 +148,20 @@ inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const N
         for (i64 y = task * rows; y < end; y++) {
           const RowTaps& list = taps[ys.index[y] * xs.all.size() + run.index];
           const float* from = in + ys.base[y] * pitch.y + xs.base[run.begin] * pitch.x + i;
-          float* to = out + (y * layer.x.out + run.begin) * batch + i;
-          for (i64 channel = 0; channel < layer.out_channels; channel++, to += out_pitch) {
-            const i64 next = channel + 1 < layer.out_channels ? out_pitch : 0;
-            prefetch_to_write(to + next, std::min(num, kRunBlock));
+          for (i64 channel = 0; channel < layer.out_channels; channel++) {
+            const i64 place = channel * out_pitch + (y * layer.x.out + run.begin) * batch + i;
+            const i64 next = place + (channel + 1 < layer.out_channels ? out_pitch : 0);
+            ask_for(out + next, num);
             if (epilogue == nullptr) {
-              run_forward(from, list.of(channel), to, num);
+              run_forward(from, list.of(channel), out + place, num);
               continue;
             }
-            const float* shortcut = epilogue->shortcut ? epilogue->shortcut + (to - out) : nullptr;
-            if (shortcut) prefetch(shortcut + next, std::min(num, kRunBlock));
-            run_forward(from, list.of(channel), to, num,
+            const float* shortcut = epilogue->shortcut;
+            if (shortcut) ask_for(shortcut + next, num);
+            run_forward(from, list.of(channel), out + place, num,
                         Normalised{epilogue->mean[channel], epilogue->factor[channel],
-                                   epilogue->bias[channel], epilogue->relu, shortcut});
+                                   epilogue->bias[channel], epilogue->relu,
+                                   shortcut ? shortcut + place : nullptr});
           }
         }
       }
@@ -213,7 +217,8 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
     std::vector<float> sums(static_cast<std::size_t>(num) * kLanes);
     const i64 begin_row = layer.y.in * part / num_parts;
     const i64 end_row = layer.y.in * (part + 1) / num_parts;
-    const i64 rows = layer.y.stride > 1 ? 1 : rows_together(end_row - begin_row, 1);
+    // Where a stride takes columns apart, nothing was gained by more.
+    const i64 rows = layer.x.stride > 1 ? 1 : rows_together(end_row - begin_row, 1);
     for (i64 row = begin_row; row < end_row; row += rows) {
       for (const auto& run : xs.runs) {
         const i64 length = (run.end - run.begin) * batch;
@@ -226,8 +231,8 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
             i64 place = begin * in_pitch + (y * layer.x.in + run.begin) * batch + i;
             for (i64 channel = begin; channel < end; channel++, place += in_pitch) {
               const i64 next = place + (channel + 1 < end ? in_pitch : 0);
-              prefetch(in + next, std::min(run_length, kRunBlock));
-              prefetch_to_write(grad_in + next, std::min(run_length, kRunBlock));
+              ask_for(in + next, run_length);
+              ask_for(grad_in + next, run_length);
               run_backward(from, list.of(channel - begin), in + place, grad_in + place,
                            sums.data() + i64{kLanes} * (grouped.start[channel] - first),
                            run_length);

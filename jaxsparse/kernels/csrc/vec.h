@@ -46,10 +46,6 @@ inline void prefetch(const float* p, i64 num) {
   for (i64 i = 0; i < num; i += 64 / static_cast<i64>(sizeof(float))) __builtin_prefetch(p + i);
 }
 
-inline void prefetch_to_write(const float* p, i64 num) {
-  for (i64 i = 0; i < num; i += 64 / static_cast<i64>(sizeof(float))) __builtin_prefetch(p + i, 1);
-}
-
 // `then` where `of` is positive, else 0. Written so that NaN goes through.
 inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
 inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }
