@@ -81,6 +81,23 @@ def test_without_an_answer_of_the_hyperfunction_it_is_relu_for_any_beta():
         np.testing.assert_array_equal(DYRELU.apply(zeros, IMAGES, beta), nn.relu(IMAGES))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
+def test_coefficients_stay_within_beta_and_reach_it(beta):
+    """|a1 - 1| <= beta, |a2| <= beta, |c| <= beta / 2, with parameters a thousand times the start's.
+
+    Far from 0 an image shows the steeper line on the right, the flatter one on the left.
+    """
+    x = jnp.broadcast_to(jnp.array([32.0, 16.0, -16.0, -32.0, 0.0])[:, None], (6, 1, 5, 64))
+    x = x.at[:, :, -1].set(jax.random.normal(jax.random.key(3), (6, 1, 64)))
+    params = jax.tree.map(lambda w: 1e3 * w, DYRELU.init(jax.random.key(4), x))
+    y = np.asarray(DYRELU.apply(params, x, beta), np.float64)[:, 0]
+    right, left = (y[:, 0] - y[:, 1]) / 16, (y[:, 2] - y[:, 3]) / 16
+    crossings = 2 * y[:, 1] - y[:, 0], 2 * y[:, 2] - y[:, 3]  # of each line with x = 0
+    for value, bound in ((right - 1, beta), (left, beta), *((c, beta / 2) for c in crossings)):
+        for end in (value.min(), -value.max()):
+            assert -bound - 1e-5 <= end <= -0.99 * bound + 1e-5
+
+
 floats = functools.partial(st.floats, width=32)
 
 
