@@ -79,19 +79,27 @@ def test_sizes_of_a_small_one():
     assert sharing_of(cifar_resnet(20, num_owners=2), IMAGE) == (174_128, 270_896)
 
 
-def test_budget_of_the_paper():
-    table = {0.99: 212_650, 0.999: 21_265, 0.9995: 10_632, 0.9999: 2_126}
-    sharing = Sharing(*LARGE["resnet34"][2:])
-    for sparsity, active in table.items():
+@pytest.mark.parametrize(
+    ("name", "counts", "highest_density"),
+    [
+        ("resnet34", (212_650, 21_265, 10_632, 2_126), 0.525008),
+        ("resnet50", (255_029, 25_502, 12_751, 2_550), 0.625941),
+    ],
+)
+def test_budget_of_the_paper(name, counts, highest_density):
+    sharing = Sharing(*LARGE[name][2:])
+    for sparsity, active in zip((0.99, 0.999, 0.9995, 0.9999), counts, strict=True):
         inside = stored_sparsity(sparsity, sharing)
         # The table rounds down; an active weight more is the budget of every method here.
         assert round((1 - inside) * sharing.stored) == active + 1
         assert jaxsparse.distributions.total_count(sharing.stored, 1 - inside) == active + 1
-    with pytest.raises(ValueError, match=r"sparsity 0\.4 needs .* at least 0\.474992"):
-        stored_sparsity(0.4, sharing)
+    least = f"{1 - highest_density:.6f}"
+    assert 0 <= stored_sparsity(float(least), sharing) < 1e-5
+    for sparsity in (0.3, float(least) - 1e-6):
+        with pytest.raises(ValueError, match=rf"sparsity {sparsity} needs .* at least {least}"):
+            stored_sparsity(sparsity, sharing)
     with pytest.raises(ValueError, match=r"sparsity 1\.0"):
         stored_sparsity(1.0, sharing)
-    assert stored_sparsity(0.474992, sharing) < 1e-5
 
 
 @BLOCKS
