@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import chex
 import jax
@@ -16,6 +17,7 @@ from jaxsparse.nn import (
     BasicBlock,
     Bottleneck,
     Sharing,
+    WideResNet,
     cifar_resnet,
     layer_shapes,
     resnet,
@@ -24,18 +26,22 @@ from jaxsparse.nn import (
     stored_sparsity,
 )
 from jaxsparse.nn.resnet import ResNet
+from jaxsparse.nn.wide_resnet import WideBlock
 from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import compress_leaves, find_positions
 
 BLOCKS = pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 LARGE = {
-    "resnet34": (resnet(34, stem="cifar", num_classes=10), 21, 11_164_352, 21_265_088),
-    "resnet50": (resnet(50), 30, 15_963_328, 25_502_912),
+    "resnet34": (resnet(34, stem="cifar", num_classes=10), 21, 16, 11_164_352, 21_265_088),
+    "resnet50": (resnet(50), 30, 24, 15_963_328, 25_502_912),
+    "wrn22_2": (WideResNet(22, 2), 17, 6, 689_840, 1_076_912),
 }
 
 
 def network(block=BasicBlock, stages=(4, 1), **fields):
+    if block is WideBlock:  # whose stages have the same number of blocks
+        return WideResNet(4 + 6 * stages[0], 1, **({"num_classes": 3, "num_owners": 2} | fields))
     options = {"stem": "cifar", "width": 4, "num_classes": 3, "num_owners": 2}
     return ResNet(stage_sizes=stages, block=block, **(options | fields))
 
@@ -61,8 +67,8 @@ def drawn(block, stages=(4, 1)):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_sizes_of_the_paper(name):
-    model, num_tensors, stored, unshared = LARGE[name]
+def test_sizes(name):
+    model, num_tensors, num_scales, stored, unshared = LARGE[name]
     shared = model.clone(num_owners=2)
     params, flops = shapes_and_flops(shared, IMAGE)
     assert sharing_of(shared, IMAGE) == (stored, unshared)
@@ -72,7 +78,7 @@ def test_sizes_of_the_paper(name):
     assert sum(flops.values()) == sum(shapes_and_flops(model, IMAGE)[1].values())
     scales = [path for path in leaves_by_path(params) if path.rpartition("/")[2][:5] == "scale"]
     alone = [path for path in scales if path[-1].isdigit()]
-    assert len(alone) == (1 + 2 + 4 + 1) * (2 if name == "resnet34" else 3)
+    assert len(alone) == num_scales
 
 
 def test_sizes_of_a_small_one():
@@ -87,7 +93,7 @@ def test_sizes_of_a_small_one():
     ],
 )
 def test_budget_of_the_paper(name, counts, highest_density):
-    sharing = Sharing(*LARGE[name][2:])
+    sharing = Sharing(*LARGE[name][3:])
     for sparsity, active in zip((0.99, 0.999, 0.9995, 0.9999), counts, strict=True):
         inside = stored_sparsity(sparsity, sharing)
         # The table rounds down; an active weight more is the budget of every method here.
@@ -121,11 +127,16 @@ def test_what_a_sharing_block_has_of_its_own(block):
     assert not np.array_equal(means[0], means[1]) and not np.array_equal(means[1], means[2])
 
 
-@BLOCKS
-def test_the_second_blocks_kernels_alone_are_used_elsewhere_in_the_blocks_after_it(block):
+@pytest.mark.parametrize(
+    ("block", "stages", "num_shared"),
+    [(BasicBlock, (3, 3), 4), (Bottleneck, (3, 3), 6), (WideBlock, (3, 3, 3), 6)],
+)
+def test_the_second_blocks_kernels_alone_are_used_elsewhere_in_the_blocks_after_it(
+    block, stages, num_shared
+):
     """Each block is given images of its own, so that no change comes from the block before."""
-    variables, images = drawn(block, (3, 3))
-    model = network(block, (3, 3))
+    variables, images = drawn(block, stages)
+    model = network(block, stages)
 
     @jax.jit
     def outputs(params):
@@ -144,19 +155,38 @@ def test_the_second_blocks_kernels_alone_are_used_elsewhere_in_the_blocks_after_
         return found
 
     before = outputs(variables["params"])
-    assert len(before) == 6
+    assert len(before) == sum(stages)
     leaves = leaves_by_path(variables["params"])
-    num_shared = 0
+    num_found = 0
     for path, leaf in leaves.items():
         home, _, rest = path.partition("/")
         if home not in before:
             continue
         shared = home.endswith("block2") and rest.startswith("conv")
-        num_shared += shared
+        num_found += shared
         after = outputs(with_leaves(variables["params"], leaves | {path: 1.5 * leaf + 0.25}))
         changed = {name for name in before if not np.array_equal(before[name], after[name])}
         assert changed == ({home, f"{home[:-1]}3"} if shared else {home}), path
-    assert num_shared == (4 if block is BasicBlock else 6)
+    assert num_found == num_shared
+
+
+def untie(params):
+    """The kernels of every block, from one for all."""
+    out = {name: dict(inside) for name, inside in params.items()}
+    for name, inside in out.items():
+        for scale in [key for key in inside if re.fullmatch(r"scale\d", key)]:
+            conv, owner = scale.replace("scale", "conv"), re.sub(r"\d+$", "2", name)
+            inside[conv] = {"kernel": inside.pop(scale) * params[owner][conv]["kernel"]}
+    return out
+
+
+def test_a_wide_network_is_the_one_written_out():
+    variables, images = drawn(WideBlock, (3, 3, 3))
+    model = network(WideBlock, (3, 3, 3))
+    untied = {**variables, "params": untie(variables["params"])}
+    logits = jax.jit(model.apply)(variables, images)
+    written = jax.jit(model.clone(num_owners=None).apply)(untied, images)
+    np.testing.assert_allclose(logits, written, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [BasicBlock, pytest.param(Bottleneck, marks=pytest.mark.slow)])
@@ -164,16 +194,6 @@ def test_the_gradient_is_that_of_a_network_written_out(block):
     variables, images = drawn(block, (4,))
     written = network(block, (4,), num_owners=None)
     stats = {"batch_stats": variables["batch_stats"]}
-
-    def untie(params):
-        """The kernels of every block, from one for all."""
-        out = {name: dict(inside) for name, inside in params.items()}
-        for number in (3, 4):
-            inside = out[f"stage1_block{number}"]
-            for conv in (name for name in params["stage1_block2"] if "conv" in name):
-                scale = inside.pop(conv.replace("conv", "scale"))
-                inside[conv] = {"kernel": scale * params["stage1_block2"][conv]["kernel"]}
-        return out
 
     def loss(model, params):
         logits, _ = model.apply(
@@ -260,3 +280,5 @@ def test_nothing_else_changes_and_too_few_owners():
     for num in (1, 0, 2.0):
         with pytest.raises(ValueError, match="num_owners"):
             cifar_resnet(20, num_owners=num)
+        with pytest.raises(ValueError, match="num_owners"):
+            WideResNet(22, 2, num_owners=num)
