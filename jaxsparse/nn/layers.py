@@ -8,7 +8,8 @@ the sparse kernels are faster. Either way a network takes images as [batch, heig
 and has the same variables. Height and width are axes 1 and 2 in both.
 """
 
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,9 @@ class Conv(nn.Conv):
             feature_group_count=self.feature_group_count,
         )
         return to_layout(y, self.layout)
+
+
+Convs: TypeAlias = tuple[Conv, ...]
 
 
 class Norm(nn.BatchNorm):
@@ -143,6 +147,14 @@ def norm(*, train: bool, name: str, **options: Any) -> Norm:
     are dtype and layout.
     """
     return Norm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **options)
+
+
+def scales_of(block: nn.Module, convs: Convs) -> Sequence[jax.Array | None]:
+    """What a block multiplies the kernels of another one with: a number each, that it learns."""
+    if not convs:
+        return (None,) * 3
+    start = nn.initializers.uniform(1.0)
+    return [block.param(f"scale{i + 1}", start, (), jnp.float32) for i in range(len(convs))]
 
 
 def conv_norm(

@@ -29,7 +29,7 @@ Reference: He et al., "Deep residual learning for image recognition", 2015. With
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
     Activation,
-    Conv,
+    Convs,
     Initializer,
     check_at_least,
     conv,
@@ -49,11 +49,10 @@ from jaxsparse.nn.layers import (
     head,
     norm,
     num_channels,
+    scales_of,
     to_layout,
 )
 from jaxsparse.sparse import Layout
-
-Convs: TypeAlias = tuple[Conv, ...]
 
 
 class BasicBlock(nn.Module):
@@ -85,7 +84,7 @@ class BasicBlock(nn.Module):
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
-        then, scales = activation.after_norm, _scales(self, convs)
+        then, scales = activation.after_norm, scales_of(self, convs)
         first, second = convs or (
             make_conv(self.width, 3, stride=self.stride, name="conv1"),
             make_conv(self.width, 3, name="conv2"),
@@ -128,7 +127,7 @@ class Bottleneck(nn.Module):
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
         width_out = 4 * self.width
-        then, scales = activation.after_norm, _scales(self, convs)
+        then, scales = activation.after_norm, scales_of(self, convs)
         first, second, third = convs or (
             make_conv(self.width, 1, name="conv1"),
             make_conv(self.width, 3, stride=self.stride, name="conv2"),
@@ -141,14 +140,6 @@ class Bottleneck(nn.Module):
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
         y = then(third, make_norm(name="norm3"), y, x, name="dyrelu3", scale=scales[2])
         return y, (first, second, third)
-
-
-def _scales(block: nn.Module, convs: Convs) -> Sequence[jax.Array | None]:
-    """What a block multiplies the kernels of another one with: a number each, that it learns."""
-    if not convs:
-        return (None,) * 3
-    start = nn.initializers.uniform(1.0)
-    return [block.param(f"scale{i + 1}", start, (), jnp.float32) for i in range(len(convs))]
 
 
 class ResNet(nn.Module):

@@ -3,18 +3,20 @@
 With `num_owners=2` the first two blocks of a stage have kernels of their own, and every later one
 takes those of the second, each times a number that the later block learns: uniform in [0, 1) at
 first, never pruned. (The first block cannot give its kernels away: it has another stride or width.)
-A kernel and its mask exist once; norms, and DyReLUs, belong to each block.
+A kernel and its mask exist once; norms, and DyReLUs, belong to each block. A network whose stages
+have two blocks, such as ResNet-18, shares nothing.
 
     ResNet for 10 classes     kernels' weights    written out    ratio
     resnet(34, stem="cifar")        11,164,352     21,265,088    1.905
     cifar_resnet(20)                   174,128        270,896    1.556
+    WideResNet(22, 2)                  689,840      1,076,912    1.561
 
 A sparsity is meant of the network without sharing, so that both have the same number of active
 weights. Of the weights that are there, fewer are then inactive: `stored_sparsity` says how many.
 The active ones are used several times, and FLOPs count every use.
 
 Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning", TMLR
-2025 (EAST); the mapping is that of the authors' code.
+2025 (EAST); the mapping is that of the authors' code, which has no wide networks.
 """
 
 import math

@@ -25,12 +25,14 @@ from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
     Activation,
+    Convs,
     Initializer,
     check_at_least,
     conv,
     head,
     norm,
     num_channels,
+    scales_of,
     to_layout,
 )
 from jaxsparse.sparse import Layout
@@ -57,22 +59,29 @@ class WideBlock(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images of 1/stride of the size."""
-        return self.activated(x, Activation(layout=self.layout), train=train)
+        return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
 
     @nn.compact
-    def activated(self, x: jax.Array, activation: Activation, *, train: bool) -> jax.Array:
-        """As `__call__`, with another activation than ReLU."""
+    def with_convs(
+        self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
+    ) -> tuple[jax.Array, Convs]:
+        """Returns the images and the convolutions; given those of another block, it has none."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
+        scales = scales_of(self, convs)
+        first, second = convs or (
+            make_conv(self.features, 3, stride=self.stride, name="conv1"),
+            make_conv(self.features, 3, name="conv2"),
+        )
         y = activation.of_norm(make_norm(name="norm1"), x, name="dyrelu1")
         if self.stride > 1 or num_channels(x, self.layout) != self.features:
             # Of the activated input, unlike the identity: both branches share norm1.
             x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
-        y = make_conv(self.features, 3, stride=self.stride, name="conv1")(y)
+        y = first(y, scales[0])
         y = activation.of_norm(make_norm(name="norm2"), y, name="dyrelu2")
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
-        return x + make_conv(self.features, 3, name="conv2")(y)
+        return x + second(y, scales[1]), (first, second)
 
 
 class WideResNet(nn.Module):
@@ -90,9 +99,10 @@ class WideResNet(nn.Module):
       layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU (where the
         same key gives other dropout).
       dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      num_owners: as in `ResNet`; EAST's authors have no network with the norm first.
 
     Raises:
-      ValueError: a depth, width or dropout rate out of its range.
+      ValueError: a depth, width, dropout rate or number of owners out of its range.
 
     Differs from the official code in: RigL's leaves the start to TensorFlow, which is
     `jax.nn.initializers.glorot_uniform()` for all kernels; it pads convolutions as "SAME", with
@@ -108,6 +118,7 @@ class WideResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
     dyrelu: DyReLUOptions | None = None
+    num_owners: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.depth, int) or self.depth < 10 or self.depth % 6 != 4:
@@ -115,7 +126,14 @@ class WideResNet(nn.Module):
         check_at_least("width", self.width, 1)
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
+        if self.num_owners is not None:
+            check_at_least("num_owners", self.num_owners, 2)
         super().__post_init__()
+
+    @property
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Blocks per stage."""
+        return ((self.depth - 4) // 6,) * 3
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -125,14 +143,17 @@ class WideResNet(nn.Module):
         x = to_layout(x, self.layout)
         activation = Activation.of(self, self.layout)
         x = conv(16, 3, name="conv1", **options)(x)
-        for stage in range(3):
-            for block in range((self.depth - 4) // 6):
-                x = WideBlock(
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            convs: Convs = ()
+            for number in range(num_blocks):
+                block = WideBlock(
                     features=16 * self.width * 2**stage,
-                    stride=2 if stage > 0 and block == 0 else 1,
+                    stride=2 if stage > 0 and number == 0 else 1,
                     dropout_rate=self.dropout_rate,
-                    name=f"stage{stage + 1}_block{block + 1}",
+                    name=f"stage{stage + 1}_block{number + 1}",
                     **options,
-                ).activated(x, activation, train=train)
+                )
+                owns = number < (self.num_owners or num_blocks)
+                x, convs = block.with_convs(x, () if owns else convs, activation, train=train)
         x = activation.of_norm(norm(train=train, name="norm", **of_all), x, name="dyrelu")
         return head(x, self.num_classes, kernel_init=self.fc_init, layout=self.layout)

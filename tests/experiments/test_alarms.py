@@ -1,13 +1,19 @@
 """Dead layers and cut networks: what a run records, what it warns of, what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxsparse
 from experiments import alarms, loop, vmapped
 from experiments.run_folder import read_metrics
 from jaxsparse.connectivity import Connectivity, LayerPaths
+from jaxsparse.nn import BasicBlock, DyReLUOptions
+from jaxsparse.nn.resnet import ResNet
+from jaxsparse.paths import prunable_leaves, with_leaves
 from tests.experiments import small_runs
 from tests.experiments.small_runs import make_run
 
@@ -36,6 +42,56 @@ def test_live_weights_are_counted_by_layer():
     # Through unit 2 alone: 64 weights in, 3 out.
     layers = (LayerPaths("Dense_0/kernel", 192, 64), LayerPaths("Dense_1/kernel", 6, 3))
     assert found.layers == layers
+
+
+def state_of(run, kernels):
+    """A state of zeros, with masks of the kernels."""
+    shapes = jax.eval_shape(functools.partial(loop.initial_variables, run))
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    params = variables.pop("params")
+    masks = with_leaves(jax.tree.map(lambda x: jnp.ones(x.shape, bool), params), kernels)
+    return loop.RunState.create(
+        apply_fn=run.model.apply,
+        params=params,
+        collections=variables,
+        tx=run.tx,
+        method=jaxsparse.static(masks=masks, total_steps=20),
+        key=run.key(0),
+    )
+
+
+def live_of(model, state, image):
+    """What is live of the network as it is, by path."""
+    forward = lambda params, x: model.apply({**state.variables, "params": params}, x)
+    live = jax.jit(lambda masks: jaxsparse.live_weights(forward, state.params, masks, image))
+    return prunable_leaves(live(state.masks))
+
+
+@pytest.mark.slow
+def test_dyrelu_counts_as_relu_and_a_shared_weight_is_live_in_any_of_its_uses():
+    """Of three blocks the last takes the kernels of the second."""
+    relu = ResNet((3,), BasicBlock, width=4, stem="cifar", num_classes=3, num_owners=2)
+    dyrelu, apart = relu.clone(dyrelu=DyReLUOptions()), relu.clone(num_owners=None)
+    image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    shapes = prunable_leaves(jax.eval_shape(relu.init, jax.random.key(0), image)["params"])
+    rng = np.random.default_rng(2)
+    share = {4: 0.06, 2: 0.5}
+    kernels = {path: jnp.asarray(rng.random(x.shape) < share[x.ndim]) for path, x in shapes.items()}
+    runs = {model: make_run(model=model) for model in (relu, dyrelu)}
+    states = {model: state_of(run, kernels) for model, run in runs.items()}
+    found = alarms.find_paths(runs[relu], states[relu])
+    assert alarms.find_paths(runs[dyrelu], states[dyrelu]) == found
+    assert (found.num_live, sum(layer.num_active for layer in found.layers)) == (22, 45)
+    # DyReLU itself lets more through: its lines depend on all channels.
+    through = live_of(dyrelu, states[dyrelu], image)
+    assert sum(int(live.sum()) for live in through.values()) == 45
+    # Written out, each use has a mask of its own.
+    used_in = lambda path: path.replace("block2", "block3")
+    tied = kernels | {used_in(path): mask for path, mask in kernels.items()}
+    live = live_of(apart, state_of(make_run(model=apart), tied), image)
+    either = {path: int((live[path] | live[used_in(path)]).sum()) for path in kernels}
+    assert {layer.path: layer.num_live for layer in found.layers} == either
+    assert any((live[path] != live[used_in(path)]).any() for path in kernels)
 
 
 @pytest.mark.parametrize(

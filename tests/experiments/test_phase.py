@@ -17,7 +17,7 @@ from experiments.data.dataset import Dataset
 from experiments.run import Phase
 from experiments.run_folder import read_metrics
 from jaxsparse.kernels import load
-from jaxsparse.nn import DyReLUOptions
+from jaxsparse.nn import DyReLUOptions, WideResNet
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 from jaxsparse.paths import leaf_paths
 from tests.experiments.small_runs import make_run, split
@@ -202,7 +202,7 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
         ("--dyrelu --dyrelu_blend=both", "--dyrelu_blend=both must be coefficient or output"),
         ("--dyrelu_freeze", "--dyrelu_freeze needs --dyrelu"),
         ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 is no ResNet with a"),
-        ("--weight_sharing --model=wrn22_2", "--weight_sharing: wrn22_2 is no ResNet with"),
+        ("--weight_sharing --model=vgg16", "--weight_sharing: vgg16 is no ResNet with"),
         (
             "--weight_sharing --sparsity=0.2",
             "^--sparsity=0.2 needs 216,717 active weights.*, or take --weight",
@@ -214,6 +214,13 @@ def test_wrong_flags(flags, complaint):
     config = cli.parse(cifar.Config, ["--schedule=rigl", "--steps=100", *flags.split()])
     with pytest.raises(ValueError, match=complaint):
         cifar.run_of(config, cifar.blank(config))
+
+
+def test_all_networks_of_the_experiments_with_stages_of_three_blocks_share():
+    shares = {name: tricks.can_share(make(num_classes=10)) for name, make in cifar.MODELS.items()}
+    alone = {name for name, can in shares.items() if not can}
+    assert alone == {"resnet8", "resnet18", "vgg16", "vgg19"}
+    assert not tricks.can_share(WideResNet(16, 8))
 
 
 def test_flags():

@@ -3,10 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.training.train_state import TrainState
 
 import jaxsparse
-from jaxsparse.nn import LeNet5
+from jaxsparse.nn import (
+    BasicBlock,
+    DyReLUOptions,
+    LeNet5,
+    phase_out,
+    with_beta,
+    without_dyrelu,
+)
+from jaxsparse.nn.resnet import ResNet
 from tests.leaves import bits
 from tests.trees import fill, map_prunable
 
@@ -51,6 +61,25 @@ def test_a_network_at_95_percent(tmp_path):
     dense = jaxsparse.export_forward(forward, params, images)
     assert path.stat().st_size < 8 * num_active + 15_000 < 60_000
     assert len(dense.serialize()) > 4 * 61_706
+
+
+def test_a_network_that_shares_weights_after_its_dyrelus():
+    model = ResNet((3,), BasicBlock, 4, stem="cifar", dyrelu=DyReLUOptions(), num_owners=2)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, 8, 8, 3)), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(jnp.abs, fill(shapes, seed=0))
+    params = map_prunable(lambda w: w * (rng.random(w.shape) < 0.2), variables.pop("params"))
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.identity())
+    relu, left = phase_out(model, state)
+    rest = without_dyrelu(variables)
+    forward = lambda params, x: relu.apply({"params": params, **rest}, x)
+    exported = jaxsparse.export_forward(forward, left.params, images, platforms=["cpu"])
+    logits = jax.jit(exported.call)(images)
+    assert bits(logits) == bits(jax.jit(lambda x: forward(left.params, x))(images))
+    at_zero = {"params": params, **with_beta(variables, 0.0)}
+    np.testing.assert_allclose(logits, jax.jit(model.apply)(at_zero, images), rtol=1e-5)
+    assert np.ptp(logits) > 0
 
 
 def test_shapes_of_inputs():

@@ -1,12 +1,15 @@
 """Weight sharing in residual stages: what is shared, how it is trained, what the budget becomes."""
 
 import functools
+import math
+import re
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxsparse
 from experiments.cost import shapes_and_flops
@@ -14,6 +17,7 @@ from jaxsparse.nn import (
     BasicBlock,
     Bottleneck,
     Sharing,
+    WideResNet,
     cifar_resnet,
     layer_shapes,
     resnet,
@@ -21,32 +25,50 @@ from jaxsparse.nn import (
     sparse_execution,
     stored_sparsity,
 )
-from jaxsparse.nn.layers import Norm
 from jaxsparse.nn.resnet import ResNet
-from jaxsparse.paths import leaves_by_path
+from jaxsparse.nn.wide_resnet import WideBlock
+from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import compress_leaves, find_positions
 
+BLOCKS = pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 LARGE = {
-    "resnet34": (resnet(34, stem="cifar", num_classes=10), 21, 11_164_352, 21_265_088),
-    "resnet50": (resnet(50), 30, 15_963_328, 25_502_912),
+    "resnet34": (resnet(34, stem="cifar", num_classes=10), 21, 16, 11_164_352, 21_265_088),
+    "resnet50": (resnet(50), 30, 24, 15_963_328, 25_502_912),
+    "wrn22_2": (WideResNet(22, 2), 17, 6, 689_840, 1_076_912),
 }
 
 
-def network(block=BasicBlock, blocks=4, **fields):
+def network(block=BasicBlock, stages=(4, 1), **fields):
+    if block is WideBlock:  # whose stages have the same number of blocks
+        return WideResNet(4 + 6 * stages[0], 1, **({"num_classes": 3, "num_owners": 2} | fields))
     options = {"stem": "cifar", "width": 4, "num_classes": 3, "num_owners": 2}
-    return ResNet(stage_sizes=(blocks, 1), block=block, **(options | fields))
+    return ResNet(stage_sizes=stages, block=block, **(options | fields))
 
 
 @functools.cache
-def drawn(block):
+def drawn(block, stages=(4, 1)):
+    """Variables like those of `init`, whose compilation would take longer, and images."""
     images = jax.random.normal(jax.random.key(0), (5, 8, 8, 3))
-    return jax.jit(network(block).init)(jax.random.key(1), images), images
+    shapes = jax.eval_shape(network(block, stages).init, jax.random.key(1), images)
+    rng = np.random.default_rng(0)
+    starts = {
+        4: lambda shape: rng.normal(size=shape) * math.sqrt(2 / math.prod(shape[:3])),
+        2: lambda shape: rng.normal(size=shape) * 0.1,
+        0: lambda _: rng.uniform(0.1, 1.0),
+    }
+    variables = {
+        path: jnp.asarray(starts[x.ndim](x.shape), jnp.float32)
+        if x.ndim in starts
+        else jnp.full(x.shape, float(path.endswith(("scale", "var"))))
+        for path, x in leaves_by_path(shapes).items()
+    }
+    return with_leaves(shapes, variables), images
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_sizes_of_the_paper(name):
-    model, num_tensors, stored, unshared = LARGE[name]
+def test_sizes(name):
+    model, num_tensors, num_scales, stored, unshared = LARGE[name]
     shared = model.clone(num_owners=2)
     params, flops = shapes_and_flops(shared, IMAGE)
     assert sharing_of(shared, IMAGE) == (stored, unshared)
@@ -56,32 +78,39 @@ def test_sizes_of_the_paper(name):
     assert sum(flops.values()) == sum(shapes_and_flops(model, IMAGE)[1].values())
     scales = [path for path in leaves_by_path(params) if path.rpartition("/")[2][:5] == "scale"]
     alone = [path for path in scales if path[-1].isdigit()]
-    assert len(alone) == (1 + 2 + 4 + 1) * (2 if name == "resnet34" else 3)
+    assert len(alone) == num_scales
 
 
 def test_sizes_of_a_small_one():
     assert sharing_of(cifar_resnet(20, num_owners=2), IMAGE) == (174_128, 270_896)
 
 
-def test_budget_of_the_paper():
-    table = {0.99: 212_650, 0.999: 21_265, 0.9995: 10_632, 0.9999: 2_126}
-    sharing = Sharing(*LARGE["resnet34"][2:])
-    for sparsity, active in table.items():
+@pytest.mark.parametrize(
+    ("name", "counts", "highest_density"),
+    [
+        ("resnet34", (212_650, 21_265, 10_632, 2_126), 0.525008),
+        ("resnet50", (255_029, 25_502, 12_751, 2_550), 0.625941),
+    ],
+)
+def test_budget_of_the_paper(name, counts, highest_density):
+    sharing = Sharing(*LARGE[name][3:])
+    for sparsity, active in zip((0.99, 0.999, 0.9995, 0.9999), counts, strict=True):
         inside = stored_sparsity(sparsity, sharing)
         # The table rounds down; an active weight more is the budget of every method here.
         assert round((1 - inside) * sharing.stored) == active + 1
         assert jaxsparse.distributions.total_count(sharing.stored, 1 - inside) == active + 1
-    with pytest.raises(ValueError, match=r"sparsity 0\.4 needs .* at least 0\.474992"):
-        stored_sparsity(0.4, sharing)
+    least = f"{1 - highest_density:.6f}"
+    assert 0 <= stored_sparsity(float(least), sharing) < 1e-5
+    for sparsity in (0.3, float(least) - 1e-6):
+        with pytest.raises(ValueError, match=rf"sparsity {sparsity} needs .* at least {least}"):
+            stored_sparsity(sparsity, sharing)
     with pytest.raises(ValueError, match=r"sparsity 1\.0"):
         stored_sparsity(1.0, sharing)
-    assert stored_sparsity(0.474992, sharing) < 1e-5
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_only_the_second_block_gives(block):
+@BLOCKS
+def test_what_a_sharing_block_has_of_its_own(block):
     variables, images = drawn(block)
-    names = variables["params"].keys()
     num = 2 if block is BasicBlock else 3
     for number in (3, 4):
         inside = variables["params"][f"stage1_block{number}"]
@@ -89,52 +118,82 @@ def test_only_the_second_block_gives(block):
         assert inside.keys() == {*norms, *(f"scale{i + 1}" for i in range(num))}
         assert all(inside[f"scale{i + 1}"].shape == () for i in range(num))
         assert variables["batch_stats"][f"stage1_block{number}"].keys() == norms
-    _, after = network(block).apply(variables, images, train=True, mutable=["batch_stats"])
+    start = jax.jit(lambda key: network(block).init(key, images)["params"]["stage1_block3"])
+    scales = [float(x) for x in jax.tree.leaves(start(jax.random.key(0))) if not x.ndim]
+    assert len({*scales}) == num and all(0 <= scale < 1 for scale in scales)
+    apply = functools.partial(network(block).apply, train=True, mutable=["batch_stats"])
+    _, after = jax.jit(apply)(variables, images)
     means = [after["batch_stats"][f"stage1_block{n}"]["norm1"]["mean"] for n in (2, 3, 4)]
     assert not np.array_equal(means[0], means[1]) and not np.array_equal(means[1], means[2])
-    assert "shortcut_conv" in variables["params"]["stage2_block1"] and "stage1_block1" in names
-    # What every block makes of the images, before and after a change of the shared kernels.
-    model = network(block)
-    outputs = jax.jit(
-        functools.partial(
-            model.apply,
-            capture_intermediates=lambda module, _: isinstance(module, Norm),
-            mutable=["intermediates"],
-        )
-    )
-    of = lambda variables: {
-        name: values[f"norm{num}"]["__call__"][0]
-        for name, values in outputs(variables, images)[1]["intermediates"].items()
-        if "block" in name
-    }
-    before = of(variables)
-    for owner, moved in (("stage1_block1", 5), ("stage1_block2", 4)):
-        kernel = lambda x: x * 1.5 if x.ndim == 4 else x
-        params = {
-            **variables["params"],
-            owner: jax.tree.map(kernel, variables["params"][owner]),
-        }
-        after = of({**variables, "params": params})
-        changed = [name for name in before if not np.array_equal(before[name], after[name])]
-        assert len(changed) == moved and changed[0] == owner
 
 
-def test_the_gradient_is_that_of_a_network_written_out():
-    variables, images = drawn(BasicBlock)
-    written = network(num_owners=None)
+@pytest.mark.parametrize(
+    ("block", "stages", "num_shared"),
+    [(BasicBlock, (3, 3), 4), (Bottleneck, (3, 3), 6), (WideBlock, (3, 3, 3), 6)],
+)
+def test_the_second_blocks_kernels_alone_are_used_elsewhere_in_the_blocks_after_it(
+    block, stages, num_shared
+):
+    """Each block is given images of its own, so that no change comes from the block before."""
+    variables, images = drawn(block, stages)
+    model = network(block, stages)
+
+    @jax.jit
+    def outputs(params):
+        found = {}
+
+        def give_images(next_function, args, kwargs, context):
+            if context.method_name != "with_convs":
+                return next_function(*args, **kwargs)
+            x = jnp.sin(jnp.arange(args[0].size, dtype=jnp.float32)).reshape(args[0].shape)
+            y, convs = next_function(x, *args[1:], **kwargs)
+            found[context.module.name] = y
+            return y, convs
+
+        with nn.intercept_methods(give_images):
+            model.apply({**variables, "params": params}, images)
+        return found
+
+    before = outputs(variables["params"])
+    assert len(before) == sum(stages)
+    leaves = leaves_by_path(variables["params"])
+    num_found = 0
+    for path, leaf in leaves.items():
+        home, _, rest = path.partition("/")
+        if home not in before:
+            continue
+        shared = home.endswith("block2") and rest.startswith("conv")
+        num_found += shared
+        after = outputs(with_leaves(variables["params"], leaves | {path: 1.5 * leaf + 0.25}))
+        changed = {name for name in before if not np.array_equal(before[name], after[name])}
+        assert changed == ({home, f"{home[:-1]}3"} if shared else {home}), path
+    assert num_found == num_shared
+
+
+def untie(params):
+    """The kernels of every block, from one for all."""
+    out = {name: dict(inside) for name, inside in params.items()}
+    for name, inside in out.items():
+        for scale in [key for key in inside if re.fullmatch(r"scale\d", key)]:
+            conv, owner = scale.replace("scale", "conv"), re.sub(r"\d+$", "2", name)
+            inside[conv] = {"kernel": inside.pop(scale) * params[owner][conv]["kernel"]}
+    return out
+
+
+def test_a_wide_network_is_the_one_written_out():
+    variables, images = drawn(WideBlock, (3, 3, 3))
+    model = network(WideBlock, (3, 3, 3))
+    untied = {**variables, "params": untie(variables["params"])}
+    logits = jax.jit(model.apply)(variables, images)
+    written = jax.jit(model.clone(num_owners=None).apply)(untied, images)
+    np.testing.assert_allclose(logits, written, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, pytest.param(Bottleneck, marks=pytest.mark.slow)])
+def test_the_gradient_is_that_of_a_network_written_out(block):
+    variables, images = drawn(block, (4,))
+    written = network(block, (4,), num_owners=None)
     stats = {"batch_stats": variables["batch_stats"]}
-
-    def untie(params):
-        """The kernels of every block, from one for all."""
-        out = {name: dict(inside) for name, inside in params.items()}
-        for number in (3, 4):
-            inside = out[f"stage1_block{number}"]
-            for i in ("1", "2"):
-                scale = inside.pop(f"scale{i}")
-                inside[f"conv{i}"] = {
-                    "kernel": scale * params["stage1_block2"][f"conv{i}"]["kernel"]
-                }
-        return out
 
     def loss(model, params):
         logits, _ = model.apply(
@@ -147,17 +206,18 @@ def test_the_gradient_is_that_of_a_network_written_out():
         jax.value_and_grad(lambda params: loss(model, untie(params)))
     )
     (found, grads), (expected, wanted) = (
-        loss_of(network(), lambda params: params)(params),
+        loss_of(network(block, (4,)), lambda params: params)(params),
         loss_of(written, untie)(params),
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     chex.assert_trees_all_close(grads, wanted, rtol=2e-3, atol=1e-4)
 
 
-def test_a_scale_cancels_in_the_norm():
-    variables, images = drawn(BasicBlock)
+@BLOCKS
+def test_a_scale_cancels_in_the_norm(block):
+    variables, images = drawn(block)
     apply = jax.jit(
-        lambda params: network().apply(
+        lambda params: network(block).apply(
             {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
         )[0]
     )
@@ -167,20 +227,20 @@ def test_a_scale_cancels_in_the_norm():
     np.testing.assert_allclose(apply(other), apply(params), atol=2e-3)
 
 
-def test_one_mask_and_the_same_number_of_active_weights():
-    variables, images = drawn(BasicBlock)
+@BLOCKS
+def test_one_mask_and_the_same_number_of_active_weights(block):
+    variables, images = drawn(block)
     counts = []
-    for model in (network(), network(num_owners=None)):
+    for model in (network(block), network(block, num_owners=None)):
         params = jax.eval_shape(model.init, jax.random.key(1), images)["params"]
         inside = stored_sparsity(0.9, sharing_of(model, images))
         method = jaxsparse.static(sparsity=inside, total_steps=1)
         counts.append(sum(method.targets(params).initial.values()))
-    assert counts[0] == counts[1] == 218
-    masks = jaxsparse.static(sparsity=0.9, total_steps=1).init(
-        jax.random.key(0), variables["params"]
-    )
-    assert not any("stage1_block3/conv" in path for path in leaves_by_path(masks))
-    assert bool(masks["stage1_block3"]["scale1"])
+    assert counts[0] == counts[1] == (218 if block is BasicBlock else 278)
+    init = jaxsparse.static(sparsity=0.9, total_steps=1).init
+    masks = leaves_by_path(jax.eval_shape(init, jax.random.key(0), variables["params"]))
+    assert not any("stage1_block3/conv" in path for path in masks)
+    assert "stage1_block3/scale1" not in jaxsparse.prunable_paths(variables["params"])
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
@@ -220,3 +280,5 @@ def test_nothing_else_changes_and_too_few_owners():
     for num in (1, 0, 2.0):
         with pytest.raises(ValueError, match="num_owners"):
             cifar_resnet(20, num_owners=num)
+        with pytest.raises(ValueError, match="num_owners"):
+            WideResNet(22, 2, num_owners=num)
