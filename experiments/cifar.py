@@ -128,10 +128,11 @@ def train(config: Config) -> dict[str, Any]:
 def run_of(config: Config, dataset: Dataset | None = None) -> Run:
     """The run that the flags ask for, with its data, which is read unless given."""
     recipe, (loader, mode), steps = recipe_of(config), dataset_of(config), steps_of(config)
+    method = method_of(config)
     return Run(
         model=model_of(config),
-        method=method_of(config),
-        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, steps),
+        method=method,
+        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, method),
         dataset=dataset or loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
         normalise=functools.partial(normalise, mean=loader.MEAN, std=loader.STD),
         augment=functools.partial(crop_and_flip, mode=mode) if config.augment else None,

@@ -91,11 +91,11 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """The run that the flags ask for, with its data."""
-    steps = config.steps
+    steps, method = config.steps, method_of(config)
     return Run(
         model=model_of(config),
-        method=method_of(config),
-        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, steps),
+        method=method,
+        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, method),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,

@@ -12,6 +12,7 @@ from flax import linen as nn
 from experiments.flags import DEFAULTS
 from experiments.phase import make_phase
 from experiments.run import Phase
+from jaxsparse import Method
 from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsity
 from jaxsparse.types import OptionError
 
@@ -49,13 +50,17 @@ def with_tricks(model: nn.Module, config: Config) -> nn.Module:
 
 
 def with_freezing(
-    tx: optax.GradientTransformation, config: Config, steps: int
+    tx: optax.GradientTransformation, config: Config, method: Method
 ) -> optax.GradientTransformation:
     """Returns the optimizer, under --dyrelu_freeze one that leaves DyReLU alone while it fades."""
-    phase = phase_of(config, steps)
+    phase = phase_of(config, method.timetable.total_steps)
     if phase is None or not config.dyrelu_freeze:
         return tx
-    return optax.chain(tx, freeze_dyrelu(phase.start))
+    # It counts updates, of which a method such as RigL leaves one out at each mask update.
+    skipped = method.timetable.events if method.skip_step else ()
+    return optax.chain(
+        tx, freeze_dyrelu(phase.start - sum(event.step <= phase.start for event in skipped))
+    )
 
 
 def can_share(model: nn.Module) -> bool:

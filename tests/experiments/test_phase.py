@@ -1,6 +1,5 @@
 """Runs that begin with DyReLU and share weights: they end with ReLU, and resume wherever cut."""
 
-import dataclasses
 import json
 import re
 
@@ -229,9 +228,35 @@ def test_flags():
     ) == (
         13_545  # of the 270,896 without sharing
     )
-    frozen = dataclasses.replace(config, dyrelu_freeze=True)
-    tx = cifar.run_of(frozen, cifar.blank(frozen)).tx
-    assert "Freeze" in str(jax.tree.structure(tx.init({"a": jnp.ones(1)})))
+
+
+# Mask updates at 3, 6, ...: with an optimizer step or without, at the start of the phase or not.
+@pytest.mark.parametrize(
+    ("schedule", "start"),
+    [("rigl_itop", 13), ("rigl", 13), ("rigl", 12), ("rigl", 0), ("set", 13), ("snfs", 13)],
+)
+def test_frozen_from_the_step_asked_for(schedule, start):
+    flags = f"--schedule={schedule} --steps=40 --update_interval=3 --sparsity=0.5 --dyrelu"
+    flags += f" --dyrelu_freeze --dyrelu_start={start / 40}"
+    config = cli.parse(cifar.Config, flags.split())
+    run = cifar.run_of(config, cifar.blank(config))
+    assert run.phase is not None and run.phase.start == start
+    state = jaxsparse.TrainState.create(
+        apply_fn=run.model.apply,
+        params={"dyrelu1": {"w1": jnp.ones(2)}, "fc": {"kernel": jnp.ones((2, 2))}},
+        tx=run.tx,
+        method=run.method,
+        key=run.key(0),
+    )
+    changes = []
+    for n in range(1, 21):
+        grads = jax.tree.map(jnp.ones_like, state.params)
+        after = state.apply_gradients(grads=grads, event=run.method.is_due(n))
+        if bits(after.params["dyrelu1"]) != bits(state.params["dyrelu1"]):
+            changes.append(n)
+        state = after
+    skipped = range(3, 21, 3) if run.method.skip_step else ()
+    assert changes == [n for n in range(1, start + 1) if n not in skipped]
 
 
 def test_the_sparsity_at_the_start_is_that_of_the_kernels_that_are_there(capsys):
