@@ -1,5 +1,6 @@
 """Runs that begin with DyReLU and share weights: they end with ReLU, and resume wherever cut."""
 
+import functools
 import json
 import re
 
@@ -65,28 +66,43 @@ def outcome(out):
     return summary, (out / "metrics.jsonl").read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_with_kernels():
+    """Where there are none the layers here are worth less by active weights, and would stay."""
+    compiled = load.Backend("compiled", "as the tests ask")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
+        yield
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    out = tmp_path_factory.mktemp("straight") / "run"
-    train(run_of(), out)
-    return out
+    """From an execution to the folder of a whole run."""
+
+    @functools.cache
+    def trained(execution):
+        out = tmp_path_factory.mktemp(execution) / "run"
+        train(run_of(execution=execution), out)
+        return out
+
+    return trained
 
 
-def state_at_the_end(out):
+def end_of(out):
     run = run_of()
     fresh = loop.create_state(run)
     return loop.progress.resume(
         out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
-    ).state
+    )
 
 
 @pytest.mark.slow
 def test_it_ends_as_the_network_of_relus(straight):
-    state = state_at_the_end(straight)
-    assert not any("dyrelu" in path for path in leaf_paths(state))
-    saved = json.loads((straight / "checkpoints/16/contents/metadata").read_text())
+    out = straight("masked")
+    assert not any("dyrelu" in path for path in leaf_paths(end_of(out).state))
+    saved = json.loads((out / "checkpoints/16/contents/metadata").read_text())
     assert "dyrelu" not in json.dumps(saved)
-    summary, _ = outcome(straight)
+    summary, _ = outcome(out)
     relu = run_of().model.clone(dyrelu=None)
     image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     assert summary["dense_test_flops"] == sum(shapes_and_flops(relu, image)[1].values())
@@ -107,8 +123,10 @@ class Cut(Exception):
 
 # From 6, within phase and cycle; from 9, a mask update with which DyReLU goes; from 12, after both.
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [7, 10, 13])
-def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "execution"), [(7, "masked"), (10, "masked"), (13, "masked"), (7, "sparse")]
+)
+def test_resuming_is_exact(step, execution, straight, tmp_path, monkeypatch):
     record = loop.record
 
     def cut(run, folder, now, *args):
@@ -120,10 +138,13 @@ def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "record", cut)
         with pytest.raises(Cut):
-            train(run_of(), out)
-    train(run_of(), out)
-    assert outcome(out) == outcome(straight)
-    assert bits(state_at_the_end(out).params) == bits(state_at_the_end(straight).params)
+            train(run_of(execution=execution), out)
+    train(run_of(execution=execution), out)
+    assert outcome(out) == outcome(straight(execution))
+    ours, theirs = end_of(out), end_of(straight(execution))
+    assert bits(ours.state) == bits(theirs.state)  # masks and slots of the optimizer with it
+    assert bits(ours.best.variables) == bits(theirs.best.variables)
+    assert ours.rooms == theirs.rooms and bool(ours.rooms) == (execution == "sparse")
 
 
 def test_the_first_step_is_dyrelus_unless_it_comes_late():
@@ -139,14 +160,11 @@ def test_the_first_step_is_dyrelus_unless_it_comes_late():
 
 
 @pytest.mark.slow
-def test_by_active_weights(straight, tmp_path, monkeypatch):
-    compiled = load.Backend("compiled", "as the test asks")
-    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
-    out = tmp_path / "run"
-    train(run_of(execution="sparse"), out)
-    (found, _), (expected, _) = outcome(out), outcome(straight)
-    assert found["num_active"] == expected["num_active"]
-    losses = [[r["train_loss"] for r in read_metrics(path)[1:]] for path in (out, straight)]
+def test_by_active_weights(straight):
+    folders = [straight(execution) for execution in ("sparse", "masked")]
+    found, expected = [outcome(out)[0]["num_active"] for out in folders]
+    assert found == expected
+    losses = [[r["train_loss"] for r in read_metrics(out)[1:]] for out in folders]
     np.testing.assert_allclose(losses[0][:6], losses[1][:6], rtol=1e-3)
 
 
