@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cifar, cli
+from experiments import cifar, cli, loop
 from experiments.data import cifar10, cifar100, prepare
 from experiments.methods import METHODS
+from experiments.run import Phase
+from jaxsparse.nn import DyReLUOptions
 from tests.experiments import cifar_copies as copies
 
 
@@ -107,6 +109,9 @@ def test_the_plan_of_the_published_recipe_needs_no_data(capsys, tmp_path):
         ({}, 56_160, 0.1),  # 160 epochs of 45,000 // 128 = 351
         ({"dataset": "cifar100"}, 62_400, 0.0),  # of 50,000 // 128 = 390
         ({"recipe": "rigl"}, 97_500, 0.0),  # 250 epochs
+        ({"schedule": "east"}, 87_750, 0.1),  # 250 epochs of 351, on either
+        ({"schedule": "east", "dataset": "cifar100"}, 87_750, 0.1),
+        ({"schedule": "rigl_itop", "recipe": "east"}, 87_750, 0.1),
         ({"epochs": 0.5}, 176, 0.1),
         ({"epochs": 1, "batch_size": 100, "val_fraction": 0.5}, 250, 0.5),
         ({"steps": 7}, 7, 0.1),
@@ -116,6 +121,34 @@ def test_length_and_split(flags, steps, held_out):
     config = cifar.Config(**flags)
     assert cifar.steps_of(config) == steps
     assert cifar.val_fraction_of(config) == held_out
+
+
+# Item 6, at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512 or
+# 90 x 2,048 weights.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "dataset", "classes", "tensors", "stored", "active"),
+    [
+        ("resnet34", "cifar10", 10, 21, 11_164_352, 21_266),
+        ("resnet34", "cifar100", 100, 21, 11_210_432, 21_312),
+        ("resnet50", "cifar10", 10, 30, 13_928_128, 23_468),
+        ("resnet50", "cifar100", 100, 30, 14_112_448, 23_653),
+    ],
+)
+def test_east_as_published(model, dataset, classes, tensors, stored, active):
+    config = cifar.Config(model=model, dataset=dataset, schedule="east", sparsity=0.999)
+    run = cifar.run_of(config, cifar.blank(config))
+    plan = loop.check(run)
+    assert len(plan.sizes) == tensors and sum(plan.sizes.values()) == stored
+    # Up to 3 times as many in either cycle, of 50 epochs.
+    counts = {row.step: row.num_active for row in plan.rows}
+    assert counts[0] == counts[17_550] == counts[35_100] == plan.rows[-1].num_active == active
+    assert max(counts.values()) == pytest.approx(3 * active, abs=3)
+    # Of 87,750 steps, and gone an epoch before the rate falls.
+    assert run.phase == Phase(21_938, 43_524)
+    assert run.model.num_owners == 2 and run.model.dyrelu == DyReLUOptions(4, "coefficient")
+    assert [len(split.labels) for split in run.dataset[1:3]] == [45_000, 5_000]
+    assert run.dataset.num_classes == classes
 
 
 def test_each_data_set_has_its_padding_statistics_and_split(data_dir):
