@@ -111,6 +111,7 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config, blank(config))
         loop.check(run)
+        tricks.say_if_it_shares_nothing(config, run.model)
         print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
@@ -118,8 +119,7 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict[str, Any]:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    if note := tricks.sharing_note(config, model_of(config)):
-        print(note, file=sys.stderr, flush=True)
+    tricks.say_if_it_shares_nothing(config, model_of(config))
     out = config.out or report.folder_of(data_of(config), cli.as_dict(config), steps_of(config))
     title = report.title_of(cli.as_dict(config))
     return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}

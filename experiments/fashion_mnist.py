@@ -70,6 +70,7 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config)
         loop.check(run)
+        tricks.say_if_it_shares_nothing(config, run.model)
         print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
@@ -77,8 +78,7 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    if note := tricks.sharing_note(config, model_of(config)):
-        print(note, file=sys.stderr, flush=True)
+    tricks.say_if_it_shares_nothing(config, model_of(config))
     asked = cli.as_dict(config)
     out = config.out or report.folder_of(data_of(config), asked, config.steps)
     return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}

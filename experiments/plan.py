@@ -64,8 +64,7 @@ def main(config: Config) -> None:
     """Prints the plan."""
     make, image = MODELS[cli.nearest(config.model, MODELS, kind="model")]
     model = tricks.with_tricks(make(), config)
-    if note := tricks.sharing_note(config, model):
-        print(note, file=sys.stderr)
+    tricks.say_if_it_shares_nothing(config, model)
     plan = plan_of(
         method_of(config, model, image),
         *cost.shapes_and_flops(model, image),

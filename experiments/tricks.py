@@ -4,6 +4,7 @@ Each goes with every method. `--schedule=east` has both unless a flag says other
 that has no stage with blocks to share it does without sharing, and says so.
 """
 
+import sys
 from typing import Any, TypeAlias
 
 import optax
@@ -68,11 +69,11 @@ def can_share(model: nn.Module) -> bool:
     return hasattr(model, "num_owners") and max(getattr(model, "stage_sizes", [0])) > NUM_OWNERS
 
 
-def sharing_note(config: Config, model: nn.Module) -> str:
-    """Returns a line where `east` has to do without sharing; else nothing."""
-    if config.schedule != "east" or config.weight_sharing is not None or can_share(model):
-        return ""
-    return f"note: {config.model} {_NOTHING}, so it shares no weights"
+def say_if_it_shares_nothing(config: Config, model: nn.Module) -> None:
+    """Says in a line on standard error where `east` has to do without sharing."""
+    if config.schedule == "east" and config.weight_sharing is None and not can_share(model):
+        note = f"note: {config.model} {_NOTHING}, so it shares no weights"
+        print(note, file=sys.stderr, flush=True)
 
 
 def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:

@@ -1,5 +1,6 @@
 """The CIFAR experiment: its flags, its plan without data, and a run on a small prepared copy."""
 
+import functools
 import json
 import re
 
@@ -13,6 +14,7 @@ from experiments.data import cifar10, cifar100, prepare
 from experiments.methods import METHODS
 from experiments.run import Phase
 from jaxsparse.nn import DyReLUOptions
+from jaxsparse.nn.resnet import BasicBlock, ResNet
 from tests.experiments import cifar_copies as copies
 
 
@@ -165,6 +167,36 @@ def test_normalised_by_channel():
     images = jnp.array([[[[0, 51, 255]]]], jnp.uint8)
     found = cifar.normalise(images, mean=(0.5, 0.2, 0.0), std=(0.25, 0.5, 2.0))
     chex.assert_trees_all_close(found, jnp.array([[[[-2.0, 0.0, 0.5]]]]), atol=1e-6)
+
+
+def test_a_plan_says_where_east_shares_nothing(capsys):
+    argv = ("--plan", "--schedule=east", "--steps=100", "--model=resnet8")
+    note = "note: resnet8 is no ResNet with a stage of more than 2 blocks, so it shares no weights"
+    assert main(*argv) == 0 and capsys.readouterr().err == f"{note}\n"
+    assert main(*argv, "--weight_sharing=False") == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("schedule", METHODS)
+def test_dyrelu_and_weight_sharing_go_with_every_method(schedule):
+    config = cifar.Config(
+        schedule=schedule, model="resnet20", dyrelu=True, weight_sharing=True, steps=100
+    )
+    run = cifar.run_of(config, cifar.blank(config))
+    assert run.phase == Phase(25, 50) and run.model.num_owners == 2
+    active = 174_128 if schedule == "dense" else 13_545  # of 270,896 without sharing
+    assert loop.check(run).rows[-1].num_active == active
+
+
+@pytest.mark.slow
+def test_rigl_with_dyrelu_and_weight_sharing_from_its_flags(data_dir, tmp_path, monkeypatch):
+    make = functools.partial(ResNet, stage_sizes=(3,), block=BasicBlock, width=4, stem="cifar")
+    monkeypatch.setitem(cifar.MODELS, "small", make)
+    flags = "--schedule=rigl --dyrelu --weight_sharing --model=small --sparsity=0.9 --steps=4"
+    more = f"--update_interval=1 --batch_size=4 --data_dir={data_dir} --out={tmp_path}/run"
+    assert main(*f"{flags} {more}".split()) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["unshared_sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert summary["dyrelu_params"] == 7 * (20 + 17)
 
 
 @pytest.mark.slow
