@@ -111,6 +111,7 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config, blank(config))
         loop.check(run)
+        tricks.say_if_it_shares_nothing(config, run.model)
         print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
@@ -118,8 +119,7 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict[str, Any]:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    if note := tricks.sharing_note(config, model_of(config)):
-        print(note, file=sys.stderr, flush=True)
+    tricks.say_if_it_shares_nothing(config, model_of(config))
     out = config.out or report.folder_of(data_of(config), cli.as_dict(config), steps_of(config))
     title = report.title_of(cli.as_dict(config))
     return loop.train(run_of(config), out, cli.as_dict(config), title=title) | {"out": out}
@@ -128,10 +128,11 @@ def train(config: Config) -> dict[str, Any]:
 def run_of(config: Config, dataset: Dataset | None = None) -> Run:
     """The run that the flags ask for, with its data, which is read unless given."""
     recipe, (loader, mode), steps = recipe_of(config), dataset_of(config), steps_of(config)
+    method = method_of(config)
     return Run(
         model=model_of(config),
-        method=method_of(config),
-        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, steps),
+        method=method,
+        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, method),
         dataset=dataset or loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
         normalise=functools.partial(normalise, mean=loader.MEAN, std=loader.STD),
         augment=functools.partial(crop_and_flip, mode=mode) if config.augment else None,

@@ -70,6 +70,7 @@ def main(config: Config) -> None:
     if config.plan:
         run = run_of(config)
         loop.check(run)
+        tricks.say_if_it_shares_nothing(config, run.model)
         print(report.describe_plan(run, IMAGE), end="")
         return
     print(report.describe(train(config)))
@@ -77,8 +78,7 @@ def main(config: Config) -> None:
 
 def train(config: Config) -> dict:
     """Trains as the config says and returns the summary, with the folder as "out"."""
-    if note := tricks.sharing_note(config, model_of(config)):
-        print(note, file=sys.stderr, flush=True)
+    tricks.say_if_it_shares_nothing(config, model_of(config))
     asked = cli.as_dict(config)
     out = config.out or report.folder_of(data_of(config), asked, config.steps)
     return loop.train(run_of(config), out, asked, title=report.title_of(asked)) | {"out": out}
@@ -91,11 +91,11 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """The run that the flags ask for, with its data."""
-    steps = config.steps
+    steps, method = config.steps, method_of(config)
     return Run(
         model=model_of(config),
-        method=method_of(config),
-        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, steps),
+        method=method,
+        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, method),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,

@@ -2,6 +2,9 @@ r"""The plan of a network, without data and without training: every event, each 
 
     python experiments/plan.py --model=resnet50 --schedule=rigl --sparsity=0.8
 
+ImageNet's networks are planned here, and no script of ours trains on it; `cifar.py` has those for
+CIFAR.
+
 Prints the multipliers that sparse-training papers print: FLOPs of training and of inference over
 those of the dense network. RigL's own formula, which gives 0.4157 here, has one event in 101 steps
 up to the end: --update_interval=101 --stop_step=32000. GMP as RigL's paper compares with it, the
@@ -35,6 +38,7 @@ from jaxsparse.plan import Plan
 
 # Each makes a network; and the shape of an image.
 MODELS: dict[str, tuple[Callable[[], nn.Module], jax.ShapeDtypeStruct]] = {
+    "resnet34": (lambda: resnet(34), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)),
     "resnet50": (lambda: resnet(50), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)),
     **{name: (make, fashion_mnist.IMAGE) for name, make in fashion_mnist.MODELS.items()},
 }
@@ -46,7 +50,8 @@ class Config(flags.Tricks, flags.Pruning):
     """Prints the plan of a sparse training run: every event, each layer, and the FLOPs."""
 
     model: str = "resnet50"
-    """resnet50 (v1.5 at 224 x 224, convolutions and classifier), lenet5 or lenet_300_100."""
+    """resnet34 or resnet50 (v1.5) as on ImageNet, at 224 x 224, convolutions and classifier, which
+    no script here trains there; lenet5 or lenet_300_100."""
     schedule: str = "rigl"
     """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
     sparsity: float = 0.8
@@ -64,8 +69,7 @@ def main(config: Config) -> None:
     """Prints the plan."""
     make, image = MODELS[cli.nearest(config.model, MODELS, kind="model")]
     model = tricks.with_tricks(make(), config)
-    if note := tricks.sharing_note(config, model):
-        print(note, file=sys.stderr)
+    tricks.say_if_it_shares_nothing(config, model)
     plan = plan_of(
         method_of(config, model, image),
         *cost.shapes_and_flops(model, image),

@@ -1,4 +1,12 @@
-"""How the papers train on CIFAR, in shares of the run: a shorter run is the same in small."""
+"""How the papers train on CIFAR, in shares of the run: a shorter run is the same in small.
+
+Differs from EAST's code in: networks start as ours do, convolutions with normals of variance
+2 / fan_out, where that code has PyTorch's default (`jaxsparse.nn.PYTORCH_INIT`); the second drop is
+at 3/4 of training, half an epoch after its 187th of 250; an epoch has 351 steps, not 352; what
+`max_norm` says. As there, norms, scalars of shared kernels and DyReLU decay like all else, and no
+flag keeps them out. In `fashion_mnist.py` the schedule `east` keeps GraNet's recipe, as all others
+do: EAST's own is for CIFAR.
+"""
 
 import math
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ Each goes with every method. `--schedule=east` has both unless a flag says other
 that has no stage with blocks to share it does without sharing, and says so.
 """
 
+import sys
 from typing import Any, TypeAlias
 
 import optax
@@ -12,6 +13,7 @@ from flax import linen as nn
 from experiments.flags import DEFAULTS
 from experiments.phase import make_phase
 from experiments.run import Phase
+from jaxsparse import Method
 from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsity
 from jaxsparse.types import OptionError
 
@@ -49,13 +51,17 @@ def with_tricks(model: nn.Module, config: Config) -> nn.Module:
 
 
 def with_freezing(
-    tx: optax.GradientTransformation, config: Config, steps: int
+    tx: optax.GradientTransformation, config: Config, method: Method
 ) -> optax.GradientTransformation:
     """Returns the optimizer, under --dyrelu_freeze one that leaves DyReLU alone while it fades."""
-    phase = phase_of(config, steps)
+    phase = phase_of(config, method.timetable.total_steps)
     if phase is None or not config.dyrelu_freeze:
         return tx
-    return optax.chain(tx, freeze_dyrelu(phase.start))
+    # It counts updates, of which a method such as RigL leaves one out at each mask update.
+    skipped = method.timetable.events if method.skip_step else ()
+    return optax.chain(
+        tx, freeze_dyrelu(phase.start - sum(event.step <= phase.start for event in skipped))
+    )
 
 
 def can_share(model: nn.Module) -> bool:
@@ -63,11 +69,11 @@ def can_share(model: nn.Module) -> bool:
     return hasattr(model, "num_owners") and max(getattr(model, "stage_sizes", [0])) > NUM_OWNERS
 
 
-def sharing_note(config: Config, model: nn.Module) -> str:
-    """Returns a line where `east` has to do without sharing; else nothing."""
-    if config.schedule != "east" or config.weight_sharing is not None or can_share(model):
-        return ""
-    return f"note: {config.model} {_NOTHING}, so it shares no weights"
+def say_if_it_shares_nothing(config: Config, model: nn.Module) -> None:
+    """Says in a line on standard error where `east` has to do without sharing."""
+    if config.schedule == "east" and config.weight_sharing is None and not can_share(model):
+        note = f"note: {config.model} {_NOTHING}, so it shares no weights"
+        print(note, file=sys.stderr, flush=True)
 
 
 def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:

@@ -242,7 +242,8 @@ def freeze_dyrelu(after_step: int) -> optax.GradientTransformation:
     their code never does it.
 
     Args:
-      after_step: the number of the last update that changes them.
+      after_step: the number of the last update that changes them. A method with `skip_step` (RigL)
+        makes none at its mask updates: from a number of steps take away those events within it.
     """
 
     def init(params: PyTree) -> FreezeState:

@@ -1,12 +1,15 @@
 """A small network with all that a network can have, and a run of it on random images."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
 import jaxsparse
+from experiments import loop
 from experiments.data.dataset import Dataset, Split
+from experiments.execution import make_execution
 from experiments.run import Run
 
 
@@ -27,9 +30,9 @@ def normalise(images):
     return images.astype(jnp.float32) / 255.0 - 0.5
 
 
-def split(seed, num):
+def split(seed, num, image=(8, 8, 1)):
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num, 8, 8, 1), dtype=np.uint8)
+    images = rng.integers(0, 256, (num, *image), dtype=np.uint8)
     return Split(images, rng.integers(0, 3, num, dtype=np.int32))
 
 
@@ -48,3 +51,16 @@ def make_run(num_val=8, **fields):
         "log_every": 1,
     }
     return Run(**(defaults | fields))
+
+
+def trained(run, steps=None):
+    """The losses of so many steps, or of all, and the execution with what it has come to."""
+    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
+    state = loop.create_state(run)
+    execution = make_execution(run, state, (images, labels))
+    live, losses = execution.start(state, None), []
+    indices = loop.batches(jax.random.key(run.seed), len(labels), run.batch_size)
+    for step in range(1, (run.steps if steps is None else steps) + 1):
+        live, loss = execution.step(live, run.method.is_due(step), next(indices))
+        losses.append(float(loss))
+    return losses, execution, live

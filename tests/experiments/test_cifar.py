@@ -1,5 +1,6 @@
 """The CIFAR experiment: its flags, its plan without data, and a run on a small prepared copy."""
 
+import functools
 import json
 import re
 
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cifar, cli
+from experiments import cifar, cli, loop
 from experiments.data import cifar10, cifar100, prepare
 from experiments.methods import METHODS
+from experiments.run import Phase
+from jaxsparse.nn import DyReLUOptions
+from jaxsparse.nn.resnet import BasicBlock, ResNet
 from tests.experiments import cifar_copies as copies
 
 
@@ -107,6 +111,9 @@ def test_the_plan_of_the_published_recipe_needs_no_data(capsys, tmp_path):
         ({}, 56_160, 0.1),  # 160 epochs of 45,000 // 128 = 351
         ({"dataset": "cifar100"}, 62_400, 0.0),  # of 50,000 // 128 = 390
         ({"recipe": "rigl"}, 97_500, 0.0),  # 250 epochs
+        ({"schedule": "east"}, 87_750, 0.1),  # 250 epochs of 351, on either
+        ({"schedule": "east", "dataset": "cifar100"}, 87_750, 0.1),
+        ({"schedule": "rigl_itop", "recipe": "east"}, 87_750, 0.1),
         ({"epochs": 0.5}, 176, 0.1),
         ({"epochs": 1, "batch_size": 100, "val_fraction": 0.5}, 250, 0.5),
         ({"steps": 7}, 7, 0.1),
@@ -116,6 +123,34 @@ def test_length_and_split(flags, steps, held_out):
     config = cifar.Config(**flags)
     assert cifar.steps_of(config) == steps
     assert cifar.val_fraction_of(config) == held_out
+
+
+# Item 6, at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512 or
+# 90 x 2,048 weights.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "dataset", "classes", "tensors", "stored", "active"),
+    [
+        ("resnet34", "cifar10", 10, 21, 11_164_352, 21_266),
+        ("resnet34", "cifar100", 100, 21, 11_210_432, 21_312),
+        ("resnet50", "cifar10", 10, 30, 13_928_128, 23_468),
+        ("resnet50", "cifar100", 100, 30, 14_112_448, 23_653),
+    ],
+)
+def test_east_as_published(model, dataset, classes, tensors, stored, active):
+    config = cifar.Config(model=model, dataset=dataset, schedule="east", sparsity=0.999)
+    run = cifar.run_of(config, cifar.blank(config))
+    plan = loop.check(run)
+    assert len(plan.sizes) == tensors and sum(plan.sizes.values()) == stored
+    # Up to 3 times as many in either cycle, of 50 epochs.
+    counts = {row.step: row.num_active for row in plan.rows}
+    assert counts[0] == counts[17_550] == counts[35_100] == plan.rows[-1].num_active == active
+    assert max(counts.values()) == pytest.approx(3 * active, abs=3)
+    # Of 87,750 steps, and gone an epoch before the rate falls.
+    assert run.phase == Phase(21_938, 43_524)
+    assert run.model.num_owners == 2 and run.model.dyrelu == DyReLUOptions(4, "coefficient")
+    assert [len(split.labels) for split in run.dataset[1:3]] == [45_000, 5_000]
+    assert run.dataset.num_classes == classes
 
 
 def test_each_data_set_has_its_padding_statistics_and_split(data_dir):
@@ -132,6 +167,36 @@ def test_normalised_by_channel():
     images = jnp.array([[[[0, 51, 255]]]], jnp.uint8)
     found = cifar.normalise(images, mean=(0.5, 0.2, 0.0), std=(0.25, 0.5, 2.0))
     chex.assert_trees_all_close(found, jnp.array([[[[-2.0, 0.0, 0.5]]]]), atol=1e-6)
+
+
+def test_a_plan_says_where_east_shares_nothing(capsys):
+    argv = ("--plan", "--schedule=east", "--steps=100", "--model=resnet8")
+    note = "note: resnet8 is no ResNet with a stage of more than 2 blocks, so it shares no weights"
+    assert main(*argv) == 0 and capsys.readouterr().err == f"{note}\n"
+    assert main(*argv, "--weight_sharing=False") == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("schedule", METHODS)
+def test_dyrelu_and_weight_sharing_go_with_every_method(schedule):
+    config = cifar.Config(
+        schedule=schedule, model="resnet20", dyrelu=True, weight_sharing=True, steps=100
+    )
+    run = cifar.run_of(config, cifar.blank(config))
+    assert run.phase == Phase(25, 50) and run.model.num_owners == 2
+    active = 174_128 if schedule == "dense" else 13_545  # of 270,896 without sharing
+    assert loop.check(run).rows[-1].num_active == active
+
+
+@pytest.mark.slow
+def test_rigl_with_dyrelu_and_weight_sharing_from_its_flags(data_dir, tmp_path, monkeypatch):
+    make = functools.partial(ResNet, stage_sizes=(3,), block=BasicBlock, width=4, stem="cifar")
+    monkeypatch.setitem(cifar.MODELS, "small", make)
+    flags = "--schedule=rigl --dyrelu --weight_sharing --model=small --sparsity=0.9 --steps=4"
+    more = f"--update_interval=1 --batch_size=4 --data_dir={data_dir} --out={tmp_path}/run"
+    assert main(*f"{flags} {more}".split()) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["unshared_sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert summary["dyrelu_params"] == 7 * (20 + 17)
 
 
 @pytest.mark.slow

@@ -17,13 +17,12 @@ from experiments.execution import (
     check_execution,
     describe_execution,
     highest_counts,
-    make_execution,
 )
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
 from jaxsparse.kernels import load
 from jaxsparse.sparse import backend
-from tests.experiments.small_runs import make_run
+from tests.experiments.small_runs import make_run, trained
 
 STEPS, EVERY = 12, 4
 
@@ -69,19 +68,6 @@ def run_of(name="rigl", **fields):
         "eval_every": 6,
     }
     return make_run(**(defaults | fields))
-
-
-def trained(run, steps=STEPS):
-    """The losses of all steps, and the execution with what it has come to."""
-    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    state = loop.create_state(run)
-    execution = make_execution(run, state, (images, labels))
-    live, losses = execution.start(state, None), []
-    indices = loop.batches(jax.random.key(run.seed), len(labels), run.batch_size)
-    for step in range(1, steps + 1):
-        live, loss = execution.step(live, run.method.is_due(step), next(indices))
-        losses.append(float(loss))
-    return losses, execution, live
 
 
 @pytest.mark.parametrize("name", METHODS)

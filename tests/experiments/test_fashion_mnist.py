@@ -114,7 +114,12 @@ def test_an_unknown_model_is_one_line(plan, capsys):
 def test_the_plan_of_a_network_with_dyrelu_says_what_it_costs(capsys):
     argv = ["--plan", "--model=lenet_300_100", "--schedule=east", "--steps=1000"]
     assert cli.run(fashion_mnist.main, fashion_mnist.Config, argv) == 0
-    *_, line = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "note: lenet_300_100 is no ResNet with a stage of more than 2 blocks, so it shares no "
+        "weights\n"
+    )
+    *_, line = printed.out.splitlines()
     # 300 x 75 x 5 and 100 x 25 x 5 products, for 496 steps of 128 images, forward and backward.
     assert line == (
         "DyReLU          126,700 dense parameters while it lasts, 250,000 FLOPs an image; "

@@ -1,7 +1,11 @@
+"""Grids seed by seed, with flags that the scripts take; what is said of the study's layers."""
+
 import pytest
 
-from experiments import jobs
+from experiments import cifar, jobs
+from experiments.cost import shapes_and_flops
 from experiments.grids import GRIDS, Grid, interleaved
+from jaxsparse.timetable import HOLD
 
 
 def test_a_grid_seed_by_seed():
@@ -43,3 +47,24 @@ def test_every_grid_by_name_is_one_that_its_scripts_take():
         for job in found:
             config = jobs.config_of(job)
             assert config.seed == job.flags["seed"]
+
+
+@pytest.mark.slow
+def test_the_floor_changes_nothing_for_rigl_in_the_study_of_extreme_sparsity():
+    """It acts on the initial masks alone; exchanges hold what a layer has."""
+    grids = [grid for grid in GRIDS["extreme"] if "rigl" in grid.schedules]
+    sparsities = {sparsity for grid in grids for sparsity in grid.sparsities}
+    assert sparsities == {0.99, 0.995, 0.999, 0.9995, 0.9999}
+    model = cifar.model_of(cifar.Config(model="resnet34_narrow"))
+    params, _ = shapes_and_flops(model, cifar.IMAGE)
+    of = lambda **flags: cifar.method_of(
+        cifar.Config(model="resnet34_narrow", schedule="rigl", steps=3510, **flags)
+    ).targets(params)
+    for sparsity in sparsities:
+        floor, none = (of(sparsity=sparsity, min_keep=fewest) for fewest in (1, 0))
+        assert floor.initial == none.initial == of(sparsity=sparsity).initial
+        assert min(none.initial.values()) >= 1
+        assert all((target == HOLD).all() for target in none.rows.target.values())
+    # Not so with fewer weights: the floor does something where a share rounds to 0.
+    floor, none = (of(sparsity=0.99997, min_keep=fewest) for fewest in (1, 0))
+    assert floor.initial != none.initial

@@ -10,6 +10,7 @@ import pytest
 import jaxsparse
 from experiments import loop, progress, report
 from experiments.data.augment import crop_and_flip
+from experiments.run import Phase
 from experiments.run_folder import read_metrics
 from tests.experiments.small_runs import Net, make_run
 from tests.test_checkpoint import bits
@@ -110,3 +111,7 @@ def test_the_best_is_looked_for_after_the_last_change_of_sparsity():
     gmp = jaxsparse.gmp(sparsity=0.5, total_steps=20, update_interval=4, stop_step=13)
     assert loop.settled_step(make_run(method=gmp)) == 12
     assert loop.settled_step(make_run()) == 0
+    # And after DyReLU has gone, whichever is later.
+    assert loop.settled_step(make_run(phase=Phase(3, 13))) == 13
+    assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 13))) == 13
+    assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 9))) == 12

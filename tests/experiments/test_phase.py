@@ -1,9 +1,10 @@
 """Runs that begin with DyReLU and share weights: they end with ReLU, and resume wherever cut."""
 
-import dataclasses
+import functools
 import json
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from jaxsparse.kernels import load
 from jaxsparse.nn import DyReLUOptions, WideResNet
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 from jaxsparse.paths import leaf_paths
-from tests.experiments.small_runs import make_run, split
+from tests.experiments.small_runs import make_run, split, trained
 from tests.test_checkpoint import bits
 
 STOP, EVERY = 9, 3
@@ -66,28 +67,43 @@ def outcome(out):
     return summary, (out / "metrics.jsonl").read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_with_kernels():
+    """Where there are none the layers here are worth less by active weights, and would stay."""
+    compiled = load.Backend("compiled", "as the tests ask")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
+        yield
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    out = tmp_path_factory.mktemp("straight") / "run"
-    train(run_of(), out)
-    return out
+    """From an execution to the folder of a whole run."""
+
+    @functools.cache
+    def trained(execution):
+        out = tmp_path_factory.mktemp(execution) / "run"
+        train(run_of(execution=execution), out)
+        return out
+
+    return trained
 
 
-def state_at_the_end(out):
+def end_of(out):
     run = run_of()
     fresh = loop.create_state(run)
     return loop.progress.resume(
         out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
-    ).state
+    )
 
 
 @pytest.mark.slow
 def test_it_ends_as_the_network_of_relus(straight):
-    state = state_at_the_end(straight)
-    assert not any("dyrelu" in path for path in leaf_paths(state))
-    saved = json.loads((straight / "checkpoints/16/contents/metadata").read_text())
+    out = straight("masked")
+    assert not any("dyrelu" in path for path in leaf_paths(end_of(out).state))
+    saved = json.loads((out / "checkpoints/16/contents/metadata").read_text())
     assert "dyrelu" not in json.dumps(saved)
-    summary, _ = outcome(straight)
+    summary, _ = outcome(out)
     relu = run_of().model.clone(dyrelu=None)
     image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     assert summary["dense_test_flops"] == sum(shapes_and_flops(relu, image)[1].values())
@@ -102,14 +118,20 @@ def test_it_ends_as_the_network_of_relus(straight):
     assert summary["best_step"] == 16
 
 
+def random_images():
+    return Dataset("random", *(split(seed, 8, (32, 32, 3)) for seed in range(3)), 10)
+
+
 class Cut(Exception):
     pass
 
 
 # From 6, within phase and cycle; from 9, a mask update with which DyReLU goes; from 12, after both.
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [7, 10, 13])
-def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "execution"), [(7, "masked"), (10, "masked"), (13, "masked"), (7, "sparse")]
+)
+def test_resuming_is_exact(step, execution, straight, tmp_path, monkeypatch):
     record = loop.record
 
     def cut(run, folder, now, *args):
@@ -121,10 +143,13 @@ def test_resuming_is_exact(step, straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "record", cut)
         with pytest.raises(Cut):
-            train(run_of(), out)
-    train(run_of(), out)
-    assert outcome(out) == outcome(straight)
-    assert bits(state_at_the_end(out).params) == bits(state_at_the_end(straight).params)
+            train(run_of(execution=execution), out)
+    train(run_of(execution=execution), out)
+    assert outcome(out) == outcome(straight(execution))
+    ours, theirs = end_of(out), end_of(straight(execution))
+    assert bits(ours.state) == bits(theirs.state)  # masks and slots of the optimizer with it
+    assert bits(ours.best.variables) == bits(theirs.best.variables)
+    assert ours.rooms == theirs.rooms and bool(ours.rooms) == (execution == "sparse")
 
 
 def test_the_first_step_is_dyrelus_unless_it_comes_late():
@@ -140,14 +165,11 @@ def test_the_first_step_is_dyrelus_unless_it_comes_late():
 
 
 @pytest.mark.slow
-def test_by_active_weights(straight, tmp_path, monkeypatch):
-    compiled = load.Backend("compiled", "as the test asks")
-    monkeypatch.setattr("jaxsparse.sparse.choice.backend", lambda: compiled)
-    out = tmp_path / "run"
-    train(run_of(execution="sparse"), out)
-    (found, _), (expected, _) = outcome(out), outcome(straight)
-    assert found["num_active"] == expected["num_active"]
-    losses = [[r["train_loss"] for r in read_metrics(path)[1:]] for path in (out, straight)]
+def test_by_active_weights(straight):
+    folders = [straight(execution) for execution in ("sparse", "masked")]
+    found, expected = [outcome(out)[0]["num_active"] for out in folders]
+    assert found == expected
+    losses = [[r["train_loss"] for r in read_metrics(out)[1:]] for out in folders]
     np.testing.assert_allclose(losses[0][:6], losses[1][:6], rtol=1e-3)
 
 
@@ -171,20 +193,51 @@ def test_each_trick_alone_at_a_weight_a_layer(fields, active, tmp_path):
     assert not summary["empty_layers"]
 
 
+# Of 1,332,272 weights without sharing; a mask update after every step.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "active"),
+    [
+        ("--dyrelu --dyrelu_stop=1", [134, 134]),
+        ("--weight_sharing", [134, 134]),
+        ("--cycles=1 --cycle_share=1 --cycle_interval=1", [267, 400]),
+    ],
+    ids=["dyrelu", "sharing", "cycles"],
+)
+def test_each_trick_alone_at_a_ten_thousandth(flags, active):
+    common = "--model=resnet34_narrow --schedule=rigl_itop --recipe=east --sparsity=0.9999"
+    argv = f"{common} --steps=4 --update_interval=1 --batch_size=8 {flags}".split()
+    run = cifar.run_of(cli.parse(cifar.Config, argv), random_images())
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    state = jit(functools.partial(loop.create_state, run))()
+    data = tuple(map(jnp.asarray, run.dataset.train))
+    step = jit(functools.partial(steps.train_step, run, True))
+    for expected in active:
+        state, loss = step(state, *data, jnp.arange(8))
+        assert jnp.isfinite(loss)
+        chex.assert_tree_all_finite((state.params, state.opt_state, state.collections))
+        assert state.summary().num_active == expected
+
+
+@pytest.mark.slow
 def test_without_its_parts_east_is_rigl_itop():
-    off = "--cycles=0 --dyrelu=False --weight_sharing=False --steps=100"
+    off = "--cycles=0 --dyrelu=False --weight_sharing=False --sparsity=0.9"
+    off += " --steps=5 --update_interval=2 --batch_size=8"
     parse = lambda flags: cli.parse(cifar.Config, f"{off} {flags}".split())
     runs = [
-        cifar.run_of(config, cifar.blank(config))
-        for config in (parse("--schedule=east"), parse("--schedule=rigl_itop --recipe=east"))
+        cifar.run_of(parse(flags), random_images())
+        for flags in ("--schedule=east", "--schedule=rigl_itop --recipe=east")
     ]
     east, itop = (run.method for run in runs)
-    assert runs[0].model == runs[1].model
     assert (east.timetable, east.skip_step) == (itop.timetable, itop.skip_step)
-    assert east.recipe.cycles is itop.recipe.cycles is None
-    same = ("phase", "batch_size", "seed", "accumulate", "execution")
-    assert [getattr(runs[0], name) for name in same] == [getattr(runs[1], name) for name in same]
-    assert cifar.recipe_of(parse("--schedule=east")) == cifar.recipe_of(parse("--recipe=east"))
+    assert len(east.timetable.events) == 2
+    small = run_of().model.clone(dyrelu=None, num_owners=None, num_classes=10)
+    (losses, ours), (expected, theirs) = (
+        (losses, execution.full(live))
+        for losses, execution, live in (trained(run._replace(model=small)) for run in runs)
+    )
+    assert losses == expected
+    assert bits(ours) == bits(theirs)  # masks, optimizer and statistics with it
 
 
 def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
@@ -236,9 +289,35 @@ def test_flags():
     ) == (
         13_545  # of the 270,896 without sharing
     )
-    frozen = dataclasses.replace(config, dyrelu_freeze=True)
-    tx = cifar.run_of(frozen, cifar.blank(frozen)).tx
-    assert "Freeze" in str(jax.tree.structure(tx.init({"a": jnp.ones(1)})))
+
+
+# Mask updates at 3, 6, ...: with an optimizer step or without, at the start of the phase or not.
+@pytest.mark.parametrize(
+    ("schedule", "start"),
+    [("rigl_itop", 13), ("rigl", 13), ("rigl", 12), ("rigl", 0), ("set", 13), ("snfs", 13)],
+)
+def test_frozen_from_the_step_asked_for(schedule, start):
+    flags = f"--schedule={schedule} --steps=40 --update_interval=3 --sparsity=0.5 --dyrelu"
+    flags += f" --dyrelu_freeze --dyrelu_start={start / 40}"
+    config = cli.parse(cifar.Config, flags.split())
+    run = cifar.run_of(config, cifar.blank(config))
+    assert run.phase is not None and run.phase.start == start
+    state = jaxsparse.TrainState.create(
+        apply_fn=run.model.apply,
+        params={"dyrelu1": {"w1": jnp.ones(2)}, "fc": {"kernel": jnp.ones((2, 2))}},
+        tx=run.tx,
+        method=run.method,
+        key=run.key(0),
+    )
+    changes = []
+    for n in range(1, 21):
+        grads = jax.tree.map(jnp.ones_like, state.params)
+        after = state.apply_gradients(grads=grads, event=run.method.is_due(n))
+        if bits(after.params["dyrelu1"]) != bits(state.params["dyrelu1"]):
+            changes.append(n)
+        state = after
+    skipped = range(3, 21, 3) if run.method.skip_step else ()
+    assert changes == [n for n in range(1, start + 1) if n not in skipped]
 
 
 def test_the_sparsity_at_the_start_is_that_of_the_kernels_that_are_there(capsys):

@@ -212,6 +212,22 @@ def test_dyrelu_and_weight_sharing_are_planned(capsys):
     )
 
 
+# 512 x 990 and 7,680 weights in the stem more than on CIFAR-10, and the published ResNet-50.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "stored", "unshared", "active", "dyrelu"),
+    [
+        ("resnet34", "11,678,912", "21,779,648", "21,780", "3,181,168"),
+        ("resnet50", "15,963,328", "25,502,912", "25,503", "28,394,800"),
+    ],
+)
+def test_east_on_imagenet_is_planned(model, stored, unshared, active, dyrelu, capsys):
+    out = planned(capsys, "--schedule=east", f"--model={model}", "--sparsity=0.999").out
+    assert f"{active} of {stored} weights active at the end" in out.splitlines()[0]
+    assert re.search(rf"^weight sharing  sparsity 0\.999 of the {unshared} weights", out, re.M)
+    assert re.search(rf"^DyReLU          {dyrelu} dense parameters", out, re.M)
+
+
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
