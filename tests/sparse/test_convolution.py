@@ -31,6 +31,10 @@ CASES = {
         Window((2, 2), padding=((4, 3), (0, 5))),
         1,
     ),
+    # Some are done together.
+    "many rows": ((17, 70, 12, 3, 4), Window((3, 3), padding=SAME), 0.2),
+    # Backward, pixels are read so often that they are copied first.
+    "few outputs": ((17, 7, 6, 80, 4), Window((5, 5), (2, 1), SAME), 0.2),
     "no weight": ((16, 4, 4, 3, 3), Window((3, 3), padding=SAME), 0),
     "every weight": ((16, 4, 4, 5, 3), Window((3, 3), padding=SAME), 1),
 }
