@@ -2,6 +2,7 @@
 // with loops too simple to be wrong. Compiled with sanitizers by sanitize.py.
 //
 //   driver <first seed> <how many>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -24,8 +25,10 @@ namespace {
 // What a kernel must write over, all of it.
 Floats unwritten(i64 size) { return Floats(size, std::numeric_limits<float>::quiet_NaN()); }
 
-void close(const std::string& what, const Floats& ours, const std::vector<double>& theirs) {
-  double largest = 1;
+// Args:
+//   largest: how large they may well be, where few or none of them are.
+void close(const std::string& what, const Floats& ours, const std::vector<double>& theirs,
+           double largest = 1) {
   for (double x : theirs) largest = std::max(largest, std::abs(x));
   for (std::size_t i = 0; i < ours.size(); i++) {
     if (!(std::abs(ours[i] - theirs[i]) <= 1e-5 * largest)) {
@@ -150,7 +153,8 @@ void compare(const Results& ours, const Layer& layer, const Nonzeros& nonzeros, 
   }
   close("outputs", ours.out, out);
   close("gradient of the inputs", ours.grad_in, grad_in);
-  close("gradient of the values", ours.grad_values, grad_values);
+  const double num_terms = static_cast<double>(layer.batch * layer.y.out * layer.x.out);
+  close("gradient of the values", ours.grad_values, grad_values, std::sqrt(num_terms));
 }
 
 void convolution(Random& random) {
