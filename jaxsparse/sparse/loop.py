@@ -67,7 +67,7 @@ def _start(positions: Positions) -> jax.Array:
 
 
 def _num(positions: Positions) -> jax.Array:
-    """How many times the loop runs; where there is no room for so many it still comes to its end."""
+    """How many times the loop runs; it comes to its end where there is no room for so many too."""
     return jnp.minimum(positions.num, positions.room)
 
 

@@ -20,7 +20,7 @@ from jaxsparse.sparse import Window, backend, larger_line, sparse_conv, to_spars
 from jaxsparse.sparse.norm import batch_norm
 
 SAME = ((1, 1), (1, 1))
-# (images, height, width, input channels, output channels), window; a fifth of the weights is active.
+# (images, height, width, input channels, output channels), window; a fifth of weights is active.
 # Channel-major batches from 16 images on are copied where each pixel is read often (`copies_pay`),
 # forward and backward apart; else some rows are done together where there are many.
 LAYERS = {
