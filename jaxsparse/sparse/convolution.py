@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
-from jaxsparse.sparse.positions import Positions, check_arrays
+from jaxsparse.sparse.positions import Positions, check_known
 from jaxsparse.sparse.varying import result_type, varying_alike
 from jaxsparse.sparse.window import Window, check_window
 
@@ -54,7 +54,10 @@ def sparse_conv(
       the backward pass, it is a loop of calls: give a batch as a batch.
 
     Raises:
-      ValueError: shapes, dtypes and window that do not fit together.
+      ValueError: shapes, dtypes and window that do not fit together, or positions that are none of
+        the kernel. Of those that are an argument under `jit`, or of a transformation, the compiled
+        kernels tell when they run, as a `jax.errors.JaxRuntimeError`; without these all outputs and
+        gradients are NaN.
     """
     _check(images, values, positions, window, layout)
     shape = out_shape(images, positions, window, layout)
@@ -231,7 +234,7 @@ def _check(
             raise ValueError(f"{name} have dtype {x.dtype}; they must be float32")
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; they must have four axes, {layout}")
-    check_arrays(positions)
+    check_known(positions)
     if values.shape != (positions.room,):
         raise ValueError(f"values have shape {values.shape}, their positions ({positions.room},)")
     check_window(window, images.shape[layout.index("C")], positions.shape)

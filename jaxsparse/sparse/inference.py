@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.convolution import Layout, attributes, out_shape, sparse_conv
-from jaxsparse.sparse.positions import Positions
+from jaxsparse.sparse.positions import Positions, check_known
 from jaxsparse.sparse.varying import result_type, varying_alike
 from jaxsparse.sparse.window import Window
 
@@ -68,8 +68,9 @@ def sparse_conv_norm(
       float32, the outputs. Differentiable, at the price of the passes that are saved here.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together.
+      ValueError: as `sparse_conv`, or an epilogue that does not fit the outputs.
     """
+    check_known(positions)
     convolve = functools.partial(sparse_conv, window=window, layout=layout)
     out = jax.eval_shape(convolve, images, values, positions)
     channels = (out.shape[layout.index("C")],)

@@ -3,7 +3,12 @@
 It is what runs where the compiled kernels are not: on other processors, and where no compiler was
 at hand. Each weight adds a shifted copy of one input channel to one output channel; images lie
 channel by channel, [channel, y, x, image], so that both are one piece.
+
+Sums begin with NaN where positions are none of the kernel, or more than there is room for: on a
+device nothing can be raised.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +30,8 @@ def loop_forward(
         to, channel, y, x = _decoded(positions, i, window)
         return out.at[to].add(values[i] * _read(padded, channel, y, x, size, window))
 
-    empty = jnp.zeros_like(images, shape=(positions.shape[-1], *size, batch))
-    return lax.fori_loop(0, positions.num, add, empty)
+    empty = jnp.zeros_like(images, shape=(positions.shape[-1], *size, batch)) + _start(positions)
+    return lax.fori_loop(0, _num(positions), add, empty)
 
 
 def loop_backward(
@@ -44,12 +49,26 @@ def loop_backward(
         grad_padded, grad_values = state
         to, channel, y, x = _decoded(positions, i, window)
         read = _read(padded, channel, y, x, size, window)
-        grad_values = grad_values.at[i].set((read * grads[to]).sum())
+        grad_values = grad_values.at[i].add((read * grads[to]).sum())
         return _add_back(grad_padded, channel, y, x, values[i] * grads[to], window), grad_values
 
-    start = (jnp.zeros_like(padded), jnp.zeros_like(values))
-    grad_padded, grad_values = lax.fori_loop(0, positions.num, add, start)
+    first = _start(positions)
+    start = (jnp.zeros_like(padded) + first, jnp.zeros_like(values) + first)
+    grad_padded, grad_values = lax.fori_loop(0, _num(positions), add, start)
     return add_padding(grad_padded)[0], grad_values
+
+
+def _start(positions: Positions) -> jax.Array:
+    """What sums begin with: 0, or NaN."""
+    size = math.prod(positions.shape)
+    is_one = (positions.flat >= 0) & (positions.flat < size) | ~positions.is_active
+    has_room = (positions.num >= 0) & (positions.num <= positions.room)
+    return jnp.where(is_one.all() & has_room, 0.0, jnp.nan)
+
+
+def _num(positions: Positions) -> jax.Array:
+    """How many times the loop runs; it comes to its end where there is no room for so many too."""
+    return jnp.minimum(positions.num, positions.room)
 
 
 def _padded(images: jax.Array, window: Window) -> jax.Array:

@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxsparse.csr import matrix_shape
 
@@ -87,7 +88,7 @@ def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
     if jnp.result_type(mask) != jnp.bool_:
         raise ValueError(f"the mask is {jnp.result_type(mask)}{shape}; it must be bool")
     size = _size(shape)
-    if isinstance(mask, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(mask, Tracer):
         if room is None:
             raise ValueError("under jit the room of a leaf must be given")
         _check_room(room, size)
@@ -144,6 +145,18 @@ def check_arrays(positions: Positions) -> None:
     _size(positions.shape)
 
 
+def check_known(positions: Positions) -> None:
+    """Checks what is known: under `jit`, where positions are an argument, what `check_arrays` does.
+
+    Raises:
+      ValueError: as `check_arrays`; more are active than there is room for; or a position that is
+        none of the leaf.
+    """
+    check_arrays(positions)
+    if all(_is_known(array) for array in (positions.flat, positions.num)):
+        _known(positions)
+
+
 def check_positions(positions: Positions) -> None:
     """Checks positions that came from elsewhere; waits for the device.
 
@@ -152,15 +165,25 @@ def check_positions(positions: Positions) -> None:
         not rise or are no position of the leaf; names the first.
     """
     check_arrays(positions)
+    flat = _known(positions)
+    if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
+        at = int(wrong[0])
+        raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
+
+
+def _known(positions: Positions) -> np.ndarray:
+    """Returns the positions that count, int64[num], after a look at whether they are any."""
     num, size = int(positions.num), math.prod(positions.shape)
     if not 0 <= num <= positions.room:
         raise ValueError(f"{num} active weights; they must be in [0, {positions.room}], the room")
     flat = np.asarray(positions.flat)[:num].astype(np.int64)
     if len(outside := flat[(flat < 0) | (flat >= size)]):
         raise ValueError(f"position {outside[0]} is not in [0, {size})")
-    if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
-        at = int(wrong[0])
-        raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
+    return flat
+
+
+def _is_known(array: jax.Array) -> bool:
+    return not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -21,7 +21,8 @@ from experiments.execution import (
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
 from jaxsparse.kernels import load
-from jaxsparse.sparse import backend
+from jaxsparse.nn.layers import conv, conv_norm, head, norm, to_layout
+from jaxsparse.sparse import Layout, backend
 from tests.experiments.small_runs import make_run, trained
 
 STEPS, EVERY = 12, 4
@@ -45,6 +46,21 @@ class Net(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+class ChannelMajor(nn.Module):
+    """One that runs channel-major by its active weights, with the fused norm; smooth too."""
+
+    layout: Layout = "NHWC"
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        of_all = {"layout": self.layout}
+        x = to_layout(x, self.layout)
+        convolve = conv(6, 3, name="Conv_0", **of_all)
+        x = nn.softplus(conv_norm(convolve, norm(train=train, name="norm", **of_all), x))
+        x = nn.softplus(conv(8, 3, stride=2, name="Conv_1", **of_all)(x))
+        return head(x, 3, **of_all)
+
+
 OPTIONS = {"sparsity": 0.85, "total_steps": STEPS, "update_interval": EVERY}
 METHODS = {
     "rigl": jaxsparse.rigl(**OPTIONS),
@@ -55,6 +71,8 @@ METHODS = {
     "east": jaxsparse.east(
         **OPTIONS | {"update_interval": 5}, cycle_steps=4, cycle_interval=2, multiplier=2.0
     ),
+    "rigl_itop": jaxsparse.rigl_itop(**OPTIONS),
+    "static": jaxsparse.static(sparsity=0.85, total_steps=STEPS),
 }
 
 
@@ -70,10 +88,12 @@ def run_of(name="rigl", **fields):
     return make_run(**(defaults | fields))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_is_that_of_masked_kernels(name):
-    expected, masked, masked_live = trained(run_of(name))
-    found, sparse, live = trained(run_of(name, execution="sparse"))
+@pytest.mark.parametrize(
+    ("name", "model"), [*((name, Net()) for name in METHODS), ("rigl", ChannelMajor())]
+)
+def test_a_run_is_that_of_masked_kernels(name, model):
+    expected, masked, masked_live = trained(run_of(name, model=model))
+    found, sparse, live = trained(run_of(name, model=model, execution="sparse"))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     state, reference = sparse.full(live), masked.full(masked_live)
     chex.assert_trees_all_equal(state.masks, reference.masks)
@@ -83,6 +103,9 @@ def test_a_run_is_that_of_masked_kernels(name):
     jaxsparse.check(state.params, state.opt_state, state.masks)
     # It did run by active weights.
     assert {"Conv_0/kernel", "Conv_1/kernel"} <= set(sparse.rooms(live))
+    assert getattr(live.forms.model, "layout", None) == (
+        "CHWN" if hasattr(model, "layout") else None
+    )
     assert live.state.params["Conv_1"]["kernel"].ndim == 1
     slots = lambda state: sum(x.size for x in jax.tree.leaves(state.opt_state))
     assert slots(live.state) < 0.5 * slots(reference)

@@ -20,10 +20,14 @@ from jaxsparse.sparse import Window, backend, larger_line, sparse_conv, to_spars
 from jaxsparse.sparse.norm import batch_norm
 
 SAME = ((1, 1), (1, 1))
-# (images, height, width, input channels, output channels), window.
+# (images, height, width, input channels, output channels), window; a fifth of weights is active.
+# Channel-major batches from 16 images on are copied where each pixel is read often (`copies_pay`),
+# forward and backward apart; else some rows are done together where there are many.
 LAYERS = {
-    "many": ((64, 8, 8, 24, 40), Window((3, 3), padding=SAME)),
-    "few": ((3, 9, 9, 24, 40), Window((3, 3), (2, 2), SAME)),
+    "copies forward": ((64, 8, 8, 24, 40), Window((3, 3), padding=SAME)),
+    "copies backward": ((19, 9, 6, 40, 16), Window((3, 3), padding=SAME)),
+    "many rows": ((17, 70, 7, 6, 8), Window((3, 3), padding=SAME)),
+    "few images": ((3, 9, 9, 24, 40), Window((3, 3), (2, 2), SAME)),
 }
 
 

@@ -37,7 +37,7 @@ def why_not(sanitizer: str) -> str:
         return str(error)
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "program")
-        command = [*compiler, f"-fsanitize={sanitizer}", "-x", "c++", "-", "-o", program]
+        command = [*compiler, *_options(sanitizer), "-x", "c++", "-", "-o", program]
         empty = "int main() {}"
         done = subprocess.run(command, input=empty, capture_output=True, text=True, check=False)
     return done.stderr
@@ -45,6 +45,12 @@ def why_not(sanitizer: str) -> str:
 
 def run(sanitizer: str, level: str, first: int, num: int) -> str:
     """Compiles and runs the driver, with `num` seeds from `first` on, and returns what it says.
+
+    Args:
+      sanitizer: one of `SANITIZERS`, or "" for none: results are compared all the same.
+      level: of instructions.
+      first: seed.
+      num: how many.
 
     Raises:
       RuntimeError: there is no compiler, or no such sanitizer; or it found something, with that.
@@ -55,8 +61,7 @@ def run(sanitizer: str, level: str, first: int, num: int) -> str:
             *build.compiler(),
             *FLAGS,
             f"-march={level}",
-            f"-fsanitize={sanitizer}",
-            "-fno-sanitize-recover=all",
+            *_options(sanitizer),
             f"-I{DRIVER}",
             f"-I{build.SOURCE.parent}",
             os.fspath(DRIVER / "driver.cc"),
@@ -65,6 +70,10 @@ def run(sanitizer: str, level: str, first: int, num: int) -> str:
         ]
         _said(command)
         return _said([*_at_fixed_addresses(), os.fspath(program), str(first), str(num)])
+
+
+def _options(sanitizer: str) -> list[str]:
+    return [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"] if sanitizer else []
 
 
 def _at_fixed_addresses() -> list[str]:

@@ -4,18 +4,40 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxsparse
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet, sparse_execution
-from jaxsparse.sparse import compress_leaves, find_positions
+from jaxsparse.nn.layers import conv, conv_norm, head, norm, to_layout
+from jaxsparse.sparse import Layout, compress_leaves, expand_leaves, find_positions
+
+
+class Smooth(nn.Module):
+    """What our networks are made of, without a ReLU, whose sign can hang on one digit."""
+
+    layout: Layout = "NHWC"
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        of_all = {"layout": self.layout}
+        x = to_layout(x, self.layout)
+        for i, stride in enumerate((1, 2)):
+            convolve = conv(12 + 4 * i, 3, stride=stride, name=f"conv{i}", **of_all)
+            x = nn.softplus(conv_norm(convolve, norm(train=train, name=f"norm{i}", **of_all), x))
+        convolve = conv(16, 3, name="conv2", **of_all)
+        x = conv_norm(convolve, norm(train=train, name="norm2", **of_all), x, x)
+        return head(nn.softplus(x), 5, **of_all)
+
 
 NETWORKS = {
     "resnet8": (cifar_resnet(8, width=4), 8),
     "resnet18": (resnet(18, width=4, num_classes=5), 32),
     "wide": (WideResNet(10, 1), 8),
     "vgg": (VGG(16), 16),
+    "smooth": (Smooth(), 8),
 }
 
 
@@ -98,3 +120,34 @@ def test_a_network_by_its_active_weights(layout, train, engine):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, found, expected)
     assert len(positions) == 10
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+def test_outputs_and_gradients_of_a_smooth_network(layout, train, engine):
+    model, variables, images = drawn("smooth")
+    params, statistics = variables["params"], variables["batch_stats"]
+    masks = jax.tree.map(lambda x: x > 0.1 if x.ndim > 1 else x == x, params)
+    positions = find_positions(masks)
+
+    def apply(network, params):
+        variables = {"params": params, "batch_stats": statistics}
+        outputs, _ = network.apply(variables, images, train=train, mutable=["batch_stats"])
+        return jnp.sin(outputs).sum(), outputs
+
+    def sparse(short, positions):
+        with sparse_execution(positions):
+            return apply(model.clone(layout=layout), short)
+
+    grad = functools.partial(jax.grad, has_aux=True)
+    theirs = jax.jit(grad(functools.partial(apply, model)))
+    grads, outputs = theirs(jaxsparse.apply_masks(params, masks))
+    found, ours = jax.jit(grad(sparse))(compress_leaves(params, positions), positions)
+
+    def close(ours, theirs):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+
+    close(ours, outputs)
+    jax.tree.map(close, expand_leaves(found, positions), jaxsparse.apply_masks(grads, masks))
+    assert len(positions) == 4

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from jax import lax
 
+from jaxsparse.nn import cifar_resnet, layer_shapes, resnet
 from jaxsparse.sparse import Window, sparse_conv, sparse_dot, to_sparse
+from jaxsparse.sparse.positions import positions_of
 
 SAME = ((1, 1), (1, 1))
 # (images, height, width, input channels, output channels), window, density.
@@ -31,6 +34,10 @@ CASES = {
         Window((2, 2), padding=((4, 3), (0, 5))),
         1,
     ),
+    # Some are done together.
+    "many rows": ((17, 70, 12, 3, 4), Window((3, 3), padding=SAME), 0.2),
+    # Backward, pixels are read so often that they are copied first.
+    "few outputs": ((17, 7, 6, 80, 4), Window((5, 5), (2, 1), SAME), 0.2),
     "no weight": ((16, 4, 4, 3, 3), Window((3, 3), padding=SAME), 0),
     "every weight": ((16, 4, 4, 5, 3), Window((3, 3), padding=SAME), 1),
 }
@@ -59,9 +66,9 @@ def drawn(case, layout, seed=0):
     return images, kernel, mask, grads, dense
 
 
-def close(ours, theirs):
+def close(ours, theirs, what=""):
     scale = max(np.abs(theirs).max(initial=0), 1e-6)
-    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5, err_msg=what)
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
@@ -77,6 +84,93 @@ def test_a_convolution_and_its_gradients(case, layout, engine):
     (grad_images, grad_values), (images_ref, kernel_ref) = pull(grads), dense_pull(grads)
     close(grad_images, images_ref)
     close(grad_values, to_sparse(kernel_ref, mask, room=positions.room)[0])
+
+
+NETWORKS = {"resnet20": cifar_resnet(20), "resnet34": resnet(34), "resnet50": resnet(50)}
+# By batch: at most so many pixels of a side are kept, or the reference takes minutes.
+SIDES = {1: 14, 7: 9, 32: 6, 128: 4}
+# Of most layers 1 % is active; of these so much that channel-major batches are copied, with stride
+# and without, and that a task has some of the input channels only.
+DENSER = {(3, 3, 64, 64): 0.3, (3, 3, 128, 256): 0.25, (3, 3, 16, 32): 0.5}
+
+
+@functools.cache
+def layers_of(name):
+    """The layers of a network that differ, at one image."""
+    side = 32 if name == "resnet20" else 224
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = jax.eval_shape(NETWORKS[name].init, jax.random.key(0), images)
+    return tuple(dict.fromkeys(layer_shapes(NETWORKS[name].apply, variables, images).values()))
+
+
+def layers_with(name, batch):
+    """Every other layer at a batch, as (images, kernel, window, layouts); so each has two batches.
+
+    Where it has one layout with one of them, it has the other one with the other one.
+    """
+    place = list(SIDES).index(batch)
+    for i, layer in enumerate(layers_of(name)[place % 2 :: 2]):
+        _, height, width, channels = layer.images
+        images = (batch, min(height, SIDES[batch]), min(width, SIDES[batch]), channels)
+        layouts = ("NHWC", "CHWN")
+        if layer.kernel not in DENSER:
+            layouts = layouts[(i + place // 2) % 2 :][:1]
+        yield images, layer.kernel, layer.window, layouts
+
+
+def by_taps(images, kernel, mask, grads, window):
+    """Outputs, and gradients of images and kernel where it is active; channel-major, in float64."""
+    images, grads = (np.asarray(x, np.float64) for x in (images, grads))
+    padded = np.pad(images, ((0, 0), *window.padding, (0, 0)))
+    grad_padded, grad_kernel = np.zeros_like(padded), np.zeros(kernel.shape)
+    flat_grads = grads.reshape(len(grads), -1)
+    out = np.zeros_like(flat_grads)
+    for tap in np.ndindex(*window.taps):
+        rows, columns = (
+            slice(at, at + (num - 1) * stride + 1, stride)
+            for at, num, stride in zip(tap, grads.shape[1:3], window.strides, strict=True)
+        )
+        read = padded[:, rows, columns].reshape(len(padded), -1)
+        matrix = scipy.sparse.csr_array(np.asarray(kernel[tap], np.float64).T)
+        out += matrix @ read
+        grad_padded[:, rows, columns] += (matrix.T @ flat_grads).reshape(-1, *grads.shape[1:])
+        inputs, outputs = np.nonzero(mask[tap])
+        grad_kernel[tap][inputs, outputs] = np.einsum("np,np->n", read[inputs], flat_grads[outputs])
+    (top, _), (left, _) = window.padding
+    _, height, width, _ = images.shape
+    grad_images = grad_padded[:, top : top + height, left : left + width]
+    return out.reshape(grads.shape), grad_images, grad_kernel
+
+
+def with_gradients(conv, images, values, positions, grads):
+    out, pull = jax.vjp(lambda images, values: conv(images, values, positions), images, values)
+    return out, *pull(grads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", SIDES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_layers_of_resnets(name, batch, compiled):
+    for shape, kernel_shape, window, layouts in layers_with(name, batch):
+        rng = np.random.default_rng(0)
+        normal = functools.partial(rng.standard_normal, dtype=np.float32)
+        num, height, width, channels = shape
+        images = normal((channels, height, width, num))
+        mask = rng.random(kernel_shape) < DENSER.get(kernel_shape, 0.01)
+        kernel = normal(kernel_shape) * mask
+        grads = normal((kernel_shape[-1], *window.out_size((height, width)), num))
+        out, grad_images, grad_kernel = by_taps(images, kernel, mask, grads, window)
+        by_row = lambda x: x.reshape(-1, x.shape[-1]).T
+        values, of_values = (by_row(x)[by_row(mask)] for x in (kernel, grad_kernel))
+        for layout in layouts:
+            in_layout = (lambda x: x) if layout == "CHWN" else (lambda x: x.transpose(3, 1, 2, 0))
+            conv = functools.partial(sparse_conv, window=window, layout=layout)
+            found = jax.jit(functools.partial(with_gradients, conv))(
+                in_layout(images), values, positions_of(mask), in_layout(grads)
+            )
+            expected = (in_layout(out), in_layout(grad_images), of_values)
+            for ours, theirs in zip(found, expected, strict=True):
+                close(ours, theirs, f"{name}, {shape}, {kernel_shape}, {window}, {layout}")
 
 
 @pytest.mark.parametrize("rows", [(3, 5), (2, 4100)])

@@ -9,10 +9,12 @@ import pytest
 from jax import lax
 
 from jaxsparse.sparse import (
+    Epilogue,
     Positions,
     Window,
     check_positions,
     sparse_conv,
+    sparse_conv_norm,
     sparse_dot,
     to_dense,
     to_mask,
@@ -102,24 +104,47 @@ def conv_with(flat, num, shape=(1, 1, 4, 4), values=None, images=None, **kwargs)
 
 @pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
 @pytest.mark.parametrize(
-    ("flat", "num", "message"),
+    ("flat", "num", "known", "found"),
     [
-        ([0, 16], 2, r"position 16 of nonzero 1 is not in \[0, 16\)"),
-        ([-1, 5], 2, r"position -1 of nonzero 0 is not in \[0, 16\)"),
-        ([2**31 - 1, -(2**31)], 2, "position 2147483647 of nonzero 0"),
-        ([0, 5], 3, "3 nonzeros, room for 2 values and 2 positions"),
-        ([0, 5], -1, "-1 nonzeros, room for 2 values"),
-        ([0, 5], 2**31 - 1, "2147483647 nonzeros, room for 2 values"),
+        (
+            [0, 16],
+            2,
+            r"position 16 is not in \[0, 16\)",
+            r"position 16 of nonzero 1 is not in \[0, 16\)",
+        ),
+        (
+            [-1, 5],
+            2,
+            r"position -1 is not in \[0, 16\)",
+            r"position -1 of nonzero 0 is not in \[0, 16\)",
+        ),
+        ([2**31 - 1, -(2**31)], 2, "position 2147483647", "position 2147483647 of nonzero 0"),
+        ([0, 5], 3, "3 active weights", "3 nonzeros, room for 2 values and 2 positions"),
+        ([0, 5], -1, "-1 active weights", "-1 nonzeros, room for 2 values"),
+        ([0, 5], 2**31 - 1, "2147483647 active weights", "2147483647 nonzeros, room for 2 values"),
     ],
 )
-def test_kernels_refuse_positions_that_are_none(flat, num, message, layout, compiled):
+def test_positions_that_are_none(flat, num, known, found, layout, engine):
     images = jnp.ones((4, 3, 3, 16)) if layout == "CHWN" else jnp.ones((2, 3, 3, 4))
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(conv_with(flat, num, images=images, layout=layout))
-    # Of this XLA drops the outputs, which nobody asks for: it is the way back that refuses.
-    grad = jax.grad(lambda x, n: conv_with(flat, n, images=x, layout=layout).sum())
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(jax.jit(grad)(images, num))
+    with pytest.raises(ValueError, match=known):
+        conv_with(flat, num, images=images, layout=layout)
+    # Of the gradient XLA drops the outputs, which nobody asks for: it is the way back that refuses.
+    conv = lambda x, v, n: conv_with(flat, n, images=x, values=v, layout=layout)
+    grad = jax.grad(lambda *args: conv(*args).sum(), (0, 1))
+    for function in (conv, grad):
+        call = lambda function=function: jax.jit(function)(images, jnp.ones(2), num)
+        if engine == "compiled":
+            with pytest.raises(jax.errors.JaxRuntimeError, match=found):
+                jax.block_until_ready(call())
+        else:
+            assert all(np.isnan(x).all() for x in jax.tree.leaves(call()))
+
+
+def test_positions_that_are_none_before_a_norm(engine):
+    positions = Positions(jnp.array([0, 16]), jnp.array(2), (1, 1, 4, 4))
+    epilogue = Epilogue(*jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"position 16 is not in \[0, 16\)"):
+        sparse_conv_norm(jnp.ones((2, 3, 3, 4)), jnp.ones(2), positions, Window((1, 1)), epilogue)
 
 
 def test_positions_beyond_num_are_not_looked_at(engine):

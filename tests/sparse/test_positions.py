@@ -1,0 +1,38 @@
+"""Active weights and their positions: a table to check by eye, exact round trips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxsparse.sparse import to_dense, to_mask, to_sparse
+from tests.leaves import bits, leaves, masked
+
+
+def test_a_kernel_by_eye():
+    kernel = jnp.arange(1.0, 13.0).reshape(1, 2, 2, 3)  # taps, inputs, outputs
+    mask = np.zeros(kernel.shape, bool)
+    for at in ((0, 0, 0, 0), (0, 1, 1, 0), (0, 0, 1, 2), (0, 1, 0, 2)):
+        mask[at] = True
+    values, positions = to_sparse(kernel, mask, room=6)
+    np.testing.assert_array_equal(positions.flat, [0, 3, 9, 10, 12, 12])  # by output, tap, input
+    np.testing.assert_array_equal(values, [1, 10, 6, 9, 0, 0])
+    assert int(positions.num) == 4
+    under_jit = jax.jit(to_sparse, static_argnums=2)(kernel, mask, 6)
+    jax.tree.map(np.testing.assert_array_equal, under_jit, (values, positions))
+
+
+@pytest.mark.slow
+@settings(max_examples=20)
+@given(leaf=leaves(), share=st.sampled_from([None, 0.0, 0.5, 1.0]))
+def test_round_trip_to_the_bit(leaf, share):
+    """With room for no more than is active, or for a share of the rest too."""
+    weights, mask = np.asarray(jnp.asarray(leaf[0])), leaf[1]  # float64 as JAX takes it
+    num = int(mask.sum())
+    room = num if share is None else num + int(share * (mask.size - num))
+    values, positions = to_sparse(weights, mask, None if share is None else room)
+    assert values.shape == (room,) and int(positions.num) == num
+    assert bits(to_dense(values, positions)) == bits(masked(weights, mask))
+    assert bits(to_mask(positions)) == bits(mask)
