@@ -70,6 +70,9 @@ _INNER = {"pattern_layers": "^(?!conv1/|fc/)"}
 _SHORT = {"steps": 4000, "eval_every": 400, "checkpoint_every": 2000}
 
 
+_ALL_EXTREME = (0.999, 0.9999, 0.9995, 0.99, 0.995)
+
+
 def _extreme(
     schedules: tuple[str, ...],
     sparsities: tuple[float, ...],
@@ -153,18 +156,14 @@ GRIDS: dict[str, tuple[Grid, ...]] = {
     # active weights takes one core 8 s, where dense kernels take a minute. GraNet-ST, which begins
     # with half of the weights, takes four times as long.
     "extreme": (
-        *_extreme(("east", "rigl", "set"), (0.999, 0.9999, 0.9995, 0.99, 0.995)),
+        *_extreme(("east", "rigl", "set"), _ALL_EXTREME),
         *_extreme(("static",), (0.999, 0.99, 0.995)),  # beyond, masks that cut the network
-        *_extreme(("east",), (0.999, 0.9999, 0.9995), variant="no_cycles", cycles=0),
-        *_extreme(("east",), (0.999, 0.9999, 0.9995), variant="no_dyrelu", dyrelu=False),
-        *_extreme(("east",), (0.999, 0.9999, 0.9995), variant="no_sharing", weight_sharing=False),
+        *_extreme(("east",), _ALL_EXTREME, variant="no_cycles", cycles=0),
+        *_extreme(("east",), _ALL_EXTREME, variant="no_dyrelu", dyrelu=False),
+        *_extreme(("east",), _ALL_EXTREME, variant="no_sharing", weight_sharing=False),
         *_extreme(("granet_st",), (0.999, 0.9999, 0.99, 0.995)),
-        *_extreme(("dense",), (), seeds=1, execution="masked"),
-        # EAST without all of its parts, and without each where they matter least: a look.
+        # EAST without all of its parts: a look.
         *_extreme(("rigl_itop",), (0.999, 0.9999, 0.9995, 0.99), seeds=1),
-        *_extreme(("east",), (0.99,), seeds=1, variant="no_cycles", cycles=0),
-        *_extreme(("east",), (0.99,), seeds=1, variant="no_dyrelu", dyrelu=False),
-        *_extreme(("east",), (0.99,), seeds=1, variant="no_sharing", weight_sharing=False),
     ),
 }
 
