@@ -129,6 +129,9 @@ def _leaving_on_ctrl_c(note: str = "") -> Iterator[None]:
 def parse(config: type[Config], argv: Sequence[str]) -> Config:
     """Returns the config that the flags ask for; `--help` prints and exits.
 
+    In the main thread alone: what tyro complains of is caught by exchanging `sys.stderr`, which is
+    the whole process's.
+
     Raises:
       ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
     """

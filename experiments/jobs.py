@@ -61,7 +61,7 @@ def is_finished(job: Job, results: Path) -> bool:
 def run(jobs: Sequence[Job], out: Path, cores: frozenset[int]) -> list[Result]:
     """Runs jobs to their end, from where their folders have got to, and returns their results.
 
-    For threads: it parses no flags, for which tyro's complaint is caught by another `sys.stderr`.
+    In any thread: no flags are parsed, which only the main thread may do.
 
     Args:
       jobs: one; or several that differ in their seed alone, which are trained together.

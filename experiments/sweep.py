@@ -187,7 +187,8 @@ def run_all(
         for done in as_completed(running):
             names = [job.name for job in running[done]]
             try:
-                for job, result in zip(running[done], finished := done.result(), strict=True):
+                finished = done.result()
+                for job, result in zip(running[done], finished, strict=True):
                     keep(job, result, out, results)
             except (ValueError, OSError) as error:
                 failed += names

@@ -154,7 +154,7 @@ def check_known(positions: Positions) -> None:
     """
     check_arrays(positions)
     if all(_is_known(array) for array in (positions.flat, positions.num)):
-        _known(positions)
+        _checked(positions)
 
 
 def check_positions(positions: Positions) -> None:
@@ -165,14 +165,14 @@ def check_positions(positions: Positions) -> None:
         not rise or are no position of the leaf; names the first.
     """
     check_arrays(positions)
-    flat = _known(positions)
+    flat = _checked(positions)
     if len(wrong := np.flatnonzero(np.diff(flat) <= 0)):
         at = int(wrong[0])
         raise ValueError(f"positions must rise; {flat[at]} comes before {flat[at + 1]}")
 
 
-def _known(positions: Positions) -> np.ndarray:
-    """Returns the positions that count, int64[num], after a look at whether they are any."""
+def _checked(positions: Positions) -> np.ndarray:
+    """Returns the positions that count, int64[num]; raises where they are none of the leaf."""
     num, size = int(positions.num), math.prod(positions.shape)
     if not 0 <= num <= positions.room:
         raise ValueError(f"{num} active weights; they must be in [0, {positions.room}], the room")

@@ -21,9 +21,9 @@ from experiments.execution import (
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks
 from jaxsparse.kernels import load
-from jaxsparse.nn.layers import conv, conv_norm, head, norm, to_layout
-from jaxsparse.sparse import Layout, backend
+from jaxsparse.sparse import backend
 from tests.experiments.small_runs import make_run, trained
+from tests.networks import Smooth
 
 STEPS, EVERY = 12, 4
 
@@ -44,21 +44,6 @@ class Net(nn.Module):
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         x = nn.softplus(nn.Conv(8, (3, 3), strides=2)(x))
         return nn.Dense(3)(x.mean((1, 2)))
-
-
-class ChannelMajor(nn.Module):
-    """One that runs channel-major by its active weights, with the fused norm; smooth too."""
-
-    layout: Layout = "NHWC"
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        of_all = {"layout": self.layout}
-        x = to_layout(x, self.layout)
-        convolve = conv(6, 3, name="Conv_0", **of_all)
-        x = nn.softplus(conv_norm(convolve, norm(train=train, name="norm", **of_all), x))
-        x = nn.softplus(conv(8, 3, stride=2, name="Conv_1", **of_all)(x))
-        return head(x, 3, **of_all)
 
 
 OPTIONS = {"sparsity": 0.85, "total_steps": STEPS, "update_interval": EVERY}
@@ -89,7 +74,7 @@ def run_of(name="rigl", **fields):
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [*((name, Net()) for name in METHODS), ("rigl", ChannelMajor())]
+    ("name", "model"), [*((name, Net()) for name in METHODS), ("rigl", Smooth(num_classes=3))]
 )
 def test_a_run_is_that_of_masked_kernels(name, model):
     expected, masked, masked_live = trained(run_of(name, model=model))

@@ -219,8 +219,24 @@ def test_each_trick_alone_at_a_ten_thousandth(flags, active):
         assert state.summary().num_active == expected
 
 
+def test_without_its_parts_east_is_configured_as_rigl_itop():
+    off = "--cycles=0 --dyrelu=False --weight_sharing=False --steps=100"
+    parse = lambda flags: cli.parse(cifar.Config, f"{off} {flags}".split())
+    runs = [
+        cifar.run_of(config, cifar.blank(config))
+        for config in (parse("--schedule=east"), parse("--schedule=rigl_itop --recipe=east"))
+    ]
+    east, itop = (run.method for run in runs)
+    assert runs[0].model == runs[1].model
+    assert (east.timetable, east.skip_step) == (itop.timetable, itop.skip_step)
+    assert east.recipe.cycles is itop.recipe.cycles is None
+    same = ("phase", "batch_size", "seed", "accumulate", "execution")
+    assert [getattr(runs[0], name) for name in same] == [getattr(runs[1], name) for name in same]
+    assert cifar.recipe_of(parse("--schedule=east")) == cifar.recipe_of(parse("--recipe=east"))
+
+
 @pytest.mark.slow
-def test_without_its_parts_east_is_rigl_itop():
+def test_without_its_parts_east_trains_as_rigl_itop():
     off = "--cycles=0 --dyrelu=False --weight_sharing=False --sparsity=0.9"
     off += " --steps=5 --update_interval=2 --batch_size=8"
     parse = lambda flags: cli.parse(cifar.Config, f"{off} {flags}".split())
@@ -228,9 +244,7 @@ def test_without_its_parts_east_is_rigl_itop():
         cifar.run_of(parse(flags), random_images())
         for flags in ("--schedule=east", "--schedule=rigl_itop --recipe=east")
     ]
-    east, itop = (run.method for run in runs)
-    assert (east.timetable, east.skip_step) == (itop.timetable, itop.skip_step)
-    assert len(east.timetable.events) == 2
+    assert len(runs[0].method.timetable.events) == 2
     small = run_of().model.clone(dyrelu=None, num_owners=None, num_classes=10)
     (losses, ours), (expected, theirs) = (
         (losses, execution.full(live))

@@ -209,7 +209,6 @@ def training_program(state, collections, images):
     return re.sub(rf", metadata={{[^}}]*}}|{tables}", "", text)
 
 
-@pytest.mark.slow
 def test_phasing_out_leaves_the_relu_network():
     plain = ResNet((1,), BasicBlock, width=4, stem="cifar")
     model = plain.clone(dyrelu=DyReLUOptions())

@@ -7,37 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 import jaxsparse
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet, sparse_execution
-from jaxsparse.nn.layers import conv, conv_norm, head, norm, to_layout
-from jaxsparse.sparse import Layout, compress_leaves, expand_leaves, find_positions
-
-
-class Smooth(nn.Module):
-    """What our networks are made of, without a ReLU, whose sign can hang on one digit."""
-
-    layout: Layout = "NHWC"
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        of_all = {"layout": self.layout}
-        x = to_layout(x, self.layout)
-        for i, stride in enumerate((1, 2)):
-            convolve = conv(12 + 4 * i, 3, stride=stride, name=f"conv{i}", **of_all)
-            x = nn.softplus(conv_norm(convolve, norm(train=train, name=f"norm{i}", **of_all), x))
-        convolve = conv(16, 3, name="conv2", **of_all)
-        x = conv_norm(convolve, norm(train=train, name="norm2", **of_all), x, x)
-        return head(nn.softplus(x), 5, **of_all)
-
+from jaxsparse.sparse import compress_leaves, expand_leaves, find_positions
+from tests.networks import Smooth
 
 NETWORKS = {
     "resnet8": (cifar_resnet(8, width=4), 8),
     "resnet18": (resnet(18, width=4, num_classes=5), 32),
     "wide": (WideResNet(10, 1), 8),
     "vgg": (VGG(16), 16),
-    "smooth": (Smooth(), 8),
+    "smooth": (Smooth(num_classes=5), 8),
 }
 
 
