@@ -1,14 +1,13 @@
 """Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import leaf_paths, prunable_leaves
+from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves
 from jaxsparse.types import PyTree, Rules
 
 
@@ -71,10 +70,14 @@ class Summary(NamedTuple):
     Attributes:
       layers: in the order of the tree.
       num_other: parameters in leaves that stay dense (biases, norms), not counted in the sparsity.
+      num_frozen: parameters in leaves that the optimizer never moves, counted in neither.
+      notes: what of the method did not happen, see `events.event_notes`.
     """
 
     layers: tuple[LayerSummary, ...]
     num_other: int
+    num_frozen: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def num_active(self) -> int:
@@ -125,16 +128,25 @@ class Summary(NamedTuple):
             for row in cells
         ]
         lines.append(f"and {self.num_other:,} parameters that stay dense")
-        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
+        if self.num_frozen:
+            lines.append(f"and {self.num_frozen:,} parameters that are frozen")
+        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in (*self.alarms, *self.notes))])
 
 
-def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Summary:
+def summary(
+    params: PyTree,
+    masks: PyTree,
+    prunable: Rules | None = None,
+    *,
+    frozen: Collection[str] = (),
+) -> Summary:
     """Counts active weights per layer, on the host.
 
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
       prunable: as in `prunable_paths`.
+      frozen: paths of leaves that the optimizer never moves, see `frozen_paths`.
 
     Raises:
       ValueError: the trees differ; names the first leaf.
@@ -149,15 +161,16 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
     and 4 parameters that stay dense
     alarm: fc/kernel: 2 weights are left for 4 outputs
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
     arrays = {path: np.asarray(mask) for path, mask in leaves.items()}
     layers = tuple(
         LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
         for path, mask in arrays.items()
     )
-    everything = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
-    return Summary(layers, everything - sum(layer.size for layer in layers))
+    others = {p: np.size(x) for p, x in leaves_by_path(params).items() if p not in arrays}
+    num_frozen = sum(size for path, size in others.items() if path in frozen)
+    return Summary(layers, sum(others.values()) - num_frozen, num_frozen)
 
 
 def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
@@ -202,7 +215,7 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     ...
     ValueError: params at kernel: 1 of 1 inactive entries are not 0, the first at (0, 1) is 3.0
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         _check_leaf(f"params at {path}", leaf, by_path[path])

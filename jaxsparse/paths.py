@@ -51,8 +51,17 @@ def with_leaves(tree: PyTree, leaves: Leaves) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
-def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:
-    """Raises a ValueError if two trees differ, with the first leaf of another path or shape."""
+def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> PyTree:
+    """Returns the tree in the containers of `reference`, whose leaves have the same paths.
+
+    Flax NNX holds the same leaves in variables or without them, others in tuples or lists.
+
+    Raises:
+      ValueError: the trees differ; names the first leaf of another path or shape.
+
+    >>> check_like([1.0], (2.0,), name="grads", like="params")
+    (1.0,)
+    """
     ours, theirs = leaves_by_path(tree), leaves_by_path(reference)
     for path, leaf in theirs.items():
         if path not in ours:
@@ -64,10 +73,10 @@ def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None
     for path in ours:
         if path not in theirs:
             raise ValueError(f"{name} has a leaf {path}, which {like} lacks")
-    if jax.tree.structure(tree) != jax.tree.structure(reference):
-        raise ValueError(
-            f"{name} has the leaves of {like} in other containers (tuple or list, say)"
-        )
+    structure = jax.tree.structure(reference)
+    if jax.tree.structure(tree) == structure:
+        return tree
+    return jax.tree.unflatten(structure, [ours[path] for path in theirs])
 
 
 def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:

@@ -96,7 +96,7 @@ def save_safetensors(
     file                         4,160     128       16,640  1,033  0.0621
     """
     masks = dense_masks(params) if masks is None else masks
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     tensors: dict[str, np.ndarray] = {}
     rows, sparse = [], {}
     by_path = leaves_by_path(masks)
