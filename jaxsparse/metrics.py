@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import leaf_paths, prunable_leaves
-from jaxsparse.types import PyTree, Rules
+from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, prunable_leaves
+from jaxsparse.types import PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
@@ -70,11 +70,16 @@ class Summary(NamedTuple):
 
     Attributes:
       layers: in the order of the tree.
-      num_other: parameters in leaves that stay dense (biases, norms), not counted in the sparsity.
+      dense: shapes of the leaves that stay dense (biases, norms, embeddings), by path.
     """
 
     layers: tuple[LayerSummary, ...]
-    num_other: int
+    dense: Shapes
+
+    @property
+    def num_other(self) -> int:
+        """Parameters in leaves that stay dense, not counted in the sparsity."""
+        return sum(map(math.prod, self.dense.values()))
 
     @property
     def num_active(self) -> int:
@@ -102,7 +107,7 @@ class Summary(NamedTuple):
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A line per layer and the total; dead channels and alarms where there are any."""
+        """A line per layer and the total, what stays dense; dead channels and alarms if any."""
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -124,7 +129,7 @@ class Summary(NamedTuple):
             "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
             for row in cells
         ]
-        lines.append(f"and {self.num_other:,} parameters that stay dense")
+        lines.append(describe_dense(self.dense))
         return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
 
 
@@ -156,8 +161,7 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
         LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
         for path, mask in arrays.items()
     )
-    everything = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
-    return Summary(layers, everything - sum(layer.size for layer in layers))
+    return Summary(layers, dense_shapes(masks, prunable))
 
 
 def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
@@ -218,8 +222,8 @@ def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, 
     def like_params(node: PyTree) -> bool:
         return jax.tree.structure(node) == structure
 
-    for at, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=like_params)[0]:
-        name = jax.tree_util.keystr(at, simple=True, separator="/").removesuffix("/value")
+    nodes = jax.tree.leaves(opt_state, is_leaf=like_params)
+    for name, node in zip(leaf_paths(opt_state, is_leaf=like_params), nodes, strict=True):
         if like_params(node):
             for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
                 yield f"{name}/{path}".strip("/"), slot, path
