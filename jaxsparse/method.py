@@ -19,7 +19,7 @@ from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
 from jaxsparse.masks import all_finite
-from jaxsparse.paths import check_rules, leaf_paths
+from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
 from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
 from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.recipe import Recipe, initial_masks, run_event, targets
@@ -110,7 +110,8 @@ class Method(NamedTuple):
             if path != OTHER and path not in leaves:
                 raise ValueError(f"flops has a leaf {path}, which params lacks")
         charged = self.dense_gradient if count_dense_gradient else "never"
-        return make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        plan = make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        return plan._replace(dense=dense_shapes(params, self.prunable))
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`: a Python int, counted from 1.

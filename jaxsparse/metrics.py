@@ -1,14 +1,16 @@
 """Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
 
+import math
 from collections.abc import Collection, Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import leaf_paths, leaves_by_path, prunable_leaves
-from jaxsparse.types import PyTree, Rules
+from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, listed, prunable_leaves
+from jaxsparse.types import PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
@@ -69,15 +71,25 @@ class Summary(NamedTuple):
 
     Attributes:
       layers: in the order of the tree.
-      num_other: parameters in leaves that stay dense (biases, norms), not counted in the sparsity.
-      num_frozen: parameters in leaves that the optimizer never moves, counted in neither.
+      dense: shapes of the leaves that stay dense (biases, norms, embeddings), by path.
+      frozen: shapes of the leaves that the optimizer never moves, by path; they are counted apart.
       notes: what of the method did not happen, see `events.event_notes`.
     """
 
     layers: tuple[LayerSummary, ...]
-    num_other: int
-    num_frozen: int = 0
+    dense: Shapes
+    frozen: Shapes = MappingProxyType({})
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_other(self) -> int:
+        """Parameters in leaves that stay dense, not counted in the sparsity."""
+        return sum(map(math.prod, self.dense.values()))
+
+    @property
+    def num_frozen(self) -> int:
+        """Parameters in leaves that are frozen, not counted in the sparsity."""
+        return sum(map(math.prod, self.frozen.values()))
 
     @property
     def num_active(self) -> int:
@@ -105,7 +117,7 @@ class Summary(NamedTuple):
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A line per layer and the total; dead channels and alarms where there are any."""
+        """A line per layer and the total, what stays dense; dead channels and alarms if any."""
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -127,9 +139,9 @@ class Summary(NamedTuple):
             "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
             for row in cells
         ]
-        lines.append(f"and {self.num_other:,} parameters that stay dense")
-        if self.num_frozen:
-            lines.append(f"and {self.num_frozen:,} parameters that are frozen")
+        lines.append(describe_dense(self.dense))
+        if self.frozen:
+            lines.append(f"and {self.num_frozen:,} frozen parameters: {listed(self.frozen)}")
         return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in (*self.alarms, *self.notes))])
 
 
@@ -168,9 +180,10 @@ def summary(
         LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
         for path, mask in arrays.items()
     )
-    others = {p: np.size(x) for p, x in leaves_by_path(params).items() if p not in arrays}
-    num_frozen = sum(size for path, size in others.items() if path in frozen)
-    return Summary(layers, sum(others.values()) - num_frozen, num_frozen)
+    others = dense_shapes(masks, prunable)
+    apart = {path: shape for path, shape in others.items() if path in frozen}
+    dense = {path: shape for path, shape in others.items() if path not in apart}
+    return Summary(layers, dense, apart)
 
 
 def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
@@ -231,8 +244,8 @@ def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, 
     def like_params(node: PyTree) -> bool:
         return jax.tree.structure(node) == structure
 
-    for at, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=like_params)[0]:
-        name = jax.tree_util.keystr(at, simple=True, separator="/").removesuffix("/value")
+    nodes = jax.tree.leaves(opt_state, is_leaf=like_params)
+    for name, node in zip(leaf_paths(opt_state, is_leaf=like_params), nodes, strict=True):
         if like_params(node):
             for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
                 yield f"{name}/{path}".strip("/"), slot, path

@@ -182,22 +182,9 @@ class TrainState(train_state.TrainState):
             params=params, explored=explored, event=False, **state._asdict(), **fields
         )
 
-    def replace(self, **changes: Any) -> Self:
-        """Returns the state with other values; a method that can do nothing more is refused.
-
-        With another method what belongs to it is made anew: the state of its `observe`, and the
-        count of events, where those that it would have had so far count as taken. Leaves that the
-        optimizer never moves stay left out.
-
-        Raises:
-          ValueError: a method whose last pruning event is over, and whose sparsity would so never
-            be reached.
-        """
-        method = changes.get("method", self.method)
-        if method != self.method:
-            changes = self._for_method(method, self.step) | changes
-            changes["method"] = leave_out(method, self.frozen, self.params)
-        return super().replace(**changes)
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.replace = _replace  # Flax gives every class a plain one
 
     def _for_method(self, method: Method, step: jax.Array) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -215,6 +202,27 @@ class TrainState(train_state.TrainState):
 
     def _sparse_state(self) -> SparseState:
         return SparseState(*(getattr(self, name) for name in SparseState._fields))
+
+
+def _replace(self: TrainState, **changes: Any) -> TrainState:
+    """Returns the state with other values; a method that can do nothing more is refused.
+
+    With another method what belongs to it is made anew: the state of its `observe`, and the count
+    of events, where those that it would have had so far count as taken. Leaves that the optimizer
+    never moves stay left out.
+
+    Raises:
+      ValueError: a method whose last pruning event is over, and whose sparsity would so never be
+        reached.
+    """
+    method = changes.get("method", self.method)
+    if method != self.method:
+        changes = self._for_method(method, changes.get("step", self.step)) | changes
+        changes["method"] = leave_out(method, self.frozen, self.params)
+    return dataclasses.replace(self, **changes)
+
+
+TrainState.replace = _replace
 
 
 def with_masks(cls: type[train_state.TrainState]) -> Any:

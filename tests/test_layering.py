@@ -13,14 +13,15 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "paths", "counting", "comparable", "masks"}
+CORE = {"types", "keys", "names", "paths", "counting", "comparable", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
     "keys": {"types"},
-    "paths": {"types"},
+    "names": set(),
+    "paths": {"types", "names"},
     "counting": set(),
     "comparable": set(),
     "overwritten": {"types"},
