@@ -6,6 +6,8 @@ Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST 
 an exponential moving average of its parameters. Lines that sparse training adds are marked.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,11 +48,8 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
     params, static = eqx.partition(MLP(jax.random.key(0)), eqx.is_inexact_array)
 
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
-    key = jax.random.key(1)
-    masks = method.init(key, params)  # sparse
-    params = jaxsparse.apply_masks(params, masks)  # sparse
-    tx = jaxsparse.masked(optax.adam(1e-3))  # sparse: masked(...)
-    opt_state = tx.init(params)
+    optimizer = jaxsparse.sparse_optimizer(method, optax.adam(1e-3))  # sparse
+    params, state = optimizer.init(params, key=jax.random.key(1))  # sparse: key
     average = params
 
     def logits(params, images):
@@ -60,12 +59,11 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, images), labels)
         return losses.mean()
 
-    @jax.jit
-    def step(params, opt_state, average, masks, images, labels):
+    @functools.partial(jax.jit, static_argnames="event")  # sparse: event
+    def step(params, state, average, images, labels, event):
         grads = jax.grad(loss)(params, images, labels)
-        updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
-        params = optax.apply_updates(params, updates)
-        return params, opt_state, optax.incremental_update(params, average, 0.02), grads
+        params, state = optimizer.update(grads, state, params, event=event)  # sparse: event
+        return params, state, optax.incremental_update(params, average, 0.02)
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
@@ -74,17 +72,14 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
             jnp.asarray(data.train.images[batch]),
             jnp.asarray(data.train.labels[batch]),
         )
-        params, opt_state, average, grads = step(params, opt_state, average, masks, images, labels)
-        if method.is_due(n):  # sparse
-            event = method.update(params, grads, masks, n, key=key)
-            params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
-            masks = event.masks
+        event = method.is_due(n)  # sparse
+        params, state, average = step(params, state, average, images, labels, event=event)
 
     # Weights that were dropped on the way live on in the average: it is masked where it is used.
-    average = jaxsparse.apply_masks(average, masks)  # sparse
+    average = jaxsparse.apply_masks(average, state.masks)  # sparse
     predicted = jnp.argmax(logits(average, jnp.asarray(data.test.images)), -1)
     accuracy = float((predicted == jnp.asarray(data.test.labels)).mean())
-    table = jaxsparse.summary(average, masks)
+    table = optimizer.summary(params, state)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table
 

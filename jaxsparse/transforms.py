@@ -129,6 +129,9 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       tx: the transformation that made the state; only its `init` is used.
       opt_state: its state.
       masks: bool, the structure and shapes of params.
+
+    Raises:
+      ValueError: the slots are in other containers than the masks.
     """
 
     def mask_slot(slot: Any, mask: Any) -> Any:
@@ -136,7 +139,13 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
             return slot
         return apply_mask(slot, mask)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
+    try:
+        return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
+    except ValueError as error:
+        raise ValueError(
+            "the optimizer's slots are not in the containers of params; with Flax NNX give both "
+            "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
+        ) from error
 
 
 def apply_event(

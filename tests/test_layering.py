@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "train_state": CORE
     | {"method", "metrics", "changes", "transforms", "frozen", "events", "sparse_optimizer"},
     "sparse": CORE | {"csr", "kernels", "sparse"},
-    "nn": CORE | {"distributions", "nn", "sparse"},
+    "nn": CORE | {"distributions", "method", "metrics", "nn", "sparse", "sparse_optimizer"},
 }
 
 
