@@ -6,9 +6,10 @@ per use, so that a kernel that is used twice counts twice. 2 FLOPs per multiply-
 counts (no norm, activation, pooling or loss, no factorization or Fourier transform), as in the
 tables of the sparse-training papers. What counts in a convolution is in `jaxsparse.products`.
 
-A product of two values that are both made from parameters, as in an adapter of low rank or of
-learned queries, is charged to the one that is made from more of them, or evenly. It counts once a
-pass, however large the batch.
+A product of two values that are both made from parameters, such as the factors of an adapter of low
+rank or learned queries and their kernel, is charged to the value made from more parameters, evenly
+if both are made from equally many. It is done once a pass, not once an example: count it with the
+batch in use, or leave it out before the FLOPs are multiplied by the batch size.
 
 These are theoretical: masked training on dense kernels saves none of them in time.
 """
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias
 import jax
 from jax.extend import core
 
-from jaxsparse.jaxprs import called, is_opaque, opened
+from jaxsparse.jaxprs import called, is_foreign, may_multiply, opened
 from jaxsparse.owners import Owners, averaged, broadcast, constant, joined, leaf, mixed, of_equation
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.products import PRODUCTS
@@ -44,12 +45,13 @@ def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
         `lambda params, x: model.apply({"params": params}, x)`. It is traced, never run.
       params: pytree of arrays or `jax.ShapeDtypeStruct`.
       *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`; give batch 1 for FLOPs per example. A
-        kernel that is multiplied with an input, a mask say, is data: let `forward` close over it.
+        kernel that is multiplied with an input, a mask say, or chosen by one is data: let `forward`
+        close over such a mask.
 
     Returns:
-      FLOPs by path, and under "other" those of products that no leaf takes part in. A part of a
-      kernel that is constant, such as padding, counts there too. Shares are rounded to whole
-      numbers, their sum is exact.
+      FLOPs by path, and under "other" those of products that no leaf takes part in. The constant
+      part of a kernel, such as padding, counts there too. Shares are rounded to whole numbers
+      whose sum is exact.
 
     Raises:
       ValueError: a product where it is not known how often it is done: in a `while_loop`, in a
@@ -148,10 +150,10 @@ def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> li
     first = _num_whole(eqn.invars, body.invars) - carry
     last = first + carry
     inputs = inputs[:last] + [x and averaged(x, [0]) for x in inputs[last:]]
-    # A carry that becomes data in one turn is data in those after it: find out, then count.
+    # A carry that becomes data in one turn is data in the next, and may make others data there.
     while True:
         outputs = _walk(body, inputs, {}, times)
-        carried = [_joined(pair) for pair in zip(inputs[first:last], outputs, strict=False)]
+        carried = [_either(pair) for pair in zip(inputs[first:last], outputs, strict=False)]
         is_settled = [x is None for x in carried] == [x is None for x in inputs[first:last]]
         inputs[first:last] = carried
         if is_settled:
@@ -175,23 +177,23 @@ def _walk_cond(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> li
         counts.append({})
         outputs.append(_walk(opened(branch), inputs[1:], counts[-1], times))
     _add(flops, max(counts, key=lambda count: sum(count.values())))
-    return [_joined(choices) for choices in zip(*outputs, strict=True)]
+    return [_either(choices) for choices in zip(*outputs, strict=True)]
 
 
-def _joined(origins: Sequence[_Origin]) -> _Origin:
-    """Where a value comes from that is one of several of its shape; data if any is data."""
+def _either(origins: Sequence[_Origin]) -> _Origin:
+    """The origin of a value that is one of several of the same shape; data if any of them is."""
     known = [x for x in origins if x is not None]
     return joined(known, known[0].shape) if len(known) == len(origins) else None
 
 
 def _walk_shards(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
-    """Inside are the parts of one device: of a value that is cut, each counts as like the whole."""
+    """Counts the part of one device for all; a part of a value has the shares of the whole."""
     body = opened(eqn.params["jaxpr"])
-    as_wide = lambda origins, variables: [
+    resized = lambda origins, variables: [
         x and joined([x], var.aval.shape) for x, var in zip(origins, variables, strict=True)
     ]
-    outputs = _walk(body, as_wide(inputs, body.invars), flops, times * _num_devices(eqn))
-    return as_wide(outputs, eqn.outvars)
+    outputs = _walk(body, resized(inputs, body.invars), flops, times * _num_devices(eqn))
+    return resized(outputs, eqn.outvars)
 
 
 def _num_devices(eqn: Any) -> int:
@@ -210,10 +212,10 @@ def _num_devices(eqn: Any) -> int:
 
 
 def _holds_products(eqn: Any) -> bool:
-    """Whether any function that belongs to the equation, however deep, holds a product."""
+    """Whether any function that belongs to the equation, however deep, holds or may hold one."""
     values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
     return any(
-        inner.primitive.name in PRODUCTS or _holds_products(inner)
+        inner.primitive.name in PRODUCTS or is_foreign(inner) or _holds_products(inner)
         for jaxpr in filter(_is_jaxpr, values)
         for inner in opened(jaxpr).eqns
     )
@@ -231,7 +233,7 @@ def _check_known(eqn: Any, inputs: list[_Origin]) -> None:
             f"{name} holds products, and it is not known how often it does them, so its FLOPs "
             "cannot be counted"
         )
-    if is_opaque(eqn, sum(x is None or bool(x.entries and x.lengths) for x in inputs)):
+    if may_multiply(eqn, sum(x is None or bool(x.entries and x.lengths) for x in inputs)):
         target = f" {eqn.params['target_name']}" if "target_name" in eqn.params else ""
         raise ValueError(
             f"{name}{target} cannot be looked into, so its FLOPs cannot be counted; give the plain "

@@ -5,11 +5,12 @@ from typing import Any
 from jax.extend import core
 from jax.extend.core import primitives
 
-# JAX's own operations; the second are those that it does not list, of several operands.
+# JAX's own operations; the others are those of several operands that it does not list.
 _KNOWN = {p.name for p in vars(primitives).values() if isinstance(p, core.Primitive)} | set(
-    """accum_grad_in_ref addupdate mulhi optimization_barrier psum_invariant reduce_scatter
-    scatter-sub select_if_vmap stack tie""".split()
+    """accum_grad_in_ref addupdate mulhi optimization_barrier pallas_call psum_invariant
+    reduce_scatter scatter-sub select_if_vmap stack tie""".split()
 )
+_FOREIGN = frozenset(("call_exported", "ffi_call", "io_callback", "pure_callback"))
 
 
 def called(eqn: Any) -> core.ClosedJaxpr | None:
@@ -27,18 +28,21 @@ def called(eqn: Any) -> core.ClosedJaxpr | None:
     return None
 
 
-def is_opaque(eqn: Any, num_operands: int) -> bool:
-    """Whether an equation may multiply its operands without a jaxpr that says so.
+def is_foreign(eqn: Any) -> bool:
+    """Whether an equation hands its operands to code without a jaxpr, and gets values back."""
+    return eqn.primitive.name in _FOREIGN and bool(eqn.outvars)
+
+
+def may_multiply(eqn: Any, num_operands: int) -> bool:
+    """Whether an equation without a jaxpr may hold products, as nobody knows what it does.
 
     Args:
-      eqn: one that holds no product and calls nothing.
-      num_operands: how many of its operands are arrays that are not constant. Of one alone only
-        foreign code makes products; other operations that are not known take at least two.
+      eqn: no product itself.
+      num_operands: how many of its operands are neither constants nor numbers. Foreign code may
+        multiply with values of its own; other operations need two operands.
     """
-    name = eqn.primitive.name
-    if name in ("ffi_call", "pure_callback", "io_callback", "call_exported"):
-        return bool(num_operands and eqn.outvars)
-    return num_operands > 1 and name not in _KNOWN and name != "pallas_call"
+    is_known = eqn.primitive.name in _KNOWN or eqn.primitive.name in _FOREIGN
+    return (is_foreign(eqn) and num_operands > 0) or (not is_known and num_operands > 1)
 
 
 def opened(jaxpr: Any) -> core.Jaxpr:
