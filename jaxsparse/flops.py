@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import jax
 from jax.extend import core
 
-from jaxsparse.jaxprs import called, is_foreign, may_multiply, opened
+from jaxsparse.jaxprs import SEPARATE, called, is_foreign, may_multiply, opened
 from jaxsparse.owners import Owners, averaged, broadcast, constant, joined, leaf, mixed, of_equation
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.products import PRODUCTS
@@ -112,6 +112,8 @@ def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: _Flops, times: int) 
             outputs = _walk_cond(eqn, inputs, flops, times)
         elif name == "shard_map":
             outputs = _walk_shards(eqn, inputs, flops, times)
+        elif name in SEPARATE:
+            outputs = inputs
         elif (closed := called(eqn)) is not None:
             inner = closed.jaxpr
             outputs = _walk(inner, inputs[len(inputs) - len(inner.invars) :], flops, times)

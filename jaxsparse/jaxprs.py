@@ -10,6 +10,8 @@ _KNOWN = {p.name for p in vars(primitives).values() if isinstance(p, core.Primit
     """accum_grad_in_ref addupdate mulhi optimization_barrier pallas_call psum_invariant
     reduce_scatter scatter-sub select_if_vmap stack tie""".split()
 )
+SEPARATE = frozenset(("optimization_barrier", "psum", "psum_invariant"))
+"""Operations of several operands each of which has a result of its own."""
 _FOREIGN = frozenset(("call_exported", "ffi_call", "io_callback", "pure_callback"))
 
 

@@ -5,6 +5,10 @@ that a dilation of the input puts between its entries do not: along such an axis
 transposed convolution with a stride, neither they nor padding count, but only entries that are
 there. Dilation of the kernel, groups of channels and groups of a batch change nothing but the
 shapes. In a ragged product every row meets the kernel of its group alone.
+
+XLA's own count (`cost_analysis`) of a product is the same, but that it leaves out all padding, and
+counts a ragged product by what CPUs do, every row with the kernels of all groups. It counts the
+body of a loop once.
 """
 
 import math

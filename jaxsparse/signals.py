@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxsparse.jaxprs import called
+from jaxsparse.jaxprs import SEPARATE, called
 from jaxsparse.owners import Owners, constant, mixed, of_equation
 
 
@@ -126,6 +126,8 @@ def _walk(closed: core.ClosedJaxpr, inputs: Sequence[Value], uses: list[Use]) ->
         inner = None if eqn.primitive.name in _NO_CALLS else called(eqn)
         if inner is not None:
             outputs = _walk(inner, operands[len(operands) - len(inner.jaxpr.invars) :], uses)
+        elif eqn.primitive.name in SEPARATE:
+            outputs = operands
         elif any(isinstance(x, Signal) for x in operands):
             outputs = _signals(eqn, operands, uses)
         else:
