@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.masks import check_masks, dense_masks
+from jaxsparse.owners import leaf
 from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.signals import Signal, Use, run_on_signals
 from jaxsparse.types import Leaves, PyTree, Rules
@@ -104,7 +105,9 @@ def live_weights(
     still be 0 or stand behind a ReLU that never opens; nothing but masks and shapes is looked at.
 
     Exact for networks of products with parameters, sums, activations, norms that use running
-    statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. A value
+    statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. So are
+    kernels that are made from several leaves: joined, scaled, normalised, or added to a constant,
+    which leaves a path open where the leaf is pruned. A value
     computed from several data counts as depending on all of them (a gate that is closed by dead
     weights closes nothing here), as does everything in a loop (`lax.scan`, `lax.cond`), and norms
     of the batch or the layer join what they average: there it may call a dead weight live, never
@@ -180,7 +183,8 @@ def where_paths_end(
       *inputs: as in `live_weights`.
 
     Returns:
-      The path of its kernel. None where an output is reached, or where no layer reads the input.
+      The path of its kernel, of one made from several leaves such as "k/kernel and q/kernel". None
+      where an output is reached, or where no layer reads the input.
 
     Raises:
       ValueError: as in `live_weights`.
@@ -190,7 +194,7 @@ def where_paths_end(
 
     def reached(masks: PyTree) -> tuple[jax.Array, list[jax.Array]]:
         outputs, uses = _run(forward, params, masks, inputs)
-        paths[:] = [use.path for use in uses]
+        paths[:] = [" and ".join(use.paths) for use in uses]
         ends = [x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None]
         return jnp.stack([jnp.zeros((), bool), *ends]).any(), [use.is_reached for use in uses]
 
@@ -205,7 +209,7 @@ def _run(
     """Runs the function on the masks and on inputs of ones."""
     closed = jax.make_jaxpr(forward)(params, *inputs)
     weights = [
-        Signal(jnp.asarray(mask, jnp.float32), (np.size(mask), path))
+        Signal(jnp.asarray(mask, jnp.float32), leaf(path, np.shape(mask)))
         for path, mask in leaves_by_path(masks).items()
     ]
     data = [Signal(jnp.ones(np.shape(x), jnp.float32)) for x in jax.tree.leaves(inputs)]
