@@ -49,7 +49,7 @@ from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, grow, prune
-from jaxsparse.starts import pattern_masks
+from jaxsparse.starts import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.timetable import make_timetable
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
@@ -94,9 +94,11 @@ __all__ = [
     "leaf_counts",
     "live_weights",
     "load_safetensors",
+    "magnitude_masks",
     "make_timetable",
     "masked",
     "masks_from_params",
+    "masks_from_scores",
     "masks_from_torch",
     "n_of_m",
     "num_active",
