@@ -18,7 +18,9 @@ from jaxsparse.export import (
     export_forward,
     load_safetensors,
     masks_from_torch,
+    masks_to_torch,
     params_from_torch,
+    params_to_torch,
     save_safetensors,
 )
 from jaxsparse.flops import layer_flops, sparse_flops
@@ -100,10 +102,12 @@ __all__ = [
     "masks_from_params",
     "masks_from_scores",
     "masks_from_torch",
+    "masks_to_torch",
     "n_of_m",
     "num_active",
     "overlap",
     "params_from_torch",
+    "params_to_torch",
     "pattern_masks",
     "prunable_paths",
     "prune",
