@@ -16,6 +16,11 @@ With `optimizer = nnx.Optimizer(model, jaxsparse.masked(tx), wrt=nnx.Param)` a s
     masks = event.masks
 """
 
+import gzip
+import os
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +28,23 @@ import optax
 from flax import nnx
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.metrics import Summary
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class MLP(nnx.Module):
@@ -46,7 +64,8 @@ class MLP(nnx.Module):
 
 def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     graphdef, params = nnx.split(MLP(nnx.Rngs(0)), nnx.Param)
 
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
@@ -68,19 +87,15 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = (
-            jnp.asarray(data.train.images[batch]),
-            jnp.asarray(data.train.labels[batch]),
-        )
-        params, opt_state, grads = step(params, opt_state, masks, images, labels)
+        batch = order.integers(len(labels), size=BATCH)
+        params, opt_state, grads = step(params, opt_state, masks, images[batch], labels[batch])
         if method.is_due(n):  # sparse
             event = method.update(params, grads, masks, n, key=key)
             params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
             masks = event.masks
 
-    logits = nnx.merge(graphdef, params)(jnp.asarray(data.test.images) / 255.0)
-    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(data.test.labels)).mean())
+    logits = nnx.merge(graphdef, params)(jnp.asarray(test_images) / 255.0)
+    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(test_labels)).mean())
     table = jaxsparse.summary(params, masks)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table
