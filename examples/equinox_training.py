@@ -1,5 +1,6 @@
 """Sparse training of an Equinox model: masks beside its parameters, and an average to evaluate.
 
+    pip install equinox
     python examples/equinox_training.py
 
 Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %, and tests
@@ -7,6 +8,10 @@ an exponential moving average of its parameters. Lines that sparse training adds
 """
 
 import functools
+import gzip
+import os
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,10 +20,23 @@ import numpy as np
 import optax
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.metrics import Summary
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class MLP(eqx.Module):
@@ -43,7 +61,8 @@ class MLP(eqx.Module):
 
 def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     # Arrays to the left, everything else to the right: the core works on the left one.
     params, static = eqx.partition(MLP(jax.random.key(0)), eqx.is_inexact_array)
 
@@ -67,18 +86,16 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = (
-            jnp.asarray(data.train.images[batch]),
-            jnp.asarray(data.train.labels[batch]),
-        )
+        batch = order.integers(len(labels), size=BATCH)
         event = method.is_due(n)  # sparse
-        params, state, average = step(params, state, average, images, labels, event=event)
+        params, state, average = step(
+            params, state, average, images[batch], labels[batch], event=event
+        )
 
     # Weights that were dropped on the way live on in the average: it is masked where it is used.
     average = jaxsparse.apply_masks(average, state.masks)  # sparse
-    predicted = jnp.argmax(logits(average, jnp.asarray(data.test.images)), -1)
-    accuracy = float((predicted == jnp.asarray(data.test.labels)).mean())
+    predicted = jnp.argmax(logits(average, jnp.asarray(test_images)), -1)
+    accuracy = float((predicted == jnp.asarray(test_labels)).mean())
     table = optimizer.summary(params, state)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table

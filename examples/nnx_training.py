@@ -8,6 +8,11 @@ place of `nnx.Optimizer`, and `event`. The functional style, with params and mas
 own, is that of `examples/equinox_training.py`.
 """
 
+import gzip
+import os
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +20,24 @@ import optax
 from flax import nnx
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.metrics import Summary
 from jaxsparse.nn.optimizer_nnx import NNXOptimizer
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class MLP(nnx.Module):
@@ -39,7 +57,8 @@ class MLP(nnx.Module):
 
 def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     model = MLP(nnx.Rngs(0))
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
     optimizer = NNXOptimizer(model, method, optax.adam(1e-3), key=jax.random.key(1))  # sparse
@@ -55,12 +74,13 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = data.train.images[batch], data.train.labels[batch]
-        step(model, optimizer, images, labels, event=method.is_due(n))  # sparse: event
+        batch = order.integers(len(labels), size=BATCH)
+        step(
+            model, optimizer, images[batch], labels[batch], event=method.is_due(n)
+        )  # sparse: event
 
-    logits = model(jnp.asarray(data.test.images) / 255.0)
-    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(data.test.labels)).mean())
+    logits = model(jnp.asarray(test_images) / 255.0)
+    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(test_labels)).mean())
     table = optimizer.summary(model)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table

@@ -230,6 +230,33 @@ def leaf_counts(
     return _largest_remainder(ideal, total, lowest, highest)
 
 
+def count_together(shapes: Shapes, density: float, *, minimum: int = 0, when: str = "") -> int:
+    """Returns how many weights of all leaves together are active, `total_count` of their sizes.
+
+    Args:
+      shapes: shapes by path, of leaves that compete for one number.
+      density: in (0, 1].
+      minimum: fewest active weights that each leaf is to have; a smaller leaf has all of its own.
+      when: words for the message, such as " at step 10".
+
+    Raises:
+      ValueError: fewer than `minimum` a leaf, or than 1; says how high the sparsity can be.
+
+    >>> count_together({"a": (4, 4), "b": (4, 16)}, 0.5)
+    40
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    count = total_count(sum(sizes), density)
+    fewest = max(sum(min(minimum, size) for size in sizes), 1)
+    if count < fewest:
+        raise ValueError(
+            f"the target of {count} active weights of {sum(sizes)}{when} is below "
+            + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")
+            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
+        )
+    return count
+
+
 def highest_sparsity(fewest: int, size: int) -> str:
     """Writes the sparsity that leaves `fewest` of `size` weights, for messages.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.bisection import bisect
+from jaxsparse.counting import count_true
 from jaxsparse.histogram import scores_of, select, stored
 from jaxsparse.kernels.one_cpu import on_one_cpu
 from jaxsparse.types import Candidates, Counts, Leaves, Scores, Selected
@@ -76,7 +77,7 @@ def top_k(
     {'kernel': Array([ True, False,  True], dtype=bool)}
     """
     inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
-    kinds = jax.eval_shape(compute, inputs)
+    kinds = _kinds(scores)
     _check_scores(kinds, eligible=eligible, given=given)
     _check_counts(kinds, k)
     order = next((masks for masks in (eligible, given) if masks is not None), None)
@@ -105,6 +106,40 @@ def top_k(
             candidates,
         )
     return Selected(dict(zip(paths, masks, strict=True)), num_nan)
+
+
+def top_k_with_minimum(
+    scores: Leaves | Scores, k: int | jax.Array, minimum: int, eligible: Leaves | None = None
+) -> Selected:
+    """Selects the k largest scores over all leaves together, of each leaf at least `minimum`.
+
+    The best `minimum` of every leaf are in first, all of a leaf with fewer; the others compete for
+    what is left of k. Where that is nothing, there are more than k.
+
+    Args:
+      scores: as in `top_k`.
+      k: int32[].
+      minimum: at least 0, where it is `top_k`.
+      eligible: as in `top_k`.
+
+    >>> import jax.numpy as jnp
+    >>> scores = {"a": jnp.array([5.0, 4.0, 3.0]), "b": jnp.array([1.0, 2.0])}
+    >>> top_k_with_minimum(scores, 3, 1).masks["b"]
+    Array([False,  True], dtype=bool)
+    """
+    if not minimum:
+        return top_k(scores, k, eligible)
+    paths = eligible if eligible is not None else _kinds(scores)
+    first = top_k(scores, dict.fromkeys(paths, minimum), eligible)
+    num_first = sum(count_true(mask)[0] for mask in first.masks.values())
+    chosen = top_k(scores, k - num_first, eligible, given=first.masks)
+    return chosen._replace(num_nan=first.num_nan)  # of all candidates, not only of those left
+
+
+def _kinds(scores: Leaves | Scores) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every score."""
+    inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
+    return jax.eval_shape(compute, inputs)
 
 
 def _check_scores(scores: Mapping[str, jax.ShapeDtypeStruct], **masks: Leaves | None) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.distributions import highest_sparsity, leaf_counts, total_count
+from jaxsparse.distributions import count_together, leaf_counts
 from jaxsparse.types import (
     Distribution,
     OptionError,
@@ -181,10 +181,8 @@ def event_rows(
     """
     if min_keep is None:
         min_keep = int(scope == "layer")
-    size = sum(math.prod(shape) for shape in shapes.values())
-    if scope == "global" and size >= HOLD:
-        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
-
+    if scope == "global":
+        check_countable(shapes)
     if scope == "layer":
         targets = list(_layer_targets(timetable, shapes, distribution, min_keep))
     else:
@@ -204,16 +202,8 @@ def event_rows(
 def _global_target(event: PlannedEvent, shapes: Shapes, min_keep: int) -> dict[str, int]:
     if event.density is None:
         return {"": HOLD}
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    count = total_count(sum(sizes), event.density)
-    fewest = max(sum(min(min_keep, size) for size in sizes), 1)
-    if count < fewest:
-        raise ValueError(
-            f"the target of {count} active weights of {sum(sizes)} at step {event.step} is below "
-            + (f"{min_keep} for each of {len(shapes)} layers" if min_keep else "1")
-            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
-        )
-    return {"": count}
+    when = f" at step {event.step}"
+    return {"": count_together(shapes, event.density, minimum=min_keep, when=when)}
 
 
 def _layer_targets(
@@ -292,6 +282,13 @@ def take_fraction(
     p, q = ratio
     whole, rest = count // q, count % q
     return whole * p + (rest * p + (q - 1 if rounding == "ceil" else 0)) // q
+
+
+def check_countable(shapes: Shapes) -> None:
+    """Raises a ValueError for more weights than one number can count."""
+    size = sum(math.prod(shape) for shape in shapes.values())
+    if size >= HOLD:
+        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
 
 
 def check_steps(**steps: int) -> None:

@@ -293,7 +293,7 @@ def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields
 def torchvision_name(path: str) -> str:
     """Returns the name of a leaf of `resnet`'s variables in torchvision's state dicts.
 
-    It is the `rename` that loads weights, statistics of norms, and masks:
+    It is the `rename` that loads weights, statistics of norms, and masks, and writes them:
 
         from jaxsparse.nn import resnet, torchvision_name
 
@@ -302,6 +302,7 @@ def torchvision_name(path: str) -> str:
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)
         variables = jaxsparse.params_from_torch(state_dict, shapes, rename=torchvision_name)
         masks = jaxsparse.masks_from_torch(state_dict, shapes["params"], rename=torchvision_name)
+        state_dict = jaxsparse.params_to_torch(variables, rename=torchvision_name)  # and back
 
     With a new classifier take "fc" out of the params of `shapes`, and "fc.weight" and "fc.bias" out
     of the state dict.
