@@ -2,8 +2,9 @@
 
 A kernel is often made from several leaves before it is used: the gates of an LSTM are concatenated,
 experts are stacked, a kernel is scaled, or has an adapter added. A value is therefore cut into
-blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Moving
-entries moves the blocks exactly; constants belong to no leaf.
+blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Blocks
+move exactly where a value is joined, cut, padded, flipped, transposed or reshaped. What an index
+chooses has the shares of all that it is chosen from. Constants belong to no leaf.
 
 An entry that is computed from several leaves at once, by a sum or a product, belongs to the leaf
 behind the operand that is made from most parameters: to the kernel, neither to its scale nor to its
@@ -175,6 +176,9 @@ def of_equation(eqn: Any, operands: Sequence[Owners]) -> list[Owners]:
         found = [_put_together(name, operands, shape, params)]
     elif name in ("slice", "rev", "pad", "split"):
         found = [_along_axes(x, at) for at in _positions(name, x.shape, params)]
+    elif name == "unstack":
+        slices = (taken(x, params["axis"], np.array([i])) for i in range(len(shapes)))
+        found = [reshaped(each, shape) for each in slices]
     elif name.startswith("reduce_") and "axes" in params:
         found = [averaged(x, params["axes"])]
     elif name.startswith(("scatter", "dynamic_update_slice")):
