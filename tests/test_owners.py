@@ -97,6 +97,8 @@ def test_an_empty_leaf_owns_nothing(shape):
     assert mixed(both) == {"b": 1} and both.shape == (4, 6)
     none = owners_of(lambda xp, x: x["b"][:, 3:3].reshape(3, 0), leaves)
     assert mixed(none) == {"b": 1} and none.shape == (3, 0)
+    row = lambda xp, x: xp.concatenate([x["b"][:0], x["b"][:1]])
+    assert mixed(owners_of(lambda xp, x: x["b"] * row(xp, x), leaves)) == {"b": 1}
 
 
 def share(make, leaves):
