@@ -2,8 +2,9 @@
 
 A kernel is often made from several leaves before it is used: the gates of an LSTM are concatenated,
 experts are stacked, a kernel is scaled, or has an adapter added. A value is therefore cut into
-blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Moving
-entries moves the blocks exactly; constants belong to no leaf.
+blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Blocks
+move exactly where a value is joined, cut, padded, flipped, transposed or reshaped. What an index
+chooses has the shares of all that it is chosen from. Constants belong to no leaf.
 
 An entry that is computed from several leaves at once, by a sum or a product, belongs to the leaf
 behind the operand that is made from most parameters: to the kernel, neither to its scale nor to its
@@ -101,6 +102,7 @@ def joined(operands: Sequence[Owners], shape: Sequence[int]) -> Owners:
 
 def concatenated(operands: Sequence[Owners], axis: int) -> Owners:
     """Returns the owners of values joined along an axis."""
+    operands = [x for x in operands if x.shape[axis]] or operands[:1]
     ndim = len(operands[0].lengths)
     lengths, blocks = _aligned(operands, [a for a in range(ndim) if a != axis])
     lengths[axis] = np.concatenate([x.lengths[axis] for x in operands])
@@ -130,9 +132,8 @@ def taken(x: Owners, axis: int, positions: np.ndarray) -> Owners:
 
 def transposed(x: Owners, permutation: Sequence[int]) -> Owners:
     """Returns the owners of a value whose axes change their order."""
-    return Owners(
-        tuple(x.lengths[axis] for axis in permutation), x.blocks.transpose(permutation), x.entries
-    )
+    lengths = tuple(x.lengths[axis] for axis in permutation)
+    return Owners(lengths, x.blocks.transpose(permutation), x.entries)
 
 
 def broadcast(x: Owners, shape: Sequence[int], axes: Sequence[int]) -> Owners:
@@ -173,8 +174,9 @@ def of_equation(eqn: Any, operands: Sequence[Owners]) -> list[Owners]:
         found = [reshaped(x, shape)]
     elif name in ("concatenate", "stack"):
         found = [_put_together(name, operands, shape, params)]
-    elif name in ("slice", "rev", "pad", "split"):
-        found = [_along_axes(x, at) for at in _positions(name, x.shape, params)]
+    elif name in ("slice", "rev", "pad", "split", "unstack"):
+        cuts = [_along_axes(x, at) for at in _positions(name, x.shape, params)]
+        found = [reshaped(cut, shape) for cut in cuts] if name == "unstack" else cuts
     elif name.startswith("reduce_") and "axes" in params:
         found = [averaged(x, params["axes"])]
     elif name.startswith(("scatter", "dynamic_update_slice")):
@@ -221,7 +223,8 @@ def _positions(
     if name == "pad":
         config = zip(shape, params["padding_config"], strict=True)
         return [[_padded(size, *each) for size, each in config]]
-    stops = np.cumsum([0, *params["sizes"]]).tolist()
+    sizes = params["sizes"] if name == "split" else [1] * shape[params["axis"]]
+    stops = np.cumsum([0, *sizes]).tolist()
     ranges = [np.arange(*ends) for ends in itertools.pairwise(stops)]
     return [[each if a == params["axis"] else None for a, _ in _axes(shape)] for each in ranges]
 

@@ -60,6 +60,9 @@ MOVES = {
     "flip": lambda xp, x, other: x[:, ::-1],
     "pad": lambda xp, x, other: xp.pad(x, ((1, 0), (0, 2))),
     "split": lambda xp, x, other: xp.split(x, [x.shape[1] // 2], 1)[1],
+    "unstack": lambda xp, x, other: xp.concatenate(
+        (jnp.unstack if xp is jnp else list)(x.reshape(2, -1, x.shape[1]))[::-1]
+    ),
     "broadcast": lambda xp, x, other: xp.broadcast_to(x[:, None], (len(x), 2, x.shape[1]))[1],
     "moved": lambda xp, x, other: x.reshape(2, -1, x.shape[1]).transpose(1, 2, 0).reshape(-1, 2),
 }
@@ -94,6 +97,8 @@ def test_an_empty_leaf_owns_nothing(shape):
     assert mixed(both) == {"b": 1} and both.shape == (4, 6)
     none = owners_of(lambda xp, x: x["b"][:, 3:3].reshape(3, 0), leaves)
     assert mixed(none) == {"b": 1} and none.shape == (3, 0)
+    row = lambda xp, x: xp.concatenate([x["b"][:0], x["b"][:1]])
+    assert mixed(owners_of(lambda xp, x: x["b"] * row(xp, x), leaves)) == {"b": 1}
 
 
 def share(make, leaves):
