@@ -13,12 +13,13 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "paths", "counting", "masks"}
+CORE = {"types", "integers", "keys", "paths", "counting", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
+    "integers": set(),
     "keys": {"types"},
     "paths": {"types"},
     "counting": set(),
