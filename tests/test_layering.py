@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "kernels": {"counting", "kernels"},
     "bisection": CORE | {"search", "ties"},
     "histogram": {"types"},
-    "selection": {"types", "bisection", "histogram", "kernels"},
+    "selection": {"types", "integers", "bisection", "histogram", "kernels"},
     "ranking": {"types", "ties", "groups"},
     "patterns": CORE | {"groups"},
     "timetable": TOOLS,
