@@ -15,6 +15,7 @@ import optax
 
 from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import check_rules, leaf_paths
 from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
 from jaxsparse.plan import Plan, Targets, make_plan
@@ -157,6 +158,7 @@ def compose(
     if dense_gradient is None:
         dense_gradient = "always" if observe is not None else "events" if stages else "never"
     _check_options(distribution, scope, min_keep, dense_gradient)
+    min_keep = None if min_keep is None else int(min_keep)
 
     recipe = Recipe(tuple(stages), timetable, distribution, scope, min_keep, prunable)
     return Method(
@@ -249,7 +251,8 @@ def _check_options(
         )
     if scope not in ("global", "layer"):
         raise OptionError("scope", scope, "must be 'global' or 'layer'")
-    if min_keep is not None and (not isinstance(min_keep, int) or min_keep < 0):
+    number = 0 if min_keep is None else whole_number(min_keep)
+    if number is None or number < 0:
         raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")

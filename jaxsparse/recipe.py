@@ -12,6 +12,7 @@ from jax import lax
 from jaxsparse.budget import check_sizes, initial_counts, rows_in_units
 from jaxsparse.counting import count_true
 from jaxsparse.groups import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
+from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
@@ -101,6 +102,7 @@ def run_event(
     key: jax.Array | None = None,
 ) -> Event:
     """Performs the event of a step, `Method.update`."""
+    step = to_int32(step, "step")
     check_masks(masks, params)
     check_like(grads, params, name="grads", like="params")
     paths = prunable_paths(params, recipe.prunable)

@@ -230,6 +230,13 @@ def test_what_does_not_fit_a_dense_layer():
         (jnp.ones((2, 4)), {"shortcut": jnp.ones((2, 4), bool)}, "shortcut has dtype bool"),
         (jnp.ones((2, 4)), {"epsilon": 0.0}, "epsilon 0.0 must be above 0"),
         (jnp.ones((2, 4)), {"epsilon": float("nan")}, "epsilon nan must be above 0"),
+        (
+            jnp.ones((2, 4)),
+            {"epsilon": 1e-50},
+            "epsilon 1e-50 must be above 0, a number of float32",
+        ),
+        (jnp.ones((2, 4)), {"epsilon": np.inf}, "epsilon inf must be above 0"),
+        (jnp.ones((2, 4)), {"epsilon": "small"}, "epsilon .small. must be above 0"),
     ],
 )
 def test_what_does_not_fit_a_norm(x, more, message):
