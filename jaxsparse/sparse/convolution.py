@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.kernels.load import on_device
+from jaxsparse.kernels.load import backend, on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions, check_known
 from jaxsparse.sparse.varying import result_type, varying_alike
@@ -63,7 +63,8 @@ def sparse_conv(
     shape = out_shape(images, positions, found, layout)
     if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
-    return _conv(found, layout, *varying_alike(images, values, positions))
+    images, values, positions = varying_alike(images, values, positions)
+    return _compiled_once(found, layout, backend().name, images, values, positions)
 
 
 def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
@@ -103,6 +104,20 @@ def _pixels_of(rows: int) -> int:
     return next((n for n in range(many, few - 1, -1) if rows % n == 0), rows)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _compiled_once(
+    window: ConcreteWindow,
+    layout: Layout,
+    engine: str,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+) -> jax.Array:
+    """Op by op the layer would be compiled anew at every call; `engine` says what `_conv` becomes."""
+    del engine
+    return _conv(window, layout, images, values, positions)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(
     window: ConcreteWindow,
@@ -130,13 +145,27 @@ def _backward(
     kept: tuple[jax.Array, jax.Array, Positions],
     grads: jax.Array,
 ) -> tuple[jax.Array, jax.Array, None]:
-    compiled = functools.partial(_compiled_backward, window, layout)
-    loop = functools.partial(_loop_backward, window, layout)
-    grad_images, grad_values = on_device(compiled, loop, *kept, grads)
+    grad_images, grad_values = _gradients(window, layout, backend().name, *kept, grads)
     return grad_images, grad_values, None
 
 
 _conv.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _gradients(
+    window: ConcreteWindow,
+    layout: Layout,
+    engine: str,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    grads: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    del engine  # see `_compiled_once`
+    compiled = functools.partial(_compiled_backward, window, layout)
+    loop = functools.partial(_loop_backward, window, layout)
+    return on_device(compiled, loop, images, values, positions, grads)
 
 
 def _foldable(window: ConcreteWindow, layout: Layout) -> Callable[..., jax.Array]:
