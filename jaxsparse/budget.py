@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxsparse.distributions import count_together, erk, leaf_counts
 from jaxsparse.groups import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import listed
 from jaxsparse.timetable import Timetable, check_countable, event_rows
 from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shapes
@@ -129,7 +130,8 @@ def check_options(scope: str, distribution: Distribution | None, min_keep: int |
         raise ValueError(
             f"distribution {said} must be a function such as erk(), of (shapes, density)"
         )
-    if min_keep is not None and (not isinstance(min_keep, int) or min_keep < 0):
+    number = 0 if min_keep is None else whole_number(min_keep)
+    if number is None or number < 0:
         raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
 
 

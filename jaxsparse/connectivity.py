@@ -124,8 +124,8 @@ def live_weights(
       prunable: as in `prunable_paths`.
 
     Returns:
-      Masks of the live weights, within `masks`; other leaves are all True. Under `jax.jit`, with
-      the masks as its argument, what it does is compiled once.
+      Masks of the live weights, within `masks`; other leaves are all True. Works under `jax.jit`,
+      with the masks as its argument.
 
     Raises:
       ValueError: the trees differ, or masks are not bool; names the first leaf.
@@ -146,7 +146,8 @@ def live_weights(
         return sum(reached, jnp.zeros((), jnp.float32))
 
     as_floats = {path: jnp.asarray(mask, jnp.float32) for path, mask in kernels.items()}
-    found = jax.jit(jax.grad(num_reached))(as_floats)  # op by op, each would be compiled
+    # Op by op, which is compiled once; a `jax.jit` of what is new at every call never is.
+    found = jax.grad(num_reached)(as_floats)
     live = {path: jnp.asarray(mask) & (found[path] > 0.5) for path, mask in kernels.items()}
     return with_leaves(dense_masks(masks), live)
 
@@ -190,17 +191,11 @@ def where_paths_end(
       ValueError: as in `live_weights`.
     """
     masks = check_masks(masks, params)
-    paths = []
-
-    def reached(masks: PyTree) -> tuple[jax.Array, list[jax.Array]]:
-        outputs, uses = _run(forward, params, masks, inputs)
-        paths[:] = [" and ".join(use.paths) for use in uses]
-        ends = [x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None]
-        return jnp.stack([jnp.zeros((), bool), *ends]).any(), [use.is_reached for use in uses]
-
-    is_whole, is_reached = jax.jit(reached)(masks)
-    last = [path for path, found in zip(paths, is_reached, strict=True) if found][-1:]
-    return None if is_whole or not last else last[0]
+    outputs, uses = _run(forward, params, masks, inputs)
+    if any(x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None):
+        return None
+    reached = [" and ".join(use.paths) for use in uses if use.is_reached]
+    return reached[-1] if reached else None
 
 
 def _run(

@@ -73,12 +73,12 @@ def with_cycles(
     if not isinstance(method, Method):
         raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
     recipe, table = method.recipe, method.timetable
+    (cycle_interval,) = check_steps(cycle_interval=cycle_interval)
     if cycle_steps is None:
         cycle_steps = max(table.total_steps // 5, 1)
     lengths = {"num_cycles": num_cycles, "cycle_steps": cycle_steps, "growth": growth}
     factor = cyclic(**lengths, multiplier=multiplier, shape=shape)
     ends = cycle_ends(**lengths)
-    check_steps(cycle_interval=cycle_interval)
     if not ends or multiplier == 1.0:
         return method
     if recipe is None:
@@ -99,8 +99,8 @@ def with_cycles(
     if any(e.drop_fraction for e in table.events) and not any(e.drop_fraction for e in after):
         raise ValueError(
             f"the cycles end at step {ends[-1]}, and the last event at which {method.name} "
-            f"exchanges weights is at {table.events[-1].step}, so it would exchange none; take shorter "
-            "cycles, or a shorter update_interval"
+            f"exchanges weights is at {table.events[-1].step}, so it would exchange none; take "
+            "shorter cycles, or a shorter update_interval"
         )
     cycles = Cycles((prune(drop), grow_by(grow)), ends, cycle_interval, multiplier)
     recipe = recipe._replace(

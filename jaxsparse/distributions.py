@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from jaxsparse.comparable import comparable
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
@@ -133,7 +134,7 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     True
     """
     for pattern, num in axes.items():
-        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+        if (whole_number(num) or 0) < 1:
             raise ValueError(f"stack {pattern!r}: {num!r} leading axes; it must be at least 1")
 
     def unstacked(shapes: Shapes, density: float) -> dict[str, float]:

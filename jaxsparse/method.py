@@ -176,6 +176,7 @@ def compose(
     if dense_gradient is None:
         dense_gradient = "always" if observe is not None else "events" if stages else "never"
     check_options(scope, distribution, min_keep)
+    min_keep = None if min_keep is None else int(min_keep)
     if dense_gradient not in get_args(DenseGradient):
         raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
 

@@ -2,7 +2,8 @@
 
 A stage is a pure function (weights, signal, masks, row, key) -> Selected over the prunable leaves
 by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` does that, see
-`jaxsparse.method`.
+`jaxsparse.method`. `method.update` compiles it; called by itself, outside of `jax.jit`, it is
+compiled at every call.
 """
 
 import jax

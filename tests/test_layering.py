@@ -13,12 +13,13 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "names", "paths", "counting", "comparable", "masks"}
+CORE = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
+    "integers": set(),
     "keys": {"types"},
     "names": set(),
     "paths": {"types", "names"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "kernels": {"counting", "kernels"},
     "bisection": CORE | {"search", "ties"},
     "histogram": {"types"},
-    "selection": {"types", "counting", "bisection", "histogram", "kernels"},
+    "selection": {"types", "integers", "counting", "bisection", "histogram", "kernels"},
     "ranking": {"types", "ties", "groups"},
     "patterns": CORE | {"groups"},
     "timetable": TOOLS,
