@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state"},
     "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
+    "compat": STARTS | {"starts", "stages", "method", "methods", "transforms", "compat"},
     "sparse": CORE | {"csr", "kernels", "sparse"},
     "nn": CORE | {"distributions", "nn", "sparse"},
 }
