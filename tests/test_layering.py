@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "export": CORE | {"csr", "flat_state", "export"},
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state"},
+    "compat": STARTS | {"starts", "stages", "method", "methods", "transforms", "compat"},
     "sparse_optimizer": CORE
     | {"overwritten", "method", "metrics", "patterns", "transforms", "frozen", "events"},
     "train_state": CORE
