@@ -53,6 +53,14 @@ def test_grouped_strided_convolution():
     assert flops == {"kernel": 2 * (4 * 4 * 12) * (3 * 3 * 2)}
 
 
+def test_a_transposed_convolution():
+    layer = nn.ConvTranspose(1, (2, 2), strides=(2, 2))
+    x = jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    flops = layer_flops(lambda params, x: layer.apply({"params": params}, x), params, x)
+    assert flops == {"kernel": 2 * (2 * 2 * 3) * (2 * 2 * 1)}
+
+
 def test_a_shared_kernel_counts_every_use_and_its_scale_does_not():
     params = {"kernel": jnp.ones((8, 8)), "scale": jnp.ones(())}
     forward = lambda p, x: jax.nn.relu(x @ p["kernel"]) @ (p["scale"] * p["kernel"])
