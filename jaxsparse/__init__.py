@@ -2,6 +2,7 @@
 
 from jaxsparse.accounting import training_flops
 from jaxsparse.age import scale_by_age
+from jaxsparse.axes import axes_by_rules
 from jaxsparse.changes import churn, exploration_rate, explore, overlap
 from jaxsparse.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
@@ -51,9 +52,10 @@ from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.starts import pattern_masks
 from jaxsparse.timetable import make_timetable
+from jaxsparse.traced_axes import kernel_axes
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
-from jaxsparse.types import Event, EventMetrics
+from jaxsparse.types import Event, EventMetrics, KernelAxes
 
 __version__ = "0.1.0"
 
@@ -61,12 +63,14 @@ __all__ = [
     "Csr",
     "Event",
     "EventMetrics",
+    "KernelAxes",
     "Method",
     "Pattern",
     "TrainState",
     "apply_event",
     "apply_mask",
     "apply_masks",
+    "axes_by_rules",
     "block",
     "channels",
     "check",
@@ -90,6 +94,7 @@ __all__ = [
     "granet",
     "granet_st",
     "grow",
+    "kernel_axes",
     "layer_flops",
     "leaf_counts",
     "live_weights",

@@ -13,7 +13,7 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "paths", "counting", "masks"}
+CORE = {"types", "keys", "paths", "counting", "masks", "axes"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "paths": {"types"},
     "counting": set(),
     "masks": {"types", "paths"},
+    "axes": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,
     "groups": {"types"},
@@ -38,6 +39,9 @@ MAY_IMPORT = {
     "timetable": TOOLS,
     "stages": STEPS,
     "jaxprs": set(),
+    "axis_views": {"types"},
+    "axis_operations": {"types", "jaxprs", "axis_views"},
+    "traced_axes": CORE | {"jaxprs", "axis_views", "axis_operations"},
     "flops": CORE | {"jaxprs"},
     "signals": {"jaxprs"},
     "connectivity": CORE | {"signals"},
