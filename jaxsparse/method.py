@@ -188,7 +188,7 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
     sparsity 0.
 
     Methods that grow by gradient (RigL, SNFS, GraNet) find none for output channels in front of a
-    ReLU: their masks would stand still, see `channels`. Give them `channels(-2)`.
+    ReLU: their masks would stand still, see `channels`. Give them `channels("inputs")`.
 
     Initial masks have the pattern, and so have masks after every event. Masks from elsewhere had
     better have it too (`check_pattern` tells, `pattern_masks` makes some): of N:M an event restores
