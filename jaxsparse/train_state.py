@@ -15,6 +15,7 @@ from flax import struct
 from flax.training import train_state
 from jax.core import Tracer
 
+from jaxsparse.axes import AxesByPath
 from jaxsparse.changes import explore
 from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
 from jaxsparse.method import Method
@@ -136,9 +137,13 @@ class TrainState(train_state.TrainState):
         """Share of the method's prunable weights that are inactive (waits for the device)."""
         return sparsity(self.masks, self.method.prunable)
 
-    def summary(self) -> Summary:
-        """The table per layer of the method's prunable weights (waits for the device)."""
-        return summary(self.params, self.masks, self.method.prunable)
+    def summary(self, axes: AxesByPath | None = None) -> Summary:
+        """The table per layer of the method's prunable weights (waits for the device).
+
+        Args:
+          axes: as in `jaxsparse.summary`.
+        """
+        return summary(self.params, self.masks, self.method.prunable, axes=axes)
 
     def apply_gradients(
         self,
