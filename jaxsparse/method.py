@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 import jax
 import optax
 
+from jaxsparse.axes import AxesByPath
 from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
 from jaxsparse.paths import check_rules, leaf_paths
@@ -77,6 +78,7 @@ class Method(NamedTuple):
         flops: Mapping[str, int] | None = None,
         *,
         count_dense_gradient: bool = True,
+        axes: AxesByPath | None = None,
     ) -> Plan:
         """The dry run: every event, what each layer keeps, and what training costs; print it.
 
@@ -86,6 +88,8 @@ class Method(NamedTuple):
             the costs out.
           count_dense_gradient: charge the steps that need the gradient of inactive weights for it.
             False is GraNet's published accounting.
+          axes: what sums over what, by path, from `kernel_axes`; estimates of what one threshold
+            leaves to each layer follow the fan-in. None: the rules of `jaxsparse.axes`.
 
         Raises:
           ValueError: what training could not do, such as fewer weights than layers, or `flops` of
@@ -96,7 +100,7 @@ class Method(NamedTuple):
             if path != OTHER and path not in leaves:
                 raise ValueError(f"flops has a leaf {path}, which params lacks")
         charged = self.dense_gradient if count_dense_gradient else "never"
-        return make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        return make_plan(self.name, self.timetable, self.targets(params), flops, charged, axes)
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`: a Python int, counted from 1.
