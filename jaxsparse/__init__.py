@@ -19,10 +19,13 @@ from jaxsparse.export import (
     export_forward,
     load_safetensors,
     masks_from_torch,
+    masks_to_torch,
     params_from_torch,
+    params_to_torch,
     save_safetensors,
 )
 from jaxsparse.flops import layer_flops, sparse_flops
+from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.masks import (
     apply_mask,
     apply_masks,
@@ -49,8 +52,9 @@ from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
+from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
-from jaxsparse.starts import pattern_masks
+from jaxsparse.starts import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.timetable import make_timetable
 from jaxsparse.traced_axes import kernel_axes
 from jaxsparse.train_state import TrainState, with_masks
@@ -66,6 +70,8 @@ __all__ = [
     "KernelAxes",
     "Method",
     "Pattern",
+    "SparseOptimizer",
+    "SparseState",
     "TrainState",
     "apply_event",
     "apply_mask",
@@ -90,6 +96,7 @@ __all__ = [
     "export_forward",
     "from_csr",
     "from_csr_tree",
+    "frozen_paths",
     "gmp",
     "granet",
     "granet_st",
@@ -97,16 +104,21 @@ __all__ = [
     "kernel_axes",
     "layer_flops",
     "leaf_counts",
+    "leave_out",
     "live_weights",
     "load_safetensors",
+    "magnitude_masks",
     "make_timetable",
     "masked",
     "masks_from_params",
+    "masks_from_scores",
     "masks_from_torch",
+    "masks_to_torch",
     "n_of_m",
     "num_active",
     "overlap",
     "params_from_torch",
+    "params_to_torch",
     "pattern_masks",
     "prunable_paths",
     "prune",
@@ -118,6 +130,7 @@ __all__ = [
     "set_itop",
     "snfs",
     "sparse_flops",
+    "sparse_optimizer",
     "sparsity",
     "stacked",
     "static",

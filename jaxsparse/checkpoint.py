@@ -44,6 +44,7 @@ from jaxsparse.flat_state import (
     fill,
     flatten,
     nested,
+    renamed,
     under,
 )
 from jaxsparse.paths import check_like, leaf_paths, leaves_by_path
@@ -207,7 +208,8 @@ def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None
         raise ValueError(f"{name} cannot give masks: {_reason(error)}") from error
     masks = {inner: jnp.asarray(values[full]) for inner, full in found.items()}
     if like is None:
-        return nested(masks)
+        return nested(renamed(masks))
+    masks = renamed(masks, leaves_by_path(like))
     check_like(masks, leaves_by_path(like), name=f"masks of {name}", like="like")
     return jax.tree.unflatten(jax.tree.structure(like), [masks[p] for p in leaf_paths(like)])
 

@@ -126,7 +126,7 @@ def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -
     Raises:
       ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     by_path, leaves = leaves_by_path(masks), dict(leaves_by_path(params))
     for path, mask in by_path.items():
         if not np.asarray(mask).all():

@@ -16,10 +16,13 @@ import math
 from collections.abc import Callable, Mapping
 
 from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
+from jaxsparse.comparable import comparable
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
 
+@comparable
 def uniform() -> Distribution:
     """Gives every leaf the same density.
 
@@ -36,6 +39,7 @@ def uniform() -> Distribution:
     return distribution
 
 
+@comparable
 def erdos_renyi(axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
@@ -48,6 +52,7 @@ def erdos_renyi(axes: AxesByPath | None = None) -> Distribution:
     return _proportional(lambda _, sides: sum(sides) / math.prod(sides), kept_axes(axes))
 
 
+@comparable
 def erk(power: float = 1.0, axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
 
@@ -80,6 +85,7 @@ def erk(power: float = 1.0, axes: AxesByPath | None = None) -> Distribution:
     return _proportional(raw, kept_axes(axes))
 
 
+@comparable
 def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) -> Distribution:
     """Fixes the sparsity of some leaves; the others share the density among themselves.
 
@@ -115,6 +121,7 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
     return overridden
 
 
+@comparable
 def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution:
     r"""Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
 
@@ -143,7 +150,7 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     True
     """
     for pattern, num in axes.items():
-        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+        if (whole_number(num) or 0) < 1:
             raise ValueError(f"stack {pattern!r}: {num!r} leading axes; it must be at least 1")
 
     def unstacked(shapes: Shapes, density: float) -> dict[str, float]:
@@ -238,6 +245,33 @@ def leaf_counts(
         lowest = {p: max(lowest[p], at_least[p]) for p in shapes}
         total = max(total, sum(lowest.values()))
     return _largest_remainder(ideal, total, lowest, highest)
+
+
+def count_together(shapes: Shapes, density: float, *, minimum: int = 0, when: str = "") -> int:
+    """Returns how many weights of all leaves together are active, `total_count` of their sizes.
+
+    Args:
+      shapes: shapes by path, of leaves that compete for one number.
+      density: in (0, 1].
+      minimum: fewest active weights that each leaf is to have; a smaller leaf has all of its own.
+      when: words for the message, such as " at step 10".
+
+    Raises:
+      ValueError: fewer than `minimum` a leaf, or than 1; says how high the sparsity can be.
+
+    >>> count_together({"a": (4, 4), "b": (4, 16)}, 0.5)
+    40
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    count = total_count(sum(sizes), density)
+    fewest = max(sum(min(minimum, size) for size in sizes), 1)
+    if count < fewest:
+        raise ValueError(
+            f"the target of {count} active weights of {sum(sizes)}{when} is below "
+            + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")
+            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
+        )
+    return count
 
 
 def highest_sparsity(fewest: int, size: int) -> str:

@@ -5,8 +5,8 @@ by leaf, and taken apart without the classes that it came from.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -60,10 +62,9 @@ def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
       state: like the one that was flattened; its values do not matter.
       values: from `flatten`, on the host. Leaves without one stay.
     """
-    new = [
-        _like(leaf, values[name]) if name in values else leaf
-        for name, leaf in leaves_by_path(state).items()
-    ]
+    leaves = leaves_by_path(state)
+    values = renamed(values, leaves)
+    new = [_like(leaf, values[name]) if name in values else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(state), new)
 
 
@@ -76,6 +77,7 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
       name: of what the records describe.
     """
     ours = check_leaves(state)
+    records = renamed(records, ours)
     check_like(
         {path: jax.ShapeDtypeStruct(record.shape, bool) for path, record in records.items()},
         {path: jax.ShapeDtypeStruct(np.shape(leaf), bool) for path, leaf in ours.items()},
@@ -137,14 +139,51 @@ def under(names: Iterable[str], field: str) -> dict[str, str]:
     }
 
 
+def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict[str, T]:
+    """Returns saved leaves under the paths that the state at hand has for them.
+
+    Old versions left the last "value" out of every path, today's only where it has no siblings:
+    the leaf "memory/value" beside "memory/key" was saved as "memory". Others may write all of it.
+
+    Args:
+      leaves: by the path that they were saved under.
+      paths: of the state at hand. None if there is none: then a leaf that others lie inside gets
+        its "value" back.
+
+    >>> renamed({"memory": 1, "memory/key": 2})
+    {'memory/value': 1, 'memory/key': 2}
+    >>> renamed({"memory": 1, "fc/value": 2}, ["memory/value", "fc"])
+    {'memory/value': 1, 'fc': 2}
+    """
+    here = None if paths is None else set(paths)
+    inside = {head for path in leaves for head in _heads(path)}
+
+    def today(path: str) -> str:
+        longer, shorter = f"{path}/value", path.removesuffix("/value")
+        if here is None:
+            return longer if path in inside and longer not in leaves else path
+        others = (name for name in (longer, shorter) if name in here and name not in leaves)
+        return path if path in here else next(others, path)
+
+    return {today(path): leaf for path, leaf in leaves.items()}
+
+
 def nested(leaves: Mapping[str, Any]) -> Any:
     """Returns nested dicts, one level for every "/" in a path; the leaf itself at the path "".
+
+    Raises:
+      ValueError: a leaf lies inside another one; names both.
 
     >>> nested({"a/kernel": 1, "a/bias": 2})
     {'a': {'kernel': 1, 'bias': 2}}
     """
     if list(leaves) == [""]:
         return leaves[""]
+    for path in leaves:
+        for outer in filter(leaves.__contains__, _heads(path)):
+            raise ValueError(
+                f"{path} is inside the leaf {outer}, so no nested dict can hold both; pass like="
+            )
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
@@ -153,6 +192,11 @@ def nested(leaves: Mapping[str, Any]) -> Any:
             node = node.setdefault(part, {})
         node[last] = leaf
     return tree
+
+
+def _heads(path: str) -> Iterator[str]:
+    """The paths above: "a" and "a/b" of "a/b/c"."""
+    return (path[:end] for end, character in enumerate(path) if character == "/")
 
 
 def _is_number(leaf: Any) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxsparse.accounting import training_flops
@@ -10,7 +11,7 @@ from jaxsparse.axes import AxesByPath, axes_of, fan_in
 from jaxsparse.distributions import leaf_counts
 from jaxsparse.flops import sparse_flops
 from jaxsparse.groups import group_size, unit_shapes
-from jaxsparse.paths import listed
+from jaxsparse.paths import describe_dense, is_vector, listed
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import DenseGradient, Row, Shapes
 
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.
+      dense: shapes of the leaves that stay dense, by path, as `Method.plan` knows them.
     """
 
     method: str
@@ -76,6 +78,7 @@ class Plan(NamedTuple):
     flops: Mapping[str, int] | None = None
     train_flops: float | None = None
     dense_gradient: DenseGradient = "never"
+    dense: Shapes = MappingProxyType({})
 
     @property
     def num_prunable(self) -> int:
@@ -97,8 +100,8 @@ class Plan(NamedTuple):
         return self.rows[-1].flops / sum(self.flops.values())
 
     def __str__(self) -> str:
-        """The table of events (the middle of a long one left out) and of layers."""
-        return "\n".join([*self._heading(), *self._events(), "", *self._layers()])
+        """The events (the middle of a long table left out), the layers, what stays dense."""
+        return "\n".join([*self._heading(), *self._events(), "", *self._layers(), *self._others()])
 
     def _heading(self) -> list[str]:
         end = self.rows[-1]
@@ -145,6 +148,10 @@ class Plan(NamedTuple):
                 lines[-1] += f" {self.flops.get(path, 0) * stop / max(size, 1):>19,.0f}"
         return lines
 
+    def _others(self) -> list[str]:
+        """Which leaves stay dense, unless they are all biases and norms."""
+        return [] if all(map(is_vector, self.dense.values())) else [describe_dense(self.dense)]
+
     def _label(self) -> str:
         return " (estimate)" if self.layers_are_estimates else ""
 
@@ -189,7 +196,7 @@ def make_plan(
       timetable: its events.
       targets: what it asks of the network.
       flops: dense forward FLOPs of one example by path; None leaves the costs out. A leaf without
-        an entry takes part in no product.
+        an entry takes part in no product, or in one with a kernel that the input chooses.
       dense_gradient: steps that are charged for the gradient of inactive weights.
       axes: which of a leaf's axes an output sums over, its fan-in, by path; leaves without an
         entry, and all where it is None, go by the rules of `jaxsparse.axes`. Only estimates ask.

@@ -173,6 +173,41 @@ def test_masks_without_knowing_anything_else(tmp_path):
     assert restore_masks(tmp_path / "leaf").shape == (2, 2, 2, 3)
 
 
+def memory(seed=0):
+    """Leaves that are called "value" beside others; boxes of one value have the same key."""
+    rng = np.random.default_rng(seed)
+    draw = lambda: jnp.asarray(rng.random(4) < 0.5)
+    masks = {"mem": {"key": draw(), "value": draw()}, "fc": {"kernel": {"value": draw()}}}
+    return {"params": jax.tree.map(jnp.float32, masks), "masks": masks}
+
+
+def test_a_leaf_called_value_is_a_leaf(tmp_path):
+    save_checkpoint(tmp_path, 1, memory())
+    masks = memory()["masks"]
+    bare = masks | {"fc": {"kernel": masks["fc"]["kernel"]["value"]}}
+    chex.assert_trees_all_equal(restore_masks(tmp_path), bare)
+    chex.assert_trees_all_equal(restore_masks(tmp_path, like=masks), masks)
+    assert bits(restore_checkpoint(tmp_path, memory(1)).state) == bits(memory())
+
+
+def test_checkpoints_that_left_the_name_value_out_go_on(tmp_path):
+    """As versions wrote them that knew no siblings."""
+    state, masks = memory(), memory()["masks"]
+    old = {
+        f"{field}/{path}": leaf
+        for field, tree in state.items()
+        for path, leaf in {
+            "mem/key": tree["mem"]["key"],
+            "mem": tree["mem"]["value"],
+            "fc/kernel": tree["fc"]["kernel"]["value"],
+        }.items()
+    }
+    save_checkpoint(tmp_path, 1, old)
+    assert bits(restore_checkpoint(tmp_path, memory(1)).state) == bits(state)
+    chex.assert_trees_all_equal(restore_masks(tmp_path, like=masks), masks)
+    chex.assert_trees_all_equal(restore_masks(tmp_path)["mem"], masks["mem"])
+
+
 def test_masks_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match="has no checkpoint$"):
         restore_masks(tmp_path)

@@ -1,8 +1,10 @@
 """Methods whose masks never change: dense, and static sparse training."""
 
-import jax
+from collections.abc import Callable
+
 import numpy as np
 
+from jaxsparse.comparable import comparable
 from jaxsparse.masks import check_masks, pruned_only
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
@@ -19,7 +21,7 @@ def dense(*, total_steps: int, prunable: Rules | None = None) -> Method:
       total_steps: length of the run, for the plan and `segments`.
       prunable: which leaves are counted.
     """
-    check_steps(total_steps=total_steps)
+    (total_steps,) = check_steps(total_steps=total_steps)
     return compose("dense", [], Timetable(total_steps, ()), prunable=prunable)
 
 
@@ -53,7 +55,7 @@ def static(
     """
     if (sparsity is None) == (masks is None):
         raise ValueError("static takes either sparsity= or masks=, exactly one of them")
-    check_steps(total_steps=total_steps)
+    (total_steps,) = check_steps(total_steps=total_steps)
     density = 1.0 if sparsity is None else 1.0 - check_sparsity(sparsity)
     method = compose(
         "static",
@@ -65,11 +67,17 @@ def static(
     )
     if masks is None:
         return method
+    init, targets = _init_of(masks, method.prunable), _targets_of(masks, method.prunable)
+    return method._replace(init=init, targets=targets, recipe=None)
 
-    def init(key: jax.Array, params: PyTree) -> PyTree:
-        check_masks(masks, params)
-        return pruned_only(masks, prunable)
 
+@comparable
+def _init_of(masks: PyTree, prunable: Rules | None) -> Callable[..., PyTree]:
+    return lambda key, params: pruned_only(check_masks(masks, params), prunable)
+
+
+@comparable
+def _targets_of(masks: PyTree, prunable: Rules | None) -> Callable[[PyTree], Targets]:
     def targets(params: PyTree) -> Targets:
         check_masks(masks, params)
         leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
@@ -77,4 +85,4 @@ def static(
         active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
         return Targets(shapes, active, Row({}, ((), ())))
 
-    return method._replace(init=init, targets=targets, recipe=None)
+    return targets
