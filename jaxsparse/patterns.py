@@ -20,11 +20,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, default_axes, kept_axes, num_places
+from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
+from jaxsparse.comparable import comparable
 from jaxsparse.groups import check_groups, split_sides
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
-from jaxsparse.types import Groups, KernelAxes, OptionError, PyTree, Rules, Shapes
+from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
+
+CutLeaf: TypeAlias = Callable[[str, tuple[int, ...]], Groups]
 
 
 class Pattern(NamedTuple):
@@ -40,7 +43,7 @@ class Pattern(NamedTuple):
 
     name: str
     cut: Callable[[tuple[int, ...]], Groups]
-    cut_leaf: Callable[[str, tuple[int, ...]], Groups] | None = None
+    cut_leaf: CutLeaf | None = None
 
     def groups(self, path: str, shape: tuple[int, ...]) -> Groups:
         """Returns the groups of a leaf."""
@@ -78,9 +81,13 @@ def n_of_m(n: int, m: int, axis: int | None = None, *, axes: AxesByPath | None =
     if axis is not None:
         axis = _whole_number("n_of_m: axis", axis)
     name = f"{n}:{m}" if axis in (None, -2) else f"{n}:{m}({axis})"
+    return _pattern(name, _n_of_m(name, n, m, axis, kept_axes(axes)))
 
-    def cut(shape: tuple[int, ...], found: KernelAxes) -> Groups:
-        inputs = found.inputs if axis is None else (_axis(axis, shape),)
+
+@comparable
+def _n_of_m(name: str, n: int, m: int, axis: int | None, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
+        inputs = axes_of(path, shape, axes).inputs if axis is None else (_axis(axis, shape),)
         split, at = split_sides(shape, [(inputs, m)])
         if not at:
             size = num_places(shape, inputs)
@@ -92,7 +99,7 @@ def n_of_m(n: int, m: int, axis: int | None = None, *, axes: AxesByPath | None =
             )
         return Groups(name, split, at, n)
 
-    return _by_axes(name, cut, kept_axes(axes))
+    return cut_leaf
 
 
 def block(
@@ -128,10 +135,15 @@ def block(
         raise ValueError(f"block {both!r} must be (rows, columns)") from None
     rows, columns = (_whole_number("block:", x, least=1) for x in (rows, columns))
     name = f"{rows}x{columns}"
+    return _pattern(name, _block(name, rows, columns, kept_axes(axes)))
 
-    def cut(shape: tuple[int, ...], found: KernelAxes) -> Groups:
+
+@comparable
+def _block(name: str, rows: int, columns: int, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
         if len(shape) < 2:
             raise ValueError("it has fewer than 2 axes")
+        found = axes_of(path, shape, axes)
         summed = (*found.inputs, *found.window)
         split, at = split_sides(shape, [(summed, rows), (found.outputs, columns)])
         if len(at) < 2:
@@ -139,7 +151,7 @@ def block(
             raise ValueError(f"blocks do not divide its {height} x {width} matrix")
         return Groups(name, split, at)
 
-    return _by_axes(name, cut, kept_axes(axes))
+    return cut_leaf
 
 
 def channels(
@@ -174,9 +186,14 @@ def channels(
     if axis not in ("inputs", "outputs"):
         axis = _whole_number("channels: axis", axis)
     name = "channels" if axis in ("outputs", -1) else f"channels({axis})"
+    return _pattern(name, _channels(name, axis, kept_axes(axes)))
 
-    def cut(shape: tuple[int, ...], found: KernelAxes) -> Groups:
+
+@comparable
+def _channels(name: str, axis: int | str, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
         if isinstance(axis, str):
+            found = axes_of(path, shape, axes)
             side = getattr(found, axis)
             if not side:
                 raise ValueError(f"it has no axis of {axis}")
@@ -185,7 +202,7 @@ def channels(
             each = (_axis(axis, shape),)
         return Groups(name, shape, tuple(i for i in range(len(shape)) if i not in each))
 
-    return _by_axes(name, cut, kept_axes(axes))
+    return cut_leaf
 
 
 def check_pattern_rules(pattern: Pattern | PatternRules) -> tuple[tuple[str, Pattern | None], ...]:
@@ -286,15 +303,14 @@ def _check_leaf(path: str, mask: np.ndarray | jax.Array, groups: Groups) -> None
     )
 
 
-def _by_axes(
-    name: str, cut: Callable[[tuple[int, ...], KernelAxes], Groups], axes: KeptAxes
-) -> Pattern:
-    """A pattern whose groups follow the axes of a leaf; a shape alone is one of Flax's layouts."""
-    return Pattern(
-        name,
-        lambda shape: cut(shape, default_axes("", shape)),
-        lambda path, shape: cut(shape, axes_of(path, shape, axes)),
-    )
+def _pattern(name: str, cut_leaf: CutLeaf) -> Pattern:
+    return Pattern(name, _of_shape(cut_leaf), cut_leaf)
+
+
+@comparable
+def _of_shape(cut_leaf: CutLeaf) -> Callable[[tuple[int, ...]], Groups]:
+    """The groups of a shape alone, which is one of Flax's layouts."""
+    return lambda shape: cut_leaf("", shape)
 
 
 def _whole_number(name: str, value: Any, least: int | None = None) -> int:
