@@ -8,27 +8,38 @@ the order of `Csr`, and which they are in the smaller of two forms:
     bits    "Dense_0/kernel.bits", one bit per weight in the order of `Csr`, packed by np.packbits
 
 With 16-bit indices csr is the smaller one below a density of about 1/16, with 8-bit ones below 1/8.
-The entry "jaxsparse" of the file's metadata holds, as JSON, the form and shape of every such leaf.
+The entry "jaxsparse" of the file's metadata holds, as JSON, the form and shape of every such leaf,
+and its output axes, the rows of `Csr`, where they are others than the last one: that is version 2
+of the format, and a file without such a leaf is of version 1, as all were before.
 """
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.csr import Csr, from_csr, from_matrix, matrix_shape, to_csr, to_matrix
+from jaxsparse.axes import AxesByPath, axes_of
+from jaxsparse.csr import (
+    Csr,
+    check_outputs,
+    from_csr,
+    from_matrix,
+    matrix_shape,
+    to_csr,
+    to_matrix,
+)
 from jaxsparse.export.sizes import Form, LeafSize, SizeReport
 from jaxsparse.flat_state import nested, renamed
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
-_KEY, _VERSION = "jaxsparse", 1
+_KEY, _VERSION = "jaxsparse", 2
 _PARTS: dict[Form, tuple[str, ...]] = {
     "dense": ("",),
     "csr": (".values", ".indices", ".indptr"),
@@ -55,12 +66,27 @@ _DTYPES = {
 }
 
 
+class _Leaf(NamedTuple):
+    """What the metadata say of a sparse leaf.
+
+    Attributes:
+      form: of its tensors.
+      shape: its shape.
+      outputs: as in `Csr`.
+    """
+
+    form: Form
+    shape: tuple[int, ...]
+    outputs: tuple[int, ...] | None
+
+
 def save_safetensors(
     path: str | os.PathLike,
     params: PyTree,
     masks: PyTree | None = None,
     *,
     metadata: Mapping[str, str] | None = None,
+    axes: AxesByPath | None = None,
 ) -> SizeReport:
     """Writes a model and returns how large it is; print the result for a table.
 
@@ -78,6 +104,8 @@ def save_safetensors(
         shape ().
       masks: bool, the structure and shapes of params, or None.
       metadata: strings to keep in the file's header, under any name but "jaxsparse".
+      axes: what the outputs of a leaf are, by path, as in `to_csr_tree`. It changes the order of
+        the values in the file, and nothing of what is read back.
 
     Raises:
       ImportError: safetensors is not installed.
@@ -102,19 +130,23 @@ def save_safetensors(
     by_path = leaves_by_path(masks)
     for name, leaf in leaves_by_path(params).items():
         weights, mask = _array(name, leaf), np.asarray(by_path[name])
-        form, parts = _compressed(weights, mask)
+        csr = None if mask.all() else to_csr(weights, mask, axes_of(name, mask.shape, axes or {}))
+        form, parts = _compressed(weights, mask, csr)
         for suffix, part in parts.items():
             if name + suffix in tensors or name == "__metadata__":  # which is the header's own
                 raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
             tensors[name + suffix] = part
-        if form != "dense":
+        if csr is not None:
             sparse[name] = {"form": form, "shape": weights.shape}
+            if csr.outputs is not None:
+                sparse[name]["outputs"] = csr.outputs
         stored = sum(part.nbytes for part in parts.values())
         num_active = int(np.count_nonzero(mask))
         rows.append(LeafSize(name, mask.shape, form, num_active, mask.size, weights.nbytes, stored))
     header = dict(_checked_metadata(metadata or {}))
     if sparse:
-        header[_KEY] = json.dumps({"version": _VERSION, "sparse": sparse}, separators=(",", ":"))
+        version = 2 if any("outputs" in leaf for leaf in sparse.values()) else 1
+        header[_KEY] = json.dumps({"version": version, "sparse": sparse}, separators=(",", ":"))
     data = _safetensors().numpy.save(tensors, header or None)
     _write(Path(path), data)
     return SizeReport(tuple(rows), len(data) - sum(row.stored_bytes for row in rows))
@@ -154,23 +186,25 @@ def load_safetensors(
         raise ValueError(f"{path}: {error}") from None
 
 
-def _compressed(weights: np.ndarray, mask: np.ndarray) -> tuple[Form, dict[str, np.ndarray]]:
-    """The smallest form of a leaf, and its tensors by suffix."""
-    if mask.all():
+def _compressed(
+    weights: np.ndarray, mask: np.ndarray, csr: Csr | None
+) -> tuple[Form, dict[str, np.ndarray]]:
+    """The smallest form of a leaf, and its tensors by suffix; without `csr` it is dense."""
+    if csr is None:
         return "dense", {"": weights}
-    csr, bits = to_csr(weights, mask), np.packbits(to_matrix(mask))
+    bits = np.packbits(to_matrix(mask, csr.outputs))
     if csr.indices.nbytes + csr.indptr.nbytes <= bits.nbytes:
         return "csr", {".values": csr.values, ".indices": csr.indices, ".indptr": csr.indptr}
     return "bits", {".values": csr.values, ".bits": bits}
 
 
-def _restored(
-    form: Form, shape: tuple[int, ...], parts: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    if form == "csr":
-        return from_csr(Csr(*parts, shape=shape))
+def _restored(leaf: _Leaf, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    shape, outputs = leaf.shape, leaf.outputs
+    if leaf.form == "csr":
+        return from_csr(Csr(*parts, shape=shape, outputs=outputs))
     values, bits = parts
-    rows, columns = matrix_shape(shape)
+    check_outputs(outputs, shape)
+    rows, columns = matrix_shape(shape, outputs)
     if bits.dtype != np.uint8 or bits.shape != (-(-rows * columns // 8),):
         raise ValueError(f"bits {bits.dtype}{bits.shape} do not fit {rows * columns} weights")
     active = np.unpackbits(bits, count=rows * columns).astype(bool)
@@ -178,21 +212,21 @@ def _restored(
         raise ValueError(f"{active.sum()} bits are set, but values have shape {values.shape}")
     weights = np.zeros(active.shape, values.dtype)
     weights[active] = values
-    return from_matrix(weights, shape), from_matrix(active, shape)
+    return from_matrix(weights, shape, outputs), from_matrix(active, shape, outputs)
 
 
 def _leaves(
-    tensors: dict[str, np.ndarray], sparse: dict[str, tuple[Form, tuple[int, ...]]]
+    tensors: dict[str, np.ndarray], sparse: dict[str, _Leaf]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(weights, mask) by path."""
     leaves, tensors = {}, dict(tensors)
-    for name, (form, shape) in sparse.items():
-        missing = [name + part for part in _PARTS[form] if name + part not in tensors]
+    for name, leaf in sparse.items():
+        missing = [name + part for part in _PARTS[leaf.form] if name + part not in tensors]
         if missing:
             raise ValueError(f"tensor {missing[0]} is missing")
-        parts = [tensors.pop(name + part) for part in _PARTS[form]]
+        parts = [tensors.pop(name + part) for part in _PARTS[leaf.form]]
         try:
-            leaves[name] = _restored(form, shape, parts)
+            leaves[name] = _restored(leaf, parts)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     for name, weights in tensors.items():
@@ -204,7 +238,7 @@ def _leaves(
 
 def _parsed(
     data: bytes,
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[Form, tuple[int, ...]]]]:
+) -> tuple[dict[str, np.ndarray], dict[str, _Leaf]]:
     """All tensors by name, and the form and shape of the sparse leaves."""
     package = _safetensors()
     try:
@@ -221,18 +255,23 @@ def _parsed(
     return tensors, _described(header.get("__metadata__", {}).get(_KEY))
 
 
-def _described(text: str | None) -> dict[str, tuple[Form, tuple[int, ...]]]:
+def _described(text: str | None) -> dict[str, _Leaf]:
     if text is None:
         return {}
     try:
         entry = json.loads(text)
         version = int(entry["version"])
         sparse = {
-            name: (leaf["form"], tuple(map(int, leaf["shape"])))
+            name: _Leaf(
+                leaf["form"],
+                tuple(map(int, leaf["shape"])),
+                tuple(map(int, leaf["outputs"])) if "outputs" in leaf else None,
+            )
             for name, leaf in entry["sparse"].items()
         }
         understood = all(
-            f in ("csr", "bits") and min(s, default=0) >= 0 for f, s in sparse.values()
+            leaf.form in ("csr", "bits") and min(leaf.shape, default=0) >= 0
+            for leaf in sparse.values()
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         version, sparse, understood = _VERSION, {}, False
