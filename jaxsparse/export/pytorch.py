@@ -8,6 +8,9 @@ Shapes are compared leaf by leaf, but some differences do not show in a shape:
     `flax.linen.ConvTranspose` return `np.flip(x, (2, 3)).transpose(2, 3, 0, 1)` from `layout`, and
     on the way to PyTorch `np.flip(x.transpose(2, 3, 0, 1), (2, 3))`.
     Two layers of one shape. Nothing but the names tells them apart.
+
+A kernel with heads takes PyTorch's matrix, and its bias the vector, `heads` says how: rename query,
+key and value all to "in_proj_weight" where PyTorch has them in one.
 """
 
 import re
@@ -17,6 +20,8 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.axes import AxesByPath
+from jaxsparse.export.heads import as_leaf
 from jaxsparse.masks import dense_masks
 from jaxsparse.paths import leaves_by_path, listed, prunable_paths, with_leaves
 from jaxsparse.types import PyTree, Rules
@@ -65,6 +70,7 @@ def masks_from_torch(
     rename: Rename | None = None,
     prunable: Rules | None = None,
     layout: Layout = to_jax_layout,
+    axes: AxesByPath | None = None,
 ) -> PyTree:
     r"""Returns masks for `params` out of a PyTorch model's state dict, or of a dict of its masks.
 
@@ -84,6 +90,8 @@ def masks_from_torch(
       prunable: as in `prunable_paths`; other leaves are all True.
       layout: (path, tensor) -> array in the shape of the leaf. The default is for Flax; Equinox has
         PyTorch's layouts, `lambda path, x: x`. Read the top of this module for what shapes hide.
+      axes: what the axes of a leaf are that is a matrix in PyTorch and has more axes here, by path,
+        from `kernel_axes` or by hand; None: the rules of `jaxsparse.axes`.
 
     Raises:
       ValueError: a prunable leaf without an entry, an entry of another shape, or an entry left over
@@ -96,7 +104,8 @@ def masks_from_torch(
     for path in prunable_paths(params, prunable):
         name = torch_name(path, rename)
         found = name + "_mask" if name + "_mask" in entries else name
-        masks[path] = jnp.asarray(_fitted(entries, found, path, leaves[path], layout) != 0)
+        tensor = _fitted(entries, found, path, leaves[path], layout, axes)
+        masks[path] = jnp.asarray(tensor != 0)
         taken |= {found, name, name + "_orig"}
     for name, tensor in entries.items():
         if name not in taken and (np.ndim(tensor) > 1 or name.endswith("_mask")):
@@ -117,6 +126,7 @@ def params_from_torch(
     rename: Rename | None = None,
     layout: Layout = to_jax_layout,
     strict: bool = True,
+    axes: AxesByPath | None = None,
 ) -> PyTree:
     """Returns the weights of a PyTorch model in the tree of `params`, in the dtypes of its leaves.
 
@@ -131,6 +141,7 @@ def params_from_torch(
       strict: refuse weights and biases (by the ends of their names) that no leaf took, as those of
         a deeper network are. Running statistics may always be left over, and where they alone are
         asked for, so may all else.
+      axes: as in `masks_from_torch`.
 
     Raises:
       ValueError: a leaf without an entry, or one of another shape; names the leaf, both shapes. Or
@@ -141,10 +152,11 @@ def params_from_torch(
     for path, leaf in leaves_by_path(params).items():
         name = torch_name(path, rename)
         pruned = name + "_orig" in entries and name + "_mask" in entries
-        weights = _fitted(entries, name + "_orig" if pruned else name, path, leaf, layout)
+        stored = name + "_orig" if pruned else name
+        weights = _fitted(entries, stored, path, leaf, layout, axes)
         taken |= {name, name + "_orig"} if pruned else {name}
         if pruned:
-            mask = _fitted(entries, name + "_mask", path, leaf, layout)
+            mask = _fitted(entries, name + "_mask", path, leaf, layout, axes)
             weights = np.where(mask != 0, weights, 0)
         # A copy: on CPU asarray may keep the memory of a model that goes on training in place.
         filled[path] = jnp.array(weights, leaf.dtype)
@@ -188,7 +200,12 @@ def torch_name(path: str, rename: Rename | None) -> str:
 
 
 def _fitted(
-    entries: Mapping[str, Any], name: str, path: str, leaf: Any, layout: Layout
+    entries: Mapping[str, Any],
+    name: str,
+    path: str,
+    leaf: Any,
+    layout: Layout,
+    axes: AxesByPath | None,
 ) -> np.ndarray:
     """The entry as an array in the layout of the leaf."""
     shape = tuple(np.shape(leaf))
@@ -197,6 +214,8 @@ def _fitted(
         raise ValueError(f"state dict: no entry {name} for the leaf {path} {shape}; it has {has}")
     tensor = _to_numpy(entries[name])
     array = layout(path, tensor)
+    if array.shape != shape and (found := as_leaf(path, tensor, shape, axes)) is not None:
+        return found
     if array.shape != shape:
         raise ValueError(
             f"state dict: {name} has shape {tensor.shape}, {array.shape} in JAX's layout, and the "

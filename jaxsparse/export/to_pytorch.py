@@ -10,6 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.axes import AxesByPath
+from jaxsparse.export.heads import as_tensor, stacked
 from jaxsparse.export.pytorch import Layout, Rename, to_torch_layout, torch_name
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import leaves_by_path, prunable_paths
@@ -23,6 +25,7 @@ def params_to_torch(
     rename: Rename | None = None,
     prunable: Rules | None = None,
     layout: Layout = to_torch_layout,
+    axes: AxesByPath | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the weights as a state dict for PyTorch: NumPy arrays by its names, in its layouts.
 
@@ -42,6 +45,9 @@ def params_to_torch(
       prunable: as in `prunable_paths`; which leaves get a mask.
       layout: (path, leaf) -> array in the shape of PyTorch's tensor, the inverse of that of
         `params_from_torch`. The default is for Flax; for Equinox it is `lambda path, x: x`.
+      axes: what the axes of a leaf are that the default layout makes a matrix of, such as an
+        attention's query, by path, from `kernel_axes` or by hand; None: the rules of
+        `jaxsparse.axes`. Query, key and value that `rename` gives one name are put together.
 
     Returns:
       Arrays that own their memory. bfloat16 and float8, which PyTorch does not take from NumPy, are
@@ -53,14 +59,14 @@ def params_to_torch(
     """
     leaves = leaves_by_path(params)
     if masks is None:
-        return _named({(path, ""): x for path, x in leaves.items()}, rename, layout)
+        return _named({(path, ""): x for path, x in leaves.items()}, rename, layout, axes)
     check_masks(masks, params)
     of_leaves = leaves_by_path(masks)
     pruned = _masked_paths(masks, prunable)
     entries = {(path, "_orig" if path in pruned else ""): x for path, x in leaves.items()}
     for path in pruned:
         entries[path, "_mask"] = np.asarray(of_leaves[path]).astype(jnp.result_type(leaves[path]))
-    return _named(entries, rename, layout)
+    return _named(entries, rename, layout, axes)
 
 
 def masks_to_torch(
@@ -69,6 +75,7 @@ def masks_to_torch(
     rename: Rename | None = None,
     prunable: Rules | None = None,
     layout: Layout = to_torch_layout,
+    axes: AxesByPath | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the masks for PyTorch: bool NumPy arrays by its names with "_mask", in its layouts.
 
@@ -82,13 +89,16 @@ def masks_to_torch(
       rename: as in `params_to_torch`.
       prunable: as in `prunable_paths`; other leaves, which are all True, are left out.
       layout: as in `params_to_torch`.
+      axes: as in `params_to_torch`.
 
     Raises:
       ValueError: as `params_to_torch`.
     """
     check_masks(masks, masks)
     leaves = leaves_by_path(masks)
-    return _named({(p, "_mask"): leaves[p] for p in _masked_paths(masks, prunable)}, rename, layout)
+    return _named(
+        {(p, "_mask"): leaves[p] for p in _masked_paths(masks, prunable)}, rename, layout, axes
+    )
 
 
 def _masked_paths(masks: PyTree, prunable: Rules | None) -> list[str]:
@@ -104,22 +114,33 @@ def _masked_paths(masks: PyTree, prunable: Rules | None) -> list[str]:
 
 
 def _named(
-    entries: Mapping[tuple[str, str], Any], rename: Rename | None, layout: Layout
+    entries: Mapping[tuple[str, str], Any],
+    rename: Rename | None,
+    layout: Layout,
+    axes: AxesByPath | None,
 ) -> dict[str, np.ndarray]:
     """Arrays by (path of the leaf, end of the name) as PyTorch's, by name."""
-    named: dict[str, np.ndarray] = {}
-    owners: dict[str, str] = {}
+    named: dict[str, dict[str, np.ndarray]] = {}
     for (path, end), x in entries.items():
-        name = torch_name(path, rename) + end
-        if name in named:
-            raise ValueError(
-                f"leaves {owners[name]} and {path} would both be {name}; give them names of their "
-                "own in rename"
-            )
+        array = _for_torch(path, x)
+        matrix = as_tensor(path, array, axes) if layout is to_torch_layout else None
         # A copy: PyTorch takes neither read-only memory nor an axis that runs backwards.
-        named[name] = np.array(layout(path, _for_torch(path, x)), order="C")
-        owners[name] = path
-    return named
+        tensor = np.array(layout(path, array) if matrix is None else matrix, order="C")
+        named.setdefault(torch_name(path, rename) + end, {})[path] = tensor
+    return {name: _one(name, tensors) for name, tensors in named.items()}
+
+
+def _one(name: str, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))
+    together = stacked([*tensors], [*tensors.values()])
+    if together is None:
+        first, second, *_ = tensors
+        raise ValueError(
+            f"leaves {first} and {second} would both be {name}; give them names of their own in "
+            "rename"
+        )
+    return together
 
 
 def _for_torch(path: str, x: Any) -> np.ndarray:
