@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.paths import check_like, leaves_by_path
+from jaxsparse.paths import check_like, leaves_by_path, listed
 from jaxsparse.types import PyTree
 
 
@@ -113,28 +113,71 @@ def checksum(array: jax.Array | np.ndarray) -> int:
     return zlib.crc32(np.asarray(array).tobytes())
 
 
-def under(names: Iterable[str], field: str) -> dict[str, str]:
-    """Returns the paths under the outermost field or key `field`: below it -> in the state.
+def under(names: Iterable[str], part: str) -> dict[str, str]:
+    """Returns the paths under the outermost field or key `part`: below it -> in the state.
+
+    Args:
+      names: paths.
+      part: a name, or several with "/" between them.
 
     Raises:
-      ValueError: there is none, or more than one equally far out.
+      ValueError: there is none, or more than one equally far out; says what there is.
 
     >>> under(["step", "run/masks/a/kernel", "run/old/masks/a/kernel"], "masks")
     {'a/kernel': 'run/masks/a/kernel'}
     """
     names = list(names)
-    split = [(name, name.split("/")) for name in names]
-    above = {tuple(parts[: parts.index(field)]) for _, parts in split if field in parts}
-    outermost = [head for head in above if len(head) == min(map(len, above))]
-    if len(outermost) != 1:
-        tops = ", ".join(sorted({parts[0] for _, parts in split}))
-        raise ValueError(f"there are {len(outermost)} outermost {field} in {tops}, expected one")
-    head = (*outermost[0], field)
-    return {
-        "/".join(parts[len(head) :]): name
-        for name, parts in split
-        if tuple(parts[: len(head)]) == head
-    }
+    above: dict[str, str] = {}  # what stands before the part, for each path that has it
+    for name in names:
+        head, found, _ = f"/{name}/".partition(f"/{part}/")
+        if found:
+            above[name] = head
+    depth = min((head.count("/") for head in above.values()), default=0)
+    heads = sorted({head for head in above.values() if head.count("/") == depth})
+    if not heads:
+        raise ValueError(f"has no part {part}; it has {listed(fields(names), 20)}")
+    if len(heads) > 1:
+        longer = (f"{head}/{part}".strip("/") for head in heads)
+        raise ValueError(f"has several parts {part}; name one by its path: {listed(longer)}")
+    start = len(f"{heads[0]}/{part}/") - 1  # without the "/" before it
+    return {name[start:]: name for name, head in above.items() if head == heads[0]}
+
+
+def fields(names: Iterable[str]) -> list[str]:
+    """Returns the outermost fields or keys; of a single one those inside it, as paths.
+
+    >>> fields(["run/params/kernel", "run/step"])
+    ['run/params', 'run/step']
+    """
+    split = [name.split("/") for name in names]
+    depth = 0
+    while len({tuple(parts[: depth + 1]) for parts in split}) == 1 < min(map(len, split)) - depth:
+        depth += 1
+    return list(dict.fromkeys("/".join(parts[: depth + 1]) for parts in split))
+
+
+def fields_by_fit(records: Mapping[str, Record], state: PyTree) -> tuple[list[str], list[str]]:
+    """Returns the fields of a checkpoint that a state has leaf for leaf, and all other fields.
+
+    Args:
+      records: from `flatten`.
+      state: the state at hand.
+
+    >>> _, records = flatten({"params": 1.0, "opt_state": [1.0]})
+    >>> fields_by_fit(records, {"params": 2.0, "opt_state": {"mu": 2.0}})
+    (['params'], ['opt_state'])
+    """
+    theirs = {path: (record.shape, record.dtype) for path, record in records.items()}
+    leaves = check_leaves(state)
+    ours = {path: (tuple(np.shape(leaf)), _dtype(leaf)) for path, leaf in leaves.items()}
+    everywhere = [*theirs, *(path for path in ours if path not in theirs)]
+    differ = [path for path in everywhere if ours.get(path) != theirs.get(path)]
+    unlike = [
+        name
+        for name in fields(everywhere)
+        if any(f"{path}/".startswith(f"{name}/") for path in differ)
+    ]
+    return [name for name in fields(everywhere) if name not in unlike], unlike
 
 
 def nested(leaves: Mapping[str, Any]) -> Any:
@@ -153,6 +196,44 @@ def nested(leaves: Mapping[str, Any]) -> Any:
             node = node.setdefault(part, {})
         node[last] = leaf
     return tree
+
+
+def placed(
+    value: np.ndarray, record: Record, like: Any = None, *, name: str
+) -> jax.Array | np.ndarray:
+    """Returns a leaf of values from `flatten` as an array of its own dtype.
+
+    Args:
+      value: on the host.
+      record: of the leaf.
+      like: an array or `jax.ShapeDtypeStruct` with the sharding to take; anything else has none.
+      name: of the leaf, for the error.
+
+    Returns:
+      A JAX array on the default device or sharded as `like`; NumPy's if JAX would cut it to 32
+      bits.
+
+    Raises:
+      ValueError: a key of a kind that JAX does not have.
+    """
+    sharding = sharding_of(like)
+    if record.dtype.startswith("key<"):
+        kinds = ("threefry2x32", "rbg", "unsafe_rbg")
+        by_dtype = {_dtype(jax.random.key(0, impl=kind)): kind for kind in kinds}
+        if record.dtype not in by_dtype:
+            raise ValueError(f"{name} has dtype {record.dtype}, none of {', '.join(by_dtype)}")
+        key = jax.random.wrap_key_data(jnp.asarray(value), impl=by_dtype[record.dtype])
+        return jax.device_put(key, sharding)
+    if jnp.result_type(value) != value.dtype:
+        return value
+    return jax.device_put(value, sharding, may_alias=False)
+
+
+def sharding_of(leaf: Any) -> Any:
+    """Returns the sharding of an array that is committed to it, or that a shape names, or None."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.sharding
+    return leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
 
 
 def _is_number(leaf: Any) -> bool:
@@ -183,7 +264,7 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return value if isinstance(leaf, np.ndarray) else type(leaf)(value[()])
     # An array that was committed to no device stays so, to follow those that it meets.
-    sharding = leaf.sharding if leaf.committed else None
+    sharding = sharding_of(leaf)
     if _is_key(leaf):
         key = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(leaf))
         return jax.device_put(key, sharding)
