@@ -218,8 +218,8 @@ def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, 
     def like_params(node: PyTree) -> bool:
         return jax.tree.structure(node) == structure
 
-    names = leaf_paths(opt_state, is_leaf=like_params)
-    for name, node in zip(names, jax.tree.leaves(opt_state, like_params), strict=True):
+    for at, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=like_params)[0]:
+        name = jax.tree_util.keystr(at, simple=True, separator="/").removesuffix("/value")
         if like_params(node):
             for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
                 yield f"{name}/{path}".strip("/"), slot, path

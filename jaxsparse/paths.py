@@ -5,8 +5,7 @@ states, Equinox modules, lists and NamedTuples are all served the same way.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,25 +18,17 @@ _PRUNED = re.compile(r"(^|/)(kernel|weight)$")
 _DENSE = re.compile(r"(norm|embed|embedding|(?<![a-z])bn)_?\d*/[^/]+$", re.IGNORECASE)
 
 
-def leaf_paths(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
+def leaf_paths(tree: PyTree) -> list[str]:
     """Returns the path of every leaf, in the tree's order, such as "Dense_0/kernel".
 
-    The field `value` of a Flax NNX variable, which holds nothing else, is left out, so one rule
-    serves linen and NNX. A key "value" of a dict is a name like any other.
+    The trailing "/value" of Flax NNX variables is left out, so one rule serves linen and NNX.
 
-    >>> leaf_paths({"a": {"kernel": 1.0, "value": 2.0}})
-    ['a/kernel', 'a/value']
+    >>> leaf_paths({"a": {"kernel": 1.0, "bias": 2.0}})
+    ['a/bias', 'a/kernel']
     """
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-    leaves_in = Counter(path[:depth] for path in paths for depth in range(len(path)))
-    is_field = lambda key: isinstance(key, jax.tree_util.GetAttrKey) and key.name == "value"
-    return [
-        name.removesuffix("/value")
-        if path and is_field(path[-1]) and leaves_in[path[:-1]] == 1
-        else name
-        for path, name in zip(paths, names, strict=True)
-    ]
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
+    return [name.removesuffix("/value") for name in names]
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
