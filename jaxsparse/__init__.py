@@ -22,6 +22,7 @@ from jaxsparse.export import (
     save_safetensors,
 )
 from jaxsparse.flops import layer_flops, sparse_flops
+from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.masks import (
     apply_mask,
     apply_masks,
@@ -48,6 +49,7 @@ from jaxsparse.metrics import check, dead_channels, summary
 from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
+from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.starts import pattern_masks
 from jaxsparse.timetable import make_timetable
@@ -63,6 +65,8 @@ __all__ = [
     "EventMetrics",
     "Method",
     "Pattern",
+    "SparseOptimizer",
+    "SparseState",
     "TrainState",
     "apply_event",
     "apply_mask",
@@ -86,12 +90,14 @@ __all__ = [
     "export_forward",
     "from_csr",
     "from_csr_tree",
+    "frozen_paths",
     "gmp",
     "granet",
     "granet_st",
     "grow",
     "layer_flops",
     "leaf_counts",
+    "leave_out",
     "live_weights",
     "load_safetensors",
     "make_timetable",
@@ -113,6 +119,7 @@ __all__ = [
     "set_itop",
     "snfs",
     "sparse_flops",
+    "sparse_optimizer",
     "sparsity",
     "stacked",
     "static",

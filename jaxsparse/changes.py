@@ -44,7 +44,7 @@ def overlap(a: PyTree, b: PyTree, prunable: Rules | None = None) -> Shares:
     >>> float(overlap(a, b).total)
     0.5
     """
-    check_like(b, a, name="b", like="a")
+    b = check_like(b, a, name="b", like="a")
     for masks in (a, b):
         check_masks(masks, a)
     ours, theirs = prunable_leaves(a, prunable), prunable_leaves(b, prunable)

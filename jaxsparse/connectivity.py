@@ -134,7 +134,7 @@ def live_weights(
     >>> [mask["kernel"].ravel().tolist() for mask in live]
     [[True, False, False], [True, False, False]]
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     kernels = prunable_leaves(masks, prunable)
 
     def num_reached(kernels: Leaves) -> jax.Array:
@@ -160,7 +160,7 @@ def count_live(masks: PyTree, live: PyTree, prunable: Rules | None = None) -> Co
     >>> count_live(masks, {"kernel": np.zeros((1, 4), bool)}).alarms
     ['no path is left from input to output']
     """
-    check_masks(live, masks)
+    live = check_masks(live, masks)
     count = lambda mask: int(np.count_nonzero(np.asarray(mask)))
     active, others = prunable_leaves(masks, prunable), prunable_leaves(live, prunable)
     return Connectivity(tuple(LayerPaths(p, count(active[p]), count(others[p])) for p in active))
@@ -185,7 +185,7 @@ def where_paths_end(
     Raises:
       ValueError: as in `live_weights`.
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     paths = []
 
     def reached(masks: PyTree) -> tuple[jax.Array, list[jax.Array]]:

@@ -117,7 +117,7 @@ def to_csr_tree(params: PyTree, masks: PyTree) -> PyTree:
     Raises:
       ValueError: the trees differ; names the first leaf.
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     compress = lambda x, mask: x if np.asarray(mask).all() else to_csr(x, mask)
     return jax.tree.map(compress, params, masks)
 

@@ -13,10 +13,12 @@ References:
 import math
 from collections.abc import Callable, Mapping
 
+from jaxsparse.comparable import comparable
 from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
 
+@comparable
 def uniform() -> Distribution:
     """Gives every leaf the same density.
 
@@ -33,6 +35,7 @@ def uniform() -> Distribution:
     return distribution
 
 
+@comparable
 def erdos_renyi() -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
@@ -46,6 +49,7 @@ def erdos_renyi() -> Distribution:
     return _proportional(lambda shape: sum(shape[-2:]) / math.prod(shape[-2:]))
 
 
+@comparable
 def erk(power: float = 1.0) -> Distribution:
     """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
 
@@ -65,6 +69,7 @@ def erk(power: float = 1.0) -> Distribution:
     return _proportional(lambda shape: (sum(shape) / math.prod(shape)) ** power)
 
 
+@comparable
 def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) -> Distribution:
     """Fixes the sparsity of some leaves; the others share the density among themselves.
 
@@ -100,6 +105,7 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
     return overridden
 
 
+@comparable
 def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution:
     r"""Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
 

@@ -5,15 +5,17 @@ by leaf, and taken apart without the classes that it came from.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.paths import check_like, leaves_by_path, listed
+from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -47,7 +49,7 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
         raise ValueError("state has no leaf with entries, there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
     records = {
-        name: Record(_dtype(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
+        name: Record(dtype_of(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
         for name, leaf in leaves.items()
     }
     return arrays, records
@@ -60,10 +62,9 @@ def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
       state: like the one that was flattened; its values do not matter.
       values: from `flatten`, on the host. Leaves without one stay.
     """
-    new = [
-        _like(leaf, values[name]) if name in values else leaf
-        for name, leaf in leaves_by_path(state).items()
-    ]
+    leaves = leaves_by_path(state)
+    values = renamed(values, leaves)
+    new = [_like(leaf, values[name]) if name in values else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(state), new)
 
 
@@ -76,6 +77,7 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
       name: of what the records describe.
     """
     ours = check_leaves(state)
+    records = renamed(records, ours)
     check_like(
         {path: jax.ShapeDtypeStruct(record.shape, bool) for path, record in records.items()},
         {path: jax.ShapeDtypeStruct(np.shape(leaf), bool) for path, leaf in ours.items()},
@@ -83,10 +85,10 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
         like="the state at hand",
     )
     for path, leaf in ours.items():
-        if records[path].dtype != _dtype(leaf):
+        if records[path].dtype != dtype_of(leaf):
             raise ValueError(
                 f"{name} at {path} has dtype {records[path].dtype}, the state at hand has "
-                f"{_dtype(leaf)}"
+                f"{dtype_of(leaf)}"
             )
 
 
@@ -113,81 +115,51 @@ def checksum(array: jax.Array | np.ndarray) -> int:
     return zlib.crc32(np.asarray(array).tobytes())
 
 
-def under(names: Iterable[str], part: str) -> dict[str, str]:
-    """Returns the paths under the outermost field or key `part`: below it -> in the state.
+def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict[str, T]:
+    """Returns saved leaves under the paths that the state at hand has for them.
+
+    Old versions left the last "value" out of every path, today's only where it has no siblings:
+    the leaf "memory/value" beside "memory/key" was saved as "memory". Others may write all of it.
 
     Args:
-      names: paths.
-      part: a name, or several with "/" between them.
+      leaves: by the path that they were saved under.
+      paths: of the state at hand. None if there is none: then a leaf that others lie inside gets
+        its "value" back.
 
-    Raises:
-      ValueError: there is none, or more than one equally far out; says what there is.
-
-    >>> under(["step", "run/masks/a/kernel", "run/old/masks/a/kernel"], "masks")
-    {'a/kernel': 'run/masks/a/kernel'}
+    >>> renamed({"memory": 1, "memory/key": 2})
+    {'memory/value': 1, 'memory/key': 2}
+    >>> renamed({"memory": 1, "fc/value": 2}, ["memory/value", "fc"])
+    {'memory/value': 1, 'fc': 2}
     """
-    names = list(names)
-    above: dict[str, str] = {}  # what stands before the part, for each path that has it
-    for name in names:
-        head, found, _ = f"/{name}/".partition(f"/{part}/")
-        if found:
-            above[name] = head
-    depth = min((head.count("/") for head in above.values()), default=0)
-    heads = sorted({head for head in above.values() if head.count("/") == depth})
-    if not heads:
-        raise ValueError(f"has no part {part}; it has {listed(fields(names), 20)}")
-    if len(heads) > 1:
-        longer = (f"{head}/{part}".strip("/") for head in heads)
-        raise ValueError(f"has several parts {part}; name one by its path: {listed(longer)}")
-    start = len(f"{heads[0]}/{part}/") - 1  # without the "/" before it
-    return {name[start:]: name for name, head in above.items() if head == heads[0]}
+    here = None if paths is None else set(paths)
+    inside = {head for path in leaves for head in _heads(path)}
 
+    def today(path: str) -> str:
+        longer, shorter = f"{path}/value", path.removesuffix("/value")
+        if here is None:
+            return longer if path in inside and longer not in leaves else path
+        others = (name for name in (longer, shorter) if name in here and name not in leaves)
+        return path if path in here else next(others, path)
 
-def fields(names: Iterable[str]) -> list[str]:
-    """Returns the outermost fields or keys; of a single one those inside it, as paths.
-
-    >>> fields(["run/params/kernel", "run/step"])
-    ['run/params', 'run/step']
-    """
-    split = [name.split("/") for name in names]
-    depth = 0
-    while len({tuple(parts[: depth + 1]) for parts in split}) == 1 < min(map(len, split)) - depth:
-        depth += 1
-    return list(dict.fromkeys("/".join(parts[: depth + 1]) for parts in split))
-
-
-def fields_by_fit(records: Mapping[str, Record], state: PyTree) -> tuple[list[str], list[str]]:
-    """Returns the fields of a checkpoint that a state has leaf for leaf, and all other fields.
-
-    Args:
-      records: from `flatten`.
-      state: the state at hand.
-
-    >>> _, records = flatten({"params": 1.0, "opt_state": [1.0]})
-    >>> fields_by_fit(records, {"params": 2.0, "opt_state": {"mu": 2.0}})
-    (['params'], ['opt_state'])
-    """
-    theirs = {path: (record.shape, record.dtype) for path, record in records.items()}
-    leaves = check_leaves(state)
-    ours = {path: (tuple(np.shape(leaf)), _dtype(leaf)) for path, leaf in leaves.items()}
-    everywhere = [*theirs, *(path for path in ours if path not in theirs)]
-    differ = [path for path in everywhere if ours.get(path) != theirs.get(path)]
-    unlike = [
-        name
-        for name in fields(everywhere)
-        if any(f"{path}/".startswith(f"{name}/") for path in differ)
-    ]
-    return [name for name in fields(everywhere) if name not in unlike], unlike
+    return {today(path): leaf for path, leaf in leaves.items()}
 
 
 def nested(leaves: Mapping[str, Any]) -> Any:
     """Returns nested dicts, one level for every "/" in a path; the leaf itself at the path "".
+
+    Raises:
+      ValueError: a leaf lies inside another one; names both.
 
     >>> nested({"a/kernel": 1, "a/bias": 2})
     {'a': {'kernel': 1, 'bias': 2}}
     """
     if list(leaves) == [""]:
         return leaves[""]
+    for path in leaves:
+        for outer in filter(leaves.__contains__, _heads(path)):
+            raise ValueError(
+                f"{path} is inside the leaf {outer}, so no nested dict can hold both; pass like="
+            )
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
@@ -219,7 +191,7 @@ def placed(
     sharding = sharding_of(like)
     if record.dtype.startswith("key<"):
         kinds = ("threefry2x32", "rbg", "unsafe_rbg")
-        by_dtype = {_dtype(jax.random.key(0, impl=kind)): kind for kind in kinds}
+        by_dtype = {dtype_of(jax.random.key(0, impl=kind)): kind for kind in kinds}
         if record.dtype not in by_dtype:
             raise ValueError(f"{name} has dtype {record.dtype}, none of {', '.join(by_dtype)}")
         key = jax.random.wrap_key_data(jnp.asarray(value), impl=by_dtype[record.dtype])
@@ -236,6 +208,11 @@ def sharding_of(leaf: Any) -> Any:
     return leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
 
 
+def _heads(path: str) -> Iterator[str]:
+    """The paths above: "a" and "a/b" of "a/b/c"."""
+    return (path[:end] for end, character in enumerate(path) if character == "/")
+
+
 def _is_number(leaf: Any) -> bool:
     """Whether it is an array or number; NumPy's arrays may also be of objects, text or dates."""
     if isinstance(leaf, jax.Array):
@@ -250,7 +227,8 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _dtype(leaf: Any) -> str:
+def dtype_of(leaf: Any) -> str:
+    """Returns the dtype of an array, key or number as a string, as in `Record`."""
     return str(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype)
 
 

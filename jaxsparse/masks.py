@@ -107,8 +107,18 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
       ValueError: the trees differ, or masks are not bool (params and masks swapped, say); names the
         first leaf.
     """
-    check_masks(masks, params)
-    return jax.tree.map(apply_mask, params, masks)
+    return jax.tree.map(apply_mask, params, check_masks(masks, params))
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Returns whether every entry of every floating-point leaf is finite, bool[]; works under jit.
+
+    >>> bool(all_finite({"kernel": jnp.array([1.0, jnp.inf]), "step": jnp.array(3)}))
+    False
+    """
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    finite = [jnp.isfinite(x).all() for x in leaves]
+    return jnp.stack(finite).all() if finite else jnp.array(True)
 
 
 def sparsity(masks: PyTree, prunable: Rules | None = None) -> float:
@@ -130,9 +140,14 @@ def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
     )
 
 
-def check_masks(masks: PyTree, params: PyTree) -> None:
-    """Raises a ValueError that names the first leaf of masks that is no mask of params."""
-    check_like(masks, params, name="masks", like="params")
+def check_masks(masks: PyTree, params: PyTree) -> PyTree:
+    """Returns the masks in the containers of params.
+
+    Raises:
+      ValueError: names the first leaf of masks that is no mask of params.
+    """
+    masks = check_like(masks, params, name="masks", like="params")
     for path, mask in leaves_by_path(masks).items():
         if jnp.result_type(mask) != jnp.bool_:
             raise ValueError(f"masks at {path} has dtype {jnp.result_type(mask)}; it must be bool")
+    return masks

@@ -2,7 +2,8 @@
 
 `compose` is the one way to make a method; the published ones in `jaxsparse.methods` call it. A
 method knows neither a model nor a training loop and holds no state; its `init` and `update` are
-pure functions, to be called as they are or inside a compiled step.
+pure functions, to be called as they are or inside a compiled step. Methods of equal arguments are
+equal, so that they can be static parts of trees and arguments of `jit`.
 """
 
 import functools
@@ -11,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
-from jaxsparse.paths import check_rules, leaf_paths
+from jaxsparse.masks import all_finite
+from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
 from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
 from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.recipe import Recipe, initial_masks, run_event, targets
@@ -24,12 +28,15 @@ from jaxsparse.types import (
     DenseGradient,
     Distribution,
     Event,
+    Observed,
     OptionError,
     PyTree,
     Rules,
     Scope,
     Stage,
 )
+
+_IDENTITY = optax.identity()  # one object, so that methods which observe nothing compare equal
 
 
 class Method(NamedTuple):
@@ -44,10 +51,12 @@ class Method(NamedTuple):
         traced.
       timetable: the steps that have an event.
       targets: (params) -> Targets, the counts that `plan` walks through.
-      observe: what turns the gradient of every step into the `grads` of `update` (SNFS). A loop
-        of one's own runs it at every step; `TrainState` does.
-      skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS). A
-        loop of one's own has to leave it out; `TrainState` does.
+      observe: what turns the gradient of every step into the `grads` of `update` (SNFS): its
+        output is `Observed`, which `update` of such a method insists on. Its state stays as it is
+        on a step whose gradient is not finite. `TrainState` and `sparse_optimizer` run it at every
+        step; any other loop has to.
+      skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS).
+        `TrainState` and `sparse_optimizer` leave it out; any other loop has to.
       prunable: the rules that say which leaves the method may prune; None is the default. It
         tells others what `init` and `update` go by: to change it make the method anew, `_replace`
         would reach the tables alone.
@@ -65,11 +74,16 @@ class Method(NamedTuple):
     update: Callable[..., Event]
     timetable: Timetable
     targets: Callable[[PyTree], Targets]
-    observe: optax.GradientTransformation = optax.identity()
+    observe: optax.GradientTransformation = _IDENTITY
     skip_step: bool = False
     prunable: Rules | None = None
     dense_gradient: DenseGradient = "never"
     recipe: Recipe | None = None
+
+    def __repr__(self) -> str:
+        """One line: JAX prints static parts of trees in its errors."""
+        events, steps = len(self.timetable.events), self.timetable.total_steps
+        return f"Method({self.name}, {events:,} events in {steps:,} steps)"
 
     def plan(
         self,
@@ -96,12 +110,16 @@ class Method(NamedTuple):
             if path != OTHER and path not in leaves:
                 raise ValueError(f"flops has a leaf {path}, which params lacks")
         charged = self.dense_gradient if count_dense_gradient else "never"
-        return make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        plan = make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        return plan._replace(dense=dense_shapes(params, self.prunable))
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`: a Python int, counted from 1.
 
         Keep the count in the loop. `int(state.step)` would wait for the device at every step.
+
+        Raises:
+          ValueError: the step is traced, inside of `jit` say.
         """
         return self.timetable.is_due(step)
 
@@ -139,7 +157,8 @@ def compose(
         leaves; the other layers make up for it, so that the total is exact. 0: a layer may come out
         empty. None: 1, but 0 for what pruning with scope "global" leaves.
       prunable: which leaves; as in `prunable_paths`.
-      observe: optax transformation of the dense gradient at every step; None is the identity.
+      observe: optax transformation of the dense gradient at every step, whose output `update`
+        takes in place of the gradient; None is the gradient itself.
       skip_step: leave out the optimizer step where there is an event.
       dense_gradient: see `Method`. None supposes that stages grow by gradient: "always" with
         `observe`, else "events" where there are stages. Stages that never look at the gradient of
@@ -149,7 +168,7 @@ def compose(
       The method.
 
     Raises:
-      ValueError: an option outside its range.
+      ValueError: an option outside its range, or stages without an event at which they could run.
     """
     distribution = erk() if distribution is None else distribution
     # A tuple, so that a method can be a static argument of jit.
@@ -158,11 +177,21 @@ def compose(
         dense_gradient = "always" if observe is not None else "events" if stages else "never"
     _check_options(distribution, scope, min_keep, dense_gradient)
 
+    if stages and not timetable.events:
+        raise OptionError(
+            "update_interval",
+            timetable.update_interval,
+            f"leaves {name} no event in {timetable.total_steps} steps, so its masks would never "
+            "change",
+            "take a shorter one, or static where that is meant",
+        )
+
     recipe = Recipe(tuple(stages), timetable, distribution, scope, min_keep, prunable)
+    recipe = recipe._replace(observes=observe is not None)
     return Method(
         name=name,
         timetable=timetable,
-        observe=optax.identity() if observe is None else observe,
+        observe=_IDENTITY if observe is None else observing(observe),
         skip_step=skip_step,
         prunable=prunable,
         dense_gradient=dense_gradient,
@@ -224,6 +253,26 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
     return remade(method, recipe._replace(pattern=rules), name=name)
 
 
+def observing(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the transformation as a method's `observe`.
+
+    Its output is `Observed`. A gradient that is not finite leaves its state as it was, as such a
+    step leaves the optimizer's under loss scaling and `optax.apply_if_finite`.
+    """
+    return optax.GradientTransformation(transformation.init, _observing(transformation.update))
+
+
+@comparable
+def _observing(update: Callable[..., Any]) -> Any:
+    def observe(grads: PyTree, state: PyTree, params: PyTree | None = None) -> Any:
+        signal, new = update(grads, state, params)
+        is_finite = all_finite(grads)
+        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, state)
+        return Observed(signal), state
+
+    return observe
+
+
 def remade(method: Method, recipe: Recipe, **fields: Any) -> Method:
     """Returns the method with another recipe, and what follows from it; and with other fields."""
     return method._replace(timetable=recipe.timetable, **_functions(recipe), **fields)
@@ -232,11 +281,35 @@ def remade(method: Method, recipe: Recipe, **fields: Any) -> Method:
 def _functions(recipe: Recipe) -> dict[str, Any]:
     """The fields of a method that follow from its recipe."""
     return {
-        "init": functools.partial(initial_masks, recipe),
-        "update": jax.jit(functools.partial(run_event, recipe)),
-        "targets": functools.partial(targets, recipe),
+        "init": _init_of(recipe),
+        "update": _update_of(recipe),
+        "targets": _targets_of(recipe),
         "recipe": recipe,
     }
+
+
+@comparable
+def _init_of(recipe: Recipe) -> Callable[..., PyTree]:
+    return functools.partial(initial_masks, recipe)
+
+
+@comparable
+def _update_of(recipe: Recipe) -> Callable[..., Event]:
+    try:
+        return _compiled(recipe)
+    except TypeError:  # a part of someone's own that cannot be hashed
+        return jax.jit(functools.partial(run_event, recipe))
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(recipe: Recipe) -> Callable[..., Event]:
+    """One compiled function for all methods of one recipe."""
+    return jax.jit(functools.partial(run_event, recipe))
+
+
+@comparable
+def _targets_of(recipe: Recipe) -> Callable[[PyTree], Targets]:
+    return functools.partial(targets, recipe)
 
 
 def _check_options(

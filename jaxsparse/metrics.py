@@ -1,15 +1,16 @@
 """Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import leaf_paths, prunable_leaves
-from jaxsparse.types import PyTree, Rules
+from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, listed, prunable_leaves
+from jaxsparse.types import PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
@@ -70,11 +71,25 @@ class Summary(NamedTuple):
 
     Attributes:
       layers: in the order of the tree.
-      num_other: parameters in leaves that stay dense (biases, norms), not counted in the sparsity.
+      dense: shapes of the leaves that stay dense (biases, norms, embeddings), by path.
+      frozen: shapes of the leaves that the optimizer never moves, by path; they are counted apart.
+      notes: what of the method did not happen, see `events.event_notes`.
     """
 
     layers: tuple[LayerSummary, ...]
-    num_other: int
+    dense: Shapes
+    frozen: Shapes = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_other(self) -> int:
+        """Parameters in leaves that stay dense, not counted in the sparsity."""
+        return sum(map(math.prod, self.dense.values()))
+
+    @property
+    def num_frozen(self) -> int:
+        """Parameters in leaves that are frozen, not counted in the sparsity."""
+        return sum(map(math.prod, self.frozen.values()))
 
     @property
     def num_active(self) -> int:
@@ -102,7 +117,7 @@ class Summary(NamedTuple):
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A line per layer and the total; dead channels and alarms where there are any."""
+        """A line per layer and the total, what stays dense; dead channels and alarms if any."""
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -124,17 +139,26 @@ class Summary(NamedTuple):
             "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
             for row in cells
         ]
-        lines.append(f"and {self.num_other:,} parameters that stay dense")
-        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
+        lines.append(describe_dense(self.dense))
+        if self.frozen:
+            lines.append(f"and {self.num_frozen:,} frozen parameters: {listed(self.frozen)}")
+        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in (*self.alarms, *self.notes))])
 
 
-def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Summary:
+def summary(
+    params: PyTree,
+    masks: PyTree,
+    prunable: Rules | None = None,
+    *,
+    frozen: Collection[str] = (),
+) -> Summary:
     """Counts active weights per layer, on the host.
 
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
       prunable: as in `prunable_paths`.
+      frozen: paths of leaves that the optimizer never moves, see `frozen_paths`.
 
     Raises:
       ValueError: the trees differ; names the first leaf.
@@ -149,15 +173,17 @@ def summary(params: PyTree, masks: PyTree, prunable: Rules | None = None) -> Sum
     and 4 parameters that stay dense
     alarm: fc/kernel: 2 weights are left for 4 outputs
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
     arrays = {path: np.asarray(mask) for path, mask in leaves.items()}
     layers = tuple(
         LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
         for path, mask in arrays.items()
     )
-    everything = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
-    return Summary(layers, everything - sum(layer.size for layer in layers))
+    others = dense_shapes(masks, prunable)
+    apart = {path: shape for path, shape in others.items() if path in frozen}
+    dense = {path: shape for path, shape in others.items() if path not in apart}
+    return Summary(layers, dense, apart)
 
 
 def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
@@ -202,7 +228,7 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
     ...
     ValueError: params at kernel: 1 of 1 inactive entries are not 0, the first at (0, 1) is 3.0
     """
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         _check_leaf(f"params at {path}", leaf, by_path[path])
@@ -218,8 +244,8 @@ def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, 
     def like_params(node: PyTree) -> bool:
         return jax.tree.structure(node) == structure
 
-    for at, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=like_params)[0]:
-        name = jax.tree_util.keystr(at, simple=True, separator="/").removesuffix("/value")
+    nodes = jax.tree.leaves(opt_state, is_leaf=like_params)
+    for name, node in zip(leaf_paths(opt_state, is_leaf=like_params), nodes, strict=True):
         if like_params(node):
             for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
                 yield f"{name}/{path}".strip("/"), slot, path

@@ -4,31 +4,53 @@ The core works on any pytree by the paths of its leaves ("Dense_0/kernel"), so l
 states, Equinox modules, lists and NamedTuples are all served the same way.
 """
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsparse.types import Leaves, OptionError, PyTree, Rules
-
-_PRUNED = re.compile(r"(^|/)(kernel|weight)$")
-# Leaves whose owner is a norm or an embedding: BatchNorm_0/kernel, norm1/weight, bn/weight.
-_DENSE = re.compile(r"(norm|embed|embedding|(?<![a-z])bn)_?\d*/[^/]+$", re.IGNORECASE)
+from jaxsparse.names import is_weight
+from jaxsparse.types import Leaves, OptionError, PyTree, Rules, Shapes
 
 
-def leaf_paths(tree: PyTree) -> list[str]:
+def leaf_paths(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     """Returns the path of every leaf, in the tree's order, such as "Dense_0/kernel".
 
-    The trailing "/value" of Flax NNX variables is left out, so one rule serves linen and NNX.
+    A last "value" without siblings is left out: it is the box of an NNX variable or of a linen
+    `Partitioned`. So one rule serves linen and NNX, boxed or not.
 
     >>> leaf_paths({"a": {"kernel": 1.0, "bias": 2.0}})
     ['a/bias', 'a/kernel']
+    >>> leaf_paths({"a": {"value": 1.0}, "memory": {"key": 2.0, "value": 3.0}})
+    ['a', 'memory/key', 'memory/value']
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
-    return [name.removesuffix("/value") for name in names]
+    return [path for path, _ in _places(tree, is_leaf)]
+
+
+def _places(
+    tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[str, type | None]]:
+    """The path of every leaf and the class of the node that holds it, boxes left out."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    places = []
+    for (keys, _), above in zip(leaves, _nodes_above(structure), strict=True):
+        names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        if len(names) > 1 and names[-1] == "value" and len(above[-1].children()) == 1:
+            names, above = names[:-1], above[:-1]
+        places.append(("/".join(names), above[-1].node_data()[0] if above else None))
+    return places
+
+
+def _nodes_above(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The nodes of a tree's structure that lead to each leaf, outermost first."""
+    if node.node_data() is None:
+        yield above
+    else:
+        for child in node.children():
+            yield from _nodes_above(child, (*above, node))
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
@@ -51,8 +73,17 @@ def with_leaves(tree: PyTree, leaves: Leaves) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
-def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None:
-    """Raises a ValueError if two trees differ, with the first leaf of another path or shape."""
+def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> PyTree:
+    """Returns the tree in the containers of `reference`, whose leaves have the same paths.
+
+    Flax NNX holds the same leaves in variables or without them, others in tuples or lists.
+
+    Raises:
+      ValueError: the trees differ; names the first leaf of another path or shape.
+
+    >>> check_like([1.0], (2.0,), name="grads", like="params")
+    (1.0,)
+    """
     ours, theirs = leaves_by_path(tree), leaves_by_path(reference)
     for path, leaf in theirs.items():
         if path not in ours:
@@ -64,10 +95,10 @@ def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> None
     for path in ours:
         if path not in theirs:
             raise ValueError(f"{name} has a leaf {path}, which {like} lacks")
-    if jax.tree.structure(tree) != jax.tree.structure(reference):
-        raise ValueError(
-            f"{name} has the leaves of {like} in other containers (tuple or list, say)"
-        )
+    structure = jax.tree.structure(reference)
+    if jax.tree.structure(tree) == structure:
+        return tree
+    return jax.tree.unflatten(structure, [ours[path] for path in theirs])
 
 
 def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
@@ -75,9 +106,12 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
 
     Args:
       params: any pytree of arrays (or of masks, or of `jax.ShapeDtypeStruct`).
-      prunable: ordered (path regex, bool) pairs; for each leaf the first regex found in its path
-        (`re.search`) decides, and a leaf without a match stays dense. None is the default: leaves
-        named kernel or weight of rank 2 or more, no embeddings, no norms.
+      prunable: ordered (path regex, True, False or None) pairs; for each leaf the first regex
+        found in its path (`re.search`) decides, and a leaf without a match stays dense. None in a
+        rule leaves it to the default: `((r"^head/", False), (r"", None))` is the default but for
+        the head. None for all rules is the default: leaves of rank 2 or more that are weights by
+        their name (kernel, weight, w, weight_ih), unless an embedding, a position or a norm holds
+        them, by its class where params are Equinox modules, else by its name (`jaxsparse.names`).
 
     Raises:
       ValueError: a rule is nobody's first match, no leaf is left, two leaves share a path, or a
@@ -89,14 +123,18 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
     ['conv/kernel']
     >>> prunable_paths(params, ((r"bias", True), (r".", False)))
     ['conv/bias']
+    >>> prunable_paths(params, ((r"bias", True), (r"", None)))
+    ['conv/bias', 'conv/kernel']
     """
     leaves = leaves_by_path(params)
+    default = _by_default(params)
     rules = check_rules(prunable)
     if rules is None:
-        chosen = [p for p, x in leaves.items() if _is_prunable_by_default(p, x)]
+        chosen = [path for path in leaves if default[path]]
     else:
         first = first_matches([pattern for pattern, _ in rules], leaves, name="prunable rule")
-        chosen = [p for p, i in first.items() if i is not None and rules[i][1]]
+        said = {path: False if i is None else rules[i][1] for path, i in first.items()}
+        chosen = [path for path, take in said.items() if (default[path] if take is None else take)]
     if not chosen:
         names = [f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()]
         hint = (
@@ -128,12 +166,45 @@ def prunable_leaves(
     return {path: leaves[path] for path in paths}
 
 
+def dense_shapes(params: PyTree, prunable: Rules | None = None) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the leaves that methods leave dense, by path, in the tree's order.
+
+    Args:
+      params: as in `prunable_paths`.
+      prunable: as in `prunable_paths`.
+    """
+    chosen = set(prunable_paths(params, prunable))
+    shapes = leaf_shapes(leaves_by_path(params))
+    return {path: shape for path, shape in shapes.items() if path not in chosen}
+
+
+def describe_dense(shapes: Shapes) -> str:
+    """Returns a line about the leaves that stay dense: the largest first, vectors only counted.
+
+    >>> print(describe_dense({"tok_embed/weight": (90, 8), "fc/bias": (8,), "cls": (1, 1, 8)}))
+    and 736 parameters that stay dense: tok_embed/weight (90, 8); and 2 vectors
+    """
+    others = {path: shape for path, shape in shapes.items() if not is_vector(shape)}
+    line = f"and {sum(map(math.prod, shapes.values())):,} parameters that stay dense"
+    if not others:
+        return line
+    by_size = sorted(others.items(), key=lambda item: -math.prod(item[1]))
+    line += f": {listed(f'{path} {shape}' for path, shape in by_size)}"
+    num = len(shapes) - len(others)
+    return line + (f"; and {num} vector{'s' * (num > 1)}" if num else "")
+
+
+def is_vector(shape: tuple[int, ...]) -> bool:
+    """Returns whether at most one axis is longer than 1, as in biases, norms and class tokens."""
+    return sum(n > 1 for n in shape) < 2
+
+
 def leaf_shapes(leaves: Leaves) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every leaf, by path."""
     return {path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}
 
 
-def check_rules(prunable: Rules | None) -> tuple[tuple[str, bool], ...] | None:
+def check_rules(prunable: Rules | None) -> tuple[tuple[str, bool | None], ...] | None:
     """Returns the rules as a tuple of pairs, raises a ValueError if they are anything else."""
     if prunable is None:
         return None
@@ -141,9 +212,11 @@ def check_rules(prunable: Rules | None) -> tuple[tuple[str, bool], ...] | None:
         rules = tuple((pattern, take) for pattern, take in prunable)
     except (TypeError, ValueError):
         rules = ((None, None),)
-    if not all(isinstance(pattern, str) and isinstance(take, bool) for pattern, take in rules):
-        raise ValueError(f"prunable {prunable!r} must be (path regex, bool) pairs")
-    return tuple((str(pattern), bool(take)) for pattern, take in rules)
+    if not all(
+        isinstance(pattern, str) and isinstance(take, bool | None) for pattern, take in rules
+    ):
+        raise ValueError(f"prunable {prunable!r} must be (path regex, True, False or None) pairs")
+    return tuple((str(pattern), take) for pattern, take in rules)
 
 
 def first_matches(
@@ -180,5 +253,10 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _is_prunable_by_default(path: str, leaf: Any) -> bool:
-    return bool(_PRUNED.search(path)) and not _DENSE.search(path) and np.ndim(leaf) >= 2
+def _by_default(params: PyTree) -> dict[str, bool]:
+    """Whether each leaf is prunable by default, by path."""
+    places = zip(_places(params), jax.tree.leaves(params), strict=True)
+    return {
+        path: is_weight(path, np.ndim(leaf), holder.__mro__ if holder else ())
+        for (path, holder), leaf in places
+    }

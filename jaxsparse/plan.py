@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxsparse.accounting import training_flops
 from jaxsparse.distributions import leaf_counts
 from jaxsparse.flops import sparse_flops
 from jaxsparse.groups import group_size, unit_shapes
-from jaxsparse.paths import listed
+from jaxsparse.paths import describe_dense, is_vector, listed
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import DenseGradient, Row, Shapes
 
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.
+      dense: shapes of the leaves that stay dense, by path, as `Method.plan` knows them.
     """
 
     method: str
@@ -77,6 +79,7 @@ class Plan(NamedTuple):
     flops: Mapping[str, int] | None = None
     train_flops: float | None = None
     dense_gradient: DenseGradient = "never"
+    dense: Shapes = MappingProxyType({})
 
     @property
     def num_prunable(self) -> int:
@@ -98,8 +101,8 @@ class Plan(NamedTuple):
         return self.rows[-1].flops / sum(self.flops.values())
 
     def __str__(self) -> str:
-        """The table of events (the middle of a long one left out) and of layers."""
-        return "\n".join([*self._heading(), *self._events(), "", *self._layers()])
+        """The events (the middle of a long table left out), the layers, what stays dense."""
+        return "\n".join([*self._heading(), *self._events(), "", *self._layers(), *self._others()])
 
     def _heading(self) -> list[str]:
         end = self.rows[-1]
@@ -145,6 +148,10 @@ class Plan(NamedTuple):
             if self.flops is not None:
                 lines[-1] += f" {self.flops.get(path, 0) * stop / max(size, 1):>19,.0f}"
         return lines
+
+    def _others(self) -> list[str]:
+        """Which leaves stay dense, unless they are all biases and norms."""
+        return [] if all(map(is_vector, self.dense.values())) else [describe_dense(self.dense)]
 
     def _label(self) -> str:
         return " (estimate)" if self.layers_are_estimates else ""

@@ -13,7 +13,7 @@ from jaxsparse.budget import check_sizes, initial_counts, rows_in_units
 from jaxsparse.counting import count_true
 from jaxsparse.groups import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
 from jaxsparse.keys import fold_key
-from jaxsparse.masks import check_masks, dense_masks
+from jaxsparse.masks import all_finite, check_masks, dense_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
 from jaxsparse.patterns import PatternRules, groups_of
 from jaxsparse.plan import Targets
@@ -25,6 +25,7 @@ from jaxsparse.types import (
     EventMetrics,
     Groups,
     Leaves,
+    Observed,
     PyTree,
     Row,
     Rules,
@@ -68,6 +69,7 @@ class Recipe(NamedTuple):
       prunable: which leaves.
       pattern: which structure; no rules is none.
       cycles: the first events of the timetable, where they have other stages; None: they do not.
+      observes: whether events read what the method's `observe` made of the gradients.
     """
 
     stages: tuple[Stage, ...]
@@ -78,6 +80,7 @@ class Recipe(NamedTuple):
     prunable: Rules | None
     pattern: PatternRules = ()
     cycles: Cycles | None = None
+    observes: bool = False
 
 
 def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
@@ -100,15 +103,19 @@ def run_event(
     *,
     key: jax.Array | None = None,
 ) -> Event:
-    """Performs the event of a step, `Method.update`."""
-    check_masks(masks, params)
-    check_like(grads, params, name="grads", like="params")
+    """Performs the event of a step, `Method.update`.
+
+    An event needs a gradient that is finite. On a step whose gradient is not, loss scaling and
+    `optax.apply_if_finite` leave params as they were, and so does the event.
+    """
+    masks = check_masks(masks, params)
+    grads = check_like(_signal(recipe, grads), params, name="grads", like="params")
     paths = prunable_paths(params, recipe.prunable)
     weights = prunable_leaves(params, paths=paths)
     old = prunable_leaves(masks, paths=paths)
     if not ((recipe.stages or recipe.cycles) and recipe.timetable.events):
         unchanged = Selected(old, jnp.zeros(len(paths), jnp.int32))
-        return Event(masks, masks, _metrics(old, unchanged, old))
+        return Event(masks, masks, _metrics(old, unchanged, old, jnp.array(True)))
     shapes = leaf_shapes(weights)
     groups = _groups(recipe, shapes)
     units = to_units(old, groups)
@@ -117,13 +124,16 @@ def run_event(
     signal = prunable_leaves(grads, paths=paths)
     key = fold_key(key, "event", step)
     chosen, kept = _run_phase(recipe, step, weights, signal, units, row, key)
-    new = chosen._replace(masks=from_units(chosen.masks, groups, old))
-    kept = from_units(kept, groups, old)
+    is_finite = all_finite(grads)
+    entries = lambda units: {
+        p: jnp.where(is_finite, mask, old[p]) for p, mask in from_units(units, groups, old).items()
+    }
+    new, kept = chosen._replace(masks=entries(chosen.masks)), entries(kept)
     # Of a unit that was active only in part, in masks from elsewhere, the rest starts at 0.
     kept |= {p: kept[p] & old[p] for p in whole(groups)}
     # Leaves that stay dense are all True, whatever the caller's masks say of them.
     dense = dense_masks(masks)
-    metrics = _metrics(old, new, kept)
+    metrics = _metrics(old, new, kept, is_finite)
     return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
 
 
@@ -201,10 +211,24 @@ def _run_stages(
     return new, kept
 
 
-def _metrics(old: Leaves, new: Selected, kept: Leaves) -> EventMetrics:
+def _signal(recipe: Recipe, grads: PyTree) -> PyTree:
+    """What the stages score by: the gradient, or what `observe` made of it."""
+    if isinstance(grads, Observed):
+        return grads.signal
+    if recipe.observes:
+        raise ValueError(
+            "this method reads an average of the gradient of every step, not one gradient: give "
+            "update the signal of `signal, observe_state = method.observe.update(grads, "
+            "observe_state, params)`, or take jaxsparse.sparse_optimizer, which does it"
+        )
+    return grads
+
+
+def _metrics(old: Leaves, new: Selected, kept: Leaves, is_finite: jax.Array) -> EventMetrics:
     counts = [
         count_true(mask, old[p] & ~mask, mask & ~old[p], mask & ~kept[p])
         for p, mask in new.masks.items()
     ]
     columns = [jnp.stack(column) for column in zip(*counts, strict=True)]
-    return EventMetrics(*columns, num_nan=new.num_nan)
+    num_left_out = jnp.where(is_finite, 0, 1).astype(jnp.int32)
+    return EventMetrics(*columns, num_nan=new.num_nan, num_left_out=num_left_out)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsparse.comparable import comparable
 from jaxsparse.counting import count_true
 from jaxsparse.groups import GroupsByPath, fixed, full_groups
 from jaxsparse.keys import fold_key
@@ -19,6 +20,7 @@ from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Rounding, Row, Score, Scores, Selected, Stage
 
 
+@comparable
 def prune(score: Score = magnitude) -> Stage:
     """Keeps the best of the active weights, as many as the row's target says.
 
@@ -48,6 +50,7 @@ def prune(score: Score = magnitude) -> Stage:
     return stage
 
 
+@comparable
 def grow(score: Score = gradient) -> Stage:
     """Adds the best of the inactive weights, up to the number that the row's target says.
 
@@ -80,6 +83,7 @@ def grow(score: Score = gradient) -> Stage:
     return stage
 
 
+@comparable
 def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Rounding) -> Stage:
     """In every leaf drops n of the active weights and grows as many of the inactive ones.
 

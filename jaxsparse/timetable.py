@@ -63,8 +63,17 @@ class Timetable(NamedTuple):
     initial_density: float = 1.0
     update_interval: int | None = None
 
+    def __repr__(self) -> str:
+        """One line: JAX prints static parts of trees in its errors."""
+        return f"Timetable({len(self.events):,} events in {self.total_steps:,} steps)"
+
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`, a Python int counted from 1."""
+        if isinstance(step, jax.core.Tracer):
+            raise ValueError(
+                "is_due was asked for a traced step, and the answer decides what is compiled: ask "
+                "it outside of jit and pass it on as a static argument, or walk method.segments()"
+            )
         i = bisect_left(self.events, step, key=lambda event: event.step)
         return i < len(self.events) and self.events[i].step == step
 

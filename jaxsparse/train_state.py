@@ -10,18 +10,21 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from flax.training import train_state
 from jax.core import Tracer
 
 from jaxsparse.changes import explore
-from jaxsparse.masks import apply_masks, check_masks, pruned_only, sparsity
+from jaxsparse.events import EventCounts, no_event, num_due, unreached
+from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.masks import sparsity
 from jaxsparse.method import Method
-from jaxsparse.metrics import Summary, summary
+from jaxsparse.metrics import Summary
 from jaxsparse.paths import prunable_paths
-from jaxsparse.patterns import check_pattern
-from jaxsparse.transforms import apply_event, masked
+from jaxsparse.sparse_optimizer import SparseState, check_run, run_summary, start, take_step
+from jaxsparse.transforms import masked
 from jaxsparse.types import EventMetrics, PyTree
 
 
@@ -53,22 +56,27 @@ class TrainState(train_state.TrainState):
       observe_state: the state of `method.observe`.
       key: the key of all events; each folds in its step and the paths of the leaves.
       event_metrics: of the last event; zeros before the first one.
+      events: how many events were taken, and left out because the gradient was not finite.
       explored: the union of all masks so far, or None if it is not tracked.
       apply_fn: usually `model.apply`.
       tx: `masked` around the optimizer.
       method: what chooses the masks.
       event: whether the next `apply_gradients` updates the masks; a Python bool and no leaf, so
         that jit compiles a step for either.
+      frozen: paths of the leaves that the optimizer never moves (`optax.set_to_zero`): the method
+        leaves them as they are. Static.
     """
 
     masks: PyTree
     observe_state: PyTree
     key: jax.Array
     event_metrics: EventMetrics
+    events: EventCounts
     explored: PyTree | None
     method: Method = struct.field(pytree_node=False)
     # By keyword, so that fields of a subclass need no default.
     event: bool = struct.field(pytree_node=False, default=False, kw_only=True)
+    frozen: tuple[str, ...] = struct.field(pytree_node=False, default=(), kw_only=True)
 
     @classmethod
     def create(
@@ -104,30 +112,20 @@ class TrainState(train_state.TrainState):
           ValueError: masks that do not fit params or lack the method's pattern, or that it cannot
             draw.
         """
-        if masks is None:
-            masks = method.init(key, params)
-        else:
-            _check_given(masks, params, method)
-        masks = pruned_only(masks, method.prunable)
-        params = apply_masks(params, masks)
+        frozen = tuple(frozen_paths(tx, params))
+        method = leave_out(method, frozen, params)
         tx = masked(tx)
-        num_leaves = len(prunable_paths(params, method.prunable))
-        # Buffers of its own throughout: a step that donates the state must neither donate one
-        # buffer twice nor delete what the caller still holds.
+        params, state = start(method, tx, params, key, masks)
         own = lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x
         copy = lambda tree: jax.tree.map(own, tree)
         return cls(
-            step=jnp.zeros((), jnp.int32),
             params=params,
-            masks=copy(masks),
-            opt_state=copy(tx.init(params)),  # Prodigy and others keep the initial params there
-            observe_state=copy(method.observe.init(params)),
-            key=copy(key),
-            event_metrics=EventMetrics(*(jnp.zeros(num_leaves, jnp.int32) for _ in range(5))),
-            explored=copy(masks) if track_exploration else None,
+            explored=copy(state.masks) if track_exploration else None,
             apply_fn=apply_fn,
             tx=tx,
             method=method,
+            frozen=frozen,
+            **state._asdict(),
             **copy(fields),
         )
 
@@ -137,8 +135,17 @@ class TrainState(train_state.TrainState):
         return sparsity(self.masks, self.method.prunable)
 
     def summary(self) -> Summary:
-        """The table per layer of the method's prunable weights (waits for the device)."""
-        return summary(self.params, self.masks, self.method.prunable)
+        """The table per layer, and what of the method did not happen (waits for the device)."""
+        return run_summary(self.method, self.params, self._sparse_state(), self.frozen)
+
+    def check(self) -> None:
+        """Checks that what is inactive is 0, and that the loop took its events, on the host.
+
+        Raises:
+          ValueError: names the first leaf or slot with an inactive entry that is not 0; or says
+            how many events were forgotten or left out, or that a sparsity will not be reached.
+        """
+        check_run(self.method, self.params, self._sparse_state())
 
     def apply_gradients(
         self,
@@ -148,11 +155,7 @@ class TrainState(train_state.TrainState):
         tx_args: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Self:
-        """One optimizer step, followed by a mask update where `event`.
-
-        The event sees the gradient that the step was taken with, at the weights before it. A method
-        with `skip_step` (RigL) leaves the optimizer step out there: the step count advances, the
-        optimizer's own counts (of its learning-rate schedule, say) do not.
+        """One optimizer step, followed by a mask update where `event`; see `take_step`.
 
         Args:
           grads: the dense gradient at `params`, a tree like params.
@@ -163,50 +166,63 @@ class TrainState(train_state.TrainState):
           **fields: replaced in the new state, such as batch statistics.
         """
         event = self.event if event is None else event
-        step = self.step + 1
-        signal, observe_state = self.method.observe.update(grads, self.observe_state, self.params)
-        params, opt_state = self.params, self.opt_state
-        if not (event and self.method.skip_step):
-            tx = optax.with_extra_args_support(self.tx)  # it is one; Flax's type does not say so
-            updates, opt_state = tx.update(
-                grads, opt_state, params, masks=self.masks, **(tx_args or {})
-            )
-            params = optax.apply_updates(params, updates)
-        state = self.replace(
-            step=step,
-            params=params,
-            opt_state=opt_state,
-            observe_state=observe_state,
-            event=False,
-            **fields,
+        params, state = take_step(
+            self.method,
+            self.tx,
+            grads,
+            self._sparse_state(),
+            self.params,
+            event=event,
+            **(tx_args or {}),
         )
-        return state._with_event(signal) if event else state
-
-    def _with_event(self, signal: PyTree) -> Self:
-        found = len(prunable_paths(self.params, self.method.prunable))
-        if found != self.event_metrics.num_active.shape[0]:
-            raise ValueError(
-                f"params have {found} prunable leaves, at the start they had "
-                f"{self.event_metrics.num_active.shape[0]}; expand a compressed state first"
-            )
-        event = self.method.update(self.params, signal, self.masks, self.step, key=self.key)
-        params, opt_state = apply_event(self.tx, event, self.params, self.opt_state)
-        explored = None if self.explored is None else explore(self.explored, event.masks)
+        explored = self.explored
+        if event and explored is not None:
+            explored = explore(explored, state.masks)
         return self.replace(
-            params=params,
-            opt_state=opt_state,
-            masks=event.masks,
-            event_metrics=event.metrics,
-            explored=explored,
+            params=params, explored=explored, event=False, **state._asdict(), **fields
         )
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.replace = _replace  # Flax gives every class a plain one
 
-def _check_given(masks: PyTree, params: PyTree, method: Method) -> None:
-    check_masks(masks, params)
-    pattern = () if method.recipe is None else method.recipe.pattern
-    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if pattern and all(map(here, jax.tree.leaves(masks))):
-        check_pattern(masks, pattern, method.prunable)
+    def _for_method(self, method: Method, step: jax.Array) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if method.observe != self.method.observe:
+            found["observe_state"] = method.observe.init(self.params)
+        num_leaves = len(prunable_paths(self.params, method.prunable))
+        if num_leaves != self.event_metrics.num_active.shape[0]:
+            found["event_metrics"] = no_event(num_leaves)
+        if isinstance(step, Tracer | jax.ShapeDtypeStruct) or np.ndim(step):
+            return found
+        if problem := unreached(method, int(step), self.params, self.masks):
+            raise ValueError(problem)
+        taken = jnp.array(num_due(method, int(step)), jnp.int32)
+        return found | {"events": EventCounts(taken, jnp.zeros((), jnp.int32))}
+
+    def _sparse_state(self) -> SparseState:
+        return SparseState(*(getattr(self, name) for name in SparseState._fields))
+
+
+def _replace(self: TrainState, **changes: Any) -> TrainState:
+    """Returns the state with other values; a method that can do nothing more is refused.
+
+    With another method what belongs to it is made anew: the state of its `observe`, and the count
+    of events, where those that it would have had so far count as taken. Leaves that the optimizer
+    never moves stay left out.
+
+    Raises:
+      ValueError: a method whose last pruning event is over, and whose sparsity would so never be
+        reached.
+    """
+    method = changes.get("method", self.method)
+    if method != self.method:
+        changes = self._for_method(method, changes.get("step", self.step)) | changes
+        changes["method"] = leave_out(method, self.frozen, self.params)
+    return dataclasses.replace(self, **changes)
+
+
+TrainState.replace = _replace
 
 
 def with_masks(cls: type[train_state.TrainState]) -> Any:

@@ -1,5 +1,6 @@
 """Masks in optax: `masked` around any optimizer, and `apply_event` after a mask update."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsparse.comparable import comparable
 from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
+from jaxsparse.overwritten import trained_part
 from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
 
@@ -65,8 +68,12 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         masks (lookahead, SM3, L-BFGS, Rprop); `update` without params, or with trees that differ,
         naming the first leaf.
     """
-    inner_update = optax.with_extra_args_support(inner).update
+    # optax's type of an update does not say that extra arguments may be required.
+    return optax.GradientTransformationExtraArgs(_init_of(inner), cast(Any, _update_of(inner)))
 
+
+@comparable
+def _init_of(inner: optax.GradientTransformation) -> Callable[[PyTree], PyTree]:
     def init(params: PyTree) -> PyTree:
         state = inner.init(params)
         _refuse(state)
@@ -78,6 +85,13 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
                 "parameter, so it could not keep them at 0 off the mask"
             ) from error
         return state
+
+    return init
+
+
+@comparable
+def _update_of(inner: optax.GradientTransformation) -> Callable[..., tuple[PyTree, PyTree]]:
+    inner_update = optax.with_extra_args_support(inner).update
 
     def update(
         updates: PyTree,
@@ -98,15 +112,14 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
                 "masked(...) stands inside optax.masked or optax.partition, which hand it only "
                 "some of the leaves; put it outermost: masked(optax.partition(...))"
             )
-        check_masks(masks, params)
-        check_like(updates, params, name="grads", like="params")
+        masks = check_masks(masks, params)
+        updates = check_like(updates, params, name="grads", like="params")
         state = mask_slots(inner, state, masks)
         updates = apply_masks(updates, masks)
         updates, state = inner_update(updates, state, params, masks=masks, **extra)
         return jax.tree.map(_land_on_zero, updates, params, masks), state
 
-    # optax's type of an update does not say that extra arguments may be required.
-    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
+    return update
 
 
 def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTree) -> PyTree:
@@ -140,7 +153,8 @@ def apply_event(
     Returns:
       params and opt_state, to go on with under `event.masks`.
     """
-    return apply_masks(params, event.kept), mask_slots(tx, opt_state, event.kept)
+    kept = trained_part(event.kept)
+    return apply_masks(params, event.kept), mask_slots(tx, opt_state, kept)
 
 
 def _is_hole(node: Any) -> bool:

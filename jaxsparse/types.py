@@ -16,7 +16,7 @@ PyTree: TypeAlias = Any
 Leaves: TypeAlias = Mapping[str, jax.Array]
 Counts: TypeAlias = Mapping[str, int] | Mapping[str, jax.Array]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-Rules: TypeAlias = Sequence[tuple[str, bool]]
+Rules: TypeAlias = Sequence[tuple[str, bool | None]]
 Scope: TypeAlias = Literal["global", "layer"]
 Rounding: TypeAlias = Literal["floor", "ceil"]
 CycleShape: TypeAlias = Literal["cosine", "triangular"]
@@ -56,6 +56,8 @@ class EventMetrics(NamedTuple):
         and those that one stage removed and a later stage brought back.
       num_nan: int32[leaves], NaN scores among the entries that a selection could choose from. NaN
         orders last, so the counts stay exact, but a number above 0 is a sign of a broken run.
+      num_left_out: int32[], 1 if the event was left out because the gradient of its step was not
+        finite (masks and weights are as before), else 0.
     """
 
     num_active: jax.Array
@@ -63,6 +65,7 @@ class EventMetrics(NamedTuple):
     num_grown: jax.Array
     num_restarted: jax.Array
     num_nan: jax.Array
+    num_left_out: jax.Array
 
     @property
     def num_empty(self) -> jax.Array:
@@ -83,6 +86,16 @@ class Event(NamedTuple):
     masks: PyTree
     kept: PyTree
     metrics: EventMetrics
+
+
+class Observed(NamedTuple):
+    """What a method's `observe` made of the gradients so far; `update` takes it in their place.
+
+    Attributes:
+      signal: a tree like params.
+    """
+
+    signal: PyTree
 
 
 class Groups(NamedTuple):

@@ -13,15 +13,18 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "paths", "counting", "masks"}
+CORE = {"types", "keys", "names", "paths", "counting", "comparable", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
     "keys": {"types"},
-    "paths": {"types"},
+    "names": set(),
+    "paths": {"types", "names"},
     "counting": set(),
+    "comparable": set(),
+    "overwritten": {"types"},
     "masks": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,
@@ -49,7 +52,9 @@ MAY_IMPORT = {
     "method": STEPS | {"flops", "patterns", "plan", "recipe"},
     "cycles": STEPS | {"stages", "recipe", "method"},
     "methods": STEPS | {"stages", "plan", "method", "cycles", "methods"},
-    "transforms": CORE,
+    "transforms": CORE | {"overwritten"},
+    "frozen": CORE | {"overwritten", "jaxprs", "method"},
+    "events": CORE | {"method"},
     "age": CORE,
     "metrics": CORE,
     "changes": CORE,
@@ -57,7 +62,10 @@ MAY_IMPORT = {
     "export": CORE | {"csr", "flat_state", "export"},
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state", "checkpoint"},
-    "train_state": CORE | {"method", "metrics", "changes", "patterns", "transforms"},
+    "sparse_optimizer": CORE
+    | {"overwritten", "method", "metrics", "patterns", "transforms", "frozen", "events"},
+    "train_state": CORE
+    | {"method", "metrics", "changes", "transforms", "frozen", "events", "sparse_optimizer"},
     "sparse": CORE | {"csr", "kernels", "sparse"},
     "nn": CORE | {"distributions", "nn", "sparse"},
 }

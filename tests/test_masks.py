@@ -215,8 +215,15 @@ def test_check_like_says_what_it_compares():
         check_like({"a": 1.0}, {"a": 1.0, "b": 2.0}, name="grads", like="params")
     with pytest.raises(ValueError, match=r"masks at a has shape \(2,\), params has \(\)"):
         apply_masks({"a": 1.0}, {"a": jnp.ones(2, bool)})
-    with pytest.raises(ValueError, match="grads has the leaves of params in other containers"):
-        check_like([1.0, 2.0], (1.0, 2.0), name="grads", like="params")
+
+
+def test_leaves_in_other_containers_are_moved_by_their_paths():
+    masks = {"2": jnp.array([True]), "10": jnp.array([False]), "a": [jnp.array([True])]}
+    params = {"10": jnp.ones(1), "2": jnp.ones(1), "a": (jnp.ones(1),)}
+    moved = check_masks(masks, params)
+    chex.assert_trees_all_equal_structs(moved, params)
+    assert [bool(m[0]) for m in (moved["2"], moved["10"], moved["a"][0])] == [True, False, True]
+    chex.assert_trees_all_equal(apply_masks(params, masks), apply_masks(params, moved))
 
 
 def test_a_rule_that_is_no_regex():

@@ -122,7 +122,8 @@ def test_counts_and_metrics_of_a_long_list_of_layers(key):
         distribution=uniform(),
         prunable=ALL,
     )
-    event = method.update(params, params, jaxsparse.dense_masks(params), 1)
+    grads = jax.tree.map(jnp.ones_like, params)
+    event = method.update(params, grads, jaxsparse.dense_masks(params), 1)
     want = list(method.plan(params).rows[1].layers.values())
     assert want == [2 * n for n in range(1, 13)]
     assert counts(event.masks) == event.metrics.num_active.tolist() == want
@@ -151,13 +152,15 @@ def test_what_is_kept_and_what_is_counted():
         "num_grown": [1],  # 5
         "num_restarted": [2],  # 1 and 5
         "num_nan": [3],
+        "num_left_out": 0,
     }
 
 
 def test_metrics_count_nan_and_go_in_the_order_of_the_paths():
     params = {"a": jnp.array([jnp.nan, 1.0, 2.0, 3.0]), "b": jnp.array([0.1, 0.2])}
     method = one_event([prune()], scope="global", prunable=ALL)
-    event = jax.jit(method.update)(params, params, jaxsparse.dense_masks(params), 1)
+    grads = jax.tree.map(jnp.ones_like, params)
+    event = jax.jit(method.update)(params, grads, jaxsparse.dense_masks(params), 1)
     assert event.metrics.num_active.tolist() == [3, 0]
     assert event.metrics.num_dropped.tolist() == [1, 2]
     assert event.metrics.num_nan.tolist() == [1, 0]
@@ -296,5 +299,6 @@ def test_a_new_criterion_and_a_new_stage_are_functions(key):
 
 
 def test_a_method_with_rules_in_a_list_is_hashable_for_jit():
-    method = jaxsparse.rigl(sparsity=0.5, total_steps=10, prunable=[(r"kernel", True)])
+    rules = [(r"kernel", True)]
+    method = jaxsparse.rigl(sparsity=0.5, total_steps=10, update_interval=2, prunable=rules)
     assert isinstance(hash(method), int)

@@ -45,6 +45,21 @@ def test_summary_speaks_of_dead_channels_only_where_there_are_any():
     ]
 
 
+def test_summary_says_which_matrices_stay_dense():
+    params = PARAMS | {"wte": {"embedding": jnp.ones((50, 8))}, "cls": jnp.ones((1, 1, 8))}
+    summary = jaxsparse.summary(params, jaxsparse.dense_masks(params))
+    assert str(summary).splitlines()[-1] == (
+        "and 512 parameters that stay dense: wte/embedding (50, 8); and 3 vectors"
+    )
+    assert summary.num_other == 512
+    assert summary.dense == {
+        "cls": (1, 1, 8),
+        "conv/bias": (4,),
+        "fc/bias": (100,),
+        "wte/embedding": (50, 8),
+    }
+
+
 def test_summary_as_numbers():
     masks = masks_with(18, 400)
     summary = jaxsparse.summary(PARAMS, masks)

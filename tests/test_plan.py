@@ -77,6 +77,20 @@ def test_table():
     ]
 
 
+def test_table_says_which_matrices_stay_dense():
+    shape = jax.ShapeDtypeStruct((9, 4), jnp.float32)
+    params = PARAMS | {"wte": {"weight": shape}, "lora": {"a": shape}}
+    plan = jaxsparse.static(sparsity=0.5, total_steps=7).plan(params)
+    assert plan.dense == {"c/bias": (9,), "lora/a": (9, 4), "wte/weight": (9, 4)}
+    line = "and 81 parameters that stay dense: lora/a (9, 4), wte/weight (9, 4); and 1 vector"
+    assert str(plan).splitlines()[-1] == line
+
+    rules = ((r"wte|lora", True), (r"", None))
+    pruned = jaxsparse.static(sparsity=0.5, total_steps=7, prunable=rules).plan(params)
+    assert pruned.dense == {"c/bias": (9,)}
+    assert "dense" not in str(pruned)  # biases and norms go without saying
+
+
 FLOPS = {"a/kernel": 1600, "b/kernel": 640, "other": 60}
 
 

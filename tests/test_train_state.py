@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import jaxsparse
+from jaxsparse.types import Observed
 
 TOTAL, EVERY = 12, 3
 
@@ -81,7 +82,8 @@ def test_it_starts_masked_and_counts_from_zero():
     chex.assert_trees_all_equal(state.params, jaxsparse.apply_masks(fresh_params(), state.masks))
     chex.assert_trees_all_equal(state.masks, granet_st().init(jax.random.key(0), fresh_params()))
     assert state.explored is None
-    assert [np.asarray(x).tolist() for x in state.event_metrics] == [[0, 0]] * 5
+    assert [np.asarray(x).tolist() for x in state.event_metrics] == [[0, 0]] * 5 + [0]
+    assert [int(x) for x in state.events] == [0, 0]
 
 
 def test_a_run_learns_and_ends_at_its_sparsity():
@@ -101,7 +103,11 @@ def test_a_run_learns_and_ends_at_its_sparsity():
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
 @pytest.mark.parametrize(
     "method",
-    [granet_st(), jaxsparse.dense(total_steps=10), jaxsparse.snfs(sparsity=0.5, total_steps=9)],
+    [
+        granet_st(),
+        jaxsparse.dense(total_steps=10),
+        jaxsparse.snfs(sparsity=0.5, total_steps=9, update_interval=3),
+    ],
 )
 def test_the_state_can_be_donated_and_the_callers_arrays_live_on(method, given):
     params, key = fresh_params(), jax.random.key(0)
@@ -205,7 +211,8 @@ def test_snfs_averages_the_dense_gradient_of_every_step():
         average = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, average, grads)
         before, state = state, state.apply_gradients(grads=grads, event=method.is_due(n))
         chex.assert_trees_all_close(state.observe_state.ema, average, rtol=1e-5, atol=1e-7)
-    event = method.update(before.params, state.observe_state.ema, before.masks, n, key=state.key)
+    signal = Observed(state.observe_state.ema)
+    event = method.update(before.params, signal, before.masks, n, key=state.key)
     chex.assert_trees_all_equal(state.masks, event.masks)
     inactive = ~kernels(state.masks)[0]
     assert kernels(state.observe_state.ema)[0][inactive].any(), "the average must stay dense"
@@ -317,7 +324,7 @@ def test_given_masks_that_hold_on_to_biases_are_mended():
     params = {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(4)}
     by_hand = jax.tree.map(lambda p: p != 0, params)  # all False at the bias, which starts at 0
     for method, masks in [
-        (jaxsparse.rigl(sparsity=0.5, total_steps=10), by_hand),
+        (jaxsparse.rigl(sparsity=0.5, total_steps=10, update_interval=2), by_hand),
         (jaxsparse.static(masks=by_hand, total_steps=10), None),
     ]:
         state = jaxsparse.TrainState.create(

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions: leaves that they lack or name otherwise."""
+"""Checkpoints of earlier versions: the leaves that they lack."""
 
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 ADDED: tuple[tuple[str, int | float], ...] = (
-    (r"(^|/)events/num_(taken|left_out)$", -(2**30)),  # unknown: the counting began later
+    (r"(^|/)events/num_(taken|left_out)$", -(2**30)),  # unknown, see events.UNKNOWN
+    (r"(^|/)event_metrics/num_left_out$", 0),  # no event was left out
 )
 """(regex of a path, value) of the leaves that a later version added to the states it makes.
 
@@ -39,24 +40,3 @@ def added_since(
                     np.shape(leaf), value, getattr(leaf, "dtype", None) or type(leaf)
                 )
     return found
-
-
-def renamed_since(saved: Iterable[str], wanted: Iterable[str] | None = None) -> dict[str, str]:
-    """Returns the paths of a checkpoint by their names of today: today's -> saved.
-
-    The key "value" of a dict was left out of paths, as the field of NNX variables still is.
-
-    Args:
-      saved: the paths that the checkpoint has.
-      wanted: today's. If unknown, a path with others inside it is taken as one without its "value".
-
-    >>> renamed_since(["memory/key", "memory"])
-    {'memory/key': 'memory/key', 'memory/value': 'memory'}
-    """
-    saved = list(saved)
-    if wanted is None:
-        above = {path[:end] for path in saved for end, sign in enumerate(path) if sign == "/"}
-        return {f"{path}/value" if path in above else path: path for path in saved}
-    wanted = set(wanted)
-    with_value = lambda path: f"{path}/value" if f"{path}/value" in wanted else path
-    return {path if path in wanted else with_value(path): path for path in saved}

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.checkpoint.earlier import renamed_since
 from jaxsparse.checkpoint.errors import raise_if_of_system, reason
 from jaxsparse.checkpoint.files import read_arrays, read_contents
+from jaxsparse.checkpoint.names import under
 from jaxsparse.checkpoint.restore import Restored
 from jaxsparse.checkpoint.steps import StrPath, steps, whole
-from jaxsparse.flat_state import Record, nested, placed, sharding_of, under
+from jaxsparse.flat_state import Record, nested, placed, renamed, sharding_of
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
@@ -138,9 +138,9 @@ def _leaves_of(
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
     if like is None:
-        return {path: found[at] for path, at in renamed_since(found).items()}
+        return renamed(found)
     leaves = leaves_by_path(like)
-    found = {path: found[at] for path, at in renamed_since(found, leaves).items()}
+    found = renamed(found, leaves)
     arrays = {path: leaf for path, leaf in _arrays(like).items() if np.size(leaf)}
     # A number or function of a module is none of its arrays, and is taken if it was saved.
     others = {path: leaf for path, leaf in leaves.items() if path in found and path not in arrays}

@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsparse.checkpoint.earlier import added_since, renamed_since
+from jaxsparse.checkpoint.earlier import added_since
 from jaxsparse.checkpoint.errors import raise_if_of_system, reason
 from jaxsparse.checkpoint.files import read_arrays, read_contents
+from jaxsparse.checkpoint.names import fields_by_fit
 from jaxsparse.checkpoint.steps import StrPath, set_aside, steps
 from jaxsparse.flat_state import (
     Record,
     check_fits,
     check_leaves,
-    fields_by_fit,
     fill,
+    renamed,
 )
 from jaxsparse.paths import listed
 from jaxsparse.types import PyTree
@@ -77,11 +78,8 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
             continue
         like = state(step) if callable(state) else state
         ours = check_leaves(like)
-        saved_at = renamed_since(records, ours)
-        added = added_since(saved_at, ours)
-        known = {p: records[at] for p, at in saved_at.items()} | {
-            p: Record(str(x.dtype), x.shape, 0) for p, x in added.items()
-        }
+        added = added_since(renamed(records, ours), ours)
+        known = records | {p: Record(str(x.dtype), x.shape, 0) for p, x in added.items()}
         try:
             check_fits(known, like, name=name)
         except ValueError as error:
@@ -92,8 +90,7 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
             raise_if_of_system(error, name)
             damage[step] = reason(error)
             continue
-        found = {p: values[at] for p, at in saved_at.items()} | added
-        return Restored(step, fill(like, found), extras, set_aside(folder, damage))
+        return Restored(step, fill(like, values | added), extras, set_aside(folder, damage))
     if damage:
         step, why = next(iter(damage.items()))
         raise ValueError(f"no checkpoint in {folder} can be read, {step} not because: {why}")

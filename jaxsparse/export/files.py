@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxsparse.csr import Csr, from_csr, from_matrix, matrix_shape, to_csr, to_matrix
 from jaxsparse.export.sizes import Form, LeafSize, SizeReport
-from jaxsparse.flat_state import nested
+from jaxsparse.flat_state import nested, renamed
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
@@ -96,7 +96,7 @@ def save_safetensors(
     file                         4,160     128       16,640  1,033  0.0621
     """
     masks = dense_masks(params) if masks is None else masks
-    check_masks(masks, params)
+    masks = check_masks(masks, params)
     tensors: dict[str, np.ndarray] = {}
     rows, sparse = [], {}
     by_path = leaves_by_path(masks)
@@ -148,7 +148,7 @@ def load_safetensors(
         weights = {name: weights for name, (weights, _) in leaves.items()}
         masks = {name: mask for name, (_, mask) in leaves.items()}
         if like is None:
-            return _nested(weights), _nested(masks)
+            return nested(weights), nested(masks)
         return _as_in(like, weights), _as_in(like, masks)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -243,16 +243,9 @@ def _described(text: str | None) -> dict[str, tuple[Form, tuple[int, ...]]]:
     return sparse
 
 
-def _nested(leaves: Mapping[str, np.ndarray]) -> Any:
-    for path in leaves:
-        heads = (path[:end] for end, character in enumerate(path) if character == "/")
-        if outer := next((head for head in heads if head in leaves), None):
-            raise ValueError(f"{path} is inside the leaf {outer}, so no nested dict can hold both")
-    return nested(leaves)
-
-
 def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
-    ours, wanted = leaves_by_path(dict(leaves)), leaves_by_path(like)
+    wanted = leaves_by_path(like)
+    ours = renamed(leaves, wanted)
     check_like(ours, wanted, name="the file", like="like")
     return jax.tree.unflatten(jax.tree.structure(like), [ours[path] for path in wanted])
 

@@ -5,15 +5,17 @@ set_ = [exchange(magnitude, random, floor)]         snfs = rigl on an averaged g
 *_itop = the same with ceil, r from 0.5 to 0.005 over all of training, and a long interval
 """
 
+import functools
+
 import optax
 
-from jaxsparse.method import Method, compose
+from jaxsparse.method import Method, compose, observing, remade
 from jaxsparse.methods.checks import check_fraction, check_sparsity, check_window
 from jaxsparse.schedules import cosine, until
 from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import exchange
 from jaxsparse.timetable import check_steps, make_timetable
-from jaxsparse.types import Distribution, Rounding, Rules, Score
+from jaxsparse.types import Distribution, OptionError, Rounding, Rules, Score
 
 
 def rigl(
@@ -152,9 +154,19 @@ def snfs(
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum {momentum} must be at least 0 and below 1")
     method = rigl(sparsity=sparsity, total_steps=total_steps, **options)
-    return method._replace(
-        name="snfs", observe=optax.ema(momentum, debias=False), dense_gradient="always"
+    assert method.recipe is not None  # rigl has one
+    return remade(
+        method,
+        method.recipe._replace(observes=True),
+        name="snfs",
+        observe=observing(_average(momentum)),
+        dense_gradient="always",
     )
+
+
+@functools.cache
+def _average(momentum: float) -> optax.GradientTransformation:
+    return optax.ema(momentum, debias=False)
 
 
 def rigl_itop(
@@ -240,6 +252,22 @@ def _stop_step(stop_step: int | None, total_steps: int) -> int:
     return max(total_steps * 3 // 4, 1) if stop_step is None else stop_step
 
 
+def _check_exchanges(drop_fraction: float, interval: int, start_step: int, stop_step: int) -> None:
+    """Refuses a method whose masks would never change: that is `static`, which is to be said."""
+    if drop_fraction == 0:
+        wrong = "replaces nothing, so the masks would never change"
+        raise OptionError("drop_fraction", drop_fraction, wrong, "take static for that")
+    first = -(-max(start_step, 1) // interval) * interval
+    if first >= stop_step:
+        wrong = (
+            f"has no multiple from start_step {start_step} on and before step {stop_step}, so the "
+            "masks would never change"
+        )
+        last = stop_step - 1
+        advice = f"take {last}, say, or static" if last >= max(start_step, 1) else "train longer"
+        raise OptionError("update_interval", interval, wrong, advice)
+
+
 def _dynamic(
     name: str,
     drop: Score,
@@ -260,9 +288,11 @@ def _dynamic(
     check_sparsity(sparsity)
     check_fraction(drop_fraction[0], "drop_fraction")
     check_window(start_step, total_steps if stop_step is None else stop_step, total_steps)
+    check_steps(update_interval=update_interval)
     share = cosine(*drop_fraction)
     if stop_step is not None:
         share = until(share, stop_step)
+    _check_exchanges(drop_fraction[0], update_interval, start_step, stop_step or total_steps)
     timetable = make_timetable(
         total_steps=total_steps,
         update_interval=update_interval,

@@ -1,8 +1,10 @@
 """Methods whose masks never change: dense, and static sparse training."""
 
-import jax
+from collections.abc import Callable
+
 import numpy as np
 
+from jaxsparse.comparable import comparable
 from jaxsparse.masks import check_masks, pruned_only
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
@@ -65,11 +67,17 @@ def static(
     )
     if masks is None:
         return method
+    init, targets = _init_of(masks, method.prunable), _targets_of(masks, method.prunable)
+    return method._replace(init=init, targets=targets, recipe=None)
 
-    def init(key: jax.Array, params: PyTree) -> PyTree:
-        check_masks(masks, params)
-        return pruned_only(masks, prunable)
 
+@comparable
+def _init_of(masks: PyTree, prunable: Rules | None) -> Callable[..., PyTree]:
+    return lambda key, params: pruned_only(check_masks(masks, params), prunable)
+
+
+@comparable
+def _targets_of(masks: PyTree, prunable: Rules | None) -> Callable[[PyTree], Targets]:
     def targets(params: PyTree) -> Targets:
         check_masks(masks, params)
         leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
@@ -77,4 +85,4 @@ def static(
         active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
         return Targets(shapes, active, Row({}, ((), ())))
 
-    return method._replace(init=init, targets=targets, recipe=None)
+    return targets

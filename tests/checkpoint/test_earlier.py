@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxsparse
-from jaxsparse.checkpoint import restore_checkpoint, restore_masks, restore_part, save_checkpoint
+from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
 from jaxsparse.checkpoint.earlier import added_since
-from tests.checkpoint.states import bits, small
-
-UNKNOWN = -(2**30)
+from jaxsparse.events import UNKNOWN
+from jaxsparse.paths import leaves_by_path
+from tests.checkpoint.states import bits, small, train_state
 
 
 def test_counters_that_the_checkpoint_lacks_are_unknown(tmp_path):
@@ -28,6 +27,19 @@ def test_counters_that_the_checkpoint_lacks_are_unknown(tmp_path):
     stacked = {"num_taken": jnp.zeros(2, jnp.int32), "num_left_out": jnp.zeros(2, jnp.int32)}
     seeds = restore_checkpoint(tmp_path / "seeds", {"state": small() | {"events": stacked}})
     assert seeds.state["state"]["events"]["num_taken"].tolist() == [UNKNOWN, UNKNOWN]
+
+
+def test_a_train_state_of_before_events_were_counted_goes_on(tmp_path):
+    state = train_state()
+    new = {"events/num_taken", "events/num_left_out", "event_metrics/num_left_out"}
+    flat = leaves_by_path(state)
+    assert new < set(flat)
+    save_checkpoint(tmp_path, 3, {path: leaf for path, leaf in flat.items() if path not in new})
+    back = restore_checkpoint(tmp_path, train_state(seed=1)).state
+    assert bits(back.params) == bits(state.params)
+    assert [int(x) for x in back.events] == [UNKNOWN, UNKNOWN]
+    assert int(back.event_metrics.num_left_out) == 0
+    assert back.summary().notes == ()
 
 
 @pytest.mark.parametrize("name", ["num_other", "taken", "num_taken/more"])
@@ -51,14 +63,36 @@ def test_the_first_regex_found_decides_and_the_leaf_keeps_its_type():
     )
 
 
-def test_a_key_named_value_was_left_out_of_its_path(tmp_path):
-    """As an earlier version saved {"memory": {"key": ..., "value": ...}}."""
-    key, value = jnp.ones((2, 3)), jnp.zeros((4, 3))
-    masks = {"memory": {"key": key > 0, "value": value > 0}, "fc": {"value": key > 0}}
-    flat = {"memory/key": key > 0, "memory": value > 0, "fc": key > 0}
-    save_checkpoint(tmp_path, 1, {"masks": flat})
-    other = jax.tree.map(jnp.zeros_like, masks)
-    assert bits(restore_checkpoint(tmp_path, {"masks": other}).state) == bits({"masks": masks})
+def memory(seed=0):
+    """Leaves that are called "value" beside others; boxes of one value have the same key."""
+    rng = np.random.default_rng(seed)
+    draw = lambda: jnp.asarray(rng.random(4) < 0.5)
+    masks = {"mem": {"key": draw(), "value": draw()}, "fc": {"kernel": {"value": draw()}}}
+    return {"params": jax.tree.map(jnp.float32, masks), "masks": masks}
+
+
+def test_a_leaf_called_value_is_a_leaf(tmp_path):
+    save_checkpoint(tmp_path, 1, memory())
+    masks = memory()["masks"]
+    bare = masks | {"fc": {"kernel": masks["fc"]["kernel"]["value"]}}
+    chex.assert_trees_all_equal(restore_masks(tmp_path), bare)
     chex.assert_trees_all_equal(restore_masks(tmp_path, like=masks), masks)
-    chex.assert_trees_all_equal(restore_part(tmp_path, "masks")["memory"], masks["memory"])
-    jaxsparse.apply_masks(masks, restore_masks(tmp_path, like=masks))
+    assert bits(restore_checkpoint(tmp_path, memory(1)).state) == bits(memory())
+
+
+def test_checkpoints_that_left_the_name_value_out_go_on(tmp_path):
+    """As versions wrote them that knew no siblings."""
+    state, masks = memory(), memory()["masks"]
+    old = {
+        f"{field}/{path}": leaf
+        for field, tree in state.items()
+        for path, leaf in {
+            "mem/key": tree["mem"]["key"],
+            "mem": tree["mem"]["value"],
+            "fc/kernel": tree["fc"]["kernel"]["value"],
+        }.items()
+    }
+    save_checkpoint(tmp_path, 1, old)
+    assert bits(restore_checkpoint(tmp_path, memory(1)).state) == bits(state)
+    chex.assert_trees_all_equal(restore_masks(tmp_path, like=masks), masks)
+    chex.assert_trees_all_equal(restore_masks(tmp_path)["mem"], masks["mem"])

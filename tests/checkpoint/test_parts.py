@@ -160,15 +160,6 @@ def test_masks_of_a_leaf_without_entries_have_the_dtype_of_masks(tmp_path):
     jaxsparse.apply_masks(params, restore_masks(tmp_path, like=params))
 
 
-def test_a_memory_with_a_key_and_a_value(tmp_path):
-    """Case 18: a suffix that NNX has was cut off, and one of the two was lost."""
-    params = {"memory": {"key": jnp.ones((2, 3)), "value": jnp.ones((4, 3))}}
-    masks = jax.tree.map(lambda x: x > 0, params)
-    save_checkpoint(tmp_path, 1, {"params": params, "masks": masks})
-    chex.assert_trees_all_equal(restore_masks(tmp_path), masks)
-    chex.assert_trees_all_equal(restore_masks(tmp_path, like=params), masks)
-
-
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -109,10 +109,10 @@ def test_snfs_grows_by_the_average():
     first = {"w": jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, -10.0, 2.0, 0.0])}
     second = {"w": jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 3.0, -1.0])}
     m, state = method.observe.update(first, method.observe.init(W))
-    np.testing.assert_allclose(m["w"], 0.1 * first["w"], rtol=1e-6)
+    np.testing.assert_allclose(m.signal["w"], 0.1 * first["w"], rtol=1e-6)
     m, state = method.observe.update(second, state)
     #                    .9 * -1 + .1 * 4,  .9 * .2 + .1 * 3,  .1 * -1
-    np.testing.assert_allclose(m["w"][5:], [-0.5, 0.48, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(m.signal["w"][5:], [-0.5, 0.48, -0.1], rtol=1e-6)
     event = method.update(W, m, MASKS, 2)  # floor(.4 * 5) = 1, a little less than .4: drops 4
     assert event.masks["w"].tolist() == [True] * 4 + [False, True, False, False]
 
@@ -120,7 +120,7 @@ def test_snfs_grows_by_the_average():
 def test_snfs_momentum_is_a_choice():
     observe = jaxsparse.snfs(**OPTIONS, momentum=0.0).observe
     g, _ = observe.update(G, observe.init(W))
-    chex.assert_trees_all_close(g, G)
+    chex.assert_trees_all_close(g.signal, G)
     for momentum in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"momentum {momentum} must be at least 0 and below 1"):
             jaxsparse.snfs(**OPTIONS, momentum=momentum)

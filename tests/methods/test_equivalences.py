@@ -59,16 +59,6 @@ EQUAL = {
         ),
         jaxsparse.rigl_itop(sparsity=0.7, total_steps=STEPS, update_interval=2),
     ),
-    "RigL with an interval beyond the end is static": (
-        jaxsparse.rigl(sparsity=0.7, total_steps=STEPS, update_interval=STEPS + 1),
-        jaxsparse.static(sparsity=0.7, total_steps=10),
-    ),
-    "GraNet-ST with neither interval nor way to go is static": (
-        jaxsparse.granet_st(
-            sparsity=0.7, initial_sparsity=0.7, total_steps=STEPS, update_interval=STEPS + 1
-        ),
-        jaxsparse.static(sparsity=0.7, total_steps=10),
-    ),
     "EAST without cycles is RigL-ITOP": (
         jaxsparse.east(sparsity=0.7, total_steps=STEPS, update_interval=2, num_cycles=0),
         jaxsparse.rigl_itop(sparsity=0.7, total_steps=STEPS, update_interval=2),
@@ -80,10 +70,6 @@ EQUAL = {
             cycle_interval=1,
         ),
         jaxsparse.rigl(sparsity=0.7, total_steps=STEPS, update_interval=2),
-    ),
-    "SET with r = 0 is static": (
-        jaxsparse.set_(sparsity=0.7, total_steps=STEPS, update_interval=2, drop_fraction=0.0),
-        jaxsparse.static(sparsity=0.7, total_steps=10),
     ),
 }
 

@@ -1,0 +1,95 @@
+"""What became of the events of a run: how many were taken, left out, or forgotten by the loop."""
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse.masks import num_active
+from jaxsparse.method import Method
+from jaxsparse.types import EventMetrics, PyTree
+
+UNKNOWN = -(2**30)
+"""In place of a count: the checkpoint is from before events were counted."""
+
+
+class EventCounts(NamedTuple):
+    """Events so far.
+
+    Attributes:
+      num_taken: int32[].
+      num_left_out: int32[], those on a step whose gradient was not finite.
+    """
+
+    num_taken: jax.Array
+    num_left_out: jax.Array
+
+
+def no_event(num_leaves: int) -> EventMetrics:
+    """Returns the metrics of a run that has had no event yet: zeros."""
+    leaves = [jnp.zeros(num_leaves, jnp.int32) for _ in range(5)]
+    return EventMetrics(*leaves, num_left_out=jnp.zeros((), jnp.int32))
+
+
+def counted(events: EventCounts, metrics: EventMetrics) -> EventCounts:
+    """Returns the counts after one more event."""
+    left_out = metrics.num_left_out
+    return EventCounts(events.num_taken + 1 - left_out, events.num_left_out + left_out)
+
+
+def num_due(method: Method, step: int) -> int:
+    """Returns how many events the timetable has up to a step, that step included."""
+    return bisect_right(method.timetable.events, step, key=lambda event: event.step)
+
+
+def event_notes(
+    method: Method, step: int, events: EventCounts, params: PyTree, masks: PyTree
+) -> list[str]:
+    """Says what of the method did not happen: one line each, on the host.
+
+    Args:
+      method: the method.
+      step: completed steps.
+      events: the counts after them.
+      params: only shapes are looked at.
+      masks: the masks after them.
+
+    Returns:
+      Lines about events that the loop did not ask for, about events that were left out because the
+      gradient was not finite, and about a sparsity that is not reached and has no event left.
+    """
+    taken, left_out, due = int(events.num_taken), int(events.num_left_out), num_due(method, step)
+    notes = []
+    if 0 <= taken + left_out < due:
+        notes.append(
+            f"{taken + left_out} of the {due} events due by step {step:,} were taken; the loop has "
+            "to pass event=method.is_due(n)"
+        )
+    if left_out > 0:
+        notes.append(
+            f"{left_out} of {due} events were left out, because the gradient was not finite"
+        )
+    if missed := unreached(method, step, params, masks):
+        notes.append(missed)
+    return notes
+
+
+def unreached(method: Method, step: int, params: PyTree, masks: PyTree) -> str | None:
+    """Returns a line about a final sparsity that no event after `step` will bring, or None.
+
+    Methods of constant sparsity keep the number of weights that they are given: they have no line.
+    """
+    steps = [event.step for event in method.timetable.events if event.density is not None]
+    if not steps or steps[-1] > step:
+        return None
+    end = method.plan(params).rows[-1]
+    active = num_active(masks, method.prunable)
+    if active <= end.num_active:
+        return None
+    size = max(sum(end.layers.values()) / max(end.density, 1e-30), 1)
+    return (
+        f"the sparsity is {1 - active / size:.4g}, and {method.name}, whose last pruning event is "
+        f"at step {steps[-1]:,}, will not bring it to {1 - end.density:.4g} after step {step:,}; "
+        "take a method whose stop_step is later"
+    )

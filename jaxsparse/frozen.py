@@ -1,0 +1,132 @@
+"""Leaves that the optimizer never moves, such as a frozen backbone, and methods that leave them.
+
+Masks of a leaf that is not trained must not change: what an event grows there would stay 0. A leaf
+is frozen if its update is 0 whatever the gradient, as `optax.set_to_zero` has it under
+`optax.partition`. That is read off the optimizer's jaxpr: nothing is run.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.extend import core
+
+from jaxsparse.jaxprs import called, opened
+from jaxsparse.method import Method, remade
+from jaxsparse.overwritten import has_overwritten, trained_part
+from jaxsparse.paths import leaf_paths, listed, prunable_paths
+from jaxsparse.types import PyTree, Rules
+
+# They give 0 where every one of their operands is 0, and where one is.
+_ALL = frozenset(
+    """add add_any broadcast_in_dim concatenate convert_element_type copy max min neg pad
+    reduce_sum reshape select_n slice squeeze stop_gradient sub transpose""".split()
+)
+_ANY = frozenset(("mul", "and"))
+
+
+def frozen_paths(tx: optax.GradientTransformation, params: PyTree) -> list[str]:
+    """Returns the paths of the leaves whose update is 0 whatever gradient and state are.
+
+    Args:
+      tx: any optax transformation; its update is traced, with a `value` of 0 where it asks for one.
+        Nothing is found of one that asks for more.
+      params: any pytree of arrays or `jax.ShapeDtypeStruct`.
+
+    >>> labels = {"backbone": "frozen", "head": "trained"}
+    >>> tx = optax.partition({"trained": optax.sgd(0.1), "frozen": optax.set_to_zero()}, labels)
+    >>> frozen_paths(tx, {"backbone": jnp.ones(3), "head": jnp.ones(2)})
+    ['backbone']
+    """
+    trained = trained_part(params)
+    prefix = "params/" if has_overwritten(params) else ""
+    shape = lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x))
+    shapes = jax.tree.map(shape, trained)
+    update = optax.with_extra_args_support(tx).update
+    for extra in ({}, {"value": jnp.zeros(())}):
+        try:
+            state = jax.eval_shape(tx.init, shapes)
+            traced = jax.make_jaxpr(lambda *args, extra=extra: update(*args, **extra)[0])
+            closed = traced(shapes, state, shapes)
+        except Exception:  # whatever this optimizer makes of arguments that it lacks
+            continue
+        zeros = _zeros(closed.jaxpr, [False] * len(closed.jaxpr.invars))
+        return [
+            prefix + path for path, zero in zip(leaf_paths(trained), zeros, strict=True) if zero
+        ]
+    return []
+
+
+def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method:
+    """Returns the method without the leaves that are frozen.
+
+    Their masks stay all True: they are neither pruned nor counted in the sparsity, which the method
+    shares out among the other leaves. `TrainState.create` and `sparse_optimizer` do this with
+    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that keeps given
+    masks (`static(masks=...)`) is returned as it is.
+
+    Args:
+      method: for all leaves.
+      frozen: paths of leaves; those that the method does not prune anyway do not matter.
+      params: any pytree of arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: all of the leaves that the method may prune are frozen.
+    """
+    if method.recipe is None or not frozen:
+        return method
+    paths = prunable_paths(params, method.prunable)
+    left_out = [path for path in paths if path in frozen]
+    if not left_out:
+        return method
+    if len(left_out) == len(paths):
+        raise ValueError(
+            f"the optimizer moves none of the prunable leaves ({listed(paths)}), so there is "
+            "nothing to train sparsely"
+        )
+    others = [path for path in leaf_paths(params) if path not in left_out]
+    rules = _without(method.prunable, left_out, others)
+    return remade(method, method.recipe._replace(prunable=rules), prunable=rules)
+
+
+def _without(rules: Rules | None, frozen: Sequence[str], others: Sequence[str]) -> Rules:
+    """The rules behind one that takes out the frozen leaves; a rule for these alone is dropped."""
+    first = (f"^({'|'.join(map(re.escape, frozen))})$", False)
+    if rules is None:
+        return (first, (r"", None))
+    needed = {
+        next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, path)), None)
+        for path in others
+    }
+    return (first, *(rule for i, rule in enumerate(rules) if i in needed))
+
+
+def _zeros(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
+    """Whether each output is surely 0, from whether each input is."""
+    zero: dict[Any, bool] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def of(atom: Any) -> bool:
+        if isinstance(atom, core.Literal):
+            return not np.any(np.asarray(atom.val))
+        return zero.get(atom, False)
+
+    for eqn in jaxpr.eqns:
+        operands, name = [of(atom) for atom in eqn.invars], eqn.primitive.name
+        outputs = [False] * len(eqn.outvars)
+        if name == "cond":
+            branches = (_zeros(opened(b), operands[1:]) for b in eqn.params["branches"])
+            outputs = [all(choices) for choices in zip(*branches, strict=True)]
+        elif name in _ALL:
+            outputs = [all(operands[name == "select_n" :])]
+        elif name in _ANY:
+            outputs = [any(operands)]
+        elif name in ("jit", "pjit", "custom_jvp_call", "remat2", "checkpoint", "closed_call"):
+            inner = called(eqn)
+            if inner is not None:
+                outputs = _zeros(inner.jaxpr, operands[-len(inner.jaxpr.invars) :])
+        zero.update(zip(eqn.outvars, outputs, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]
