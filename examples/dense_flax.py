@@ -6,6 +6,10 @@
 Trains a small convolutional network on the Fashion-MNIST sample.
 """
 
+import gzip
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,9 +19,21 @@ import numpy as np
 import optax
 from flax.training import train_state
 
-from experiments.data import fashion_mnist
-
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class CNN(nn.Module):
@@ -81,16 +97,17 @@ def predict(state, images):
 
 def main(steps: int = STEPS, seed: int = 0) -> tuple[TrainState, float]:
     """Trains, prints and returns the accuracy of the averaged parameters on the test images."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     state = create_state(jax.random.key(seed), steps)
     rng = np.random.default_rng(seed)
     for step in range(1, steps + 1):
-        batch = rng.integers(len(data.train.labels), size=BATCH)
-        state, loss = train_step(state, data.train.images[batch], data.train.labels[batch])
+        batch = rng.integers(len(labels), size=BATCH)
+        state, loss = train_step(state, images[batch], labels[batch])
         if step % 100 == 0:
             print(f"step {step}: loss {loss:.4f}")
 
-    accuracy = float((predict(state, data.test.images) == data.test.labels).mean())
+    accuracy = float((predict(state, test_images) == test_labels).mean())
     print(f"test accuracy {accuracy:.4f}")
     return state, accuracy
 

@@ -1,10 +1,17 @@
 """Sparse training of an Equinox model: masks beside its parameters, and an average to evaluate.
 
+    pip install equinox
     python examples/equinox_training.py
 
 Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %, and tests
 an exponential moving average of its parameters. Lines that sparse training adds are marked.
 """
+
+import functools
+import gzip
+import os
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,10 +20,23 @@ import numpy as np
 import optax
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.metrics import Summary
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class MLP(eqx.Module):
@@ -41,16 +61,14 @@ class MLP(eqx.Module):
 
 def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     # Arrays to the left, everything else to the right: the core works on the left one.
     params, static = eqx.partition(MLP(jax.random.key(0)), eqx.is_inexact_array)
 
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
-    key = jax.random.key(1)
-    masks = method.init(key, params)  # sparse
-    params = jaxsparse.apply_masks(params, masks)  # sparse
-    tx = jaxsparse.masked(optax.adam(1e-3))  # sparse: masked(...)
-    opt_state = tx.init(params)
+    optimizer = jaxsparse.sparse_optimizer(method, optax.adam(1e-3))  # sparse
+    params, state = optimizer.init(params, key=jax.random.key(1))  # sparse: key
     average = params
 
     def logits(params, images):
@@ -60,31 +78,25 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, images), labels)
         return losses.mean()
 
-    @jax.jit
-    def step(params, opt_state, average, masks, images, labels):
+    @functools.partial(jax.jit, static_argnames="event")  # sparse: event
+    def step(params, state, average, images, labels, event):
         grads = jax.grad(loss)(params, images, labels)
-        updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
-        params = optax.apply_updates(params, updates)
-        return params, opt_state, optax.incremental_update(params, average, 0.02), grads
+        params, state = optimizer.update(grads, state, params, event=event)  # sparse: event
+        return params, state, optax.incremental_update(params, average, 0.02)
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = (
-            jnp.asarray(data.train.images[batch]),
-            jnp.asarray(data.train.labels[batch]),
+        batch = order.integers(len(labels), size=BATCH)
+        event = method.is_due(n)  # sparse
+        params, state, average = step(
+            params, state, average, images[batch], labels[batch], event=event
         )
-        params, opt_state, average, grads = step(params, opt_state, average, masks, images, labels)
-        if method.is_due(n):  # sparse
-            event = method.update(params, grads, masks, n, key=key)
-            params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
-            masks = event.masks
 
     # Weights that were dropped on the way live on in the average: it is masked where it is used.
-    average = jaxsparse.apply_masks(average, masks)  # sparse
-    predicted = jnp.argmax(logits(average, jnp.asarray(data.test.images)), -1)
-    accuracy = float((predicted == jnp.asarray(data.test.labels)).mean())
-    table = jaxsparse.summary(average, masks)
+    average = jaxsparse.apply_masks(average, state.masks)  # sparse
+    predicted = jnp.argmax(logits(average, jnp.asarray(test_images)), -1)
+    accuracy = float((predicted == jnp.asarray(test_labels)).mean())
+    table = optimizer.summary(params, state)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table
 

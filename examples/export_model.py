@@ -8,6 +8,9 @@ reads each one back, and compares their sizes and what they compute. Needs
 """
 
 import functools
+import gzip
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,23 @@ import numpy as np
 import optax
 
 import jaxsparse
-from experiments.data import fashion_mnist
-from experiments.data.dataset import Dataset
 from jaxsparse.nn import LeNet300100
 
 STEPS, BATCH = 500, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 def forward(params: Any, images: Any) -> Any:
@@ -29,7 +44,7 @@ def forward(params: Any, images: Any) -> Any:
     return LeNet300100().apply({"params": params}, images / 255.0)
 
 
-def train(data: Dataset, steps: int) -> jaxsparse.TrainState:
+def train(images: np.ndarray, labels: np.ndarray, steps: int) -> jaxsparse.TrainState:
     """A short sparse run, as in the README."""
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=steps // 20)
     state = jaxsparse.TrainState.create(
@@ -50,9 +65,8 @@ def train(data: Dataset, steps: int) -> jaxsparse.TrainState:
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = data.train.images[batch], data.train.labels[batch]
-        state = step(state, images, labels, event=method.is_due(n))
+        batch = order.integers(len(labels), size=BATCH)
+        state = step(state, images[batch], labels[batch], event=method.is_due(n))
     return state
 
 
@@ -95,9 +109,8 @@ def read(folder: Path, images: np.ndarray) -> dict[str, jax.Array]:
 def main(folder: Path = Path("runs/export_model"), steps: int = STEPS) -> dict[str, int]:
     """Trains, writes, reads back, prints and returns the size of every file."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = fashion_mnist.load(None)
-    state = train(data, steps)
-    images, labels = data.test.images, data.test.labels
+    state = train(*fashion_mnist("train"), steps)
+    images, labels = fashion_mnist("t10k")
     write(folder, state, images)
     _, masks = jaxsparse.load_safetensors(folder / "sparse.safetensors", like=state.params)
     jax.tree.map(

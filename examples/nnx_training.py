@@ -1,20 +1,17 @@
-"""Sparse training of a Flax NNX model: masks beside its parameters, everything else as usual.
+"""Sparse training of a Flax NNX model: an `nnx.Optimizer` with masks, everything else as usual.
 
     python examples/nnx_training.py
 
-Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. Lines that
-sparse training adds are marked.
-
-With `optimizer = nnx.Optimizer(model, jaxsparse.masked(tx), wrt=nnx.Param)` a step is
-`optimizer.update(model, grads, masks=masks)`, and an event is written back as that does it:
-
-    params, opt_state = nnx.as_pure((nnx.state(model, nnx.Param), optimizer.opt_state))
-    event = method.update(params, nnx.as_pure(grads), masks, n, key=key)
-    params, opt_state = jaxsparse.apply_event(optimizer.tx, event, params, opt_state)
-    nnx.update(model, params)
-    nnx.update(optimizer.opt_state, nnx.state(opt_state))
-    masks = event.masks
+Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. The lines
+that differ from dense training are marked: two imports, the method, the optimizer that takes it in
+place of `nnx.Optimizer`, and `event`. The functional style, with params and masks as trees of your
+own, is that of `examples/equinox_training.py`.
 """
+
+import gzip
+import os
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +20,24 @@ import optax
 from flax import nnx
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.metrics import Summary
+from jaxsparse.nn.optimizer_nnx import NNXOptimizer
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class MLP(nnx.Module):
@@ -46,42 +57,31 @@ class MLP(nnx.Module):
 
 def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
-    data = fashion_mnist.load(None)
-    graphdef, params = nnx.split(MLP(nnx.Rngs(0)), nnx.Param)
-
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
+    model = MLP(nnx.Rngs(0))
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
-    key = jax.random.key(1)
-    masks = method.init(key, params)  # sparse
-    params = jaxsparse.apply_masks(params, masks)  # sparse
-    tx = jaxsparse.masked(optax.adam(1e-3))  # sparse: masked(...)
-    opt_state = tx.init(params)
+    optimizer = NNXOptimizer(model, method, optax.adam(1e-3), key=jax.random.key(1))  # sparse
 
-    def loss(params, images, labels):
-        logits = nnx.merge(graphdef, params)(images / 255.0)
+    def loss(model, images, labels):
+        logits = model(images / 255.0)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    @jax.jit
-    def step(params, opt_state, masks, images, labels):
-        grads = jax.grad(loss)(params, images, labels)
-        updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
-        return optax.apply_updates(params, updates), opt_state, grads
+    @nnx.jit(static_argnames="event")  # sparse: event
+    def step(model, optimizer, images, labels, event):  # sparse: event
+        grads = nnx.grad(loss)(model, images, labels)
+        optimizer.update(model, grads, event=event)  # sparse: event
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        batch = order.integers(len(data.train.labels), size=BATCH)
-        images, labels = (
-            jnp.asarray(data.train.images[batch]),
-            jnp.asarray(data.train.labels[batch]),
-        )
-        params, opt_state, grads = step(params, opt_state, masks, images, labels)
-        if method.is_due(n):  # sparse
-            event = method.update(params, grads, masks, n, key=key)
-            params, opt_state = jaxsparse.apply_event(tx, event, params, opt_state)
-            masks = event.masks
+        batch = order.integers(len(labels), size=BATCH)
+        step(
+            model, optimizer, images[batch], labels[batch], event=method.is_due(n)
+        )  # sparse: event
 
-    logits = nnx.merge(graphdef, params)(jnp.asarray(data.test.images) / 255.0)
-    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(data.test.labels)).mean())
-    table = jaxsparse.summary(params, masks)
+    logits = model(jnp.asarray(test_images) / 255.0)
+    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(test_labels)).mean())
+    table = optimizer.summary(model)
     print(f"test accuracy {accuracy:.4f}\n{table}")
     return accuracy, table
 

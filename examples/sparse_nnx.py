@@ -6,6 +6,11 @@ Trains a small convolutional network on the Fashion-MNIST sample with RigL at 90
 with the active weights, and their optimizer has slots for no others; only events see all weights.
 """
 
+import gzip
+import os
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +18,26 @@ import optax
 from flax import nnx
 
 import jaxsparse
-from experiments.data import fashion_mnist
 from jaxsparse.nn.sparse_nnx import dense_modules, move_optimizer, sparse_modules
 from jaxsparse.sparse import backend
 from jaxsparse.sparse.states import find_positions
 from jaxsparse.types import PyTree
 
 STEPS, BATCH = 1000, 128
+
+# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
+
+
+def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads uint8[n, 28, 28, 1] images and int32[n] labels; the splits are "train" and "t10k"."""
+    folder = Path(os.environ.get("FASHION_MNIST", SAMPLE))
+    paths = [folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
+    if missing := [path for path in paths if not path.exists()]:
+        hint = "set FASHION_MNIST to a folder like experiments/data/sample of the repository"
+        sys.exit(f"{missing[0]} is missing; {hint}")
+    images, labels = (np.frombuffer(gzip.decompress(p.read_bytes()), np.uint8) for p in paths)
+    return images[16:].reshape(-1, 28, 28, 1), labels[8:].astype(np.int32)  # without IDX headers
 
 
 class CNN(nnx.Module):
@@ -71,7 +89,8 @@ def num_floats(optimizer: nnx.Optimizer) -> int:
 
 def main(steps: int = STEPS) -> tuple[float, nnx.Module, PyTree]:
     """Trains, prints and returns the test accuracy, the sparse model and the masks."""
-    data = fashion_mnist.load(None)
+    images, labels = fashion_mnist("train")
+    test_images, test_labels = fashion_mnist("t10k")
     model = CNN(nnx.Rngs(0))
     method = jaxsparse.rigl(sparsity=0.9, total_steps=steps, update_interval=max(steps // 20, 1))
     masks = method.init(jax.random.key(1), nnx.as_pure(nnx.state(model, nnx.Param)))
@@ -80,14 +99,14 @@ def main(steps: int = STEPS) -> tuple[float, nnx.Module, PyTree]:
 
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
-        chosen = order.integers(len(data.train.labels), size=BATCH)
-        batch = jnp.asarray(data.train.images[chosen]), jnp.asarray(data.train.labels[chosen])
+        chosen = order.integers(len(labels), size=BATCH)
+        batch = jnp.asarray(images[chosen]), jnp.asarray(labels[chosen])
         if method.is_due(n):
             model, optimizer, masks = event(method, model, optimizer, masks, n, batch)
         step(model, optimizer, *batch)
 
-    logits = model(jnp.asarray(data.test.images) / 255.0)
-    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(data.test.labels)).mean())
+    logits = model(jnp.asarray(test_images) / 255.0)
+    accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(test_labels)).mean())
     full = nnx.as_pure(nnx.state(dense_modules(model), nnx.Param))
     print(f"test accuracy {accuracy:.4f}, executed by {backend().name} ({backend().why})")
     print(f"{num_floats(optimizer):,} floats in the slots of the optimizer")

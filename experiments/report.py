@@ -185,7 +185,7 @@ def summarise(
     check_structure(state)
     paths = find_paths(run, state)
     num_live = {layer.path: layer.num_live for layer in paths.layers}
-    layers = jaxsparse.summary(state.params, state.masks, run.method.prunable)
+    layers = state.summary()
     image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
     dense = flops_of_model(run.model, state.params, image)
     sizes = {layer.path: layer.size for layer in layers.layers}
@@ -199,7 +199,7 @@ def summarise(
         "num_prunable": layers.num_prunable,
         "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
         "num_live": paths.num_live,
-        "alarms": [*layers.alarms, *paths.alarms],
+        "alarms": [*layers.alarms, *layers.notes, *paths.alarms],
         "dead_channels": layers.dead._asdict(),
         "layers": {
             layer.path: {

@@ -18,7 +18,9 @@ from jaxsparse.export import (
     export_forward,
     load_safetensors,
     masks_from_torch,
+    masks_to_torch,
     params_from_torch,
+    params_to_torch,
     save_safetensors,
 )
 from jaxsparse.flops import layer_flops, sparse_flops
@@ -51,7 +53,7 @@ from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
 from jaxsparse.selection import top_k, top_k_mask
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
-from jaxsparse.starts import pattern_masks
+from jaxsparse.starts import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.timetable import make_timetable
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
@@ -100,14 +102,18 @@ __all__ = [
     "leave_out",
     "live_weights",
     "load_safetensors",
+    "magnitude_masks",
     "make_timetable",
     "masked",
     "masks_from_params",
+    "masks_from_scores",
     "masks_from_torch",
+    "masks_to_torch",
     "n_of_m",
     "num_active",
     "overlap",
     "params_from_torch",
+    "params_to_torch",
     "pattern_masks",
     "prunable_paths",
     "prune",

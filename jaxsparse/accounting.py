@@ -39,7 +39,8 @@ def training_flops(
     grows at the very last step, so an event there is not charged.
 
     Args:
-      dense: dense forward FLOPs of one example by path, from `layer_flops`.
+      dense: dense forward FLOPs of one example by path, from `layer_flops`. It counts products of
+        parameters alone, which are done once a batch: times the batch size they are overcounted.
       densities: by step, the densities in [0, 1] of the masks after it, by path: the start (step 0)
         and every event. Leaves that are missing count as dense.
       total_steps: length of the run; 0 costs nothing.

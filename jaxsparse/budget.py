@@ -1,13 +1,16 @@
 """How many weights a method asks of each leaf where patterns count in groups or fix densities."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from jaxsparse.distributions import leaf_counts
+from jaxsparse.distributions import count_together, erk, leaf_counts
 from jaxsparse.groups import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import listed
-from jaxsparse.timetable import Timetable, event_rows
+from jaxsparse.timetable import Timetable, check_countable, event_rows
 from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shapes
 
 SLACK = 0.01
@@ -66,9 +69,88 @@ def check_sizes(
     Raises:
       ValueError: names two such leaves.
     """
-    sizes = {path: group_size(groups.get(path)) for path in shapes}
     changes = any(event.density is not None for event in timetable.events)
-    together, at_least = changes and scope == "global", (min_keep or 0) > 1
+    _check_unit_sizes(shapes, groups, scope=scope if changes else "layer", min_keep=min_keep)
+
+
+def one_shot_row(
+    shapes: Shapes,
+    groups: GroupsByPath,
+    density: float | None,
+    *,
+    scope: Scope,
+    distribution: Distribution | None,
+    min_keep: int | None,
+) -> Row:
+    """Returns what is asked of one selection from all weights: a `Row` of Python integers.
+
+    Leaves of N:M are set aside, as in `initial_counts`. A target over all leaves together is that
+    of the others, whose units must be of one size; by leaf it counts the units of every leaf.
+
+    Args:
+      shapes: shapes of the prunable leaves, by path.
+      groups: by path, of the leaves that have a pattern.
+      density: in (0, 1], of the leaves without N:M; None where there are none.
+      scope: "global" or "layer".
+      distribution: of scope "layer"; None is `erk()`.
+      min_keep: fewest active weights of a leaf; None is one unit with scope "layer", 0 with
+        "global".
+
+    Raises:
+      ValueError: an option outside its range, a distribution without a use, or a density that
+        leaves too few weights.
+    """
+    check_options(scope, distribution, min_keep)
+    if scope == "global" and distribution is not None:
+        wrong = "ranks all leaves together, so that a distribution= would have no say"
+        raise OptionError("scope", scope, wrong, "take scope='layer'")
+    rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
+    _check_unit_sizes(rest, groups, scope=scope, min_keep=min_keep)
+    if density is None and rest:
+        raise ValueError(
+            f"leaf {next(iter(rest))} has no N:M pattern, so its sparsity= must be given"
+        )
+    if scope == "layer" or not rest:
+        counts = initial_counts(distribution or erk(), shapes, groups, density, min_keep)
+        return Row(counts, (0, 1), groups=groups)
+    assert density is not None
+    check_countable(rest)
+    units, note = _units_of(min_keep, rest, groups)
+    with _units_said(groups, note):
+        count = count_together(unit_shapes(rest, groups), density, minimum=units or 0)
+    return Row(count, (0, 1), units or 0, groups)
+
+
+def check_options(scope: str, distribution: Distribution | None, min_keep: int | None) -> None:
+    """Raises a ValueError for a scope, a distribution or a minimum that is none."""
+    if scope not in ("global", "layer"):
+        raise OptionError("scope", scope, "must be 'global' or 'layer'")
+    if distribution is not None and not _is_distribution(distribution):
+        said = getattr(distribution, "__name__", repr(distribution))
+        raise ValueError(
+            f"distribution {said} must be a function such as erk(), of (shapes, density)"
+        )
+    number = 0 if min_keep is None else whole_number(min_keep)
+    if number is None or number < 0:
+        raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
+
+
+def _is_distribution(distribution: Any) -> bool:
+    """Whether it can be called with shapes and a density, as `erk()` and not `erk` itself can."""
+    try:
+        inspect.signature(distribution).bind({}, 1.0)
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature
+        return True
+    return True
+
+
+def _check_unit_sizes(
+    shapes: Shapes, groups: GroupsByPath, *, scope: Scope, min_keep: int | None
+) -> None:
+    sizes = {path: group_size(groups.get(path)) for path in shapes}
+    together, at_least = scope == "global", (min_keep or 0) > 1
     if len(set(sizes.values())) > 1 and (together or at_least):
         a = next(iter(sizes))
         b = next(path for path in sizes if sizes[path] != sizes[a])

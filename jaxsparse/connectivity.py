@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.masks import check_masks, dense_masks
+from jaxsparse.owners import leaf
 from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.signals import Signal, Use, run_on_signals
 from jaxsparse.types import Leaves, PyTree, Rules
@@ -104,7 +105,9 @@ def live_weights(
     still be 0 or stand behind a ReLU that never opens; nothing but masks and shapes is looked at.
 
     Exact for networks of products with parameters, sums, activations, norms that use running
-    statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. A value
+    statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. So are
+    kernels that are made from several leaves: joined, scaled, normalised, or added to a constant,
+    which leaves a path open where the leaf is pruned. A value
     computed from several data counts as depending on all of them (a gate that is closed by dead
     weights closes nothing here), as does everything in a loop (`lax.scan`, `lax.cond`), and norms
     of the batch or the layer join what they average: there it may call a dead weight live, never
@@ -121,8 +124,8 @@ def live_weights(
       prunable: as in `prunable_paths`.
 
     Returns:
-      Masks of the live weights, within `masks`; other leaves are all True. Under `jax.jit`, with
-      the masks as its argument, what it does is compiled once.
+      Masks of the live weights, within `masks`; other leaves are all True. Works under `jax.jit`,
+      with the masks as its argument.
 
     Raises:
       ValueError: the trees differ, or masks are not bool; names the first leaf.
@@ -143,7 +146,8 @@ def live_weights(
         return sum(reached, jnp.zeros((), jnp.float32))
 
     as_floats = {path: jnp.asarray(mask, jnp.float32) for path, mask in kernels.items()}
-    found = jax.jit(jax.grad(num_reached))(as_floats)  # op by op, each would be compiled
+    # Op by op, which is compiled once; a `jax.jit` of what is new at every call never is.
+    found = jax.grad(num_reached)(as_floats)
     live = {path: jnp.asarray(mask) & (found[path] > 0.5) for path, mask in kernels.items()}
     return with_leaves(dense_masks(masks), live)
 
@@ -180,23 +184,18 @@ def where_paths_end(
       *inputs: as in `live_weights`.
 
     Returns:
-      The path of its kernel. None where an output is reached, or where no layer reads the input.
+      The path of its kernel, of one made from several leaves such as "k/kernel and q/kernel". None
+      where an output is reached, or where no layer reads the input.
 
     Raises:
       ValueError: as in `live_weights`.
     """
     masks = check_masks(masks, params)
-    paths = []
-
-    def reached(masks: PyTree) -> tuple[jax.Array, list[jax.Array]]:
-        outputs, uses = _run(forward, params, masks, inputs)
-        paths[:] = [use.path for use in uses]
-        ends = [x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None]
-        return jnp.stack([jnp.zeros((), bool), *ends]).any(), [use.is_reached for use in uses]
-
-    is_whole, is_reached = jax.jit(reached)(masks)
-    last = [path for path, found in zip(paths, is_reached, strict=True) if found][-1:]
-    return None if is_whole or not last else last[0]
+    outputs, uses = _run(forward, params, masks, inputs)
+    if any(x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None):
+        return None
+    reached = [" and ".join(use.paths) for use in uses if use.is_reached]
+    return reached[-1] if reached else None
 
 
 def _run(
@@ -205,7 +204,7 @@ def _run(
     """Runs the function on the masks and on inputs of ones."""
     closed = jax.make_jaxpr(forward)(params, *inputs)
     weights = [
-        Signal(jnp.asarray(mask, jnp.float32), (np.size(mask), path))
+        Signal(jnp.asarray(mask, jnp.float32), leaf(path, np.shape(mask)))
         for path, mask in leaves_by_path(masks).items()
     ]
     data = [Signal(jnp.ones(np.shape(x), jnp.float32)) for x in jax.tree.leaves(inputs)]

@@ -55,9 +55,10 @@ def with_cycles(
         them: for SET and GMP the FLOPs of the plan are then a little above the true ones.
 
     Raises:
-      ValueError: a number outside its range, or cycles that do not fit into training; a method
-        without a recipe to change (`static(masks=...)`) or with cycles already. When called with
-        params: an N:M pattern, which fixes the density.
+      ValueError: a number outside its range; cycles that do not fit into training, or that leave
+        none of the events at which the method exchanges weights; a method without a recipe to
+        change (`static(masks=...)`), or with cycles already. When called with params: an N:M
+        pattern, which fixes the density.
 
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning"
     (EAST), TMLR 2025. Differs from the official code in: counts are exact, above all at the end of
@@ -72,12 +73,12 @@ def with_cycles(
     if not isinstance(method, Method):
         raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
     recipe, table = method.recipe, method.timetable
+    (cycle_interval,) = check_steps(cycle_interval=cycle_interval)
     if cycle_steps is None:
         cycle_steps = max(table.total_steps // 5, 1)
     lengths = {"num_cycles": num_cycles, "cycle_steps": cycle_steps, "growth": growth}
     factor = cyclic(**lengths, multiplier=multiplier, shape=shape)
     ends = cycle_ends(**lengths)
-    check_steps(cycle_interval=cycle_interval)
     if not ends or multiplier == 1.0:
         return method
     if recipe is None:
@@ -95,6 +96,12 @@ def with_cycles(
         density=lambda step: min(factor(step) * own(step), 1.0),
     )
     after = tuple(event for event in table.events if event.step > ends[-1])
+    if any(e.drop_fraction for e in table.events) and not any(e.drop_fraction for e in after):
+        raise ValueError(
+            f"the cycles end at step {ends[-1]}, and the last event at which {method.name} "
+            f"exchanges weights is at {table.events[-1].step}, so it would exchange none; take "
+            "shorter cycles, or a shorter update_interval"
+        )
     cycles = Cycles((prune(drop), grow_by(grow)), ends, cycle_interval, multiplier)
     recipe = recipe._replace(
         timetable=table._replace(events=rises_and_falls.events + after), cycles=cycles

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from jaxsparse.comparable import comparable
+from jaxsparse.integers import whole_number
 from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
@@ -133,7 +134,7 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     True
     """
     for pattern, num in axes.items():
-        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+        if (whole_number(num) or 0) < 1:
             raise ValueError(f"stack {pattern!r}: {num!r} leading axes; it must be at least 1")
 
     def unstacked(shapes: Shapes, density: float) -> dict[str, float]:
@@ -228,6 +229,33 @@ def leaf_counts(
         lowest = {p: max(lowest[p], at_least[p]) for p in shapes}
         total = max(total, sum(lowest.values()))
     return _largest_remainder(ideal, total, lowest, highest)
+
+
+def count_together(shapes: Shapes, density: float, *, minimum: int = 0, when: str = "") -> int:
+    """Returns how many weights of all leaves together are active, `total_count` of their sizes.
+
+    Args:
+      shapes: shapes by path, of leaves that compete for one number.
+      density: in (0, 1].
+      minimum: fewest active weights that each leaf is to have; a smaller leaf has all of its own.
+      when: words for the message, such as " at step 10".
+
+    Raises:
+      ValueError: fewer than `minimum` a leaf, or than 1; says how high the sparsity can be.
+
+    >>> count_together({"a": (4, 4), "b": (4, 16)}, 0.5)
+    40
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    count = total_count(sum(sizes), density)
+    fewest = max(sum(min(minimum, size) for size in sizes), 1)
+    if count < fewest:
+        raise ValueError(
+            f"the target of {count} active weights of {sum(sizes)}{when} is below "
+            + (f"{minimum} for each of {len(shapes)} layers" if minimum else "1")
+            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
+        )
+    return count
 
 
 def highest_sparsity(fewest: int, size: int) -> str:

@@ -7,7 +7,6 @@ equal, so that they can be static parts of trees and arguments of `jit`.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsparse.budget import check_options
 from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
 from jaxsparse.flops import OTHER
@@ -175,7 +175,10 @@ def compose(
     prunable = check_rules(prunable)
     if dense_gradient is None:
         dense_gradient = "always" if observe is not None else "events" if stages else "never"
-    _check_options(distribution, scope, min_keep, dense_gradient)
+    check_options(scope, distribution, min_keep)
+    min_keep = None if min_keep is None else int(min_keep)
+    if dense_gradient not in get_args(DenseGradient):
+        raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
 
     if stages and not timetable.events:
         raise OptionError(
@@ -310,30 +313,3 @@ def _compiled(recipe: Recipe) -> Callable[..., Event]:
 @comparable
 def _targets_of(recipe: Recipe) -> Callable[[PyTree], Targets]:
     return functools.partial(targets, recipe)
-
-
-def _check_options(
-    distribution: Distribution, scope: str, min_keep: int | None, dense_gradient: str
-) -> None:
-    if not _is_distribution(distribution):
-        said = getattr(distribution, "__name__", repr(distribution))
-        raise ValueError(
-            f"distribution {said} must be a function such as erk(), of (shapes, density)"
-        )
-    if scope not in ("global", "layer"):
-        raise OptionError("scope", scope, "must be 'global' or 'layer'")
-    if min_keep is not None and (not isinstance(min_keep, int) or min_keep < 0):
-        raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
-    if dense_gradient not in get_args(DenseGradient):
-        raise ValueError(f"dense_gradient {dense_gradient!r} must be 'never', 'events' or 'always'")
-
-
-def _is_distribution(distribution: Any) -> bool:
-    """Whether it can be called with shapes and a density, as `erk()` and not `erk` itself can."""
-    try:
-        inspect.signature(distribution).bind({}, 1.0)
-    except TypeError:
-        return False
-    except ValueError:  # a callable without a signature
-        return True
-    return True

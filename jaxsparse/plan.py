@@ -196,7 +196,7 @@ def make_plan(
       timetable: its events.
       targets: what it asks of the network.
       flops: dense forward FLOPs of one example by path; None leaves the costs out. A leaf without
-        an entry takes part in no product.
+        an entry takes part in no product, or in one with a kernel that the input chooses.
       dense_gradient: steps that are charged for the gradient of inactive weights.
 
     Raises:

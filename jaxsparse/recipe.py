@@ -12,6 +12,7 @@ from jax import lax
 from jaxsparse.budget import check_sizes, initial_counts, rows_in_units
 from jaxsparse.counting import count_true
 from jaxsparse.groups import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
+from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import all_finite, check_masks, dense_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
@@ -108,6 +109,7 @@ def run_event(
     An event needs a gradient that is finite. On a step whose gradient is not, loss scaling and
     `optax.apply_if_finite` leave params as they were, and so does the event.
     """
+    step = to_int32(step, "step")
     masks = check_masks(masks, params)
     grads = check_like(_signal(recipe, grads), params, name="grads", like="params")
     paths = prunable_paths(params, recipe.prunable)

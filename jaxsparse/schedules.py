@@ -10,6 +10,7 @@ import operator
 from bisect import bisect_left
 from typing import get_args
 
+from jaxsparse.integers import whole_number
 from jaxsparse.types import CycleShape, OptionError, StepSchedule
 
 
@@ -94,9 +95,10 @@ def cosine(initial: float, final: float, total_steps: int) -> StepSchedule:
     >>> [round(r(t), 6) for t in (0, 25, 50, 75, 100, 200)]
     [0.5, 0.427509, 0.2525, 0.077491, 0.005, 0.005]
     """
+    initial, final, length = float(initial), float(final), float(total_steps)
 
     def schedule(step: int) -> float:
-        progress = min(max(step / total_steps, 0.0), 1.0)
+        progress = min(max(step / length, 0.0), 1.0)
         return final + (initial - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
     return schedule
@@ -162,7 +164,7 @@ def cyclic(
         # 0 at both ends, 1 in the middle, and the same before the middle as after it.
         x = 2 * min(step - start, stop - step) / (stop - start)
         wave = x if shape == "triangular" else (1.0 - math.cos(math.pi * x)) / 2.0
-        return 1.0 + (multiplier - 1.0) * wave
+        return 1.0 + (float(multiplier) - 1.0) * wave
 
     return schedule
 
@@ -174,13 +176,14 @@ def cycle_ends(*, num_cycles: int, cycle_steps: int, growth: float = 1.0) -> tup
     ((10, 20, 30), (10, 30, 70))
     """
     for name, value, least in (("num_cycles", num_cycles, 0), ("cycle_steps", cycle_steps, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        number = whole_number(value)
+        if number is None or number < least:
             raise OptionError(name, value, f"must be a whole number, at least {least}")
     if not 0.0 < growth < math.inf:
         raise OptionError("growth", growth, "must be a finite number above 0")
     # A product at a time: a power of floats may overflow, a product is infinite.
     lengths = itertools.accumulate(
-        [growth] * (num_cycles - 1), operator.mul, initial=float(cycle_steps)
+        [float(growth)] * (int(num_cycles) - 1), operator.mul, initial=float(cycle_steps)
     )
     steps = [max(round(min(length, 2.0**31)), 1) for length in lengths][:num_cycles]
     return tuple(itertools.accumulate(steps))

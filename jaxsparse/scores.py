@@ -45,6 +45,11 @@ def saliency(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
     return jnp.abs(w * g)
 
 
+def as_given(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
+    """The leaf itself, where leaves are scores already (`masks_from_scores`)."""
+    return w
+
+
 def random(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:
     """Uniform in [0, 1): every candidate is as good as any other (SET).
 

@@ -2,7 +2,8 @@
 
 A stage is a pure function (weights, signal, masks, row, key) -> Selected over the prunable leaves
 by path. It neither zeroes a weight nor touches optimizer state: `Event.kept` does that, see
-`jaxsparse.method`.
+`jaxsparse.method`. `method.update` compiles it; called by itself, outside of `jax.jit`, it is
+compiled at every call.
 """
 
 import jax
@@ -15,7 +16,7 @@ from jaxsparse.groups import GroupsByPath, fixed, full_groups
 from jaxsparse.keys import fold_key
 from jaxsparse.ranking import best_in_groups
 from jaxsparse.scores import gradient, magnitude, score_leaves
-from jaxsparse.selection import top_k
+from jaxsparse.selection import top_k, top_k_with_minimum
 from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Rounding, Row, Score, Scores, Selected, Stage
 
@@ -40,12 +41,9 @@ def prune(score: Score = magnitude) -> Stage:
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
         scores = score_leaves(score, weights, signal, fold_key(key, "prune"), row.groups)
-        if isinstance(row.target, dict) or not row.min_keep:
+        if isinstance(row.target, dict):
             return top_k(scores, row.target, eligible=masks)
-        reserved = top_k(scores, dict.fromkeys(masks, row.min_keep), eligible=masks)
-        taken = sum(count_true(mask)[0] for mask in reserved.masks.values())
-        chosen = top_k(scores, row.target - taken, eligible=masks, given=reserved.masks)
-        return chosen._replace(num_nan=reserved.num_nan)
+        return top_k_with_minimum(scores, row.target, row.min_keep, eligible=masks)
 
     return stage
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.distributions import highest_sparsity, leaf_counts, total_count
+from jaxsparse.distributions import count_together, leaf_counts
+from jaxsparse.integers import whole_number
 from jaxsparse.types import (
     Distribution,
     OptionError,
@@ -129,9 +130,12 @@ def make_timetable(
     >>> [(e.step, e.density, str(e.drop_fraction)) for e in table.events]
     [(2, None, '3/10'), (4, None, '3/10')]
     """
-    check_steps(total_steps=total_steps, update_interval=update_interval)
-    if start_step < 0:
-        raise OptionError("start_step", start_step, "must be at least 0")
+    total_steps, update_interval = check_steps(
+        total_steps=total_steps, update_interval=update_interval
+    )
+    first = whole_number(start_step)
+    if first is None or first < 0:
+        raise OptionError("start_step", start_step, "must be at least 0, and a whole number")
     if not 0.0 < initial_density <= 1.0:
         raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
     for name, schedule in (("density", density), ("drop_fraction", drop_fraction)):
@@ -141,9 +145,9 @@ def make_timetable(
     current = initial_density
     grid = range(update_interval, total_steps + 1, update_interval)
     steps = sorted({*grid, *also_at})
-    for step in steps[bisect_left(steps, max(start_step, 1)) : bisect_right(steps, total_steps)]:
-        target = density(step) if density else current
-        share = drop_fraction(step) if drop_fraction and step < total_steps else 0.0
+    for step in steps[bisect_left(steps, max(first, 1)) : bisect_right(steps, total_steps)]:
+        target = float(density(step)) if density else current
+        share = float(drop_fraction(step)) if drop_fraction and step < total_steps else 0.0
         if not 0.0 < target <= 1.0:
             raise ValueError(f"density {target} at step {step} is not in (0, 1]")
         if not 0.0 <= share <= 1.0:
@@ -181,10 +185,8 @@ def event_rows(
     """
     if min_keep is None:
         min_keep = int(scope == "layer")
-    size = sum(math.prod(shape) for shape in shapes.values())
-    if scope == "global" and size >= HOLD:
-        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
-
+    if scope == "global":
+        check_countable(shapes)
     if scope == "layer":
         targets = list(_layer_targets(timetable, shapes, distribution, min_keep))
     else:
@@ -204,16 +206,8 @@ def event_rows(
 def _global_target(event: PlannedEvent, shapes: Shapes, min_keep: int) -> dict[str, int]:
     if event.density is None:
         return {"": HOLD}
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    count = total_count(sum(sizes), event.density)
-    fewest = max(sum(min(min_keep, size) for size in sizes), 1)
-    if count < fewest:
-        raise ValueError(
-            f"the target of {count} active weights of {sum(sizes)} at step {event.step} is below "
-            + (f"{min_keep} for each of {len(shapes)} layers" if min_keep else "1")
-            + f"; the sparsity can be at most {highest_sparsity(fewest, sum(sizes))}"
-        )
-    return {"": count}
+    when = f" at step {event.step}"
+    return {"": count_together(shapes, event.density, minimum=min_keep, when=when)}
 
 
 def _layer_targets(
@@ -294,10 +288,28 @@ def take_fraction(
     return whole * p + (rest * p + (q - 1 if rounding == "ceil" else 0)) // q
 
 
-def check_steps(**steps: int) -> None:
-    """Raises a ValueError that names the first number of steps that is not an int of at least 1."""
+def check_countable(shapes: Shapes) -> None:
+    """Raises a ValueError for more weights than one number can count."""
+    size = sum(math.prod(shape) for shape in shapes.values())
+    if size >= HOLD:
+        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
+
+
+def check_steps(**steps: int) -> tuple[int, ...]:
+    """Returns numbers of steps as Python's integers, in which no product can overflow.
+
+    Raises:
+      ValueError: names the first one that is no integer of at least 1.
+
+    >>> check_steps(total_steps=np.uint16(40_000), update_interval=100)
+    (40000, 100)
+    """
+    numbers = []
     for name, value in steps.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        number = whole_number(value)
+        if number is None or number < 1:
             raise OptionError(name, value, "must be a whole number of steps, at least 1")
-        if value >= 2**31:
+        if number >= 2**31:
             raise OptionError(name, value, "must be below 2**31")
+        numbers.append(number)
+    return tuple(numbers)

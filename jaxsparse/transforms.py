@@ -42,8 +42,8 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
     `skip_step=False`: a skipped step would not count as one of the accumulated ones. A weight that
     an event grows starts with the slots of the optimizer's own `init` (0, Adagrad's initial
-    accumulator, Rprop's step size). Adam's bias correction goes by the count of all steps, so that a
-    weight grown late takes first steps up to 6.6 times the learning rate: see
+    accumulator, Rprop's step size). Adam's bias correction goes by the count of all steps, so that
+    a weight grown late takes first steps up to 6.6 times the learning rate: see
     `jaxsparse.scale_by_age`.
 
     Args:
@@ -125,6 +125,9 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       tx: the transformation that made the state; only its `init` is used.
       opt_state: its state.
       masks: bool, the structure and shapes of params.
+
+    Raises:
+      ValueError: the slots are in other containers than the masks.
     """
 
     def mask_slot(slot: Any, mask: Any) -> Any:
@@ -132,7 +135,13 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
             return slot
         return apply_mask(slot, mask)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
+    try:
+        return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
+    except ValueError as error:
+        raise ValueError(
+            "the optimizer's slots are not in the containers of params; with Flax NNX give both "
+            "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
+        ) from error
 
 
 def apply_event(

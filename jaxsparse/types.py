@@ -65,7 +65,7 @@ class EventMetrics(NamedTuple):
     num_grown: jax.Array
     num_restarted: jax.Array
     num_nan: jax.Array
-    num_left_out: jax.Array
+    num_left_out: jax.Array | int = 0
 
     @property
     def num_empty(self) -> jax.Array:

@@ -59,6 +59,18 @@ class Graph:
                 self.edges.append(((*x[at],)[i], y[place][j], (name, *tap, i, j)))
         return y
 
+    def conv_transpose(self, x, name, width, *, size, stride, pad):
+        """Every input goes to a window of outputs; what lies beyond the edge, by `pad`, is cut."""
+        rows, columns = (n * stride + size - stride - 2 * pad for n in x.shape[:2])
+        y = self.values(rows, columns, width)
+        for *place, i in np.ndindex(*x.shape):
+            for *tap, j in np.ndindex(size, size, width):
+                row, column = (p * stride + t - pad for p, t in zip(place, tap, strict=True))
+                if 0 <= row < rows and 0 <= column < columns:
+                    edge = (x[*place, i], y[row, column, j], (name, *tap, i, j))
+                    self.edges.append(edge)
+        return y
+
     def pool(self, x, *, size, stride):
         found = list(self.window(x, size, stride, 0))
         y = self.values(*(n + 1 for n in max(place for place, _, _ in found)), x.shape[-1])
@@ -90,6 +102,7 @@ class Graph:
 
 MLP = {"w1": (3, 5), "w2": (5, 5), "w3": (5, 5), "w4": (5, 2)}
 CNN = {"c1": (3, 3, 2, 3), "c2": (3, 3, 3, 3), "c3": (2, 2, 3, 4), "w": (4, 3)}
+UNET = {"down": (3, 3, 2, 3), "up": (3, 3, 3, 2), "out": (1, 1, 4, 2)}
 EVERY = ((r".", True),)
 
 
@@ -132,6 +145,24 @@ def cnn_graph():
     return graph, inputs, graph.dense(x.ravel(), "w", 3)
 
 
+def unet(params, x):
+    """Half the size and back again, cut at the edges, beside what it began with."""
+    low = jax.nn.relu(conv(x, params["down"], 2, 1))
+    kernel = params["up"][::-1, ::-1]  # JAX's, which is that of the gradient, runs backwards
+    dims = ("NHWC", "HWIO", "NHWC")
+    up = lax.conv_transpose(low, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=dims)
+    return conv(jnp.concatenate([x[:, 1:, 1:], jax.nn.relu(up)], -1), params["out"], 1, 0)
+
+
+def unet_graph():
+    graph = Graph()
+    inputs = graph.values(6, 6, 2)
+    low = graph.conv(inputs, "down", 3, size=3, stride=2, pad=1)
+    up = graph.conv_transpose(low, "up", 2, size=3, stride=2, pad=1)
+    x = np.concatenate([inputs[1:, 1:], up], -1)
+    return graph, inputs, graph.conv(x, "out", 2, size=1, stride=1, pad=0)
+
+
 def compiled(forward, shapes, *inputs, prunable=EVERY):
     """`live_weights` of masks alone, compiled once."""
     params = jax.tree.map(SHAPE, shapes, is_leaf=lambda x: isinstance(x, tuple))
@@ -144,6 +175,7 @@ def compiled(forward, shapes, *inputs, prunable=EVERY):
 NETWORKS = {
     "mlp": (compiled(mlp, MLP, (1, 3)), mlp_graph(), MLP),
     "cnn": (compiled(cnn, CNN, (1, 6, 6, 2)), cnn_graph(), CNN),
+    "u-net": (compiled(unet, UNET, (1, 6, 6, 2)), unet_graph(), UNET),
 }
 
 
@@ -346,6 +378,102 @@ def test_a_bias_starts_no_path():
     forward = lambda p, x: jax.nn.relu(x @ p["a"] + p["bias"][None]) @ p["b"]
     live = live_in(forward, {"a": NONE, "bias": [True], "b": ONE}, (1, 1))
     assert live == {"a": NONE, "bias": [False], "b": NONE}
+
+
+W = [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("make", "is_open"),
+    [
+        (lambda w: 2 * w, False),
+        (jnp.tanh, False),
+        (lambda w: w**3, False),
+        (lambda w: w - 0.0, False),
+        (lambda w: w / jnp.sqrt((w**2).sum(0, keepdims=True) + 1), False),
+        (lambda w: jnp.where(w > 0.1, w, 0.0), False),
+        (lambda w: jnp.maximum(w, 0), False),
+        (lambda w: jnp.stack([w, 2 * w]).mean(0), False),
+        (lambda w: jnp.pad(w, ((0, 0), (1, 1)))[:, 1:3], False),
+        (lambda w: lax.dynamic_update_slice(jnp.zeros((3, 2)), w, (0, 0))[:2], False),
+        (lambda w: w + 1, True),
+        (lambda w: w + jnp.eye(2), True),
+        (lambda w: w - w.mean(), True),
+        (jnp.exp, True),
+        (jax.nn.softplus, True),
+        (lambda w: jnp.cos(w) * 2, True),
+        (lambda w: w**-1, True),
+        (lambda w: jnp.maximum(w, 0.1), True),
+        (lambda w: jnp.where(w > 0.1, w, 0.1), True),
+        (lambda w: (w <= 0).astype(jnp.float32), True),
+        (lambda w: lax.cumlogsumexp(w), True),
+        (lambda w: jnp.concatenate([w[:, :1], jnp.ones((2, 1))], 1), True),
+        (lambda w: jnp.pad(w[:, :1], ((0, 0), (0, 1)), constant_values=1.0), True),
+        (lambda w: jnp.stack([w[:, 0], jnp.ones(2)], 1), True),
+        (lambda w: lax.dynamic_update_slice(jnp.ones((2, 2)), w[:, :1], (0, 0)), True),
+    ],
+)
+def test_a_kernel_is_open_where_it_may_be_other_than_0(make, is_open):
+    """Its second column is pruned; what reads that is live if the kernel is not 0 there."""
+    forward = lambda p, x: (x @ make(p["w"])) @ p["out"]
+    live = live_in(forward, {"w": W, "out": [[True], [True]]}, (1, 2))
+    assert live == {"w": W, "out": [[True], [is_open]]}
+
+
+@pytest.mark.parametrize(
+    ("use", "takes_part"),
+    [
+        (lambda x, w: x + w, False),
+        (lambda x, w: w - x, False),
+        (lambda x, w: x / (w + 2), True),
+        (lambda x, w: jnp.maximum(x, w), True),
+        (lambda x, w: jnp.where(x > 0, w, 1.0), True),
+        (lambda x, w: jnp.where(x > w, x, 0.0), True),
+    ],
+    ids=["bias", "subtracted", "divides", "threshold", "chosen", "compared"],
+)
+def test_a_parameter_beside_data_takes_part_if_it_is_not_just_added(use, takes_part):
+    forward = lambda p, x: use(x, p["w"][None]) @ p["out"]
+    live = live_in(forward, {"w": [True, True], "out": [[True], [True]]}, (1, 2))
+    assert live == {"w": [takes_part] * 2, "out": [[True], [True]]}
+
+
+def test_every_part_of_a_joined_kernel_is_live_by_itself():
+    forward = lambda p, x: (x @ jnp.concatenate([p["q"], p["k"]], 1)) @ p["out"]
+    masks = {"q": W, "k": [[False], [True]], "out": [[True], [True], [True]]}
+    assert live_in(forward, masks, (1, 2)) == {**masks, "out": [[True], [False], [True]]}
+    masks["out"] = [[False], [True], [False]]
+    assert not any(jax.tree.leaves(live_in(forward, masks, (1, 2))))
+
+
+def test_an_adapter_opens_what_its_kernel_lacks():
+    forward = lambda p, x: x @ (p["w"] + p["a"] @ p["b"]) @ p["out"]
+    masks = {"w": W, "a": [[False], [True]], "b": [[False, True]], "out": [[True], [True]]}
+    assert live_in(forward, masks, (1, 2)) == masks
+
+
+@pytest.mark.parametrize("sizes", [lambda x: jnp.array([1, 1]), lambda x: (x > 0).sum(0)])
+def test_experts_are_live_in_whatever_row_they_may_meet(sizes):
+    forward = lambda p, x: lax.ragged_dot(x, p["experts"], sizes(x)) @ p["out"]
+    masks = {"experts": [W, [[False, False], [True, False]]], "out": [[True], [True]]}
+    assert live_in(forward, masks, (2, 2)) == masks
+    none = {"experts": np.zeros((2, 2, 2), bool), "out": masks["out"]}
+    assert not np.any(live_in(forward, none, (2, 2))["experts"])
+
+
+def test_paths_that_end_at_a_kernel_of_several_leaves():
+    forward = lambda p, x: (x @ jnp.concatenate([p["q"], p["k"]], 1)) @ p["out"]
+    masks = {"q": np.zeros((2, 1), bool), "k": np.zeros((2, 1), bool), "out": np.ones((2, 1), bool)}
+    assert jaxsparse.where_paths_end(forward, masks, masks, SHAPE((1, 2))) == "k and q"
+    ragged = lambda p, x: lax.ragged_dot(x, p["experts"], np.array([1, 1]))
+    empty = {"experts": np.zeros((2, 2, 2), bool)}
+    assert jaxsparse.where_paths_end(ragged, empty, empty, SHAPE((2, 2))) == "experts"
+
+
+def test_what_passes_operands_on_joins_none_of_them():
+    pair = lambda p, x: lax.optimization_barrier((x @ p["a"], x @ p["b"]))
+    live = live_in(lambda p, x: pair(p, x)[1], {"a": ONE, "b": ONE}, (1, 1))
+    assert live == {"a": NONE, "b": ONE}
 
 
 def test_taps_that_read_nothing_but_padding_are_dead():

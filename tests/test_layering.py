@@ -13,12 +13,13 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "keys", "names", "paths", "counting", "comparable", "masks"}
+CORE = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
 MAY_IMPORT = {
     "types": set(),
+    "integers": set(),
     "keys": {"types"},
     "names": set(),
     "paths": {"types", "names"},
@@ -35,21 +36,23 @@ MAY_IMPORT = {
     "kernels": {"counting", "kernels"},
     "bisection": CORE | {"search", "ties"},
     "histogram": {"types"},
-    "selection": {"types", "bisection", "histogram", "kernels"},
+    "selection": {"types", "integers", "counting", "bisection", "histogram", "kernels"},
     "ranking": {"types", "ties", "groups"},
     "patterns": CORE | {"groups"},
     "timetable": TOOLS,
     "stages": STEPS,
     "jaxprs": set(),
-    "flops": CORE | {"jaxprs"},
-    "signals": {"jaxprs"},
-    "connectivity": CORE | {"signals"},
+    "owners": set(),
+    "products": set(),
+    "flops": CORE | {"jaxprs", "owners", "products"},
+    "signals": {"jaxprs", "owners"},
+    "connectivity": CORE | {"signals", "owners"},
     "accounting": CORE | {"flops"},
     "plan": STEPS | {"flops", "accounting"},
     "budget": STEPS,
     "starts": STARTS,
     "recipe": STARTS | {"starts", "plan"},
-    "method": STEPS | {"flops", "patterns", "plan", "recipe"},
+    "method": STEPS | {"budget", "flops", "patterns", "plan", "recipe"},
     "cycles": STEPS | {"stages", "recipe", "method"},
     "methods": STEPS | {"stages", "plan", "method", "cycles", "methods"},
     "inside_optax": {"types"},
@@ -63,12 +66,13 @@ MAY_IMPORT = {
     "export": CORE | {"csr", "flat_state", "export"},
     "flat_state": CORE,
     "checkpoint": CORE | {"flat_state", "checkpoint"},
+    "compat": STARTS | {"starts", "stages", "method", "methods", "transforms", "compat"},
     "sparse_optimizer": CORE
     | {"overwritten", "method", "metrics", "patterns", "transforms", "frozen", "events"},
     "train_state": CORE
     | {"method", "metrics", "changes", "transforms", "frozen", "events", "sparse_optimizer"},
     "sparse": CORE | {"csr", "kernels", "sparse"},
-    "nn": CORE | {"distributions", "nn", "sparse"},
+    "nn": CORE | {"distributions", "method", "metrics", "nn", "sparse", "sparse_optimizer"},
 }
 
 

@@ -203,8 +203,9 @@ def test_update_of_a_traced_step_compiles_once_and_equals_no_jit(key):
         ),
         ({"min_keep": -5}, "min_keep -5 must be at least 0"),
         ({"min_keep": 1.5}, "min_keep 1.5 must be at least 0, and a whole number"),
-        ({"prunable": ("kernel",)}, r"prunable \('kernel',\) must be \(path regex, bool\) pairs"),
-        ({"prunable": 3}, r"prunable 3 must be \(path regex, bool\) pairs"),
+        ({"min_keep": True}, "min_keep True must be at least 0, and a whole number"),
+        ({"prunable": ("kernel",)}, r"prunable \('kernel',\) must be \(path regex, True, False"),
+        ({"prunable": 3}, r"prunable 3 must be \(path regex, True, False or None\) pairs"),
     ],
 )
 def test_compose_out_of_range(options, message):

@@ -218,6 +218,47 @@ def test_k_may_be_traced_and_does_not_compile_again():
     assert len(traces) == 1
 
 
+INTEGERS = (int, np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64, jnp.int32, jnp.uint32)
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_k_is_an_integer_of_any_type(kind):
+    scores = jnp.arange(100.0) % 97
+    for k in (0, 3, 100, 127, -1):
+        if k < 0 and "uint" in kind.__name__:
+            continue
+        for number in (kind(k), np.array(kind(k)), jnp.asarray(kind(k))):
+            for mask in (top_k_mask(scores, number), jitted_mask(scores, number)):
+                assert mask.sum() == np.clip(k, 0, 100)
+            assert top_k({"a": scores}, {"a": number}).masks["a"].sum() == np.clip(k, 0, 100)
+
+
+@pytest.mark.parametrize("kind", [int, np.uint32, np.int64, np.uint64, jnp.uint32])
+@pytest.mark.parametrize("k", [2**31, 4_000_000_000])
+def test_a_k_beyond_int32_is_refused_where_it_is_known_and_cut_where_it_is_not(kind, k):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be below 2147483648"):
+        top_k_mask(jnp.ones(3), kind(k))
+    with pytest.raises(ValueError, match=f"k of fc is {k}; it must be below 2147483648"):
+        top_k({"fc": jnp.ones(3)}, {"fc": np.array(kind(k))})
+    assert jitted_mask(jnp.ones(3), np.uint32(k)).all()
+    with jax.enable_x64(True):
+        assert jitted_mask(jnp.ones(3), np.int64(k)).all()
+        assert jitted_mask(jnp.ones(3), np.uint64(2**64 - k)).all()
+        assert not jitted_mask(jnp.ones(3), np.int64(-k)).any()
+
+
+@pytest.mark.parametrize("k", [True, np.True_, jnp.array(True), 2.0, np.float32(2), "2", None, [2]])
+def test_k_is_no_other_number(k):
+    with pytest.raises(ValueError, match="k is .*; it must be one integer"):
+        top_k_mask(jnp.ones(3), k)
+
+
+def test_a_traced_k_is_no_other_number():
+    for k in (True, 2.0, [2]):
+        with pytest.raises(ValueError, match="k is .*; it must be one integer"):
+            jax.jit(top_k_mask)(jnp.ones(3), jnp.asarray(k))
+
+
 @pytest.mark.parametrize("dtype", [jnp.int32, bool, jnp.uint8])
 def test_scores_must_be_floats(dtype):
     with pytest.raises(ValueError, match="the scores of fc/kernel have dtype .*; they must be fl"):

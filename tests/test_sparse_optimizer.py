@@ -170,7 +170,7 @@ def test_leaves_that_are_never_moved_are_found(tx, frozen):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("prunable", [None, (("a/kernel", True), ("b", True), (".", False))])
+@pytest.mark.parametrize("prunable", [None, (("a/kernel", True), ("b", True))])
 def test_frozen_leaves_stay_as_they_are_and_are_counted_apart(name, prunable):
     options = dict(RUN, sparsity=0.75, prunable=prunable)
     method = getattr(jaxsparse, f"{name}_" if name == "set" else name)(**options)
@@ -279,7 +279,7 @@ def test_another_method_in_a_run_that_it_can_no_longer_change_is_refused():
 def test_a_traced_event_is_refused():
     optimizer = jaxsparse.sparse_optimizer(METHODS["rigl"], optax.sgd(0.1))
     params, state = optimizer.init(PARAMS, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="event is traced, .* static_argnames='event'"):
+    with pytest.raises(ValueError, match="event is traced, .*static_argnames='event'"):
         jax.jit(optimizer.update)(params, state, params, event=True)
     with pytest.raises(ValueError, match="is_due was asked for a traced step"):
         jax.jit(METHODS["rigl"].is_due)(3)

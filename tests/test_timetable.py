@@ -131,6 +131,8 @@ def test_events_are_where_they_may_be(total, interval, start, share):
         ({"update_interval": 0}, "update_interval 0 must be a whole number of steps"),
         ({"update_interval": True}, "update_interval True must be a whole number of steps"),
         ({"start_step": -1}, "start_step -1 must be at least 0"),
+        ({"start_step": 1.5}, "start_step 1.5 must be at least 0, and a whole number"),
+        ({"total_steps": np.uint32(2**31)}, r"total_steps 2147483648 must be below 2\*\*31"),
         ({"density": constant(0.0)}, r"density 0.0 at step 2 is not in \(0, 1\]"),
         ({"density": constant(math.nan)}, "density nan at step 2"),
         ({"density": constant(1.1)}, "density 1.1 at step 2"),

@@ -1,9 +1,15 @@
-"""Models that leave the library: safetensors files, compiled forward passes, PyTorch's masks."""
+"""Models that come and go: safetensors files, compiled forward passes, PyTorch's state dicts."""
 
 from jaxsparse.export.files import load_safetensors, save_safetensors
 from jaxsparse.export.forward import export_forward
-from jaxsparse.export.pytorch import masks_from_torch, params_from_torch, to_jax_layout
+from jaxsparse.export.pytorch import (
+    masks_from_torch,
+    params_from_torch,
+    to_jax_layout,
+    to_torch_layout,
+)
 from jaxsparse.export.sizes import LeafSize, SizeReport
+from jaxsparse.export.to_pytorch import masks_to_torch, params_to_torch
 
 __all__ = [
     "LeafSize",
@@ -11,7 +17,10 @@ __all__ = [
     "export_forward",
     "load_safetensors",
     "masks_from_torch",
+    "masks_to_torch",
     "params_from_torch",
+    "params_to_torch",
     "save_safetensors",
     "to_jax_layout",
+    "to_torch_layout",
 ]

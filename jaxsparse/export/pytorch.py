@@ -1,11 +1,12 @@
-"""Masks and weights out of a PyTorch state dict, into the layouts of JAX; PyTorch is not imported.
+"""Masks and weights out of a PyTorch state dict; PyTorch is not imported. `to_pytorch` goes back.
 
 Shapes are compared leaf by leaf, but some differences do not show in a shape:
 
     The first dense layer after a convolution. PyTorch flattens channels first, Flax channels last,
     so the rows of that kernel come in another order. Permute them in `layout`.
     A transposed convolution has its channels the other way round, and its taps in reverse: for
-    `flax.linen.ConvTranspose` return `np.flip(x, (2, 3)).transpose(2, 3, 0, 1)` from `layout`.
+    `flax.linen.ConvTranspose` return `np.flip(x, (2, 3)).transpose(2, 3, 0, 1)` from `layout`, and
+    on the way to PyTorch `np.flip(x.transpose(2, 3, 0, 1), (2, 3))`.
     Two layers of one shape. Nothing but the names tells them apart.
 """
 
@@ -37,9 +38,24 @@ def to_jax_layout(path: str, x: np.ndarray) -> np.ndarray:
     >>> to_jax_layout("Conv_0/kernel", np.zeros((64, 3, 7, 5))).shape
     (7, 5, 3, 64)
     """
-    if x.ndim < 2 or path.rpartition("/")[2] == "embedding":
-        return x
-    return np.moveaxis(x, (1, 0), (-2, -1))
+    return x if _same_in_both(path, x) else np.moveaxis(x, (1, 0), (-2, -1))
+
+
+def to_torch_layout(path: str, x: np.ndarray) -> np.ndarray:
+    """The inverse of `to_jax_layout`: moves the trailing (in, out) axes to the front, as (out, in).
+
+    Args:
+      path: of the leaf in params.
+      x: the leaf.
+
+    >>> to_torch_layout("Conv_0/kernel", np.zeros((7, 5, 3, 64))).shape
+    (64, 3, 7, 5)
+    """
+    return x if _same_in_both(path, x) else np.moveaxis(x, (-2, -1), (1, 0))
+
+
+def _same_in_both(path: str, x: np.ndarray) -> bool:
+    return x.ndim < 2 or path.rpartition("/")[2] == "embedding"
 
 
 def masks_from_torch(
@@ -78,7 +94,7 @@ def masks_from_torch(
     masks, taken = {}, set()
     leaves = leaves_by_path(params)
     for path in prunable_paths(params, prunable):
-        name = _torch_name(path, rename)
+        name = torch_name(path, rename)
         found = name + "_mask" if name + "_mask" in entries else name
         masks[path] = jnp.asarray(_fitted(entries, found, path, leaves[path], layout) != 0)
         taken |= {found, name, name + "_orig"}
@@ -123,7 +139,7 @@ def params_from_torch(
     entries, filled = dict(state_dict), {}
     taken: set[str] = set()
     for path, leaf in leaves_by_path(params).items():
-        name = _torch_name(path, rename)
+        name = torch_name(path, rename)
         pruned = name + "_orig" in entries and name + "_mask" in entries
         weights = _fitted(entries, name + "_orig" if pruned else name, path, leaf, layout)
         taken |= {name, name + "_orig"} if pruned else {name}
@@ -148,7 +164,15 @@ def _check_all_taken(entries: Mapping[str, Any], taken: set[str]) -> None:
         )
 
 
-def _torch_name(path: str, rename: Rename | None) -> str:
+def torch_name(path: str, rename: Rename | None) -> str:
+    """Returns PyTorch's name of a leaf, as `masks_from_torch` describes it.
+
+    Raises:
+      ValueError: `rename` gives none; names the leaf.
+
+    >>> torch_name("BatchNorm_0/scale", None)
+    'BatchNorm_0.weight'
+    """
     if rename is None:
         return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", path.replace("/", "."))
     if isinstance(rename, Mapping):

@@ -1,5 +1,6 @@
 """Hyper-parameters that several methods share, checked once, with messages that name them."""
 
+from jaxsparse.integers import whole_number
 from jaxsparse.timetable import check_steps
 from jaxsparse.types import OptionError
 
@@ -22,11 +23,19 @@ def check_fraction(value: float, name: str) -> float:
     return float(value)
 
 
-def check_window(start_step: int, stop_step: int, total_steps: int) -> None:
-    """Raises a ValueError unless 0 <= start_step < stop_step <= total_steps."""
-    check_steps(total_steps=total_steps, stop_step=stop_step)
-    if not 0 <= start_step < stop_step <= total_steps:
+def check_window(start_step: int, stop_step: int, total_steps: int) -> tuple[int, int]:
+    """Returns start and stop as Python's integers.
+
+    Raises:
+      ValueError: unless 0 <= start_step < stop_step <= total_steps, all of them integers.
+    """
+    total_steps, stop_step = check_steps(total_steps=total_steps, stop_step=stop_step)
+    start = whole_number(start_step)
+    if start is None:
+        raise OptionError("start_step", start_step, "must be a whole number of steps, at least 0")
+    if not 0 <= start < stop_step <= total_steps:
         raise ValueError(
-            f"start_step {start_step} and stop_step {stop_step} must satisfy "
+            f"start_step {start} and stop_step {stop_step} must satisfy "
             f"0 <= start_step < stop_step <= total_steps {total_steps}"
         )
+    return start, stop_step

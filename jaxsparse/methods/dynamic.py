@@ -204,7 +204,7 @@ def rigl_itop(
     Reference: Liu et al., "Do We Actually Need Dense Over-Parameterization? In-Time
     Over-Parameterization in Sparse Training", ICML 2021.
     """
-    check_fraction(final_drop_fraction, "final_drop_fraction")
+    final_drop_fraction = check_fraction(final_drop_fraction, "final_drop_fraction")
     return _dynamic(
         "rigl_itop",
         drop,
@@ -248,7 +248,7 @@ def set_itop(
 
 
 def _stop_step(stop_step: int | None, total_steps: int) -> int:
-    check_steps(total_steps=total_steps)
+    (total_steps,) = check_steps(total_steps=total_steps)
     return max(total_steps * 3 // 4, 1) if stop_step is None else stop_step
 
 
@@ -285,14 +285,15 @@ def _dynamic(
     skip_step: bool,
     prunable: Rules | None,
 ) -> Method:
-    check_sparsity(sparsity)
-    check_fraction(drop_fraction[0], "drop_fraction")
+    sparsity = check_sparsity(sparsity)
+    first, last, end = drop_fraction
+    first = check_fraction(first, "drop_fraction")
     check_window(start_step, total_steps if stop_step is None else stop_step, total_steps)
-    check_steps(update_interval=update_interval)
-    share = cosine(*drop_fraction)
+    (update_interval,) = check_steps(update_interval=update_interval)
+    share = cosine(first, last, end)
     if stop_step is not None:
         share = until(share, stop_step)
-    _check_exchanges(drop_fraction[0], update_interval, start_step, stop_step or total_steps)
+    _check_exchanges(first, update_interval, start_step, stop_step or total_steps)
     timetable = make_timetable(
         total_steps=total_steps,
         update_interval=update_interval,

@@ -21,7 +21,7 @@ def dense(*, total_steps: int, prunable: Rules | None = None) -> Method:
       total_steps: length of the run, for the plan and `segments`.
       prunable: which leaves are counted.
     """
-    check_steps(total_steps=total_steps)
+    (total_steps,) = check_steps(total_steps=total_steps)
     return compose("dense", [], Timetable(total_steps, ()), prunable=prunable)
 
 
@@ -55,7 +55,7 @@ def static(
     """
     if (sparsity is None) == (masks is None):
         raise ValueError("static takes either sparsity= or masks=, exactly one of them")
-    check_steps(total_steps=total_steps)
+    (total_steps,) = check_steps(total_steps=total_steps)
     density = 1.0 if sparsity is None else 1.0 - check_sparsity(sparsity)
     method = compose(
         "static",

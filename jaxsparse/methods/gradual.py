@@ -139,9 +139,9 @@ def granet(
     Reference: Liu et al., "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
     NeurIPS 2021, section 4.
     """
-    check_fraction(drop_fraction, "drop_fraction")
-    check_fraction(final_drop_fraction, "final_drop_fraction")
-    check_steps(total_steps=total_steps)
+    drop_fraction = check_fraction(drop_fraction, "drop_fraction")
+    final_drop_fraction = check_fraction(final_drop_fraction, "final_drop_fraction")
+    (total_steps,) = check_steps(total_steps=total_steps)
     return _gradual(
         "granet" if initial_sparsity == 0 else "granet_st",
         [prune(drop), exchange(drop, grow, rounding="ceil")],
@@ -197,13 +197,15 @@ def _gradual(
     legacy_end: bool,
     prunable: Rules | None,
 ) -> Method:
-    check_sparsity(sparsity)
-    check_sparsity(initial_sparsity, "initial_sparsity")
+    sparsity = check_sparsity(sparsity)
+    initial_sparsity = check_sparsity(initial_sparsity, "initial_sparsity")
     if initial_sparsity > sparsity:
         raise OptionError("initial_sparsity", initial_sparsity, f"is above sparsity {sparsity}")
-    check_steps(total_steps=total_steps, update_interval=update_interval)
+    total_steps, update_interval = check_steps(
+        total_steps=total_steps, update_interval=update_interval
+    )
     stop_step = total_steps // 2 if stop_step is None else stop_step
-    check_window(start_step, stop_step, total_steps)
+    start_step, stop_step = check_window(start_step, stop_step, total_steps)
     target = cubic_sparsity(
         initial_sparsity=initial_sparsity,
         sparsity=sparsity,

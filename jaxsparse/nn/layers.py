@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLU, DyReLUOptions
 from jaxsparse.nn.sparse import of_layer, positions_of_layer, values_of, window_of
 from jaxsparse.sparse import Epilogue, Layout, batch_norm, sparse_conv_norm
@@ -258,5 +259,6 @@ def head(
 
 def check_at_least(name: str, value: int, least: int) -> None:
     """Raises a ValueError unless `value` is a whole number of at least `least`."""
-    if not (isinstance(value, int) and value >= least):
+    number = whole_number(value)
+    if number is None or number < least:
         raise ValueError(f"{name} {value!r} must be a whole number of at least {least}")

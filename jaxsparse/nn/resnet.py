@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
@@ -278,11 +279,12 @@ def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields
     >>> cifar_resnet(20).stage_sizes
     (3, 3, 3)
     """
-    if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
+    number = whole_number(depth)
+    if number is None or number < 8 or number % 6 != 2:
         raise ValueError(f"depth {depth!r} must be 6n + 2, at least 8, such as 8, 20, 32 or 56")
     options = {"stem": "cifar", **fields}
     return ResNet(
-        stage_sizes=((depth - 2) // 6,) * 3,
+        stage_sizes=((number - 2) // 6,) * 3,
         block=BasicBlock,
         width=width,
         num_classes=num_classes,
@@ -293,7 +295,7 @@ def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields
 def torchvision_name(path: str) -> str:
     """Returns the name of a leaf of `resnet`'s variables in torchvision's state dicts.
 
-    It is the `rename` that loads weights, statistics of norms, and masks:
+    It is the `rename` that loads weights, statistics of norms, and masks, and writes them:
 
         from jaxsparse.nn import resnet, torchvision_name
 
@@ -302,6 +304,7 @@ def torchvision_name(path: str) -> str:
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)
         variables = jaxsparse.params_from_torch(state_dict, shapes, rename=torchvision_name)
         masks = jaxsparse.masks_from_torch(state_dict, shapes["params"], rename=torchvision_name)
+        state_dict = jaxsparse.params_to_torch(variables, rename=torchvision_name)  # and back
 
     With a new classifier take "fc" out of the params of `shapes`, and "fc.weight" and "fc.bias" out
     of the state dict.

@@ -9,12 +9,13 @@ from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from flax.linen.linear import canonicalize_padding
 from flax.linen.module import InterceptorContext
 from jax import lax
 
 from jaxsparse.sparse import LayerShape, Layout, Positions, Window, sparse_conv, sparse_dot
+from jaxsparse.sparse.window import concrete
 
 _POSITIONS: contextvars.ContextVar[Mapping[str, Positions]] = contextvars.ContextVar(
     "positions", default=types.MappingProxyType({})
@@ -147,7 +148,8 @@ def _shape_of(
     if layout == "CHWN":
         channels, height, width, *batch = inputs.shape
     window = window_of(layer, path, (height, width))
-    kernel = (*window.taps, channels // window.groups, layer.features)
+    taps = concrete(window, (height, width)).taps
+    kernel = (*taps, channels // window.groups, layer.features)
     return LayerShape((math.prod(batch), height, width, channels), kernel, window, layout)
 
 
@@ -158,15 +160,11 @@ def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
       ValueError: the layer has no sparse form; says why, with its path.
     """
     _check_layer(layer, path)
-    taps, strides = _pair(layer.kernel_size), _pair(layer.strides)
-    dilation = _pair(layer.kernel_dilation)
-    padding = canonicalize_padding(layer.padding, 2)
-    if isinstance(padding, str):
-        reach = [(n - 1) * d + 1 for n, d in zip(taps, dilation, strict=True)]
-        padding = lax.padtype_to_pads(size, reach, strides, padding)
-    (top, bottom), (left, right) = padding
-    ends = ((int(top), int(bottom)), (int(left), int(right)))
-    return Window(taps, strides, ends, dilation, layer.feature_group_count)
+    strides, dilation = _or_one(layer.strides), _or_one(layer.kernel_dilation)
+    padding: Any = layer.padding  # as Flax's layers take it, so does a window
+    window = Window(layer.kernel_size, strides, padding, dilation, layer.feature_group_count)
+    with of_layer(path):
+        return Window(*concrete(window, size))
 
 
 def _conv(
@@ -220,7 +218,7 @@ def _problem(layer: nn.Conv | nn.Dense) -> str | None:
     num_axes = len(layer.kernel_size) if isinstance(layer.kernel_size, Sequence) else 1
     if num_axes != 2:
         return f"{num_axes} spatial axes, where sparse layers have two"
-    if _pair(layer.input_dilation) != (1, 1):
+    if (np.asarray(_or_one(layer.input_dilation)) != 1).any():
         return f"input_dilation={layer.input_dilation}"
     if layer.padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
         return f"padding={layer.padding!r}"
@@ -252,8 +250,6 @@ def _with_bias(layer: nn.Conv | nn.Dense, outputs: jax.Array) -> jax.Array:
     return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
 
 
-def _pair(given: int | Sequence[int] | None) -> tuple[int, int]:
-    """What linen makes of a number, a pair or nothing."""
-    y, x = (given, given) if given is None or isinstance(given, int) else given
-    y, x = (1 if n is None else n for n in (y, x))
-    return int(y), int(x)
+def _or_one(given: int | Sequence[int] | None) -> int | Sequence[int]:
+    """What linen makes of nothing."""
+    return 1 if given is None else given

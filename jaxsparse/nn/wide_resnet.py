@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
@@ -121,7 +122,8 @@ class WideResNet(nn.Module):
     num_owners: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.depth, int) or self.depth < 10 or self.depth % 6 != 4:
+        depth = whole_number(self.depth)
+        if depth is None or depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth {self.depth!r} must be 6n + 4, at least 10, such as 16 or 22")
         check_at_least("width", self.width, 1)
         if not 0 <= self.dropout_rate < 1:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 
+from jaxsparse.integers import whole_number
 from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.convolution import Layout
 from jaxsparse.sparse.window import Window
@@ -101,7 +102,11 @@ def choose_rooms(
 
     Returns:
       What `find_positions` takes as `room`.
+
+    Raises:
+      ValueError: a number of active weights that is no integer of at least 0, with its path.
     """
+    active = {path: _checked_num(path, num) for path, num in active.items()}
     limits = {
         path: layers[path].size * break_even(layers[path], train)
         for path in active
@@ -113,6 +118,13 @@ def choose_rooms(
     if exact:
         return chosen
     return {path: min(num + num // 4, layers[path].size) for path, num in chosen.items()}
+
+
+def _checked_num(path: str, num: int) -> int:
+    whole = whole_number(num)
+    if whole is None or whole < 0:
+        raise ValueError(f"active weights of {path} are {num}; they must be a whole number")
+    return whole
 
 
 def _serves(

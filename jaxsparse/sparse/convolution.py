@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.kernels.load import on_device
+from jaxsparse.kernels.load import backend, on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions, check_known
 from jaxsparse.sparse.varying import result_type, varying_alike
-from jaxsparse.sparse.window import Window, check_window
+from jaxsparse.sparse.window import ConcreteWindow, Window, check_window, concrete
 
 Layout: TypeAlias = Literal["NHWC", "CHWN"]
 """How images lie in memory: [image, y, x, channel] or [channel, y, x, image]."""
@@ -59,11 +59,12 @@ def sparse_conv(
         kernels tell when they run, as a `jax.errors.JaxRuntimeError`; without these all outputs and
         gradients are NaN.
     """
-    _check(images, values, positions, window, layout)
-    shape = out_shape(images, positions, window, layout)
+    found = checked_window(images, values, positions, window, layout)
+    shape = out_shape(images, positions, found, layout)
     if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
-    return _conv(window, layout, *varying_alike(images, values, positions))
+    images, values, positions = varying_alike(images, values, positions)
+    return _compiled_once(found, layout, backend().name, images, values, positions)
 
 
 def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
@@ -103,35 +104,71 @@ def _pixels_of(rows: int) -> int:
     return next((n for n in range(many, few - 1, -1) if rows % n == 0), rows)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _compiled_once(
+    window: ConcreteWindow,
+    layout: Layout,
+    engine: str,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+) -> jax.Array:
+    """Compiled, since op by op it would be anew at every call; `engine` says what `_conv` is."""
+    del engine
+    return _conv(window, layout, images, values, positions)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(
-    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+    window: ConcreteWindow,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
 ) -> jax.Array:
     return _foldable(window, layout)(images, values, positions)
 
 
 def _forward(
-    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+    window: ConcreteWindow,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Positions]]:
     return _conv(window, layout, images, values, positions), (images, values, positions)
 
 
 def _backward(
-    window: Window,
+    window: ConcreteWindow,
     layout: Layout,
     kept: tuple[jax.Array, jax.Array, Positions],
     grads: jax.Array,
 ) -> tuple[jax.Array, jax.Array, None]:
-    compiled = functools.partial(_compiled_backward, window, layout)
-    loop = functools.partial(_loop_backward, window, layout)
-    grad_images, grad_values = on_device(compiled, loop, *kept, grads)
+    grad_images, grad_values = _gradients(window, layout, backend().name, *kept, grads)
     return grad_images, grad_values, None
 
 
 _conv.defvjp(_forward, _backward)
 
 
-def _foldable(window: Window, layout: Layout) -> Callable[..., jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _gradients(
+    window: ConcreteWindow,
+    layout: Layout,
+    engine: str,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
+    grads: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    del engine  # see `_compiled_once`
+    compiled = functools.partial(_compiled_backward, window, layout)
+    loop = functools.partial(_loop_backward, window, layout)
+    return on_device(compiled, loop, images, values, positions, grads)
+
+
+def _foldable(window: ConcreteWindow, layout: Layout) -> Callable[..., jax.Array]:
     """The forward pass; of `jax.vmap` over images alone it makes one larger batch, not many calls.
 
     The backward pass cannot follow: each of the images batched has a gradient of the values.
@@ -158,7 +195,11 @@ def _foldable(window: Window, layout: Layout) -> Callable[..., jax.Array]:
 
 
 def _compiled_forward(
-    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+    window: ConcreteWindow,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
 ) -> jax.Array:
     out = result_type(out_shape(images, positions, window, layout), images)
     call = jax.ffi.ffi_call("jaxsparse_conv_forward", out, vmap_method="sequential")
@@ -166,7 +207,7 @@ def _compiled_forward(
 
 
 def _compiled_backward(
-    window: Window,
+    window: ConcreteWindow,
     layout: Layout,
     images: jax.Array,
     values: jax.Array,
@@ -182,14 +223,18 @@ def _compiled_backward(
 
 
 def _loop_forward(
-    window: Window, layout: Layout, images: jax.Array, values: jax.Array, positions: Positions
+    window: ConcreteWindow,
+    layout: Layout,
+    images: jax.Array,
+    values: jax.Array,
+    positions: Positions,
 ) -> jax.Array:
     out = loop_forward(_channel_major(images, layout), values, positions, window)
     return _channel_major(out, layout)
 
 
 def _loop_backward(
-    window: Window,
+    window: ConcreteWindow,
     layout: Layout,
     images: jax.Array,
     values: jax.Array,
@@ -208,7 +253,7 @@ def _channel_major(x: jax.Array, layout: Layout) -> jax.Array:
 
 
 def out_shape(
-    images: jax.Array, positions: Positions, window: Window, layout: Layout
+    images: jax.Array, positions: Positions, window: ConcreteWindow, layout: Layout
 ) -> tuple[int, ...]:
     """Returns the shape of the outputs."""
     first, *size, last = images.shape
@@ -217,16 +262,17 @@ def out_shape(
     return ends[0], *window.out_size(size), ends[1]
 
 
-def attributes(window: Window, layout: Layout) -> dict[str, np.generic | np.ndarray]:
+def attributes(window: ConcreteWindow, layout: Layout) -> dict[str, np.generic | np.ndarray]:
     """Returns what the kernels are told beside arrays."""
     before = [ends[0] for ends in window.padding]
     numbers = [*window.taps, *window.strides, *before, *window.dilation, window.groups]
     return {"layout": np.int64(_LAYOUTS.index(layout)), "window": np.array(numbers, np.int64)}
 
 
-def _check(
+def checked_window(
     images: jax.Array, values: jax.Array, positions: Positions, window: Window, layout: Layout
-) -> None:
+) -> ConcreteWindow:
+    """Returns the window for these images, raises a ValueError where all does not fit together."""
     if layout not in _LAYOUTS:
         raise ValueError(f"layout {layout!r} must be NHWC or CHWN")
     for name, x in {"images": images, "values": values}.items():
@@ -237,4 +283,7 @@ def _check(
     check_known(positions)
     if values.shape != (positions.room,):
         raise ValueError(f"values have shape {values.shape}, their positions ({positions.room},)")
-    check_window(window, images.shape[layout.index("C")], positions.shape)
+    shape = [images.shape[layout.index(axis)] for axis in "NHWC"]
+    found = concrete(window, shape[1:3])
+    check_window(found, shape, positions.shape)
+    return found

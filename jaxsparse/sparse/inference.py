@@ -13,10 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.kernels.load import on_device
-from jaxsparse.sparse.convolution import Layout, attributes, out_shape, sparse_conv
-from jaxsparse.sparse.positions import Positions, check_known
+from jaxsparse.sparse.convolution import (
+    Layout,
+    attributes,
+    checked_window,
+    out_shape,
+    sparse_conv,
+)
+from jaxsparse.sparse.positions import Positions
 from jaxsparse.sparse.varying import result_type, varying_alike
-from jaxsparse.sparse.window import Window
+from jaxsparse.sparse.window import ConcreteWindow, Window
 
 
 class Epilogue(NamedTuple):
@@ -38,7 +44,7 @@ class Epilogue(NamedTuple):
 class _Options(NamedTuple):
     """What does not depend on arrays."""
 
-    window: Window
+    window: ConcreteWindow
     layout: Layout
     relu: bool
 
@@ -70,19 +76,24 @@ def sparse_conv_norm(
     Raises:
       ValueError: as `sparse_conv`, or an epilogue that does not fit the outputs.
     """
-    check_known(positions)
-    convolve = functools.partial(sparse_conv, window=window, layout=layout)
-    out = jax.eval_shape(convolve, images, values, positions)
-    channels = (out.shape[layout.index("C")],)
-    for name, array in epilogue._asdict().items():
-        shape = out.shape if name == "shortcut" else channels
-        if array is not None and (array.shape, array.dtype) != (shape, jnp.float32):
-            raise ValueError(f"{name} is {array.dtype}{array.shape}; it must be float32{shape}")
+    found = checked_window(images, values, positions, window, layout)
+    out = out_shape(images, positions, found, layout)
+    _check_epilogue(epilogue, out, out[layout.index("C")])
     args = varying_alike(images, values, positions, epilogue)
-    options = _Options(window, layout, relu)
-    if 0 in (*images.shape, *out.shape, positions.room):
+    options = _Options(found, layout, bool(relu))
+    if 0 in (*images.shape, *out, positions.room):
         return _in_steps(options, *args)
     return _fused(options, *args)
+
+
+def _check_epilogue(epilogue: Epilogue, out: tuple[int, ...], channels: int) -> None:
+    for name, array in epilogue._asdict().items():
+        if name == "shortcut" and array is None:
+            continue
+        shape = out if name == "shortcut" else (channels,)
+        if array is None or (array.shape, array.dtype) != (shape, jnp.float32):
+            kind = "missing" if array is None else f"{array.dtype}{array.shape}"
+            raise ValueError(f"{name} is {kind}; it must be float32{shape}")
 
 
 def _in_steps(
@@ -92,7 +103,8 @@ def _in_steps(
     positions: Positions,
     epilogue: Epilogue,
 ) -> jax.Array:
-    x = sparse_conv(images, values, positions, options.window, layout=options.layout)
+    window = Window(*options.window)
+    x = sparse_conv(images, values, positions, window, layout=options.layout)
     shape = (1, 1, 1, -1) if options.layout == "NHWC" else (-1, 1, 1, 1)
     *by_channel, shortcut = epilogue
     mean, factor, bias = (array.reshape(shape) for array in by_channel)

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsparse.sparse.positions import Positions
-from jaxsparse.sparse.window import Window
+from jaxsparse.sparse.window import ConcreteWindow
 
 
 def loop_forward(
-    images: jax.Array, values: jax.Array, positions: Positions, window: Window
+    images: jax.Array, values: jax.Array, positions: Positions, window: ConcreteWindow
 ) -> jax.Array:
     """Returns float32[out channels, out y, out x, image]."""
     _, height, width, batch = images.shape
@@ -39,7 +39,7 @@ def loop_backward(
     values: jax.Array,
     positions: Positions,
     grads: jax.Array,
-    window: Window,
+    window: ConcreteWindow,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients of the images and of the values."""
     size = (grads.shape[1], grads.shape[2])
@@ -71,12 +71,12 @@ def _num(positions: Positions) -> jax.Array:
     return jnp.minimum(positions.num, positions.room)
 
 
-def _padded(images: jax.Array, window: Window) -> jax.Array:
+def _padded(images: jax.Array, window: ConcreteWindow) -> jax.Array:
     return jnp.pad(images, ((0, 0), *window.padding, (0, 0)))
 
 
 def _decoded(
-    positions: Positions, i: jax.Array, window: Window
+    positions: Positions, i: jax.Array, window: ConcreteWindow
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The output channel, the input channel, and where its first tap reads, of weight i."""
     _, width, inputs, outputs = positions.shape
@@ -93,7 +93,7 @@ def _read(
     y: jax.Array,
     x: jax.Array,
     size: tuple[int, int],
-    window: Window,
+    window: ConcreteWindow,
 ) -> jax.Array:
     """What one tap reads for all outputs, [out y, out x, image]."""
     height, width = ((n - 1) * s + 1 for n, s in zip(size, window.strides, strict=True))
@@ -107,7 +107,7 @@ def _add_back(
     y: jax.Array,
     x: jax.Array,
     grad: jax.Array,
-    window: Window,
+    window: ConcreteWindow,
 ) -> jax.Array:
     """The transpose of `_read`, added up."""
     down, right = window.strides

@@ -20,6 +20,7 @@ from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.choice import LayerShape
 from jaxsparse.sparse.convolution import sparse_conv
 from jaxsparse.sparse.positions import Positions, positions_of
+from jaxsparse.sparse.window import concrete
 
 # Calls that each time is the least of, and the seconds that these go on for at least.
 _CALLS, _SECONDS = 5, 0.1
@@ -159,7 +160,7 @@ def _dense(layer: LayerShape, images: jax.Array, kernel: jax.Array) -> jax.Array
     _, _, inputs, outputs = kernel.shape
     if layer.kernel[:2] == layer.images[:2] == (1, 1):  # a dense layer
         return images.reshape(-1, inputs) @ kernel.reshape(inputs, outputs)
-    window = layer.window
+    window = concrete(layer.window, layer.images[1:3])
     images = images if layer.layout == "NHWC" else images.transpose(3, 1, 2, 0)
     out = lax.conv_general_dilated(
         images,

@@ -6,7 +6,7 @@ place of several moves the least.
 
 import functools
 import math
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,19 +53,18 @@ def batch_norm(
       bias: float32[channels].
       shortcut: float32, the shape of x, added after that; None: none.
       relu: whether the positive part is taken in the end.
-      epsilon: added to the variance, above 0.
+      epsilon: added to the variance, above 0 and finite in float32.
 
     Returns:
       The outputs, and mean and variance (biased) of every channel, float32[channels] each, which
       carry no gradient. NaN stays NaN. The same whatever the number of threads, to the bit.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together.
+      ValueError: shapes or dtypes that do not fit together, or an epsilon out of its range.
     """
     if x.ndim < 1:
         raise ValueError("x has no axis; its first one must be that of the channels")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon {epsilon} must be above 0")
+    epsilon = _checked_epsilon(epsilon)
     for name, array in {"scale": scale, "bias": bias}.items():
         if array.shape != x.shape[:1]:
             raise ValueError(
@@ -77,7 +76,18 @@ def batch_norm(
     for name, array in given.items():
         if array.dtype != jnp.float32:
             raise ValueError(f"{name} has dtype {array.dtype}; it must be float32")
-    return _norm(_Options(relu, float(epsilon)), *varying_alike(x, scale, bias, shortcut))
+    return _norm(_Options(bool(relu), epsilon), *varying_alike(x, scale, bias, shortcut))
+
+
+def _checked_epsilon(epsilon: Any) -> float:
+    limits = np.finfo(np.float32)
+    try:
+        number = float(epsilon)
+    except (TypeError, ValueError):  # no number, or a traced one
+        number = math.nan
+    if not float(limits.tiny) <= number <= float(limits.max):
+        raise ValueError(f"epsilon {epsilon!r} must be above 0, a number of float32")
+    return number
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -11,6 +11,7 @@ nothing is compiled again.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxsparse.csr import matrix_shape
+from jaxsparse.integers import whole_number
 
 
 @jax.tree_util.register_dataclass
@@ -91,15 +93,14 @@ def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
     if isinstance(mask, Tracer):
         if room is None:
             raise ValueError("under jit the room of a leaf must be given")
-        _check_room(room, size)
+        room = _checked_room(room, size)
         (flat,) = jnp.nonzero(_by_row(mask), size=room, fill_value=size)
         active = jnp.minimum(mask.sum(dtype=jnp.int32), room)
         return Positions(flat.astype(jnp.int32), active, shape)
     rows, columns = matrix_shape(shape)
     # By NumPy, which compiles nothing for this room.
     found = np.flatnonzero(np.asarray(mask).reshape(columns, rows).T)
-    room = len(found) if room is None else room
-    _check_room(room, size)
+    room = _checked_room(len(found) if room is None else room, size)
     if len(found) > room:
         raise ValueError(f"room {room} for {len(found)} active weights")
     flat = np.full(room, size, np.int32)
@@ -107,9 +108,11 @@ def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
     return Positions(jnp.asarray(flat), jnp.asarray(len(found), jnp.int32), shape)
 
 
-def _check_room(room: int, size: int) -> None:
-    if not 0 <= room <= size:
-        raise ValueError(f"room {room} must be in [0, {size}]")
+def _checked_room(room: int, size: int) -> int:
+    whole = whole_number(room)
+    if whole is None or not 0 <= whole <= size:
+        raise ValueError(f"room {room} must be a whole number in [0, {size}]")
+    return whole
 
 
 def gathered(leaf: jax.Array, positions: Positions) -> jax.Array:
@@ -187,6 +190,9 @@ def _is_known(array: jax.Array) -> bool:
 
 
 def _size(shape: tuple[int, ...]) -> int:
+    sizes = [whole_number(n) for n in shape] if isinstance(shape, Sequence) else [None]
+    if not all(n is not None and n >= 0 for n in sizes):
+        raise ValueError(f"shape {shape!r} must be whole numbers, at least 0")
     size = math.prod(shape)
     if size >= 2**31:
         raise ValueError(f"a leaf of {size} entries; at most {2**31 - 1} have positions")

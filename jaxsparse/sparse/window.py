@@ -1,59 +1,115 @@
 """The window of a convolution: what does not depend on the images or the weights."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxsparse.integers import whole_number
 
 Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
+
+_PADDINGS = ("SAME", "SAME_LOWER", "VALID")
+
+LARGEST = 2**53
+"""Most numbers that padded images may have: the kernels' offsets, in bytes, stay within int64."""
 
 
 class Window(NamedTuple):
-    """How a kernel moves over images, y before x everywhere.
+    """How a kernel moves over images, y before x everywhere; one whole number serves for both.
 
     Attributes:
-      taps: height and width of the kernel.
-      strides: from output to output.
-      padding: ((before, after), (before, after)), zeros around the images.
-      dilation: from tap to tap.
+      taps: height and width of the kernel, at least 1.
+      strides: from output to output, at least 1.
+      padding: ((before, after), (before, after)), zeros around the images, at least 0; or a number
+        for both ends of an axis, or for all ends; or "SAME", "SAME_LOWER", "VALID", as in Flax.
+      dilation: from tap to tap, at least 1.
       groups: the channels are cut into, input and output channels alike.
     """
 
-    taps: Pair
-    strides: Pair = (1, 1)
-    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
-    dilation: Pair = (1, 1)
+    taps: int | Sequence[int]
+    strides: int | Sequence[int] = (1, 1)
+    padding: Padding = ((0, 0), (0, 0))
+    dilation: int | Sequence[int] = (1, 1)
     groups: int = 1
 
     def out_size(self, size: Sequence[int]) -> Pair:
         """Returns height and width of the outputs of images of that height and width.
 
         They are 0 where the kernel does not fit into the padded images, as in XLA.
+
+        >>> Window(3, padding="SAME", strides=2).out_size((7, 8))
+        (4, 4)
         """
-        y, x = (self._out(size[axis], axis) for axis in (0, 1))
+        return concrete(self, size).out_size(size)
+
+
+class ConcreteWindow(NamedTuple):
+    """A window for images of one size, all in Python's integers; the fields are those of `Window`.
+
+    A stride that leaves the images after the first output is cut there, and the dilation of a
+    single tap is 1: the outputs are the same, and no number is larger than the padded images.
+    """
+
+    taps: Pair
+    strides: Pair
+    padding: tuple[Pair, Pair]
+    dilation: Pair
+    groups: int
+
+    def out_size(self, size: Sequence[int]) -> Pair:
+        """Returns height and width of the outputs, as `Window.out_size`."""
+        y, x = (
+            max((size[i] + sum(self.padding[i]) - self.reach[i]) // self.strides[i] + 1, 0)
+            for i in (0, 1)
+        )
         return y, x
 
-    def _out(self, size: int, axis: int) -> int:
-        padded = size + sum(self.padding[axis])
-        reach = (self.taps[axis] - 1) * self.dilation[axis] + 1
-        return max((padded - reach) // self.strides[axis] + 1, 0)
+    @property
+    def reach(self) -> Pair:
+        """Height and width of what the taps of one output span."""
+        y, x = ((n - 1) * d + 1 for n, d in zip(self.taps, self.dilation, strict=True))
+        return y, x
 
 
-def check_window(window: Window, in_channels: int, kernel: Sequence[int]) -> None:
+def concrete(window: Window, size: Sequence[int]) -> ConcreteWindow:
+    """Returns a window for images of that height and width, with pairs of integers throughout.
+
+    Raises:
+      ValueError: a field that is out of its range or of another kind; names it.
+
+    >>> concrete(Window((3, 2), strides=2, padding="SAME"), (7, 8)).padding
+    ((1, 1), (0, 0))
+    >>> concrete(Window(3, strides=2**70, padding=(1, (0, 2))), (7, 8)).strides
+    (7, 8)
+    """
+    if not isinstance(window, Window):
+        raise ValueError(f"window {window!r} must be a jaxsparse.sparse.Window")
+    taps, strides, dilation = (
+        _pair(name, getattr(window, name)) for name in ("taps", "strides", "dilation")
+    )
+    groups = _whole("groups", window.groups, window.groups, 1)
+    dilation = (dilation[0] if taps[0] > 1 else 1, dilation[1] if taps[1] > 1 else 1)
+    found = ConcreteWindow(taps, strides, ((0, 0), (0, 0)), dilation, groups)
+    found = found._replace(padding=_padding(window.padding, found, size))
+    spare = [size[i] + sum(found.padding[i]) - found.reach[i] for i in (0, 1)]
+    y, x = (min(found.strides[i], max(spare[i], 0) + 1) for i in (0, 1))
+    return found._replace(strides=(y, x))
+
+
+def check_window(window: ConcreteWindow, images: Sequence[int], kernel: Sequence[int]) -> None:
     """Raises a ValueError where a window, images and kernel do not fit together.
 
     Args:
       window: to check.
-      in_channels: of the images.
+      images: their shape, [image, y, x, channel].
       kernel: its shape, (height, width, input channels of a group, output channels).
     """
-    if len(kernel) != 4 or tuple(kernel[:2]) != tuple(window.taps):
+    if len(kernel) != 4 or tuple(kernel[:2]) != window.taps:
         raise ValueError(f"a kernel of shape {tuple(kernel)} has no window of {window.taps} taps")
-    for name in ("taps", "strides", "dilation"):
-        if min(getattr(window, name)) < 1:
-            raise ValueError(f"{name} {getattr(window, name)} must be at least 1")
-    if min(min(ends) for ends in window.padding) < 0:
-        raise ValueError(f"padding {window.padding} must be at least 0")
+    batch, height, width, in_channels = images
     groups = window.groups
-    if groups < 1 or in_channels % groups or kernel[3] % groups:
+    if in_channels % groups or kernel[3] % groups:
         raise ValueError(
             f"{groups} groups do not divide {in_channels} input and {kernel[3]} output channels"
         )
@@ -62,3 +118,60 @@ def check_window(window: Window, in_channels: int, kernel: Sequence[int]) -> Non
             f"images with {in_channels} channels; a kernel of shape {tuple(kernel)} in {groups} "
             f"groups takes {kernel[2] * groups}"
         )
+    y, x = (n + sum(ends) for n, ends in zip((height, width), window.padding, strict=True))
+    numbers = math.prod(max(n, 1) for n in (batch, y, x, in_channels + kernel[3]))
+    if max(y, x) >= 2**31 or numbers > LARGEST:
+        raise ValueError(
+            f"images of {y} x {x} pixels with padding {window.padding}, {in_channels} input and "
+            f"{kernel[3]} output channels are too large: an axis of pixels must be below 2**31, "
+            "and all numbers at most 2**53"
+        )
+
+
+def _whole(name: str, given: Any, number: Any, least: int) -> int:
+    """The number as an int; `given` is what it is part of, which messages show."""
+    whole = whole_number(number)
+    if whole is None or whole < least:
+        raise ValueError(f"{name} {given!r} must be at least {least}, in whole numbers")
+    return whole
+
+
+def _both(given: Any) -> tuple[Any, ...]:
+    """What is given for y and for x, or for before and after; one thing serves for both."""
+    is_one = isinstance(given, str) or not isinstance(given, Sequence)
+    return (given, given) if is_one else tuple(given)
+
+
+def _pair(name: str, given: Any) -> Pair:
+    if len(both := _both(given)) != 2:
+        raise ValueError(f"{name} {given!r} must be a whole number, or two: of y and of x")
+    y, x = (_whole(name, given, n, 1) for n in both)
+    return y, x
+
+
+def _padding(given: Any, window: ConcreteWindow, size: Sequence[int]) -> tuple[Pair, Pair]:
+    if isinstance(given, str) and given.upper() in _PADDINGS:
+        return _named_padding(given.upper(), window, size)
+    axes = [_both(ends) for ends in _both(given)]
+    if isinstance(given, str) or [len(ends) for ends in axes] != [2, 2]:
+        raise ValueError(
+            f"padding {given!r} must be ((before, after), (before, after)), a whole number for "
+            f"both ends or for all, or one of {', '.join(_PADDINGS)}"
+        )
+    y, x = ((_whole("padding", given, a, 0), _whole("padding", given, b, 0)) for a, b in axes)
+    return y, x
+
+
+def _named_padding(name: str, window: ConcreteWindow, size: Sequence[int]) -> tuple[Pair, Pair]:
+    """Of "SAME" as many outputs as there are strides in the images; an odd zero goes behind."""
+    if name == "VALID":
+        return ((0, 0), (0, 0))
+
+    def ends(axis: int) -> Pair:
+        stride, length = window.strides[axis], size[axis]
+        last = (-(-length // stride) - 1) * stride
+        missing = max(last + window.reach[axis] - length, 0)
+        few, many = missing // 2, missing - missing // 2
+        return (few, many) if name == "SAME" else (many, few)
+
+    return ends(0), ends(1)

@@ -114,5 +114,16 @@ def test_a_step_is_an_int_or_traced_or_any_integer_array(key):
     masks = init(method, key, params)
     baked_in = jax.jit(lambda p, g, m, k: method.update(p, g, m, 4, key=k))
     want = baked_in(params, grads, masks, key)
-    for step in (4, np.int64(4), jnp.int32(4), jnp.uint32(4)):
+    for step in (4, np.int64(4), np.int8(4), jnp.int32(4), jnp.uint32(4), jnp.uint8(4)):
         chex.assert_trees_all_equal(want, update(method, params, grads, masks, step, key))
+    for step in (4.0, True, [4]):
+        with pytest.raises(ValueError, match="step is .*; it must be one integer"):
+            update(method, params, grads, masks, jnp.asarray(step), key)
+
+
+def test_a_step_beyond_int32_is_after_all_events(key):
+    method, params, grads = method_of("gmp"), fill(FIXED, 0), fill(FIXED, 1)
+    masks = init(method, key, params)
+    last = update(method, params, grads, masks, method.timetable.events[-1].step, key)
+    late = update(method, params, grads, masks, np.uint32(2**31), key)
+    chex.assert_trees_all_equal(late.masks, last.masks)

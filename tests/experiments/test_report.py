@@ -79,6 +79,7 @@ def test_the_record_of_an_event(state):
         "num_grown": 3,
         "num_restarted": 3,
         "num_nan": 1,
+        "num_left_out": 0,
         "num_empty": 0,
         "churn": 0.25,
         "exploration_rate": 0.5,

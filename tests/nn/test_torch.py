@@ -1,4 +1,4 @@
-"""The networks give PyTorch's logits and running statistics on PyTorch's weights.
+"""The networks give PyTorch's logits and statistics on PyTorch's weights, which go back unchanged.
 
 The references are torchvision's ResNets and VGG and pytorchcv's ResNet-20 and wide ResNet, with
 random weights and random statistics. All of it is skipped where torch is not installed.
@@ -131,6 +131,10 @@ def test_logits_and_statistics(name):
     taken = sum(leaf.size for leaf in jax.tree.leaves(variables))
     numel = {k: v.numel() for k, v in theirs.state_dict().items() if "num_batches" not in k}
     assert taken == sum(numel.values())  # nothing of theirs is left over
+    back = jaxsparse.params_to_torch(variables, rename=rename)
+    assert back.keys() == numel.keys()
+    assert all((x == theirs.state_dict()[k].numpy()).all() for k, x in back.items())
+    theirs.load_state_dict({k: torch.from_numpy(x) for k, x in back.items()})
 
     with torch.no_grad():
         assert_close(

@@ -1,5 +1,6 @@
 """Which layers are sparse, and for how many weights there is room."""
 
+import numpy as np
 import pytest
 
 from jaxsparse.kernels import load
@@ -78,3 +79,11 @@ def test_where_most_of_the_work_is():
     assert LAYERS["a"].macs == 128 * 32 * 32 * 2304
     assert LAYERS["b"].macs == 128 * 4 * 4 * 2_359_296
     assert is_mostly_sparse(LAYERS, {"b": 1}) and not is_mostly_sparse(LAYERS, {"a": 1})
+
+
+def test_active_weights_are_integers_of_any_type():
+    assert choose_rooms({"a": np.uint8(200)}, LAYERS, **HALF) == {"a": 250}
+    assert choose_rooms({"a": np.int8(120)}, LAYERS, **HALF) == {"a": 150}
+    for num in (1.5, True, -1, float("nan")):
+        with pytest.raises(ValueError, match="active weights of a are .*; they must be a whole nu"):
+            choose_rooms({"a": num}, LAYERS, **HALF)

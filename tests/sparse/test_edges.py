@@ -202,7 +202,7 @@ def test_a_stride_beyond_the_images(engine):
         ({"window": Window((1, 1), padding=((0, -1), (0, 0)))}, "padding .* must be at least 0"),
         ({"window": Window((3, 3))}, r"has no window of \(3, 3\) taps"),
         ({"window": Window((1, 1), groups=3)}, "3 groups do not divide 4 input and 4 output"),
-        ({"window": Window((1, 1), groups=0)}, "0 groups do not divide"),
+        ({"window": Window((1, 1), groups=0)}, "groups 0 must be at least 1"),
         ({"window": Window((1, 1), groups=2)}, "in 2 groups takes 8"),
     ],
 )
@@ -230,6 +230,13 @@ def test_what_does_not_fit_a_dense_layer():
         (jnp.ones((2, 4)), {"shortcut": jnp.ones((2, 4), bool)}, "shortcut has dtype bool"),
         (jnp.ones((2, 4)), {"epsilon": 0.0}, "epsilon 0.0 must be above 0"),
         (jnp.ones((2, 4)), {"epsilon": float("nan")}, "epsilon nan must be above 0"),
+        (
+            jnp.ones((2, 4)),
+            {"epsilon": 1e-50},
+            "epsilon 1e-50 must be above 0, a number of float32",
+        ),
+        (jnp.ones((2, 4)), {"epsilon": np.inf}, "epsilon inf must be above 0"),
+        (jnp.ones((2, 4)), {"epsilon": "small"}, "epsilon .small. must be above 0"),
     ],
 )
 def test_what_does_not_fit_a_norm(x, more, message):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsparse.sparse import to_dense, to_mask, to_sparse
+from jaxsparse.sparse import Positions, check_positions, to_dense, to_mask, to_sparse
+from jaxsparse.sparse.positions import positions_of
 from tests.leaves import bits, leaves, masked
 
 
@@ -36,3 +37,25 @@ def test_round_trip_to_the_bit(leaf, share):
     assert values.shape == (room,) and int(positions.num) == num
     assert bits(to_dense(values, positions)) == bits(masked(weights, mask))
     assert bits(to_mask(positions)) == bits(mask)
+
+
+@pytest.mark.parametrize("room", [3.0, -1, 7, True, "3", np.nan, 2**40])
+def test_a_room_is_a_number_of_places(room):
+    mask = np.ones((2, 3), bool)
+    for make in (positions_of, jax.jit(positions_of, static_argnums=1)):
+        with pytest.raises(ValueError, match="room .* must be a whole number in"):
+            make(mask, room)
+
+
+def test_a_room_of_any_type():
+    mask = np.eye(2, 3, dtype=bool)
+    for room in (np.uint8(5), np.int64(5), jnp.int32(5), np.array(5)):
+        positions = positions_of(mask, room)
+        assert positions.room == 5 and positions.num == 2
+
+
+@pytest.mark.parametrize("shape", [(2, 3.0), (2, -3), (-2, -3), ("2", 3), None, 6, (2, np.nan)])
+def test_a_shape_is_whole_numbers(shape):
+    flat, num = jnp.array([1, 5]), jnp.int32(2)
+    with pytest.raises(ValueError, match=r"shape .* must be whole numbers, at least 0"):
+        check_positions(Positions(flat, num, shape))

@@ -1,0 +1,134 @@
+"""Weights and masks into a PyTorch state dict: the way back of `pytorch`, to the bit.
+
+What `params_to_torch` and `masks_to_torch` write, `params_from_torch` and `masks_from_torch` read,
+and the reverse. PyTorch is not imported: the entries are NumPy arrays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.export.pytorch import Layout, Rename, to_torch_layout, torch_name
+from jaxsparse.masks import check_masks
+from jaxsparse.paths import leaves_by_path, prunable_paths
+from jaxsparse.types import PyTree, Rules
+
+
+def params_to_torch(
+    params: PyTree,
+    masks: PyTree | None = None,
+    *,
+    rename: Rename | None = None,
+    prunable: Rules | None = None,
+    layout: Layout = to_torch_layout,
+) -> dict[str, np.ndarray]:
+    """Returns the weights as a state dict for PyTorch: NumPy arrays by its names, in its layouts.
+
+        state_dict = jaxsparse.params_to_torch(variables, rename=torchvision_name)
+        model.load_state_dict({name: torch.from_numpy(x) for name, x in state_dict.items()})
+
+    With masks a prunable leaf "fc.weight" becomes "fc.weight_orig" and "fc.weight_mask", of the
+    weight's dtype, which is the form of `torch.nn.utils.prune`. It loads into modules that have
+    been given it: `prune.identity(model.fc, "weight")`. For plain names leave masks out; params of
+    a sparse run are masked already, others become so by `apply_masks`.
+
+    Args:
+      params: any pytree of arrays: params, statistics of norms, or variables that hold both. What
+        PyTorch has besides, `num_batches_tracked` of a norm, a plain dict may lack.
+      masks: bool, the structure and shapes of params; None: none.
+      rename: gives the PyTorch name of a leaf by its path, as in `masks_from_torch`.
+      prunable: as in `prunable_paths`; which leaves get a mask.
+      layout: (path, leaf) -> array in the shape of PyTorch's tensor, the inverse of that of
+        `params_from_torch`. The default is for Flax; for Equinox it is `lambda path, x: x`.
+
+    Returns:
+      Arrays that own their memory. bfloat16 and float8, which PyTorch does not take from NumPy, are
+      float32, which holds them exactly (int4 is int8); loading makes them what the model has.
+
+    Raises:
+      ValueError: two leaves of one name, a leaf that is no array of numbers, masks that are none of
+        params, or a mask with zeros on a leaf that is not prunable; names the leaf.
+    """
+    leaves = leaves_by_path(params)
+    if masks is None:
+        return _named({(path, ""): x for path, x in leaves.items()}, rename, layout)
+    check_masks(masks, params)
+    of_leaves = leaves_by_path(masks)
+    pruned = _masked_paths(masks, prunable)
+    entries = {(path, "_orig" if path in pruned else ""): x for path, x in leaves.items()}
+    for path in pruned:
+        entries[path, "_mask"] = np.asarray(of_leaves[path]).astype(jnp.result_type(leaves[path]))
+    return _named(entries, rename, layout)
+
+
+def masks_to_torch(
+    masks: PyTree,
+    *,
+    rename: Rename | None = None,
+    prunable: Rules | None = None,
+    layout: Layout = to_torch_layout,
+) -> dict[str, np.ndarray]:
+    """Returns the masks for PyTorch: bool NumPy arrays by its names with "_mask", in its layouts.
+
+        masks = jaxsparse.masks_to_torch(state.masks, rename=torchvision_name)
+        prune.custom_from_mask(model.fc, "weight", torch.from_numpy(masks["fc.weight_mask"]))
+
+    `masks_from_torch` reads them back.
+
+    Args:
+      masks: a tree of bool.
+      rename: as in `params_to_torch`.
+      prunable: as in `prunable_paths`; other leaves, which are all True, are left out.
+      layout: as in `params_to_torch`.
+
+    Raises:
+      ValueError: as `params_to_torch`.
+    """
+    check_masks(masks, masks)
+    leaves = leaves_by_path(masks)
+    return _named({(p, "_mask"): leaves[p] for p in _masked_paths(masks, prunable)}, rename, layout)
+
+
+def _masked_paths(masks: PyTree, prunable: Rules | None) -> list[str]:
+    """The prunable paths, if no other leaf has a mask that would be lost."""
+    paths = prunable_paths(masks, prunable)
+    for path, mask in leaves_by_path(masks).items():
+        if path not in paths and (num_zero := int((~np.asarray(mask)).sum())):
+            raise ValueError(
+                f"masks at {path}: {num_zero} of {np.size(mask)} entries are False, but the leaf "
+                "is not prunable and would have no mask in PyTorch; take it into prunable"
+            )
+    return paths
+
+
+def _named(
+    entries: Mapping[tuple[str, str], Any], rename: Rename | None, layout: Layout
+) -> dict[str, np.ndarray]:
+    """Arrays by (path of the leaf, end of the name) as PyTorch's, by name."""
+    named: dict[str, np.ndarray] = {}
+    owners: dict[str, str] = {}
+    for (path, end), x in entries.items():
+        name = torch_name(path, rename) + end
+        if name in named:
+            raise ValueError(
+                f"leaves {owners[name]} and {path} would both be {name}; give them names of their "
+                "own in rename"
+            )
+        # A copy: PyTorch takes neither read-only memory nor an axis that runs backwards.
+        named[name] = np.array(layout(path, _for_torch(path, x)), order="C")
+        owners[name] = path
+    return named
+
+
+def _for_torch(path: str, x: Any) -> np.ndarray:
+    """The leaf as a NumPy array of a dtype that PyTorch takes."""
+    dtype = jnp.result_type(x)
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
+        raise ValueError(f"leaf {path} is {dtype}{np.shape(x)}, which is no array of numbers")
+    array = np.asarray(x)
+    if array.dtype.kind != "V":
+        return array
+    # bfloat16, float8, int4: NumPy does not know them either.
+    return array.astype(np.float32 if jnp.issubdtype(dtype, jnp.floating) else np.int8)

@@ -1,0 +1,304 @@
+"""Which parameter leaf each entry of a value is made from, told from shapes alone.
+
+A kernel is often made from several leaves before it is used: the gates of an LSTM are concatenated,
+experts are stacked, a kernel is scaled, or has an adapter added. A value is therefore cut into
+blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Blocks
+move exactly where a value is joined, cut, padded, flipped, transposed or reshaped. What an index
+chooses has the shares of all that it is chosen from. Constants belong to no leaf.
+
+An entry that is computed from several leaves at once, by a sum or a product, belongs to the leaf
+behind the operand that is made from most parameters: to the kernel, neither to its scale nor to its
+adapter of low rank. Operands made from equally many share it evenly.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Share: TypeAlias = dict[str, Fraction]
+"""By path, the part of a block's entries that is a leaf's. The rest of 1 are constants."""
+
+
+class Owners(NamedTuple):
+    """The leaves behind a value.
+
+    Attributes:
+      lengths: for each axis, the lengths of the segments that cuts make of it.
+      blocks: object[number of segments of each axis], a `Share` each; never changed in place.
+      entries: from how many entries of parameters the value is made at most; 0 for a constant.
+    """
+
+    lengths: tuple[np.ndarray, ...]
+    blocks: np.ndarray
+    entries: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The value's shape."""
+        return tuple(int(lengths.sum()) for lengths in self.lengths)
+
+
+def uniform(share: Share, shape: Sequence[int], entries: int) -> Owners:
+    """Returns the owners of a value whose entries all have the same share."""
+    blocks = np.empty((1,) * len(shape), object)
+    blocks[...] = share
+    return Owners(tuple(np.array([size]) for size in shape), blocks, entries)
+
+
+def leaf(path: str, shape: Sequence[int]) -> Owners:
+    """Returns the owners of a parameter."""
+    return uniform({path: Fraction(1)}, shape, math.prod(shape))
+
+
+def constant(shape: Sequence[int]) -> Owners:
+    """Returns the owners of a value that no parameter is in."""
+    return uniform({}, shape, 0)
+
+
+def mixed(x: Owners) -> Share:
+    """Returns the shares of the leaves in all entries.
+
+    >>> both = concatenated([leaf("q", (8, 4)), leaf("k", (8, 12)), constant((8, 16))], 1)
+    >>> {path: str(part) for path, part in mixed(both).items()}
+    {'q': '1/8', 'k': '3/8'}
+    """
+    return averaged(x, range(len(x.lengths))).blocks.item()
+
+
+def averaged(x: Owners, axes: Iterable[int]) -> Owners:
+    """Returns the owners of a value that is reduced along axes."""
+    axes = tuple(axes)
+    kept = [axis for axis in range(len(x.lengths)) if axis not in axes]
+    along = x.blocks.transpose(*kept, *axes).reshape(*(len(x.lengths[a]) for a in kept), -1)
+    weights = functools.reduce(np.multiply.outer, (x.lengths[a] for a in axes), np.array(1))
+    blocks = np.empty(along.shape[:-1], object)
+    for at in np.ndindex(blocks.shape):
+        blocks[at] = _mix(along[at], weights.ravel().tolist())
+    return Owners(tuple(x.lengths[a] for a in kept), blocks, x.entries)
+
+
+def joined(operands: Sequence[Owners], shape: Sequence[int]) -> Owners:
+    """Returns the owners of what is computed entry by entry, or in a way that is not known.
+
+    Args:
+      operands: those of the result's shape are taken entry by entry, all others as a whole.
+      shape: of the result.
+    """
+    shape = tuple(shape)
+    operands = [x if x.shape == shape else uniform(mixed(x), shape, x.entries) for x in operands]
+    if not operands:
+        return constant(shape)
+    lengths, blocks = _aligned(operands, range(len(shape)))
+    entries = [x.entries for x in operands]
+    pairs = zip(blocks, entries, strict=True)
+    found, _ = functools.reduce(_stronger, pairs)
+    return Owners(tuple(lengths), found, min(max(entries), math.prod(shape)))
+
+
+def concatenated(operands: Sequence[Owners], axis: int) -> Owners:
+    """Returns the owners of values joined along an axis."""
+    operands = [x for x in operands if x.shape[axis]] or operands[:1]
+    ndim = len(operands[0].lengths)
+    lengths, blocks = _aligned(operands, [a for a in range(ndim) if a != axis])
+    lengths[axis] = np.concatenate([x.lengths[axis] for x in operands])
+    entries = sum(x.entries for x in operands)
+    return Owners(tuple(lengths), np.concatenate(blocks, axis), entries)
+
+
+def taken(x: Owners, axis: int, positions: np.ndarray) -> Owners:
+    """Returns the owners of the entries at positions along an axis, in their order.
+
+    Args:
+      x: the owners.
+      axis: at least 0.
+      positions: int[any], from 0; -1 is a constant that comes in between.
+    """
+    if not len(positions):
+        return uniform(mixed(x), (*x.shape[:axis], 0, *x.shape[axis + 1 :]), x.entries)
+    segments = np.where(positions < 0, len(x.lengths[axis]), _segments(x, axis, positions))
+    starts = np.flatnonzero(np.diff(segments, prepend=-1))
+    constants = np.empty((*x.blocks.shape[:axis], 1, *x.blocks.shape[axis + 1 :]), object)
+    constants[...] = {}
+    blocks = np.concatenate([x.blocks, constants], axis).take(segments[starts], axis)
+    lengths = [*x.lengths]
+    lengths[axis] = np.diff(starts, append=len(positions))
+    return Owners(tuple(lengths), blocks, x.entries)
+
+
+def transposed(x: Owners, permutation: Sequence[int]) -> Owners:
+    """Returns the owners of a value whose axes change their order."""
+    lengths = tuple(x.lengths[axis] for axis in permutation)
+    return Owners(lengths, x.blocks.transpose(permutation), x.entries)
+
+
+def broadcast(x: Owners, shape: Sequence[int], axes: Sequence[int]) -> Owners:
+    """Returns the owners of a value whose axes become `axes` of `shape`, as XLA broadcasts."""
+    lengths = [np.array([size]) for size in shape]
+    for size, axis in zip(x.lengths, axes, strict=True):
+        if size.sum() == shape[axis]:
+            lengths[axis] = size
+    return Owners(tuple(lengths), x.blocks.reshape([len(size) for size in lengths]), x.entries)
+
+
+def reshaped(x: Owners, shape: Sequence[int]) -> Owners:
+    """Returns the owners of a value that is reshaped, entries in row-major order."""
+    if not math.prod(shape):
+        return uniform(mixed(x), shape, x.entries)
+    lengths, blocks = [], x.blocks
+    for old, new in _groups(x.shape, tuple(shape)):
+        done, is_cut = len(lengths), any(len(size) > 1 for size in x.lengths[old])
+        dims = shape[new] if is_cut else (1,) * (new.stop - new.start)
+        for axis, size in enumerate(x.lengths[old] if is_cut else (), done):
+            blocks = np.repeat(blocks, size, axis)  # a block for each entry
+        rest = blocks.shape[done + old.stop - old.start :]
+        blocks = blocks.reshape((*blocks.shape[:done], *dims, *rest))
+        lengths += [np.ones(n, int) if is_cut else np.array([n]) for n in shape[new]]
+    return _compressed(Owners(tuple(lengths), blocks, x.entries))
+
+
+def of_equation(eqn: Any, operands: Sequence[Owners]) -> list[Owners]:
+    """Returns the owners of what an operation on parameters and constants gives."""
+    params, name = eqn.params, eqn.primitive.name
+    shapes = [getattr(var.aval, "shape", ()) for var in eqn.outvars]  # a token has none
+    shape, x = (shapes or [()])[0], (operands or [constant(())])[0]
+    if name == "transpose":
+        found = [transposed(x, params["permutation"])]
+    elif name == "broadcast_in_dim":
+        found = [broadcast(x, shape, params["broadcast_dimensions"])]
+    elif name in ("reshape", "squeeze", "expand_dims"):
+        found = [reshaped(x, shape)]
+    elif name in ("concatenate", "stack"):
+        found = [_put_together(name, operands, shape, params)]
+    elif name in ("slice", "rev", "pad", "split", "unstack"):
+        cuts = [_along_axes(x, at) for at in _positions(name, x.shape, params)]
+        found = [reshaped(cut, shape) for cut in cuts] if name == "unstack" else cuts
+    elif name.startswith("reduce_") and "axes" in params:
+        found = [averaged(x, params["axes"])]
+    elif name.startswith(("scatter", "dynamic_update_slice")):
+        found = [_updated(x, operands[1 if name.startswith("dynamic") else 2])]
+    else:  # which of two is chosen (select_n) does not say what is in it
+        found = [joined(operands[name == "select_n" :], shape) for shape in shapes]
+    return [x._replace(entries=min(x.entries, math.prod(x.shape))) for x in found]
+
+
+def _put_together(name: str, operands: Sequence[Owners], shape: Any, params: Any) -> Owners:
+    if name == "concatenate":
+        return concatenated(operands, params["dimension"])
+    axis = params["axis"]
+    slices = [reshaped(x, (*shape[:axis], 1, *shape[axis + 1 :])) for x in operands]
+    return concatenated(slices, axis)
+
+
+def _updated(x: Owners, update: Owners) -> Owners:
+    """Some entries are written over, it is not known which."""
+    size = max(math.prod(x.shape), 1)
+    part = min(math.prod(update.shape), size)
+    share = _mix([mixed(update), mixed(x)], [part, size - part])
+    return uniform(share, x.shape, x.entries + update.entries)
+
+
+def _along_axes(x: Owners, positions: Sequence[np.ndarray | None]) -> Owners:
+    for axis, at in enumerate(positions):
+        x = x if at is None else taken(x, axis, at)
+    return x
+
+
+def _positions(
+    name: str, shape: tuple[int, ...], params: dict[str, Any]
+) -> list[list[np.ndarray | None]]:
+    """For each result, the positions that it takes along each axis; None: all of them."""
+    if name == "rev":
+        return [
+            [np.arange(n)[::-1] if a in params["dimensions"] else None for a, n in _axes(shape)]
+        ]
+    if name == "slice":
+        strides = params["strides"] or (1,) * len(shape)
+        ends = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+        return [[np.arange(*end) for end in ends]]
+    if name == "pad":
+        config = zip(shape, params["padding_config"], strict=True)
+        return [[_padded(size, *each) for size, each in config]]
+    sizes = params["sizes"] if name == "split" else [1] * shape[params["axis"]]
+    stops = np.cumsum([0, *sizes]).tolist()
+    ranges = [np.arange(*ends) for ends in itertools.pairwise(stops)]
+    return [[each if a == params["axis"] else None for a, _ in _axes(shape)] for each in ranges]
+
+
+def _axes(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(enumerate(shape))
+
+
+def _padded(size: int, low: int, high: int, interior: int) -> np.ndarray:
+    """The positions of a padded axis; negative padding crops."""
+    at = np.arange(-low, max((size - 1) * (interior + 1) + 1, 0) + high)
+    is_entry = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < size)
+    return np.where(is_entry, at // (interior + 1), -1)
+
+
+def _segments(x: Owners, axis: int, positions: np.ndarray) -> np.ndarray:
+    return np.searchsorted(np.cumsum(x.lengths[axis]), positions, side="right")
+
+
+def _aligned(
+    operands: Sequence[Owners], axes: Iterable[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Cuts all operands alike along axes: the lengths, those of the first along other axes."""
+    lengths, blocks = [*operands[0].lengths], [x.blocks for x in operands]
+    for axis in axes:
+        stops = np.unique(np.concatenate([np.cumsum(x.lengths[axis]) for x in operands]))
+        starts = np.concatenate([[0], stops[:-1]])
+        lengths[axis] = stops - starts
+        at = [np.minimum(_segments(x, axis, starts), len(x.lengths[axis]) - 1) for x in operands]
+        blocks = [each.take(i, axis) for each, i in zip(blocks, at, strict=True)]
+    return lengths, blocks
+
+
+def _stronger(
+    left: tuple[np.ndarray, int], right: tuple[np.ndarray, int]
+) -> tuple[np.ndarray, int]:
+    """Of two operands, the owners of each entry; where the stronger has a constant, the other's."""
+    if left[1] < right[1]:
+        left, right = right, left
+    even = left[1] == right[1]
+    choose = lambda a, b: _mix([a, b], [len(a), len(b)]) if even and a and b else a or b
+    return np.asarray(np.frompyfunc(choose, 2, 1)(left[0], right[0]), object), left[1]
+
+
+def _mix(shares: Iterable[Share], weights: Sequence[int]) -> Share:
+    weights = weights if any(weights) else [1] * len(weights)  # those of an empty value
+    total, found = sum(weights), {}
+    for share, weight in zip(shares, weights, strict=True):
+        for path, part in share.items() if weight else ():
+            found[path] = found.get(path, 0) + part * Fraction(weight, total)
+    return found
+
+
+def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Pairs of neighbouring axes with equally many entries, as few as possible in each."""
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first, second, left, right, started = i, j, 1, 1, False
+        while left != right or not started:
+            started = True
+            if left <= right and i < len(old):
+                left, i = left * old[i], i + 1
+            else:
+                right, j = right * new[j], j + 1
+        yield slice(first, i), slice(second, j)
+
+
+def _compressed(x: Owners) -> Owners:
+    """Leaves out cuts between equal blocks."""
+    for axis, lengths in enumerate(x.lengths):
+        blocks = np.moveaxis(x.blocks, axis, 0)
+        others = tuple(range(1, blocks.ndim))
+        is_start = np.concatenate([[True], (blocks[1:] != blocks[:-1]).any(others)])
+        starts = np.flatnonzero(is_start)
+        cuts = (*x.lengths[:axis], np.add.reduceat(lengths, starts), *x.lengths[axis + 1 :])
+        x = Owners(cuts, x.blocks.take(starts, axis), x.entries)
+    return x
