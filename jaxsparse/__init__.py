@@ -2,6 +2,7 @@
 
 from jaxsparse.accounting import training_flops
 from jaxsparse.age import scale_by_age
+from jaxsparse.axes import axes_by_rules
 from jaxsparse.changes import churn, exploration_rate, explore, overlap
 from jaxsparse.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
@@ -55,9 +56,10 @@ from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_opti
 from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.starts import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.timetable import make_timetable
+from jaxsparse.traced_axes import kernel_axes
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
-from jaxsparse.types import Event, EventMetrics
+from jaxsparse.types import Event, EventMetrics, KernelAxes
 
 __version__ = "0.1.0"
 
@@ -65,6 +67,7 @@ __all__ = [
     "Csr",
     "Event",
     "EventMetrics",
+    "KernelAxes",
     "Method",
     "Pattern",
     "SparseOptimizer",
@@ -73,6 +76,7 @@ __all__ = [
     "apply_event",
     "apply_mask",
     "apply_masks",
+    "axes_by_rules",
     "block",
     "channels",
     "check",
@@ -97,6 +101,7 @@ __all__ = [
     "granet",
     "granet_st",
     "grow",
+    "kernel_axes",
     "layer_flops",
     "leaf_counts",
     "leave_out",

@@ -1,10 +1,10 @@
 """Compressed sparse rows: one leaf as the values of its active weights and where they are.
 
-A kernel of any rank is seen as a matrix with one row per output channel, its last axis, and one
-column per weight that the channel sums over, the leading axes in C order. Rows are output channels
-since then `matrix @ x` is the layer, a kernel that computes one output at a time walks one row, and
-a position in a row is small: 16 bits reach 65,536 inputs, which no layer of a ResNet exceeds. (Of
-a kernel with several output axes, such as attention heads, only the last one counts as such.)
+A kernel of any rank is seen as a matrix with one row per output and one column per weight that the
+output sums over, both in C order. Outputs are the places of the last axis, or of all axes that
+`jaxsparse.axes` says, such as heads and their features. Rows are outputs since then `matrix @ x` is
+the layer, a kernel that computes one output at a time walks one row, and a position in a row is
+small: 16 bits reach 65,536 inputs, which no layer of a ResNet exceeds.
 
 Which weights are active comes from the mask and never from the values: a weight that was just grown
 is 0 and stays in. So a leaf and its mask come back bit for bit. All of this is NumPy on the host;
@@ -18,8 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxsparse.axes import AxesByPath, axes_of, num_places
 from jaxsparse.masks import check_masks
-from jaxsparse.types import PyTree
+from jaxsparse.paths import leaves_by_path
+from jaxsparse.types import KernelAxes, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -30,24 +32,26 @@ class Csr:
         scipy.sparse.csr_array((csr.values, csr.indices, csr.indptr), csr.matrix_shape)
 
     Attributes:
-      values: [num_active], the dtype of the leaf: the active weights by output channel and, within
-        one, by column. A plain vector to train, with integers beside it.
+      values: [num_active], the dtype of the leaf: the active weights by output and, within one, by
+        column. A plain vector to train, with integers beside it.
       indices: uint8, 16, 32 or 64[num_active], the smallest that can name every column: the column
         of each value, in [0, columns), rising within a row.
       indptr: unsigned[rows + 1], the smallest dtype that reaches num_active: row r has the values
         indptr[r] to indptr[r + 1].
       shape: the shape of the leaf; static, so no part of the pytree.
+      outputs: the axes of the leaf whose places are the rows, rising; None: the last one. Static.
     """
 
     values: np.ndarray
     indices: np.ndarray
     indptr: np.ndarray
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    outputs: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(rows, columns): output channels and weights of each, (1, 1) for a scalar."""
-        return matrix_shape(self.shape)
+        """(rows, columns): outputs and weights of each, (1, 1) for a scalar."""
+        return matrix_shape(self.shape, self.outputs)
 
     @property
     def positions(self) -> np.ndarray:
@@ -57,16 +61,16 @@ class Csr:
         return row * columns + np.asarray(self.indices, np.int64)
 
 
-def to_csr(weights: Any, mask: Any) -> Csr:
+def to_csr(weights: Any, mask: Any, axes: KernelAxes | None = None) -> Csr:
     """Returns the active weights of one leaf and where they are; what is off the mask is left out.
 
     Args:
-      weights: array of any dtype and rank, output channels last (as in Flax; move the axis of a
-        kernel that has them first: `jnp.moveaxis(kernel, 0, -1)`).
+      weights: array of any dtype and rank.
       mask: bool, the shape of weights.
+      axes: of the leaf; the rows are its outputs, of each kernel of a batch. None: the last axis.
 
     Raises:
-      ValueError: the shapes differ, or the mask is not bool.
+      ValueError: the shapes differ, the mask is not bool, or axes do not name each axis once.
 
     >>> kernel = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 3.0]])
     >>> csr = to_csr(kernel, np.array([[True, False], [False, True], [True, True]]))
@@ -79,14 +83,16 @@ def to_csr(weights: Any, mask: Any) -> Csr:
             f"the mask is {mask.dtype}{mask.shape}; for these weights it must be "
             f"bool{weights.shape}"
         )
-    active = to_matrix(mask)
+    outputs = None if axes is None else output_axes("weights", mask.shape, {"weights": axes})
+    active = to_matrix(mask, outputs)
     num_by_row = np.count_nonzero(active, axis=1)
     indptr = np.concatenate([[0], np.cumsum(num_by_row)])
     return Csr(
-        values=to_matrix(weights)[active],
+        values=to_matrix(weights, outputs)[active],
         indices=np.nonzero(active)[1].astype(smallest_unsigned(active.shape[1] - 1)),
         indptr=indptr.astype(smallest_unsigned(indptr[-1])),
         shape=weights.shape,
+        outputs=outputs,
     )
 
 
@@ -102,10 +108,11 @@ def from_csr(csr: Csr) -> tuple[np.ndarray, np.ndarray]:
     weights[positions] = values
     mask = np.zeros(weights.shape, bool)
     mask[positions] = True
-    return from_matrix(weights, csr.shape), from_matrix(mask, csr.shape)
+    restored = lambda x: from_matrix(x, csr.shape, csr.outputs)
+    return restored(weights), restored(mask)
 
 
-def to_csr_tree(params: PyTree, masks: PyTree) -> PyTree:
+def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -> PyTree:
     """Returns params with a `Csr` in place of every leaf that has an inactive weight.
 
     Leaves whose mask is all True (biases, norms, layers that are dense) stay as they are.
@@ -113,13 +120,18 @@ def to_csr_tree(params: PyTree, masks: PyTree) -> PyTree:
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
+      axes: what the outputs of a leaf are, by path, from `kernel_axes` or by hand; leaves without
+        an entry, and all where it is None, go by the rules of `jaxsparse.axes`.
 
     Raises:
-      ValueError: the trees differ; names the first leaf.
+      ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
     """
     masks = check_masks(masks, params)
-    compress = lambda x, mask: x if np.asarray(mask).all() else to_csr(x, mask)
-    return jax.tree.map(compress, params, masks)
+    by_path, leaves = leaves_by_path(masks), dict(leaves_by_path(params))
+    for path, mask in by_path.items():
+        if not np.asarray(mask).all():
+            leaves[path] = to_csr(leaves[path], mask, axes_of(path, np.shape(mask), axes or {}))
+    return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))
 
 
 def from_csr_tree(tree: PyTree) -> tuple[PyTree, PyTree]:
@@ -141,25 +153,50 @@ def from_csr_tree(tree: PyTree) -> tuple[PyTree, PyTree]:
     return structure.unflatten(params), structure.unflatten(masks)
 
 
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns (output channels, weights of each) of a leaf of that shape.
+def output_axes(
+    path: str, shape: tuple[int, ...], axes: AxesByPath | None = None
+) -> tuple[int, ...] | None:
+    """Returns the axes whose places are the rows of a leaf's matrix; None: the last one, as usual.
+
+    >>> output_axes("query/kernel", (768, 12, 64)), output_axes("out/kernel", (12, 64, 768))
+    ((1, 2), None)
+    """
+    found = axes_of(path, shape, axes or {})
+    outputs = tuple(sorted((*found.batch, *found.outputs)))
+    return None if outputs == tuple(range(len(shape)))[-1:] else outputs
+
+
+def matrix_shape(shape: tuple[int, ...], outputs: tuple[int, ...] | None = None) -> tuple[int, int]:
+    """Returns (outputs, weights of each) of a leaf of that shape.
 
     >>> matrix_shape((3, 3, 16, 32)), matrix_shape((5,)), matrix_shape(())
     ((32, 144), (5, 1), (1, 1))
+    >>> matrix_shape((768, 12, 64), outputs=(1, 2))
+    (768, 768)
     """
-    return (shape[-1] if shape else 1), math.prod(shape[:-1])
+    order = _order(len(shape), outputs)
+    num = 1 if outputs is None else len(outputs)
+    return num_places(shape, order[:num]), num_places(shape, order[num:])
 
 
-def to_matrix(x: np.ndarray) -> np.ndarray:
-    """Returns the matrix that a leaf is seen as, [output channels, weights of each]."""
-    rows, columns = matrix_shape(x.shape)
-    return x.reshape(columns, rows).T
+def to_matrix(x: np.ndarray, outputs: tuple[int, ...] | None = None) -> np.ndarray:
+    """Returns the matrix that a leaf is seen as, [outputs, weights of each]."""
+    order = _order(x.ndim, outputs)
+    return x.transpose(order).reshape(matrix_shape(x.shape, outputs))
 
 
-def from_matrix(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def from_matrix(
+    matrix: np.ndarray, shape: tuple[int, ...], outputs: tuple[int, ...] | None = None
+) -> np.ndarray:
     """Returns the leaf of `shape` that `to_matrix` made `matrix` of; a flat matrix will do."""
-    rows, columns = matrix_shape(shape)
-    return np.asarray(matrix.reshape(rows, columns).T, order="C").reshape(shape)
+    order = _order(len(shape), outputs)
+    moved = matrix.reshape([shape[axis] for axis in order])
+    return np.asarray(moved.transpose(np.argsort(order)), order="C")
+
+
+def _order(ndim: int, outputs: tuple[int, ...] | None) -> list[int]:
+    first = range(ndim)[-1:] if outputs is None else outputs
+    return [*first, *(axis for axis in range(ndim) if axis not in first)]
 
 
 def smallest_unsigned(largest: int) -> np.dtype:
@@ -171,7 +208,14 @@ def smallest_unsigned(largest: int) -> np.dtype:
     return np.min_scalar_type(max(int(largest), 0))
 
 
+def check_outputs(outputs: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
+    """Raises a ValueError if these are not axes of a leaf of that shape, rising."""
+    if outputs is not None and list(outputs) != sorted({*outputs} & {*range(len(shape))}):
+        raise ValueError(f"outputs {outputs} must be axes of {shape}, rising")
+
+
 def _check(csr: Csr) -> None:
+    check_outputs(csr.outputs, csr.shape)
     rows, columns = csr.matrix_shape
     values, indices, indptr = (np.asarray(x) for x in (csr.values, csr.indices, csr.indptr))
     if values.ndim != 1 or values.shape != indices.shape:

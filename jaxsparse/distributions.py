@@ -4,6 +4,8 @@ A distribution maps (shapes by path, density) to a density in [0, 1] for every l
 then rounds them to integers, in one place, so that the total is exact. All of it runs on the host
 in float64.
 
+A kernel counts as the matrix or convolution that it multiplies by, whatever its rank.
+
 References:
   Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
   inspired by network science", Nature Communications 2018 (Erdos-Renyi).
@@ -13,6 +15,7 @@ References:
 import math
 from collections.abc import Callable, Mapping
 
+from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
 from jaxsparse.comparable import comparable
 from jaxsparse.integers import whole_number
 from jaxsparse.paths import first_matches
@@ -37,22 +40,24 @@ def uniform() -> Distribution:
 
 
 @comparable
-def erdos_renyi() -> Distribution:
+def erdos_renyi(axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
-    n_in and n_out are the last two dimensions (Flax layout: spatial..., in, out). Equinox keeps
-    convolutions as (out, in, spatial...): there this would count the kernel, and `erk`, which sees
-    only the set of dimensions, is the one to use. Matrices may be either way round.
+    Args:
+      axes: which axes of a leaf are its inputs and outputs, as in `erk`.
 
     >>> {p: round(d, 6) for p, d in erdos_renyi()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
     {'a': 0.714286, 'b': 0.446429}
     """
-    return _proportional(lambda shape: sum(shape[-2:]) / math.prod(shape[-2:]))
+    return _proportional(lambda _, sides: sum(sides) / math.prod(sides), kept_axes(axes))
 
 
 @comparable
-def erk(power: float = 1.0) -> Distribution:
+def erk(power: float = 1.0, axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
+
+    The dims are inputs, outputs and taps: (768, 12, 64), the query of an attention, is a matrix of
+    768 x 768. Layers and experts that `axes` tells to be a batch count each for itself.
 
     Solves for eps with RigL's iterative dense set: while eps times the largest raw value exceeds 1,
     all leaves that attain it become dense and the rest share what is left.
@@ -61,13 +66,23 @@ def erk(power: float = 1.0) -> Distribution:
 
     Args:
       power: 0 gives uniform, 1 is the published ERK.
+      axes: by path, from `kernel_axes` or by hand; leaves without an entry, and all where it is
+        None, go by the rules of `jaxsparse.axes`.
+
+    Raises:
+      ValueError: when called, axes that do not fit their leaf.
 
     >>> {p: round(d, 6) for p, d in erk()({"a": (4, 4), "b": (4, 16)}, 0.5).items()}
     {'a': 0.714286, 'b': 0.446429}
     >>> erk()({"a": (2, 2), "b": (8, 8)}, 0.5)  # eps 1.7 would give "a" more than 1
     {'a': 1.0, 'b': 0.46875}
+    >>> as_heads = erk()({"attn/query/kernel": (768, 12, 64), "mlp/kernel": (768, 3072)}, 0.1)
+    >>> as_matrix = erk()({"attn/query/kernel": (768, 768), "mlp/kernel": (768, 3072)}, 0.1)
+    >>> as_heads == as_matrix
+    True
     """
-    return _proportional(lambda shape: (sum(shape) / math.prod(shape)) ** power)
+    raw = lambda taps, sides: (sum((*taps, *sides)) / math.prod((*taps, *sides))) ** power
+    return _proportional(raw, kept_axes(axes))
 
 
 @comparable
@@ -111,9 +126,10 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     r"""Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
 
     A stacked kernel has the shape (layers, ..., in, out), and Erdos-Renyi-Kernel would take its
-    first axis for one of a convolution. With this a stack gets the densities of its layers written
-    out. It stays one leaf with one count: an event ranks its weights together, so that its layers
-    compete with each other, and the random initial masks share the count only on average.
+    first axis for one of a convolution, unless its `axes` are known. With this a stack gets the
+    densities of its layers written out. It stays one leaf with one count: an event ranks its
+    weights together, so that its layers compete with each other, and the random initial masks share
+    the count only on average.
 
     Args:
       distribution: shares out the density; it sees the k-th layer of a stack as the path with "[k]"
@@ -287,12 +303,21 @@ def _largest_remainder(
     return counts
 
 
-def _proportional(raw_of_shape: Callable[[tuple[int, ...]], float]) -> Distribution:
+def _proportional(
+    raw_of: Callable[[tuple[int, ...], tuple[int, ...]], float], axes: KeptAxes
+) -> Distribution:
+    """Densities in proportion to `raw_of(taps, (inputs, outputs))` of each leaf."""
+
+    def raw_of_leaf(path: str, shape: tuple[int, ...]) -> float:
+        found = axes_of(path, shape, axes)
+        sides = [num_places(shape, side) for side in (found.inputs, found.outputs) if side]
+        return raw_of(tuple(shape[axis] for axis in found.window), tuple(sides) or (1,))
+
     def distribution(shapes: Shapes, density: float) -> dict[str, float]:
         if density >= 1.0:  # the loop below would rely on eps * max(raw) == 1.0 in floats
             return {path: 1.0 for path in shapes}
         size = {path: math.prod(shape) for path, shape in shapes.items()}
-        raw = {p: raw_of_shape(shape or (1,)) if size[p] else 0.0 for p, shape in shapes.items()}
+        raw = {p: raw_of_leaf(p, shape) if size[p] else 0.0 for p, shape in shapes.items()}
         dense: set[str] = {path for path in shapes if size[path] == 0}
         while True:
             rest = [path for path in shapes if path not in dense]

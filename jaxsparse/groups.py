@@ -7,7 +7,7 @@ broadcasts, and nothing is transposed.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -51,6 +51,42 @@ def check_groups(groups: Groups, shape: tuple[int, ...]) -> Groups:
         if len(groups.axes) != 1 or not 0 < n < m:
             raise ValueError(f"{n} of {m} active along axes {groups.axes}; one axis with 0 < n < m")
     return groups
+
+
+def split_sides(
+    shape: tuple[int, ...], sides: Sequence[tuple[Sequence[int], int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Splits sides of a leaf into groups of neighbours, such as the inputs of a matrix.
+
+    Args:
+      shape: of the leaf.
+      sides: axes, and how many places of them are a group. Neighbouring axes of a side are joined;
+        where others lie between, the last ones are split, whose places vary fastest.
+
+    Returns:
+      The split, and its axes that run within a group; a side that cannot be divided has none.
+
+    >>> split_sides((3, 3, 8, 16), [((0, 1, 2), 4), ((3,), 2)])
+    ((18, 4, 8, 2), (1, 3))
+    """
+    side_of = {axis: side for side, (axes, _) in enumerate(sides) for axis in axes}
+    runs: list[tuple[int | None, int]] = []
+    for axis, size in enumerate(shape):
+        side = side_of.get(axis)
+        if side is not None and runs and runs[-1][0] == side:
+            runs[-1] = (side, runs[-1][1] * size)
+        else:
+            runs.append((side, size))
+    last = {side: i for i, (side, _) in enumerate(runs)}
+    split, within = [], []
+    for i, (side, size) in enumerate(runs):
+        part = sides[side][1] if side is not None and last[side] == i else 0
+        if part and size % part == 0:
+            split += [size // part, part]
+            within.append(len(split) - 1)
+        else:
+            split.append(size)
+    return tuple(split), tuple(within)
 
 
 def whole(groups: GroupsByPath) -> dict[str, Groups]:

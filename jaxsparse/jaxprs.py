@@ -1,4 +1,4 @@
-"""Looking into jaxprs: the functions that an equation calls, and what cannot be looked into."""
+"""Looking into jaxprs: what an equation calls, what kind it is, what cannot be looked into."""
 
 from typing import Any
 
@@ -13,6 +13,20 @@ _KNOWN = {p.name for p in vars(primitives).values() if isinstance(p, core.Primit
 SEPARATE = frozenset(("optimization_barrier", "psum", "psum_invariant"))
 """Operations of several operands each of which has a result of its own."""
 _FOREIGN = frozenset(("call_exported", "ffi_call", "io_callback", "pure_callback"))
+# Kernels of ours that multiply entry by entry: norms, and the larger of two lines.
+_ELEMENTWISE_TARGETS = frozenset(
+    """jaxsparse_lines_backward jaxsparse_lines_forward jaxsparse_norm_backward
+    jaxsparse_norm_forward""".split()
+)
+
+# Every entry of the result reads the entries at its own place, and nothing else.
+ELEMENTWISE = frozenset(
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
+    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
+    ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter
+    not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub
+    tan tanh xor""".split()
+)
 
 
 def called(eqn: Any) -> core.ClosedJaxpr | None:
@@ -31,8 +45,9 @@ def called(eqn: Any) -> core.ClosedJaxpr | None:
 
 
 def is_foreign(eqn: Any) -> bool:
-    """Whether an equation hands its operands to code without a jaxpr, and gets values back."""
-    return eqn.primitive.name in _FOREIGN and bool(eqn.outvars)
+    """Whether an equation hands its operands to code that may multiply them in any way."""
+    is_known = eqn.params.get("target_name") in _ELEMENTWISE_TARGETS
+    return eqn.primitive.name in _FOREIGN and bool(eqn.outvars) and not is_known
 
 
 def may_multiply(eqn: Any, num_operands: int) -> bool:
@@ -50,3 +65,17 @@ def may_multiply(eqn: Any, num_operands: int) -> bool:
 def opened(jaxpr: Any) -> core.Jaxpr:
     """The jaxpr itself, of one that is closed over constants or not."""
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """Returns how many inputs of a scan are constants, and how many inputs and outputs its carry.
+
+    The other inputs are slices of arrays, and the other outputs make arrays. JAX's versions name
+    these numbers differently; but slices have one axis less inside than outside.
+    """
+    body = opened(eqn.params["jaxpr"])
+    whole = lambda outer, inner: sum(
+        len(x.aval.shape) == len(y.aval.shape) for x, y in zip(outer, inner, strict=True)
+    )
+    num_carry = whole(eqn.outvars, body.outvars)
+    return whole(eqn.invars, body.invars) - num_carry, num_carry

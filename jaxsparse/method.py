@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsparse.axes import AxesByPath
 from jaxsparse.budget import check_options
 from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
@@ -91,6 +92,7 @@ class Method(NamedTuple):
         flops: Mapping[str, int] | None = None,
         *,
         count_dense_gradient: bool = True,
+        axes: AxesByPath | None = None,
     ) -> Plan:
         """The dry run: every event, what each layer keeps, and what training costs; print it.
 
@@ -100,6 +102,8 @@ class Method(NamedTuple):
             the costs out.
           count_dense_gradient: charge the steps that need the gradient of inactive weights for it.
             False is GraNet's published accounting.
+          axes: what sums over what, by path, from `kernel_axes`; estimates of what one threshold
+            leaves to each layer follow the fan-in. None: the rules of `jaxsparse.axes`.
 
         Raises:
           ValueError: what training could not do, such as fewer weights than layers, or `flops` of
@@ -110,7 +114,8 @@ class Method(NamedTuple):
             if path != OTHER and path not in leaves:
                 raise ValueError(f"flops has a leaf {path}, which params lacks")
         charged = self.dense_gradient if count_dense_gradient else "never"
-        plan = make_plan(self.name, self.timetable, self.targets(params), flops, charged)
+        wanted = self.targets(params)
+        plan = make_plan(self.name, self.timetable, wanted, flops, charged, axes)
         return plan._replace(dense=dense_shapes(params, self.prunable))
 
     def is_due(self, step: int) -> bool:
@@ -220,7 +225,7 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
     sparsity 0.
 
     Methods that grow by gradient (RigL, SNFS, GraNet) find none for output channels in front of a
-    ReLU: their masks would stand still, see `channels`. Give them `channels(-2)`.
+    ReLU: their masks would stand still, see `channels`. Give them `channels("inputs")`.
 
     Initial masks have the pattern, and so have masks after every event. Masks from elsewhere had
     better have it too (`check_pattern` tells, `pattern_masks` makes some): of N:M an event restores

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxsparse.axes import AxesByPath, axes_of, num_places
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, listed, prunable_leaves
-from jaxsparse.types import PyTree, Rules, Shapes
+from jaxsparse.types import KernelAxes, PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
@@ -34,6 +35,7 @@ class LayerSummary(NamedTuple):
       num_active: active weights.
       size: all weights.
       dead: its channels without an active weight.
+      num_outputs: its output channels.
     """
 
     path: str
@@ -41,6 +43,7 @@ class LayerSummary(NamedTuple):
     num_active: int
     size: int
     dead: DeadChannels
+    num_outputs: int = 1
 
     @property
     def density(self) -> float:
@@ -49,20 +52,21 @@ class LayerSummary(NamedTuple):
 
     @property
     def alarm(self) -> str | None:
-        """What is wrong with a layer near empty, or None.
+        """What is wrong with a layer, or None: it is empty, or no active weight reaches an output.
 
-        With fewer active weights than output channels, some output is constant whatever the input.
-        An alarm, no error: ERK and global pruning get there at extreme sparsity, and a residual
-        branch or a wide layer can do without some channels. The last axis is taken as the outputs,
-        see `dead_channels`, and a stack of layers is one leaf here, judged as a whole.
+        Such an output is constant whatever the input. An alarm, no error: ERK and global pruning
+        get there at high sparsity, and a residual branch or a wide layer can do without some
+        channels.
         """
         if not self.size:
             return None
         if not self.num_active:
             return f"{self.path}: no weight is left"
-        outputs = self.shape[-1] if self.shape else 1
-        if self.num_active < outputs:
-            return f"{self.path}: {self.num_active:,} weights are left for {outputs:,} outputs"
+        if self.dead.num_out:
+            return (
+                f"{self.path}: {self.num_active:,} weights are left, and none reaches "
+                f"{self.dead.num_out:,} of {self.num_outputs:,} outputs"
+            )
         return None
 
 
@@ -113,7 +117,7 @@ class Summary(NamedTuple):
 
     @property
     def alarms(self) -> list[str]:
-        """One message for each layer near empty, see `LayerSummary.alarm`."""
+        """One message for each layer that has one, see `LayerSummary.alarm`."""
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
@@ -151,6 +155,7 @@ def summary(
     prunable: Rules | None = None,
     *,
     frozen: Collection[str] = (),
+    axes: AxesByPath | None = None,
 ) -> Summary:
     """Counts active weights per layer, on the host.
 
@@ -159,9 +164,11 @@ def summary(
       masks: bool, the structure and shapes of params.
       prunable: as in `prunable_paths`.
       frozen: paths of leaves that the optimizer never moves, see `frozen_paths`.
+      axes: what is an input and what an output, by path, from `kernel_axes` or by hand; leaves
+        without an entry, and all where it is None, go by the rules of `jaxsparse.axes`.
 
     Raises:
-      ValueError: the trees differ; names the first leaf.
+      ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
 
     >>> import jax.numpy as jnp
     >>> params = {"fc": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)}}
@@ -171,40 +178,55 @@ def summary(
     fc/kernel  (2, 4)       2        8    0.7500        0         2
     total                   2        8    0.7500        0         2
     and 4 parameters that stay dense
-    alarm: fc/kernel: 2 weights are left for 4 outputs
+    alarm: fc/kernel: 2 weights are left, and none reaches 2 of 4 outputs
     """
     masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
-    arrays = {path: np.asarray(mask) for path, mask in leaves.items()}
-    layers = tuple(
-        LayerSummary(path, mask.shape, int(np.count_nonzero(mask)), mask.size, dead_channels(mask))
-        for path, mask in arrays.items()
-    )
+    given = axes or {}
+    layers = tuple(_layer(path, np.asarray(mask), given) for path, mask in leaves.items())
     others = dense_shapes(masks, prunable)
     apart = {path: shape for path, shape in others.items() if path in frozen}
     dense = {path: shape for path, shape in others.items() if path not in apart}
     return Summary(layers, dense, apart)
 
 
-def dead_channels(mask: jax.Array | np.ndarray) -> DeadChannels:
+def _layer(path: str, mask: np.ndarray, given: AxesByPath) -> LayerSummary:
+    found = axes_of(path, mask.shape, given)
+    outputs = num_places(mask.shape, (*found.batch, *found.outputs))
+    num_active = int(np.count_nonzero(mask))
+    dead = dead_channels(mask, found)
+    return LayerSummary(path, mask.shape, num_active, mask.size, dead, outputs)
+
+
+def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) -> DeadChannels:
     """Counts the channels of one leaf without an active weight, on the host.
 
-    The last axis is taken as the output channels, the one before it as the input channels (those of
-    one group), the others as space: the layout of Flax. A leaf of rank 1 has output channels only.
-    In the layout (out, in) of Equinox and PyTorch the two numbers change places for a matrix and
-    say nothing for a convolution. A stack of layers, as `nn.scan` makes it, counts as one leaf,
-    whose channel is dead where it is dead in all of them.
+    A channel is one place of all input axes together, or of all output axes: each feature of each
+    head of an attention's query. Of a convolution in groups the input channels are those of one
+    group. The kernels of a batch have channels of their own.
+
+    Args:
+      mask: bool, of any rank.
+      axes: of the leaf; None is Flax's layout: the last axis is the outputs, the one before it the
+        inputs, others are taps. A stack of layers is then one leaf, whose channel is dead where it
+        is dead in all of them, and a leaf of rank 1 has outputs only.
+
+    Raises:
+      ValueError: axes do not name each axis of the leaf once.
 
     >>> dead_channels(np.eye(3, 5, dtype=bool))
     DeadChannels(num_in=0, num_out=2)
+    >>> dead_channels(np.eye(3, 5, dtype=bool), KernelAxes(inputs=(1,), outputs=(0,)))
+    DeadChannels(num_in=2, num_out=0)
     """
     mask = np.asarray(mask)
+    found = axes_of("mask", mask.shape, {} if axes is None else {"mask": axes})
 
-    def num_dead(axis: int) -> int:
-        others = tuple(i for i in range(mask.ndim) if i != mask.ndim + axis)
-        return int(np.count_nonzero(~mask.any(others)))
+    def num_dead(side: tuple[int, ...]) -> int:
+        others = tuple(i for i in range(mask.ndim) if i not in (*side, *found.batch))
+        return int(np.count_nonzero(~mask.any(others))) if side else 0
 
-    return DeadChannels(num_dead(-2) if mask.ndim > 1 else 0, num_dead(-1) if mask.ndim else 0)
+    return DeadChannels(num_dead(found.inputs), num_dead(found.outputs))
 
 
 def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:

@@ -7,20 +7,27 @@ the leaf's density is n/m and entries move within their group. Blocks and channe
 whole or not at all: each is one big weight, whose score is the sum of its entries' scores (of |w|,
 their L1 norm).
 
+Groups, blocks and channels follow what the axes of a leaf are in its product: as `axes=` says, or
+by the rules of `jaxsparse.axes`. An axis that is given as a number is that axis of every leaf.
+
 A pattern of one's own is `Pattern(name, cut)` with one more function from a shape to `Groups`.
 """
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
-from jaxsparse.groups import check_groups
+from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
+from jaxsparse.comparable import comparable
+from jaxsparse.groups import check_groups, split_sides
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
 from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
+
+CutLeaf: TypeAlias = Callable[[str, tuple[int, ...]], Groups]
 
 
 class Pattern(NamedTuple):
@@ -30,62 +37,89 @@ class Pattern(NamedTuple):
       name: in the names of methods and in messages.
       cut: shape of a leaf -> its groups; a ValueError says why a shape cannot be cut. Groups with
         `num_active` are N:M, which fixes the leaf's density.
+      cut_leaf: (path, shape) of a leaf -> its groups, where they depend on what its axes are; None:
+        `cut` is asked.
     """
 
     name: str
     cut: Callable[[tuple[int, ...]], Groups]
+    cut_leaf: CutLeaf | None = None
+
+    def groups(self, path: str, shape: tuple[int, ...]) -> Groups:
+        """Returns the groups of a leaf."""
+        return self.cut(shape) if self.cut_leaf is None else self.cut_leaf(path, shape)
 
 
 PatternRules: TypeAlias = Sequence[tuple[str, Pattern | None]]
 
 
-def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
+def n_of_m(n: int, m: int, axis: int | None = None, *, axes: AxesByPath | None = None) -> Pattern:
     """N:M: of every m neighbours along an axis exactly n are active (2:4 is what hardware takes).
 
     Args:
       n: active entries of a group, at least 1 and below m.
       m: entries of a group; the leaf's size along the axis is a multiple of it. A selection
         compares each entry with the m of its group.
-      axis: the one along which products are added up. -2, the default, is the input channels of
-        Flax's dense and convolution kernels; as in NumPy, any axis that the leaf has. Attention's
-        query, key and value kernels are (in, heads, features of a head) in Flax: their inputs are
-        axis 0, and -2 would go along the heads. In Equinox and PyTorch weights are (out, in, ...):
-        the inputs of a linear layer are axis -1, those of a convolution axis 1.
+      axis: as in NumPy, any axis that the leaf has. None, the default, is the inputs, along which
+        products are added up: axis -2 of Flax's dense and convolution kernels, axis 0 of an
+        attention's query, (in, heads, features), axes 0 and 1 joined of what comes back from heads,
+        (heads, features, out), and axis 1 of Equinox's and PyTorch's weights. Groups of a
+        convolution lie within a tap.
+      axes: by path, where the default rules do not know; from `kernel_axes` or by hand.
 
     Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (2:4); Zhou et al.,
     "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021.
 
     >>> n_of_m(2, 4).cut((3, 3, 8, 16))
     Groups(pattern='2:4', split=(3, 3, 2, 4, 16), axes=(3,), num_active=2)
+    >>> n_of_m(2, 4).groups("attn/out/kernel", (12, 64, 768))
+    Groups(pattern='2:4', split=(192, 4, 768), axes=(1,), num_active=2)
     """
     n, m = (_whole_number("n_of_m:", x, least=1) for x in (n, m))
     if n >= m:
         raise ValueError(f"n_of_m({n}, {m}): n must be at least 1 and below m")
-    axis = _whole_number("n_of_m: axis", axis)
-    name = f"{n}:{m}" if axis == -2 else f"{n}:{m}({axis})"
-
-    def cut(shape: tuple[int, ...]) -> Groups:
-        at = _axis(axis, shape)
-        if shape[at] % m:
-            raise ValueError(f"its size {shape[at]} along axis {axis} is no multiple of {m}")
-        split = (*shape[:at], shape[at] // m, m, *shape[at + 1 :])
-        return Groups(name, split, (at + 1,), n)
-
-    return Pattern(name, cut)
+    if axis is not None:
+        axis = _whole_number("n_of_m: axis", axis)
+    name = f"{n}:{m}" if axis in (None, -2) else f"{n}:{m}({axis})"
+    return _pattern(name, _n_of_m(name, n, m, axis, kept_axes(axes)))
 
 
-def block(shape: tuple[int, int] | int, columns: int | None = None) -> Pattern:
+@comparable
+def _n_of_m(name: str, n: int, m: int, axis: int | None, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
+        inputs = axes_of(path, shape, axes).inputs if axis is None else (_axis(axis, shape),)
+        split, at = split_sides(shape, [(inputs, m)])
+        if not at:
+            size = num_places(shape, inputs)
+            where = [i - len(shape) for i in inputs] if axis is None else [axis]
+            raise ValueError(
+                f"its size {size} along axis {', '.join(map(str, where))} is no multiple of {m}"
+                if inputs
+                else "it has no axis of inputs"
+            )
+        return Groups(name, split, at, n)
+
+    return cut_leaf
+
+
+def block(
+    shape: tuple[int, int] | int,
+    columns: int | None = None,
+    *,
+    axes: AxesByPath | None = None,
+) -> Pattern:
     """Blocks of rows x columns, each active as a whole or not at all.
 
-    A leaf is seen as a matrix, all axes but the last by the last: a dense kernel (in, out) as it
-    is, a convolution (height, width, in, out) as the (height * width * in, out) matrix of im2col.
-    Rows are in the leaf's own order, so the input channel varies fastest, then the width, then the
+    A leaf is seen as a matrix, inputs and taps by outputs: a dense kernel (in, out) as it is, a
+    convolution (height, width, in, out) as the (height * width * in, out) matrix of im2col. Rows
+    are in the leaf's own order, so the input channel varies fastest, then the width, then the
     height; where the rows of a block divide the input channels, a block lies within one tap.
 
     Args:
       shape: (rows, columns) of a block, each a divisor of the matrix's.
       columns: where the rows alone are given as the first argument: `block(4, 2)` is
         `block((4, 2))`.
+      axes: as in `n_of_m`.
 
     Reference: Gray, Radford and Kingma, "GPU kernels for block-sparse weights", 2017; Narang,
     Undersander and Diamos, "Block-sparse recurrent neural networks", 2017 (there a block's score is
@@ -101,36 +135,47 @@ def block(shape: tuple[int, int] | int, columns: int | None = None) -> Pattern:
         raise ValueError(f"block {both!r} must be (rows, columns)") from None
     rows, columns = (_whole_number("block:", x, least=1) for x in (rows, columns))
     name = f"{rows}x{columns}"
+    return _pattern(name, _block(name, rows, columns, kept_axes(axes)))
 
-    def cut(shape: tuple[int, ...]) -> Groups:
+
+@comparable
+def _block(name: str, rows: int, columns: int, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
         if len(shape) < 2:
             raise ValueError("it has fewer than 2 axes")
-        height, width = int(np.prod(shape[:-1])), shape[-1]
-        if height % rows or width % columns:
+        found = axes_of(path, shape, axes)
+        summed = (*found.inputs, *found.window)
+        split, at = split_sides(shape, [(summed, rows), (found.outputs, columns)])
+        if len(at) < 2:
+            height, width = num_places(shape, summed), num_places(shape, found.outputs)
             raise ValueError(f"blocks do not divide its {height} x {width} matrix")
-        return Groups(name, (height // rows, rows, width // columns, columns), (1, 3))
+        return Groups(name, split, at)
 
-    return Pattern(name, cut)
+    return cut_leaf
 
 
-def channels(axis: int = -1) -> Pattern:
+def channels(
+    axis: int | Literal["inputs", "outputs"] = "outputs", *, axes: AxesByPath | None = None
+) -> Pattern:
     """Whole channels: all entries at one place of an axis are active, or none of them.
 
     Output channels do not grow by gradient (RigL, SNFS, GraNet) in front of a ReLU: an inactive one
     puts out exactly 0, where the ReLU's derivative is 0 too, so |g| is 0 for all of them, and only
     those just dropped come back: the masks stand still. A norm in between changes that only where
     its bias is above 0, and then the channel's variance of 0 makes g some 300 times too large. Take
-    the input channels, axis -2, or grow at random (SET, SET-ITOP), or prune only (GMP). It is no
-    error, since a pattern sees neither the activation (GELU and SiLU have a slope at 0) nor which
-    axis holds the outputs (Equinox's is 0).
+    the "inputs", or grow at random (SET, SET-ITOP), or prune only (GMP). It is no error, since a
+    pattern does not see the activation (GELU and SiLU have a slope at 0).
 
     Only the kernel is pruned: bias and norm of a removed channel stay, are trained and let it put
     out a constant.
 
     Args:
-      axis: -1, the default, is the output channels of Flax's kernels, -2 the input channels; as in
-        NumPy, any axis that the leaf has. In a stack of layers (`nn.scan`) a channel is that of all
-        its layers.
+      axis: "outputs" or "inputs": each place of all such axes together is a channel, of a query
+        (in, heads, features) each feature of each head. Or as in NumPy any axis that the leaf has:
+        -1 holds the output channels of Flax's dense and convolution kernels, -2 the input channels.
+        In a stack of layers (`nn.scan`) a channel is that of all its layers, unless `axes` says
+        that the layers are a batch.
+      axes: as in `n_of_m`.
 
     Reference: Li et al., "Pruning filters for efficient ConvNets", ICLR 2017 (output channels by
     their L1 norm).
@@ -138,14 +183,26 @@ def channels(axis: int = -1) -> Pattern:
     >>> channels().cut((3, 3, 8, 16))
     Groups(pattern='channels', split=(3, 3, 8, 16), axes=(0, 1, 2), num_active=None)
     """
-    axis = _whole_number("channels: axis", axis)
-    name = "channels" if axis == -1 else f"channels({axis})"
+    if axis not in ("inputs", "outputs"):
+        axis = _whole_number("channels: axis", axis)
+    name = "channels" if axis in ("outputs", -1) else f"channels({axis})"
+    return _pattern(name, _channels(name, axis, kept_axes(axes)))
 
-    def cut(shape: tuple[int, ...]) -> Groups:
-        at = _axis(axis, shape)
-        return Groups(name, shape, tuple(i for i in range(len(shape)) if i != at))
 
-    return Pattern(name, cut)
+@comparable
+def _channels(name: str, axis: int | str, axes: KeptAxes) -> CutLeaf:
+    def cut_leaf(path: str, shape: tuple[int, ...]) -> Groups:
+        if isinstance(axis, str):
+            found = axes_of(path, shape, axes)
+            side = getattr(found, axis)
+            if not side:
+                raise ValueError(f"it has no axis of {axis}")
+            each = (*side, *found.batch)
+        else:
+            each = (_axis(axis, shape),)
+        return Groups(name, shape, tuple(i for i in range(len(shape)) if i not in each))
+
+    return cut_leaf
 
 
 def check_pattern_rules(pattern: Pattern | PatternRules) -> tuple[tuple[str, Pattern | None], ...]:
@@ -191,7 +248,7 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
         if pattern is None:
             continue
         try:
-            found[path] = check_groups(pattern.cut(shapes[path]), shapes[path])
+            found[path] = check_groups(pattern.groups(path, shapes[path]), shapes[path])
         except ValueError as error:
             raise OptionError(
                 "pattern",
@@ -244,6 +301,16 @@ def _check_leaf(path: str, mask: np.ndarray | jax.Array, groups: Groups) -> None
         f"{active[group]} active entries; {groups.pattern} allows {' or '.join(map(str, allowed))} "
         f"({bad.sum()} of {bad.size} groups {'is' if bad.sum() == 1 else 'are'} bad)"
     )
+
+
+def _pattern(name: str, cut_leaf: CutLeaf) -> Pattern:
+    return Pattern(name, _of_shape(cut_leaf), cut_leaf)
+
+
+@comparable
+def _of_shape(cut_leaf: CutLeaf) -> Callable[[tuple[int, ...]], Groups]:
+    """The groups of a shape alone, which is one of Flax's layouts."""
+    return lambda shape: cut_leaf("", shape)
 
 
 def _whole_number(name: str, value: Any, least: int | None = None) -> int:

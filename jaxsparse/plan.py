@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxsparse.accounting import training_flops
+from jaxsparse.axes import AxesByPath, axes_of, fan_in
 from jaxsparse.distributions import leaf_counts
 from jaxsparse.flops import sparse_flops
 from jaxsparse.groups import group_size, unit_shapes
@@ -61,9 +62,7 @@ class Plan(NamedTuple):
       rows: the start and every event.
       layers_are_estimates: with a global target the scores decide what each layer keeps. The rows'
         layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
-        weights as they are initialised, normal with variance 1 / fan-in. The fan-in is read from
-        the shape as Flax lays kernels out, all axes but the last: Equinox's (out, in), and a stack
-        of layers as `nn.scan` makes it, which is one leaf here, are taken for something else. What
+        weights as they are initialised, normal with variance 1 / fan-in, see `make_plan`. What
         grows back above the fewest so far, in cycles, counts as spread evenly.
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
@@ -188,6 +187,7 @@ def make_plan(
     targets: Targets,
     flops: Mapping[str, int] | None = None,
     dense_gradient: DenseGradient = "never",
+    axes: AxesByPath | None = None,
 ) -> Plan:
     """Walks through the timetable as training would.
 
@@ -198,6 +198,8 @@ def make_plan(
       flops: dense forward FLOPs of one example by path; None leaves the costs out. A leaf without
         an entry takes part in no product, or in one with a kernel that the input chooses.
       dense_gradient: steps that are charged for the gradient of inactive weights.
+      axes: which of a leaf's axes an output sums over, its fan-in, by path; leaves without an
+        entry, and all where it is None, go by the rules of `jaxsparse.axes`. Only estimates ask.
 
     Raises:
       ValueError: `flops` holds none of the prunable leaves, or nothing but zeros.
@@ -206,7 +208,7 @@ def make_plan(
     if flops is not None:
         _check_flops(flops, sizes)
     densities, rows = {}, []
-    for row in _walk(timetable, targets, sizes):
+    for row in _walk(timetable, targets, sizes, axes or {}):
         densities[row.step] = {p: n / max(sizes[p], 1) for p, n in row.layers.items()}
         if flops is not None:
             row = row._replace(flops=sparse_flops(flops, densities[row.step]))
@@ -231,7 +233,9 @@ def _check_flops(flops: Mapping[str, int], prunable: Iterable[str]) -> None:
         raise ValueError(f"flops of {listed(flops)} add up to 0; they must be above 0")
 
 
-def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list[PlanRow]:
+def _walk(
+    timetable: Timetable, targets: Targets, sizes: dict[str, int], axes: AxesByPath
+) -> list[PlanRow]:
     size = max(sum(sizes.values()), 1)
     units = {p: group_size(targets.rows.groups.get(p)) for p in sizes}
     active = least = dict(targets.initial)
@@ -249,13 +253,15 @@ def _walk(timetable: Timetable, targets: Targets, sizes: dict[str, int]) -> list
         elif event.density is not None:
             total = int(targets.rows.target[i])
             if total < sum(least.values()):
-                least = _estimate(targets, least, total)
+                least = _estimate(targets, least, total, axes)
             active = _grown(targets, least, total)
         table.append(planned(event.step, float(event.drop_fraction)))
     return table
 
 
-def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str, int]:
+def _estimate(
+    targets: Targets, active: dict[str, int], total: int, axes: AxesByPath
+) -> dict[str, int]:
     """What each layer keeps of `total` units under one threshold t on their score, by |w|.
 
     For weights as they are initialised, normal with variance 1 / fan-in, a layer keeps the share
@@ -266,7 +272,8 @@ def _estimate(targets: Targets, active: dict[str, int], total: int) -> dict[str,
     shapes, initial = targets.shapes, targets.initial
     units = unit_shapes(shapes, targets.rows.groups)
     n = max(group_size(targets.rows.groups.get(p)) for p in shapes)  # all have one size
-    scale = {p: math.sqrt(max(math.prod(shape[:-1]), 1) / 2) for p, shape in shapes.items()}
+    summed = {path: fan_in(shape, axes_of(path, shape, axes)) for path, shape in shapes.items()}
+    scale = {path: math.sqrt(max(n, 1) / 2) for path, n in summed.items()}
 
     def kept(threshold: float) -> dict[str, float]:
         score = {p: threshold * scale[p] for p in initial}

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
 from jaxsparse.events import EventCounts, counted, event_notes, no_event
 from jaxsparse.frozen import frozen_paths, leave_out
@@ -78,10 +79,16 @@ class SparseOptimizer(NamedTuple):
     method: Method
     tx: optax.GradientTransformation
 
-    def summary(self, params: PyTree, state: SparseState) -> Summary:
-        """The table per layer, and what of the method did not happen (waits for the device)."""
+    def summary(
+        self, params: PyTree, state: SparseState, axes: AxesByPath | None = None
+    ) -> Summary:
+        """The table per layer, and what of the method did not happen (waits for the device).
+
+        `axes` is as in `jaxsparse.summary`.
+        """
         frozen = frozen_paths(self.tx, params)
-        return run_summary(leave_out(self.method, frozen, params), params, state, frozen)
+        method = leave_out(self.method, frozen, params)
+        return run_summary(method, params, state, frozen, axes=axes)
 
     def check(self, params: PyTree, state: SparseState) -> None:
         """Raises a ValueError if an inactive weight or slot is not 0, or an event was forgotten."""
@@ -252,11 +259,16 @@ def _with_event(
 
 
 def run_summary(
-    method: Method, params: PyTree, state: SparseState, frozen: Collection[str]
+    method: Method,
+    params: PyTree,
+    state: SparseState,
+    frozen: Collection[str],
+    *,
+    axes: AxesByPath | None = None,
 ) -> Summary:
     """The table per layer with the frozen leaves apart, and notes on the events so far."""
     notes = event_notes(method, int(state.step), state.events, params, state.masks)
-    table = summary(params, state.masks, method.prunable, frozen=frozen)
+    table = summary(params, state.masks, method.prunable, frozen=frozen, axes=axes)
     return table._replace(notes=tuple(notes))
 
 

@@ -16,6 +16,7 @@ from flax import struct
 from flax.training import train_state
 from jax.core import Tracer
 
+from jaxsparse.axes import AxesByPath
 from jaxsparse.changes import explore
 from jaxsparse.events import EventCounts, no_event, num_due, unreached
 from jaxsparse.frozen import frozen_paths, leave_out
@@ -134,9 +135,13 @@ class TrainState(train_state.TrainState):
         """Share of the method's prunable weights that are inactive (waits for the device)."""
         return sparsity(self.masks, self.method.prunable)
 
-    def summary(self) -> Summary:
-        """The table per layer, and what of the method did not happen (waits for the device)."""
-        return run_summary(self.method, self.params, self._sparse_state(), self.frozen)
+    def summary(self, axes: AxesByPath | None = None) -> Summary:
+        """The table per layer, and what of the method did not happen (waits for the device).
+
+        Args:
+          axes: as in `jaxsparse.summary`.
+        """
+        return run_summary(self.method, self.params, self._sparse_state(), self.frozen, axes=axes)
 
     def check(self) -> None:
         """Checks that what is inactive is 0, and that the loop took its events, on the host.

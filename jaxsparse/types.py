@@ -88,6 +88,25 @@ class Event(NamedTuple):
     metrics: EventMetrics
 
 
+class KernelAxes(NamedTuple):
+    """What each axis of one leaf is in the product that uses it; see `jaxsparse.axes`.
+
+    Every axis of the leaf is named once. A number may be negative, as in NumPy, where one writes
+    them by hand.
+
+    Attributes:
+      inputs: the product sums over them.
+      outputs: they are axes of the result.
+      window: the taps of a convolution, summed over as well.
+      batch: each place has a kernel of its own, such as a layer of `nn.scan` or an expert.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    window: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+
+
 class Observed(NamedTuple):
     """What a method's `observe` made of the gradients so far; `update` takes it in their place.
 

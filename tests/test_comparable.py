@@ -13,6 +13,7 @@ RUN = {"sparsity": 0.8, "total_steps": 400, "update_interval": 20}
 PARAMS = {"a": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "b": {"kernel": jnp.ones((8, 4))}}
 MASKS = jaxsparse.dense_masks(PARAMS)
 TX = optax.adam(1e-3)
+AXES = lambda: {"a/kernel": jaxsparse.KernelAxes((0,), (1,))}
 
 
 def movement(w, g, key):
@@ -41,6 +42,12 @@ MADE = {
     "cycles": lambda: jaxsparse.with_cycles(
         jaxsparse.granet(**RUN), num_cycles=1, cycle_interval=5
     ),
+    "2:4": lambda: jaxsparse.with_pattern(jaxsparse.rigl(**RUN), jaxsparse.n_of_m(2, 4)),
+    "rules": lambda: jaxsparse.with_pattern(
+        jaxsparse.rigl(**RUN),
+        [("a", jaxsparse.block(4, 2)), ("b", jaxsparse.channels("inputs", axes=AXES()))],
+    ),
+    "axes": lambda: jaxsparse.rigl(**RUN, distribution=jaxsparse.erk(axes=AXES())),
     "masked": lambda: jaxsparse.masked(TX),
     "sparse optimizer": lambda: jaxsparse.sparse_optimizer(jaxsparse.rigl(**RUN), TX),
 }

@@ -11,6 +11,7 @@ from hypothesis import given
 
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.masks import apply_masks
+from jaxsparse.types import KernelAxes
 from tests.leaves import bits, leaves, masked
 from tests.trees import FIXED, every_other, fill
 
@@ -57,6 +58,59 @@ def test_scipy_multiplies_it_as_the_dense_layer_does(shape):
     theirs = scipy.sparse.csr_array(weights.reshape(-1, shape[-1]).T)
     for ours, name in ((csr.values, "data"), (csr.indices, "indices"), (csr.indptr, "indptr")):
         np.testing.assert_array_equal(ours, getattr(theirs, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "product", "matrix_shape"),
+    [
+        ("query/kernel", (5, 2, 3), "i,iho->ho", (6, 5)),
+        ("out/kernel", (2, 3, 5), "hi,hio->o", (5, 6)),
+        ("fc/weight", (4, 7), "i,oi->o", (4, 7)),
+        ("conv/weight", (4, 3, 2), "it,oit->o", (4, 6)),
+        ("mix/kernel", (5, 3, 4), "hi,hio->ho", (20, 3)),  # a batch, by axes=
+    ],
+)
+def test_rows_are_the_outputs_of_the_product(path, shape, product, matrix_shape):
+    rng = np.random.default_rng(0)
+    params = {path: masked(rng.normal(size=shape), rng.random(shape) < 0.4)}
+    masks = {path: params[path] != 0}
+    axes = {"mix/kernel": KernelAxes((1,), (2,), (), (0,))}
+    tree = to_csr_tree(params, masks, axes)
+    csr = tree[path]
+    assert csr.matrix_shape == matrix_shape
+    for again, expected in zip(from_csr_tree(tree), (params, masks), strict=True):
+        assert bits(again[path]) == bits(expected[path])
+    dense = scipy.sparse.csr_array((csr.values, csr.indices, csr.indptr), matrix_shape).toarray()
+    letters = product.split(",")[0]
+    sizes = dict(zip(product.split(",")[1].split("->")[0], shape, strict=True))
+    x = rng.normal(size=[sizes[letter] for letter in letters])
+    result = np.einsum(product, x, params[path])
+    if axes.get(path) is None:
+        np.testing.assert_allclose(dense @ x.ravel(), result.ravel(), rtol=1e-12)
+    else:
+        each = dense.reshape(5, 4, 3) @ x[:, :, None]
+        np.testing.assert_allclose(each[..., 0], result, rtol=1e-12)
+
+
+def test_outputs_that_are_no_axes_of_the_leaf():
+    csr = to_csr(np.eye(3), np.eye(3, dtype=bool), KernelAxes((1,), (0,)))
+    assert csr.outputs == (0,)
+    assert to_csr(np.eye(3), np.eye(3, dtype=bool), KernelAxes((0,), (1,))).outputs is None
+    for outputs in ((2,), (1, 0), (0, 0)):
+        with pytest.raises(ValueError, match=r"outputs .* must be axes of \(3, 3\), rising"):
+            from_csr(dataclasses.replace(csr, outputs=outputs))
+    with pytest.raises(ValueError, match="must name each of its 2 axes once"):
+        to_csr(np.eye(3), np.eye(3, dtype=bool), KernelAxes((0,), ()))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), ()])
+def test_leaves_without_entries_and_scalars(shape):
+    weights = np.ones(shape, np.float32)
+    again, mask = from_csr(to_csr(weights, weights > 0))
+    assert again.shape == mask.shape == shape and bits(again) == bits(weights)
+    assert to_csr(weights, weights > 0).matrix_shape == {(0, 3): (3, 0), (3, 0): (0, 3)}.get(
+        shape, (weights.size, 1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from jaxsparse.distributions import (
     uniform,
     with_overrides,
 )
+from jaxsparse.types import KernelAxes
 
 
 def resnet50():
@@ -121,6 +122,49 @@ def test_erdos_renyi_ignores_the_kernel_size():
     # raw (8 + 4) / (8 * 4) = 3/8 for both
     densities = erdos_renyi()({"conv": (3, 3, 8, 4), "fc": (8, 4)}, 0.3)
     assert densities == pytest.approx({"conv": 0.3, "fc": 0.3})
+
+
+# Case 8: 768 x 768 by either of its shapes, beside a matrix of 768 x 3072.
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [("q", (768, 12, 64)), ("attn/out/kernel", (12, 64, 768)), ("q", (768, 768))],
+)
+def test_an_attention_kernel_counts_as_the_matrix_that_it_is(path, shape):
+    shapes = {path: shape, "mlp": (768, 3072)}
+    for distribution in (erk(), erdos_renyi()):
+        # raw 2 / 768 and 5 / 3072, 8 to 5; sizes 1 to 4: (8 + 20) eps = .1 (1 + 4)
+        densities = distribution(shapes, 0.1)
+        assert densities == pytest.approx({path: 8 * 0.5 / 28, "mlp": 5 * 0.5 / 28})
+        assert round(densities[path], 3) == 0.143
+
+
+def test_given_axes_decide_what_a_kernel_is():
+    shapes = {"mix": (3, 8, 32), "fc": (8, 32), "conv": (3, 3, 8, 16)}
+    stack = {"mix": KernelAxes((1,), (2,), (), (0,))}
+    plain = {"fc": (8, 32), "conv": (3, 3, 8, 16)} | {f"mix{i}": (8, 32) for i in range(3)}
+    for make in (erk, erdos_renyi):
+        found, unrolled = make(axes=stack)(shapes, 0.2), make()(plain, 0.2)
+        assert found == pytest.approx({p: unrolled["mix0" if p == "mix" else p] for p in shapes})
+        assert found == pytest.approx(stacked(make(axes=stack), {"mix": 1})(shapes, 0.2))
+    assert erk()(shapes, 0.2) != pytest.approx(erk(axes=stack)(shapes, 0.2))
+    with pytest.raises(ValueError, match=r"axes at fc \(8, 32\): .* each of its 2 axes once"):
+        erk(axes={"fc": KernelAxes((0,), (2,))})(shapes, 0.2)
+
+
+def test_erdos_renyi_of_a_convolution_with_its_outputs_first():
+    """Equinox and PyTorch name it weight."""
+    flax = {"conv/kernel": (3, 3, 8, 4), "fc/kernel": (8, 32)}
+    theirs = {"conv/weight": (4, 8, 3, 3), "fc/weight": (32, 8)}
+    for make in (erk, erdos_renyi):
+        assert list(make()(theirs, 0.3).values()) == list(make()(flax, 0.3).values())
+
+
+def test_densities_of_usual_shapes_are_what_they_were():
+    """To the bit: before, a kernel counted by the set of its dimensions."""
+    sums = {path: sum(shape) / math.prod(shape) for path, shape in RESNET50.items()}
+    size = {path: math.prod(shape) for path, shape in RESNET50.items()}
+    eps = 0.05 * sum(size.values()) / sum(sums[p] * size[p] for p in size)
+    assert erk()(RESNET50, 0.05) == {path: eps * raw for path, raw in sums.items()}
 
 
 shapes_drawn = st.lists(

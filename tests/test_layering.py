@@ -13,7 +13,7 @@ import jaxsparse
 ROOT = Path(jaxsparse.__file__).parent
 
 # What each module may import: types <- {keys, paths} <- masks <- {distributions, ...} <- ... .
-CORE = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks"}
+CORE = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
 TOOLS = CORE | {"distributions", "schedules", "scores", "selection", "groups", "ranking"}
 STEPS = TOOLS | {"timetable"}
 STARTS = STEPS | {"patterns", "budget"}
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "comparable": set(),
     "overwritten": {"types"},
     "masks": {"types", "paths"},
+    "axes": {"types", "paths"},
     "distributions": CORE,
     "schedules": CORE,
     "groups": {"types"},
@@ -42,6 +43,9 @@ MAY_IMPORT = {
     "timetable": TOOLS,
     "stages": STEPS,
     "jaxprs": set(),
+    "axis_views": {"types"},
+    "axis_operations": {"types", "jaxprs", "axis_views"},
+    "traced_axes": CORE | {"jaxprs", "axis_views", "axis_operations"},
     "owners": set(),
     "products": set(),
     "flops": CORE | {"jaxprs", "owners", "products"},

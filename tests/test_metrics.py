@@ -64,8 +64,8 @@ def test_summary_as_numbers():
     masks = masks_with(18, 400)
     summary = jaxsparse.summary(PARAMS, masks)
     assert summary.layers == (
-        LayerSummary("conv/kernel", (3, 3, 1, 4), 18, 36, DeadChannels(0, 0)),
-        LayerSummary("fc/kernel", (40, 100), 400, 4000, DeadChannels(36, 0)),
+        LayerSummary("conv/kernel", (3, 3, 1, 4), 18, 36, DeadChannels(0, 0), 4),
+        LayerSummary("fc/kernel", (40, 100), 400, 4000, DeadChannels(36, 0), 100),
     )
     assert [layer.density for layer in summary.layers] == [0.5, 0.1]
     assert (summary.num_active, summary.num_prunable, summary.num_other) == (418, 4036, 104)
@@ -116,16 +116,56 @@ def test_dead_channels_by_eye(mask, num_in, num_out):
     ("conv", "fc", "alarms"),
     [
         (4, 100, []),
-        (3, 100, ["conv/kernel: 3 weights are left for 4 outputs"]),
+        (3, 100, ["conv/kernel: 3 weights are left, and none reaches 1 of 4 outputs"]),
         (
             0,
             99,
-            ["conv/kernel: no weight is left", "fc/kernel: 99 weights are left for 100 outputs"],
+            [
+                "conv/kernel: no weight is left",
+                "fc/kernel: 99 weights are left, and none reaches 1 of 100 outputs",
+            ],
         ),
     ],
 )
 def test_alarms_name_the_layers_near_empty(conv, fc, alarms):
     assert jaxsparse.summary(PARAMS, masks_with(conv, fc)).alarms == alarms
+
+
+# Case 10: attention kernels, whose outputs are those of all heads; and other layouts.
+@pytest.mark.parametrize(
+    ("path", "shape", "active", "alarm", "dead"),
+    [
+        ("attn/query", (768, 12, 64), np.s_[:128, 3, 5], "767 of 768", (640, 767)),
+        ("attn/query", (768, 12, 64), np.s_[7, 3], "704 of 768", (767, 704)),
+        ("attn/query", (768, 12, 64), np.s_[7], None, (767, 0)),
+        ("attn/out", (12, 64, 768), np.s_[2, 5, :128], "640 of 768", (767, 640)),
+        ("fc", (768, 768), np.s_[:100, :100], "668 of 768", (668, 668)),  # 10,000 weights
+        ("conv", (3, 3, 4, 8), np.s_[1, 1, :, :6], "2 of 8", (0, 2)),
+    ],
+)
+def test_alarms_count_the_outputs_that_no_weight_reaches(path, shape, active, alarm, dead):
+    mask = np.zeros(shape, bool)
+    mask[active] = True
+    masks = {path: {"kernel": mask}}
+    (layer,) = jaxsparse.summary(masks, masks).layers
+    expected = f"{path}/kernel: {mask.sum():,} weights are left, and none reaches {alarm} outputs"
+    assert layer.alarm == (alarm and expected)
+    assert layer.dead == dead
+
+
+def test_channels_by_given_axes():
+    mask = np.zeros((2, 3, 4), bool)
+    mask[0, 1, 2] = mask[0, 1, 3] = mask[1, 2, 2] = True
+    masks = {"mix": {"kernel": mask}}
+    stack = {"mix/kernel": jaxsparse.KernelAxes((1,), (2,), (), (0,))}
+    (layer,) = jaxsparse.summary(masks, masks, axes=stack).layers
+    assert (layer.dead, layer.num_outputs) == ((2 + 2, 2 + 3), 8)
+    assert dead_channels(mask, jaxsparse.KernelAxes((0, 1), (2,))) == (4, 2)
+    assert dead_channels(mask) == (1, 2)
+    weight = {"weight": np.eye(3, 5, dtype=bool)}  # Equinox's (out, in)
+    assert jaxsparse.summary(weight, weight).dead == (2, 0)
+    with pytest.raises(ValueError, match="axes at mix/kernel .* must name each of its 3 axes once"):
+        jaxsparse.summary(masks, masks, axes={"mix/kernel": jaxsparse.KernelAxes((0,), (1,))})
 
 
 def test_alarms_of_a_scalar_and_of_a_leaf_without_entries():

@@ -13,7 +13,7 @@ from jaxsparse.groups import from_units, pool, to_units
 from jaxsparse.patterns import groups_of
 from jaxsparse.ranking import best_in_groups
 from jaxsparse.stages import exchange
-from jaxsparse.types import Groups, Row
+from jaxsparse.types import Groups, KernelAxes, Row
 
 NAN, INF = np.nan, np.inf
 HALF = (jnp.int32(1), jnp.int32(2))
@@ -63,6 +63,91 @@ def picture(mask):
 def test_how_leaves_are_cut(pattern, shape, split, axes):
     groups = pattern.cut(shape)
     assert (groups.split, groups.axes) == (split, axes)
+
+
+# Case 9, and what else has its inputs and outputs elsewhere.
+@pytest.mark.parametrize(
+    ("pattern", "path", "shape", "split", "axes"),
+    [
+        (TWO_OF_FOUR, "q/kernel", (768, 12, 64), (192, 4, 12, 64), (1,)),
+        (TWO_OF_FOUR, "out/kernel", (12, 64, 768), (192, 4, 768), (1,)),
+        (TWO_OF_FOUR, "out/kernel", (2, 6, 8), (3, 4, 8), (1,)),  # 6 alone is no multiple
+        (TWO_OF_FOUR, "q/kernel", (3, 16, 2, 8), (3, 4, 4, 2, 8), (2,)),  # a stack
+        (TWO_OF_FOUR, "DenseGeneral_0/kernel", (16, 2, 32), (4, 4, 2, 32), (1,)),
+        (TWO_OF_FOUR, "fc/weight", (5, 8), (5, 2, 4), (2,)),
+        (TWO_OF_FOUR, "conv/weight", (5, 8, 3, 3), (5, 2, 4, 3, 3), (2,)),
+        (jaxsparse.n_of_m(2, 4, axis=-2), "q/kernel", (768, 12, 64), (768, 3, 4, 64), (2,)),
+        (jaxsparse.block((4, 2)), "q/kernel", (16, 2, 8), (4, 4, 8, 2), (1, 3)),
+        (jaxsparse.block((4, 2)), "out/kernel", (2, 8, 16), (4, 4, 8, 2), (1, 3)),
+        (jaxsparse.block((4, 2)), "conv/weight", (6, 4, 3, 3), (3, 2, 9, 4), (1, 3)),
+        (jaxsparse.channels(), "q/kernel", (16, 2, 8), (16, 2, 8), (0,)),
+        (jaxsparse.channels(), "out/kernel", (2, 8, 16), (2, 8, 16), (0, 1)),
+        (jaxsparse.channels("inputs"), "q/kernel", (16, 2, 8), (16, 2, 8), (1, 2)),
+        (jaxsparse.channels("inputs"), "out/kernel", (2, 8, 16), (2, 8, 16), (2,)),
+        (jaxsparse.channels("inputs"), "conv/kernel", (3, 3, 2, 5), (3, 3, 2, 5), (0, 1, 3)),
+        (jaxsparse.channels(), "conv/weight", (6, 4, 3, 3), (6, 4, 3, 3), (1, 2, 3)),
+        (jaxsparse.channels(-1), "q/kernel", (16, 2, 8), (16, 2, 8), (0, 1)),
+    ],
+)
+def test_groups_follow_the_axes_of_a_leaf(pattern, path, shape, split, axes):
+    groups = groups_of([("", pattern)], {path: shape})[path]
+    assert (groups.split, groups.axes) == (split, axes)
+
+
+def as_rows(x, axes):
+    """A leaf as the matrices that it is: [everything but inputs, inputs], NumPy."""
+    order = (*axes.batch, *axes.outputs, *axes.window, *axes.inputs)
+    return np.transpose(x, order).reshape(-1, np.prod([x.shape[axis] for axis in axes.inputs]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ((0,), (1, 2), (), (3,)),
+        ((1, 2), (0,), (3,), ()),
+        ((0, 2), (1, 3), (), ()),
+        ((3,), (0,), (1,), (2,)),
+        ((1, 2, 3), (), (), (0,)),
+    ],
+)
+def test_given_axes_go_before_the_rules(given):
+    given = KernelAxes(*given)
+    params = drawn(0, {"kernel": jax.ShapeDtypeStruct((4, 4, 4, 4), jnp.float32)})
+    axes = {"kernel": given}
+    masks = jaxsparse.pattern_masks(params, jaxsparse.n_of_m(2, 4, axes=axes))
+    weights, kept = (as_rows(np.abs(x["kernel"]), given).reshape(-1, 4) for x in (params, masks))
+    assert (kept.sum(1) == 2).all()
+    assert (np.where(kept, weights, np.inf).min(1) > np.where(kept, -np.inf, weights).max(1)).all()
+    if given.outputs:
+        summed = given._replace(inputs=tuple(sorted((*given.inputs, *given.window))), window=())
+        masks = jaxsparse.pattern_masks(params, jaxsparse.channels(axes=axes), sparsity=0.5)
+        assert {*as_rows(np.asarray(masks["kernel"]), summed).mean(1)} == {0, 1}
+        pairs = jaxsparse.block((2, 1), axes=axes)
+        masks = jaxsparse.pattern_masks(params, pairs, sparsity=0.5)
+        assert {*as_rows(np.asarray(masks["kernel"]), summed).reshape(-1, 2).sum(1)} == {0, 2}
+        jaxsparse.check_pattern(masks, pairs)
+
+
+def test_axes_that_do_not_go_with_a_pattern():
+    shapes = {"kernel": (8, 16)}
+    with pytest.raises(
+        ValueError, match="leaf kernel .*: axes at kernel .* each of its 2 axes once"
+    ):
+        groups_of([("", jaxsparse.n_of_m(2, 4, axes={"kernel": KernelAxes((0,), (0,))}))], shapes)
+    none = {"kernel": KernelAxes((), (0, 1))}
+    with pytest.raises(ValueError, match="leaf kernel .*: it has no axis of inputs"):
+        groups_of([("", jaxsparse.n_of_m(2, 4, axes=none))], shapes)
+    with pytest.raises(ValueError, match="leaf kernel .*: it has no axis of inputs"):
+        groups_of([("", jaxsparse.channels("inputs", axes=none))], shapes)
+    with pytest.raises(
+        ValueError, match="leaf out/kernel .*: its size 6 along axis -3, -2 is no mu"
+    ):
+        groups_of([("", TWO_OF_FOUR)], {"out/kernel": (2, 3, 8)})
+
+
+def test_a_cut_of_ones_own_sees_the_shape():
+    mine = jaxsparse.Pattern("mine", lambda shape: Groups("mine", shape, (0,)))
+    assert groups_of([("", mine)], {"q/kernel": (8, 2, 4)})["q/kernel"].axes == (0,)
 
 
 def test_rows_of_a_convolution_go_by_input_channel_then_width_then_height():
@@ -479,7 +564,8 @@ def test_check_pattern_takes_masks_only():
         (lambda: jaxsparse.channels("out"), "channels: axis 'out' must be a whole number"),
         (lambda: jaxsparse.channels(True), "channels: axis True must be a whole number"),
         (lambda: jaxsparse.n_of_m(2, 4, axis=1.0), "n_of_m: axis 1.0 must be a whole number"),
-        (lambda: jaxsparse.n_of_m(2, 4, axis=None), "n_of_m: axis None must be a whole number"),
+        (lambda: jaxsparse.n_of_m(2, 4, axis="in"), "n_of_m: axis 'in' must be a whole number"),
+        (lambda: jaxsparse.block(4, 4, axes={"a": (0, 1)}), "axes at a: .* must be KernelAxes"),
         (lambda: jaxsparse.n_of_m(np.True_, 4), "n_of_m: (np.)?True_? must be a whole number"),
     ],
 )

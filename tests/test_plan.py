@@ -175,6 +175,26 @@ def test_estimates_follow_the_fan_in_and_keep_to_the_counts():
     assert sparse.plan(params).rows[-1].layers == {"a/kernel": 5, "b/kernel": 2}
 
 
+def test_the_fan_in_is_that_of_the_product():
+    """Leaves of one matrix each, in four layouts, keep as many of their weights."""
+    shapes = {
+        "q/kernel": (16, 2, 8),
+        "out/kernel": (2, 8, 16),
+        "fc/kernel": (16, 16),
+        "fc/weight": (16, 16),
+        "heads/kernel": (2, 16, 8),
+        "wide/kernel": (4, 64),
+    }
+    params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
+    method = jaxsparse.gmp(sparsity=0.75, total_steps=8, update_interval=1)
+    axes = {"heads/kernel": jaxsparse.KernelAxes((1,), (0, 2))}
+    layers = method.plan(params, axes=axes).rows[-1].layers
+    matrices = [layers[path] for path in shapes][:-1]
+    assert max(matrices) - min(matrices) <= 1 and layers["wide/kernel"] > max(matrices)
+    # Taken for a convolution of two taps, an output would sum over 32.
+    assert method.plan(params).rows[-1].layers["heads/kernel"] < min(matrices)
+
+
 @pytest.mark.parametrize(
     ("make", "name", "dense_gradient"),
     [

@@ -8,8 +8,9 @@ the order of `Csr`, and which they are in the smaller of two forms:
     bits    "Dense_0/kernel.bits", one bit per weight in the order of `Csr`, packed by np.packbits
 
 With 16-bit indices csr is the smaller one below a density of about 1/16, with 8-bit ones below 1/8.
-The entry "jaxsparse" of the file's metadata holds the form and shape of every such leaf, and
-checksums of everything that `load_safetensors` returns.
+The entry "jaxsparse" of the file's metadata holds the form and shape of every such leaf, its output
+axes if they are others than the last one, and checksums of everything that `load_safetensors`
+returns (see description.py).
 """
 
 import json
@@ -22,8 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.export.description import KEY, Sparse, describe, described
-from jaxsparse.export.sizes import Form, LeafSize, SizeReport
+from jaxsparse.axes import AxesByPath, axes_of
+from jaxsparse.csr import to_csr
+from jaxsparse.export.description import KEY, SparseLeaf, describe, described
+from jaxsparse.export.sizes import LeafSize, SizeReport
 from jaxsparse.export.tensors import assembled, compressed
 from jaxsparse.flat_state import nested, renamed
 from jaxsparse.masks import check_masks, dense_masks
@@ -57,6 +60,7 @@ def save_safetensors(
     masks: PyTree | None = None,
     *,
     metadata: Mapping[str, str] | None = None,
+    axes: AxesByPath | None = None,
 ) -> SizeReport:
     """Writes a model and returns how large it is; print the result for a table.
 
@@ -74,6 +78,8 @@ def save_safetensors(
         shape ().
       masks: bool, the structure and shapes of params, or None.
       metadata: strings to keep in the file's header, under any name but "jaxsparse".
+      axes: what the outputs of a leaf are, by path, as in `to_csr_tree`. It changes the order of
+        the values in the file, and nothing of what is read back.
 
     Raises:
       ImportError: safetensors is not installed.
@@ -95,17 +101,18 @@ def save_safetensors(
     masks = check_masks(masks, params)
     tensors: dict[str, np.ndarray] = {}
     rows: list[LeafSize] = []
-    sparse: dict[str, tuple[Form, tuple[int, ...]]] = {}
+    sparse: dict[str, SparseLeaf] = {}
     by_path = leaves_by_path(masks)
     for name, leaf in leaves_by_path(params).items():
         weights, mask = _array(name, leaf), np.asarray(by_path[name])
-        form, parts = compressed(weights, mask)
+        csr = None if mask.all() else to_csr(weights, mask, axes_of(name, mask.shape, axes or {}))
+        form, parts = compressed(weights, mask, csr)
         for suffix, part in parts.items():
             if name + suffix in tensors or name == "__metadata__":  # which is the header's own
                 raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
             tensors[name + suffix] = part
-        if form != "dense":
-            sparse[name] = form, weights.shape
+        if csr is not None:
+            sparse[name] = SparseLeaf(form, weights.shape, csr.outputs)
         stored = sum(part.nbytes for part in parts.values())
         num_active = int(np.count_nonzero(mask))
         rows.append(LeafSize(name, mask.shape, form, num_active, mask.size, weights.nbytes, stored))
@@ -150,8 +157,8 @@ def load_safetensors(
         raise ValueError(f"{path}: {error}") from None
 
 
-def _parsed(data: bytes) -> tuple[dict[str, np.ndarray], Sparse]:
-    """All tensors by name, and the form and shape of the sparse leaves."""
+def _parsed(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, SparseLeaf]]:
+    """All tensors by name, and what the metadata say of the sparse leaves."""
     package = _safetensors()
     try:
         entries = package.deserialize(data)
@@ -164,7 +171,7 @@ def _parsed(data: bytes) -> tuple[dict[str, np.ndarray], Sparse]:
         flat = np.frombuffer(entry["data"], jnp.dtype(_DTYPES[entry["dtype"]]))
         tensors[name] = flat.reshape(entry["shape"])
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, described(header.get("__metadata__", {}), tensors)
+    return tensors, described(header.get("__metadata__") or {}, tensors)
 
 
 def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:

@@ -149,14 +149,17 @@ SUMMARY = dict.fromkeys(
 def test_alarms_come_first_in_the_description():
     alarms = [
         "Conv_0/kernel: no weight is left",
-        "Dense_1/kernel: 3 weights are left for 84 outputs",
+        "Dense_1/kernel: 3 weights are left, and none reaches 81 of 84 outputs",
     ]
     lines = report.describe(SUMMARY | {"alarms": alarms}).splitlines()
     assert lines[0] == "warning         Conv_0/kernel: no weight is left"
-    assert lines[1] == "warning         Dense_1/kernel: 3 weights are left for 84 outputs"
+    assert (
+        lines[1]
+        == "warning         Dense_1/kernel: 3 weights are left, and none reaches 81 of 84 outputs"
+    )
     assert "warning" not in report.describe(SUMMARY)
     # Of many thin layers two, and after what is worse.
-    thin = [f"{i}/kernel: 3 weights are left for 84 outputs" for i in range(9)]
+    thin = [f"{i}/kernel: 3 weights are left, and none reaches 81 of 84 outputs" for i in range(9)]
     lines = report.describe(SUMMARY | {"alarms": [*thin, "the network is cut"]}).splitlines()
     assert [line[16:] for line in lines[:4]] == [
         "the network is cut",

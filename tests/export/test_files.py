@@ -1,7 +1,9 @@
 """safetensors files: exact round trips, sizes, one clear error for everything else."""
 
+import base64
 import json
 import sys
+import zlib
 
 import hypothesis.strategies as st
 import jax
@@ -13,6 +15,7 @@ from hypothesis import given
 
 from jaxsparse.export import load_safetensors, save_safetensors
 from jaxsparse.masks import apply_masks, dense_masks
+from jaxsparse.types import KernelAxes
 from tests.leaves import bits, leaves, masked
 from tests.trees import FIXED, every_other, fill
 
@@ -102,6 +105,60 @@ def test_containers_come_from_like(path):
     assert bits(nested["blocks"]["0"]["kernel"]) == bits(params["blocks"][0].kernel)
 
 
+# query/kernel (4, 2, 3), every fifth weight, and out/kernel (2, 3, 4), as format 1 had them.
+OLD = zlib.decompress(
+    base64.b85decode(
+        "c-obaL2kk@5Jk-mIK!+*Kw^-hY+AbD2CQ%txxx`pAi;JJD6*6Vhv67GTF1#IRTc$H)_6QK?|-`)v36CErYB|PR$7^"
+        "+5La-JH&aM$6vR*oxGHV-`B^|5pn$GI303maPJfg>t7DgExjxZJ!1vx70ls@D3*Wp6k>fmZbag3}zP~y)M;c6=bKtN"
+        "iH@V7Vsf;(fwfDjsUGWgG8}xDsLi?aR%Z#$rxtU=^`hVpA#Vm%H2*Z}sGvjUd8SAKr;6p?hArA&#-lgyWIsK?(to~r"
+        "ES$46eIHTQsGWJ~7Z1fm^{Q|zln~V"
+    )
+)
+
+
+def attention(every):
+    """Params and masks of an attention's query and out, every so many weights active."""
+    shapes = {"query": (4, 2, 3), "out": (2, 3, 4)}
+    of_one = lambda make: {name: {"kernel": make(name, shape)} for name, shape in shapes.items()}
+    return (
+        of_one(lambda name, shape: np.arange(1, 25, dtype=np.float32).reshape(shape)),
+        of_one(lambda name, shape: np.arange(24).reshape(shape) % every[name] == 0),
+    )
+
+
+def test_files_of_the_first_format_load_as_before(path):
+    assert b'\\"version\\":1,' in OLD
+    path.write_bytes(OLD)
+    params, masks = attention({"query": 5, "out": 23})
+    assert_same(load_safetensors(path), (jax.tree.map(masked, params, masks), masks))
+
+
+@pytest.mark.parametrize("every", [5, 23])
+@pytest.mark.parametrize("axes", [None, {"out/kernel": KernelAxes((0, 2), (1,))}])
+def test_files_of_kernels_with_other_outputs_are_of_the_second_format(path, every, axes):
+    params, masks = attention({"query": every, "out": every})
+    save_safetensors(path, params, masks, axes=axes)
+    assert_same(load_safetensors(path), (jax.tree.map(masked, params, masks), masks))
+    with safetensors.safe_open(path, "np") as file:
+        described = json.loads(file.metadata()["jaxsparse"])
+        values = file.get_tensor("query/kernel.values")
+    assert described["version"] == 2
+    outputs = {name: leaf.get("outputs") for name, leaf in described["sparse"].items()}
+    assert outputs == {"query/kernel": [1, 2], "out/kernel": axes and [1]}
+    by_output = np.moveaxis(masked(params["query"]["kernel"], masks["query"]["kernel"]), 0, -1)
+    np.testing.assert_array_equal(values, by_output[by_output != 0])
+
+
+def test_files_without_such_leaves_are_of_the_first_format(path):
+    """Such as an attention whose query is dense; `out` has its outputs last."""
+    params, masks = attention({"query": 1, "out": 23})
+    save_safetensors(path, params, masks)
+    with safetensors.safe_open(path, "np") as file:
+        text = file.metadata()["jaxsparse"]
+    out = '{"form":"bits","shape":[2,3,4]}'
+    assert text.startswith(f'{{"version":1,"sparse":{{"out/kernel":{out}}},"crc32":"')
+
+
 def test_params_that_are_one_array_come_back_as_one(path):
     params, masks = np.arange(6.0).reshape(2, 3), np.eye(2, 3, dtype=bool)
     save_safetensors(path, params, masks)
@@ -158,7 +215,13 @@ def describe_head(**entries):
         (describe_head(shape=[2, -2]), "metadata 'jaxsparse' cannot be understood"),
         (describe_head(form="coo"), "metadata 'jaxsparse' cannot be understood"),
         (describe(sparse=[]), "metadata 'jaxsparse' cannot be understood"),
-        (describe(version=2), "written in format 2; this jaxsparse reads up to 1"),
+        (describe(version=3), "written in format 3; this jaxsparse reads up to 2"),
+        (describe_head(outputs=[1, 0]), r"head/kernel: outputs \(1, 0\) must be axes of \(2, 2\)"),
+        (
+            describe_head(outputs=[2]),
+            r"head/kernel: outputs \(2,\) must be axes of \(2, 2\), rising",
+        ),
+        (describe_head(outputs=3), "metadata 'jaxsparse' cannot be understood"),
         (put("fc", np.ones(2)), "fc/(bias|kernel) is inside the leaf fc, so no nested dict can"),
         (put("fc/bias/x", np.ones(2)), "fc/bias/x is inside the leaf fc/bias, so no nested dict"),
     ],
