@@ -185,6 +185,10 @@ REFUSED = {
     "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "optax.lookahead steps two copies"),
     "sm3": (optax.sm3(0.1), "cannot tell which parts of this optimizer's state"),
     "lbfgs": (optax.lbfgs(0.1), "cannot tell which parts of this optimizer's state"),
+    "a line search": (
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
+        "cannot tell which parts of this optimizer's state",
+    ),
     "flatten": (optax.flatten(ADAM), "cannot tell which parts of this optimizer's state"),
     "acprop": (ACPROP, f"acprop {EARLY}, so that a weight that an event grows .*; take optax.adab"),
     "acprop by itself": (contrib.scale_by_acprop(), f"optax.contrib.acprop {EARLY}"),

@@ -1,13 +1,13 @@
 """A whole state restored, for a run to go on from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsparse.checkpoint.earlier import added_since
 from jaxsparse.checkpoint.errors import raise_if_of_system, reason
 from jaxsparse.checkpoint.files import read_arrays, read_contents
-from jaxsparse.checkpoint.names import fields_by_fit
+from jaxsparse.checkpoint.names import fields, fields_by_fit
 from jaxsparse.checkpoint.steps import StrPath, set_aside, steps
 from jaxsparse.flat_state import (
     Record,
@@ -83,7 +83,7 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
         try:
             check_fits(known, like, name=name)
         except ValueError as error:
-            raise ValueError(f"{error}; {_advice(known, like)}") from None
+            raise ValueError(f"{error}; {_advice(known, like, saved=records)}") from None
         try:
             values = read_arrays(folder, step, records)
         except Exception as error:
@@ -97,9 +97,10 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
     return None
 
 
-def _advice(records: Mapping[str, Record], state: PyTree) -> str:
+def _advice(known: Mapping[str, Record], state: PyTree, *, saved: Iterable[str]) -> str:
     """Who saved a checkpoint that does not fit, and what of it can be taken over all the same."""
-    fit, differ = fields_by_fit(records, state)
+    fit, differ = fields_by_fit(known, state)
+    fit = [name for name in fit if name in fields(saved)]
     if not fit:
         return "another model or optimizer saved it"
     who = "another optimizer" if differ == ["opt_state"] else "another model or optimizer"

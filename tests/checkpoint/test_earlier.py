@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
@@ -40,6 +41,10 @@ def test_a_train_state_of_before_events_were_counted_goes_on(tmp_path):
     assert [int(x) for x in back.events] == [UNKNOWN, UNKNOWN]
     assert int(back.event_metrics.num_left_out) == 0
     assert back.summary().notes == ()
+    # They are no part that could be taken over by name.
+    with pytest.raises(ValueError, match="saved it, but batch_stats, .*, step fit:") as raised:
+        restore_checkpoint(tmp_path, train_state(tx=optax.sgd(0.1)))
+    assert " events" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["num_other", "taken", "num_taken/more"])
