@@ -6,7 +6,7 @@ Three things may: the class of the module that holds it, the name of that module
 of its own name (token_embed_weight). Names are read as words, so "normal" is no norm and
 "embedding_to_hidden" no embedding. `tests/test_names.py` has the names of thirty kinds of network.
 
-The embedding of an image's patches is a convolution or a projection of pixels, pruned like any first
+The embedding of an image's patches is a convolution or projection of pixels, pruned like any first
 layer; so is an output layer (head, lm_head, classifier). SViTE prunes both (Chen et al. 2021,
 "Chasing Sparsity in Vision Transformers"), and leaves out positions and class tokens.
 """
