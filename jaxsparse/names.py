@@ -4,7 +4,11 @@ A leaf is a weight if its own name is one of those that libraries give to what t
 (kernel, weight, w, weight_ih, recurrent_kernel) and nothing tells it apart as a table or a norm.
 Three things may: the class of the module that holds it, the name of that module, and a first part
 of its own name (token_embed_weight). Names are read as words, so "normal" is no norm and
-"embedding_to_hidden" no embedding. `tests/test_names.py` has the names of some twenty libraries.
+"embedding_to_hidden" no embedding. `tests/test_names.py` has the names of thirty kinds of network.
+
+The embedding of an image's patches is a convolution or projection of pixels, pruned like any first
+layer; so is an output layer (head, lm_head, classifier). SViTE prunes both (Chen et al. 2021,
+"Chasing Sparsity in Vision Transformers"), and leaves out positions and class tokens.
 """
 
 import re
