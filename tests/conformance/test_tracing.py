@@ -55,7 +55,8 @@ def test_shapes_are_known_without_computing(name, dtype, key):
         chex.assert_trees_all_equal_structs(tree, params)
         chex.assert_trees_all_equal_shapes(tree, params)
         assert all(leaf.dtype == jnp.bool_ for leaf in jax.tree.leaves(tree))
-    assert [(x.shape, x.dtype) for x in event.metrics] == [((4,), jnp.int32)] * 5
+    metrics = [(x.shape, x.dtype) for x in event.metrics]
+    assert metrics == [((4,), jnp.int32)] * 5 + [((), jnp.int32)]
     if dtype == jnp.float32:
         params = fill(FIXED, 0)
         real = init(method, key, params)
