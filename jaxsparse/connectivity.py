@@ -106,13 +106,13 @@ def live_weights(
 
     Exact for networks of products with parameters, sums, activations, norms that use running
     statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. So are
-    kernels that are made from several leaves: joined, scaled, normalised, or added to a constant,
-    which leaves a path open where the leaf is pruned. A value
-    computed from several data counts as depending on all of them (a gate that is closed by dead
-    weights closes nothing here), as does everything in a loop (`lax.scan`, `lax.cond`), and norms
-    of the batch or the layer join what they average: there it may call a dead weight live, never
-    a live one dead. Parameters that are only added, such as biases, start no path; where they are
-    prunable they are not live.
+    kernels made from several leaves that are joined, scaled or added up. A kernel may be other than
+    0 where its leaf is pruned, because of a constant or an exponential, say: it is open there. A
+    value computed from several data counts as depending on all of them (a gate that is closed by
+    dead weights closes nothing here), as does everything in a loop or branch (`lax.scan`,
+    `lax.cond`) or a ragged product, and norms of the batch or the layer join what they average:
+    there it may call a dead weight live, never a live one dead. Parameters that are only added,
+    such as biases, start no path; where they are prunable they are not live.
 
     Args:
       forward: function of (params, *inputs), such as

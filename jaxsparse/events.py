@@ -19,7 +19,7 @@ class EventCounts(NamedTuple):
 
     Attributes:
       num_taken: int32[].
-      num_left_out: int32[], those on a step whose gradient was not finite.
+      num_left_out: int32[], those asked for on a step whose gradient was not finite.
     """
 
     num_taken: jax.Array
@@ -61,12 +61,13 @@ def event_notes(
     """
     taken, left_out, due = int(events.num_taken), int(events.num_left_out), num_due(method, step)
     notes = []
-    if 0 <= taken + left_out < due:
+    left_out = min(left_out, due - taken)  # others were taken at a later step
+    if taken >= 0 and taken + left_out < due:
         notes.append(
-            f"{taken + left_out} of the {due} events due by step {step:,} were taken; the loop has "
-            "to pass event=method.is_due(n)"
+            f"{taken} of the {due} events due by step {step:,} were taken; the loop has to pass "
+            "event=method.is_due(n)"
         )
-    if left_out > 0:
+    if taken >= 0 and left_out > 0:
         notes.append(
             f"{left_out} of {due} events were left out, because the gradient was not finite"
         )

@@ -49,7 +49,7 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
         raise ValueError("state has no leaf with entries, there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
     records = {
-        name: Record(_dtype(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
+        name: Record(dtype_of(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
         for name, leaf in leaves.items()
     }
     return arrays, records
@@ -85,10 +85,10 @@ def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> No
         like="the state at hand",
     )
     for path, leaf in ours.items():
-        if records[path].dtype != _dtype(leaf):
+        if records[path].dtype != dtype_of(leaf):
             raise ValueError(
                 f"{name} at {path} has dtype {records[path].dtype}, the state at hand has "
-                f"{_dtype(leaf)}"
+                f"{dtype_of(leaf)}"
             )
 
 
@@ -113,30 +113,6 @@ def check_leaves(state: PyTree) -> dict[str, Any]:
 def checksum(array: jax.Array | np.ndarray) -> int:
     """Returns the CRC-32 of the array's bytes in C order."""
     return zlib.crc32(np.asarray(array).tobytes())
-
-
-def under(names: Iterable[str], field: str) -> dict[str, str]:
-    """Returns the paths under the outermost field or key `field`: below it -> in the state.
-
-    Raises:
-      ValueError: there is none, or more than one equally far out.
-
-    >>> under(["step", "run/masks/a/kernel", "run/old/masks/a/kernel"], "masks")
-    {'a/kernel': 'run/masks/a/kernel'}
-    """
-    names = list(names)
-    split = [(name, name.split("/")) for name in names]
-    above = {tuple(parts[: parts.index(field)]) for _, parts in split if field in parts}
-    outermost = [head for head in above if len(head) == min(map(len, above))]
-    if len(outermost) != 1:
-        tops = ", ".join(sorted({parts[0] for _, parts in split}))
-        raise ValueError(f"there are {len(outermost)} outermost {field} in {tops}, expected one")
-    head = (*outermost[0], field)
-    return {
-        "/".join(parts[len(head) :]): name
-        for name, parts in split
-        if tuple(parts[: len(head)]) == head
-    }
 
 
 def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict[str, T]:
@@ -194,6 +170,44 @@ def nested(leaves: Mapping[str, Any]) -> Any:
     return tree
 
 
+def placed(
+    value: np.ndarray, record: Record, like: Any = None, *, name: str
+) -> jax.Array | np.ndarray:
+    """Returns a leaf of values from `flatten` as an array of its own dtype.
+
+    Args:
+      value: on the host.
+      record: of the leaf.
+      like: an array or `jax.ShapeDtypeStruct` with the sharding to take; anything else has none.
+      name: of the leaf, for the error.
+
+    Returns:
+      A JAX array on the default device or sharded as `like`; NumPy's if JAX would cut it to 32
+      bits.
+
+    Raises:
+      ValueError: a key of a kind that JAX does not have.
+    """
+    sharding = sharding_of(like)
+    if record.dtype.startswith("key<"):
+        kinds = ("threefry2x32", "rbg", "unsafe_rbg")
+        by_dtype = {dtype_of(jax.random.key(0, impl=kind)): kind for kind in kinds}
+        if record.dtype not in by_dtype:
+            raise ValueError(f"{name} has dtype {record.dtype}, none of {', '.join(by_dtype)}")
+        key = jax.random.wrap_key_data(jnp.asarray(value), impl=by_dtype[record.dtype])
+        return jax.device_put(key, sharding)
+    if jnp.result_type(value) != value.dtype:
+        return value
+    return jax.device_put(value, sharding, may_alias=False)
+
+
+def sharding_of(leaf: Any) -> Any:
+    """Returns the sharding of an array that is committed to it, or that a shape names, or None."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.sharding
+    return leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+
+
 def _heads(path: str) -> Iterator[str]:
     """The paths above: "a" and "a/b" of "a/b/c"."""
     return (path[:end] for end, character in enumerate(path) if character == "/")
@@ -213,7 +227,8 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _dtype(leaf: Any) -> str:
+def dtype_of(leaf: Any) -> str:
+    """Returns the dtype of an array, key or number as a string, as in `Record`."""
     return str(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype)
 
 
@@ -227,7 +242,7 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return value if isinstance(leaf, np.ndarray) else type(leaf)(value[()])
     # An array that was committed to no device stays so, to follow those that it meets.
-    sharding = leaf.sharding if leaf.committed else None
+    sharding = sharding_of(leaf)
     if _is_key(leaf):
         key = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(leaf))
         return jax.device_put(key, sharding)

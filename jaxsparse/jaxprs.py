@@ -13,6 +13,11 @@ _KNOWN = {p.name for p in vars(primitives).values() if isinstance(p, core.Primit
 SEPARATE = frozenset(("optimization_barrier", "psum", "psum_invariant"))
 """Operations of several operands each of which has a result of its own."""
 _FOREIGN = frozenset(("call_exported", "ffi_call", "io_callback", "pure_callback"))
+# Kernels of ours that multiply entry by entry: norms, and the larger of two lines.
+_ELEMENTWISE_TARGETS = frozenset(
+    """jaxsparse_lines_backward jaxsparse_lines_forward jaxsparse_norm_backward
+    jaxsparse_norm_forward""".split()
+)
 
 # Every entry of the result reads the entries at its own place, and nothing else.
 ELEMENTWISE = frozenset(
@@ -40,8 +45,9 @@ def called(eqn: Any) -> core.ClosedJaxpr | None:
 
 
 def is_foreign(eqn: Any) -> bool:
-    """Whether an equation hands its operands to code without a jaxpr, and gets values back."""
-    return eqn.primitive.name in _FOREIGN and bool(eqn.outvars)
+    """Whether an equation hands its operands to code that may multiply them in any way."""
+    is_known = eqn.params.get("target_name") in _ELEMENTWISE_TARGETS
+    return eqn.primitive.name in _FOREIGN and bool(eqn.outvars) and not is_known
 
 
 def may_multiply(eqn: Any, num_operands: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 # What is multiplied by, and the part before it: in_proj_weight. The suffixes are those of recurrent
 # cells (PyTorch, Equinox, Haiku) and of PyTorch's weight normalisation, whose direction is v.
 _WEIGHT = re.compile(
-    r"(?:(?P<of>.+)_)?(?:kernel|weight)|w\d*"
+    r"(?:(?P<of>.+)_)?(?:kernel|weight)|w"
     r"|(?:kernel|weight|w)_(?:ih|hh|hr|i|h|x|v)(?:_l\d+)?(?:_reverse)?",
     re.IGNORECASE,
 )

@@ -197,6 +197,12 @@ def take_step(
     with `skip_step` (RigL) leaves the optimizer step out there: the step count advances, the
     optimizer's own counts (of its learning-rate schedule, say) do not.
 
+    An event on a step whose gradient is not finite changes nothing but `events.num_left_out`. The
+    next event of the method makes up for it. Under loss scaling, the next step can: ask for
+
+        waits = method.is_due(n - 1) and bool(state.event_metrics.num_left_out)
+        event = method.is_due(n) or waits
+
     Args:
       method: chooses the masks.
       tx: `masked` around the optimizer.

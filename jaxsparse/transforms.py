@@ -9,16 +9,11 @@ import numpy as np
 import optax
 
 from jaxsparse.comparable import comparable
+from jaxsparse.inside_optax import update_with_masks, why_refused
 from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
 from jaxsparse.overwritten import trained_part
 from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
-
-# Optimizers whose slots can be found, but that masks would break in silence or obscurely.
-_REFUSED = {
-    optax.LookaheadState: "optax.lookahead steps two copies of params; average them outside (EMA)",
-    optax.ScaleByRpropState: "optax.rprop never moves a weight whose step size starts again at 0",
-}
 
 
 def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -41,22 +36,22 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 
     Slots are masked on entry, fused into the step's own reads; on exit it would take another pass
     over them (1.6 times the bytes of the whole step). So what an optimizer itself puts off the mask
-    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief, AdaMax and
-    ACProp add to their second moments, and what noise or `optax.centralize` ahead of a momentum
-    leave in it.
+    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief and AdaMax add
+    to their second moments, and what noise or `optax.centralize` ahead of a momentum leave in it.
 
     With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
-    `skip_step=False`: a skipped step would not count as one of the accumulated ones. A slot starts
-    again at 0, whatever the optimizer's own initial value; Adam's bias correction goes by the count
-    of all steps, so that a weight grown late takes first steps up to 6.6 times the learning rate:
-    see `jaxsparse.scale_by_age`.
+    `skip_step=False`: a skipped step would not count as one of the accumulated ones. A weight that
+    an event grows starts with the slots of the optimizer's own `init` (0, Adagrad's initial
+    accumulator, Rprop's step size). Adam's bias correction goes by the count of all steps, so that
+    a weight grown late takes first steps up to 6.6 times the learning rate: see
+    `jaxsparse.scale_by_age`.
 
     Args:
       inner: any optax transformation whose slots have the shape of their parameters. Slots of other
         shapes (Adafactor's factored rows and columns, GaLore's projected moments) cannot be masked
-        and are left alone. It is handed `masks=` like every other extra argument; the few that
-        accept no extra arguments of others, such as `optax.contrib.sam`, can be freed of them:
-        `optax.GradientTransformation(*optax.contrib.sam(...))`.
+        and are left alone. It is handed `masks=` like every other extra argument, unless an update
+        in it takes none but its own (`optax.contrib.sam`). A function of params that it calls
+        itself (`grad_fn` of SAM's opaque mode, Sophia's `obj_fn`) gives dense gradients.
 
     Returns:
       A transformation with the state of `inner` and no more. Its `update(grads, state, params, *,
@@ -65,8 +60,8 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
     Raises:
       TypeError: `update` without masks.
       ValueError: `init` of an optimizer whose slots cannot be found or that could not train with
-        masks (lookahead, SM3, L-BFGS, Rprop); `update` without params, or with trees that differ,
-        naming the first leaf.
+        masks (lookahead, SM3, L-BFGS, ACProp), with the reason; `update` without params, or with
+        trees that differ, naming the first leaf.
     """
     # optax's type of an update does not say that extra arguments may be required.
     return optax.GradientTransformationExtraArgs(_init_of(inner), cast(Any, _update_of(inner)))
@@ -76,7 +71,8 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
 def _init_of(inner: optax.GradientTransformation) -> Callable[[PyTree], PyTree]:
     def init(params: PyTree) -> PyTree:
         state = inner.init(params)
-        _refuse(state)
+        if reason := why_refused(inner, state):
+            raise ValueError(f"masked cannot serve this optimizer: {reason}")
         try:
             jax.eval_shape(lambda state: mask_slots(inner, state, dense_masks(params)), state)
         except Exception as error:  # whatever this optimizer's own init makes of a placeholder
@@ -91,7 +87,7 @@ def _init_of(inner: optax.GradientTransformation) -> Callable[[PyTree], PyTree]:
 
 @comparable
 def _update_of(inner: optax.GradientTransformation) -> Callable[..., tuple[PyTree, PyTree]]:
-    inner_update = optax.with_extra_args_support(inner).update
+    inner_update = update_with_masks(inner)
 
     def update(
         updates: PyTree,
@@ -151,7 +147,10 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
 def apply_event(
     tx: optax.GradientTransformation, event: Event, params: PyTree, opt_state: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Carries out an event: what is not kept starts again at 0, in params and in every slot.
+    """Carries out an event: a weight that is not kept is 0, and its slots are as at the start.
+
+    Slots of an active weight become what `tx.init` gives them: 0 for momentum and Adam, Adagrad's
+    initial accumulator, Rprop's step size. Those of an inactive one become 0.
 
     Args:
       tx: the `masked` transformation in use.
@@ -162,21 +161,33 @@ def apply_event(
     Returns:
       params and opt_state, to go on with under `event.masks`.
     """
-    kept = trained_part(event.kept)
-    return apply_masks(params, event.kept), mask_slots(tx, opt_state, kept)
+    params = apply_masks(params, event.kept)
+    kept, masks = trained_part(event.kept), trained_part(event.masks)
+    first = mask_slots(tx, tx.init(trained_part(params)), masks)
+    return params, _join_slots(tx, kept, opt_state, first)
+
+
+def _join_slots(
+    tx: optax.GradientTransformation, kept: PyTree, opt_state: PyTree, first: PyTree
+) -> PyTree:
+    """The optimizer state with every parameter-shaped slot of `first` where it is not kept."""
+    is_slot = lambda slot, keep: not _is_hole(slot) and np.shape(slot) == np.shape(keep)
+    keeps = optax.tree.map_params(
+        tx,
+        lambda slot, keep: keep if is_slot(slot, keep) else True,
+        opt_state,
+        kept,
+        transform_non_params=lambda _: True,
+        is_leaf=_is_hole,
+    )
+    join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
+    return jax.tree.map(join, keeps, opt_state, first, is_leaf=_is_hole)
 
 
 def _is_hole(node: Any) -> bool:
     # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
     # subtree, that one of their optimizers does not look after.
     return isinstance(node, optax.MaskedNode)
-
-
-def _refuse(state: PyTree) -> None:
-    refused = tuple(_REFUSED)
-    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, refused)):
-        if isinstance(node, refused):
-            raise ValueError(f"masked cannot serve this optimizer: {_REFUSED[type(node)]}")
 
 
 def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:

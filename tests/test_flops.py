@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxsparse.flops import OTHER, layer_flops, sparse_flops
-from jaxsparse.nn import LeNet5, LeNet300100
+from jaxsparse.nn import DyReLUOptions, LeNet5, LeNet300100, cifar_resnet
 
 IMAGE = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
 
@@ -51,6 +51,14 @@ def test_grouped_strided_convolution():
 
     flops = layer_flops(forward, {"kernel": jnp.ones((3, 3, 2, 12))}, jnp.ones((1, 8, 8, 8)))
     assert flops == {"kernel": 2 * (4 * 4 * 12) * (3 * 3 * 2)}
+
+
+def test_a_transposed_convolution():
+    layer = nn.ConvTranspose(1, (2, 2), strides=(2, 2))
+    x = jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    flops = layer_flops(lambda params, x: layer.apply({"params": params}, x), params, x)
+    assert flops == {"kernel": 2 * (2 * 2 * 3) * (2 * 2 * 1)}
 
 
 def test_a_shared_kernel_counts_every_use_and_its_scale_does_not():
@@ -254,6 +262,21 @@ def test_what_gives_nothing_back_and_what_is_constant_is_no_product():
         return x @ params["kernel"] + jax.pure_callback(lambda: np.ones(8, np.float32), ones)[None]
 
     assert layer_flops(forward, {"kernel": jnp.ones((8, 8))}, jnp.ones((1, 8))) == {"kernel": 128}
+
+
+def test_kernels_of_ours_that_multiply_entry_by_entry_count_nothing():
+    """Channel-major, norms in training and DyReLU run in them."""
+
+    def flops(layout, train):
+        model = cifar_resnet(8, layout=layout, dyrelu=DyReLUOptions())
+        image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+        params = variables.pop("params")
+        apply = functools.partial(model.apply, train=train, mutable=list(variables))
+        forward = lambda params, x, others: apply({"params": params, **others}, x)
+        return layer_flops(forward, params, image, variables)
+
+    assert flops("CHWN", True) == flops("CHWN", False) == flops("NHWC", False)
 
 
 def test_what_passes_operands_on_keeps_them_apart():

@@ -267,7 +267,7 @@ NETWORKS = {
         pruned  kernel                                                  64x64
         pruned  w                                                       64x64
         pruned  layers/0/W                                              64x64
-        pruned  mlp/w1                                                  64x64
+        dense   mlp/w1                                                  64x64
         dense   mlp/b1                                                  64
         dense   wte                                                     999x64
         dense   tok_embed_weight                                        999x64

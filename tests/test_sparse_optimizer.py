@@ -114,6 +114,21 @@ def test_a_step_that_is_not_finite_changes_nothing_that_an_event_reads(name, bad
     assert note == f"1 of {due} events were left out, because the gradient was not finite"
 
 
+def test_an_event_that_was_left_out_can_be_taken_at_the_next_step():
+    """Both pruning events fall on bad steps, and the run ends at its sparsity all the same."""
+    method = METHODS["granet_st"]
+    optimizer = jaxsparse.sparse_optimizer(method, optax.apply_if_finite(optax.adam(0.1), 5))
+    update = jax.jit(optimizer.update, static_argnames="event")
+    params, state = optimizer.init(PARAMS, key=jax.random.key(5))
+    for n in range(1, STEPS + 1):
+        waits = method.is_due(n - 1) and bool(state.event_metrics.num_left_out)
+        grads = jax.tree.map(lambda w: w * (jnp.nan if method.is_due(n) else 1.0), params)  # noqa: B023
+        params, state = update(grads, state, params, event=method.is_due(n) or waits)
+    assert jaxsparse.num_active(state.masks) == 16  # a fifth of 80
+    assert [int(x) for x in state.events] == [3, 3]
+    optimizer.check(params, state)
+
+
 def test_loss_scaling_as_flax_has_it_takes_back_an_event_whole():
     """`flax.training.dynamic_scale` restores params and optimizer, and nothing else."""
     method = METHODS["granet_st"]

@@ -226,6 +226,19 @@ def test_an_event_restarts_what_is_not_kept():
         assert int(state[0].count) == 7
 
 
+def test_a_grown_weight_starts_with_the_first_slots_of_its_optimizer():
+    tx = jaxsparse.masked(optax.chain(optax.scale_by_rss(0.5), optax.rprop(0.25)))
+    params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+    full = jax.tree.map(lambda x: jnp.full_like(x, 7), tx.init(params))
+    row = lambda *values: {"kernel": jnp.array([values], bool)}
+    event = jaxsparse.Event(masks=row(1, 1, 1, 0), kept=row(1, 0, 0, 0), metrics=None)
+    new, (rss, rprop) = jaxsparse.apply_event(tx, event, params, full)
+    np.testing.assert_array_equal(new["kernel"], [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(rss.sum_of_squares["kernel"], [[7, 0.5, 0.5, 0]])
+    np.testing.assert_array_equal(rprop[0].step_sizes["kernel"], [[7, 0.25, 0.25, 0]])
+    np.testing.assert_array_equal(rprop[0].prev_updates["kernel"], [[7, 0, 0, 0]])
+
+
 def test_slots_of_other_shapes_are_left_alone():
     tx = optax.adafactor(0.1, min_dim_size_to_factor=2)
     params = {"kernel": jnp.ones((4, 6))}

@@ -8,43 +8,31 @@ the order of `Csr`, and which they are in the smaller of two forms:
     bits    "Dense_0/kernel.bits", one bit per weight in the order of `Csr`, packed by np.packbits
 
 With 16-bit indices csr is the smaller one below a density of about 1/16, with 8-bit ones below 1/8.
-The entry "jaxsparse" of the file's metadata holds, as JSON, the form and shape of every such leaf,
-and its output axes, the rows of `Csr`, where they are others than the last one: that is version 2
-of the format, and a file without such a leaf is of version 1, as all were before.
+The entry "jaxsparse" of the file's metadata holds the form and shape of every such leaf, its output
+axes if they are others than the last one, and checksums of everything that `load_safetensors`
+returns (see description.py).
 """
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.axes import AxesByPath, axes_of
-from jaxsparse.csr import (
-    Csr,
-    check_outputs,
-    from_csr,
-    from_matrix,
-    matrix_shape,
-    to_csr,
-    to_matrix,
-)
-from jaxsparse.export.sizes import Form, LeafSize, SizeReport
+from jaxsparse.csr import to_csr
+from jaxsparse.export.description import KEY, SparseLeaf, describe, described
+from jaxsparse.export.sizes import LeafSize, SizeReport
+from jaxsparse.export.tensors import assembled, compressed
 from jaxsparse.flat_state import nested, renamed
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
-_KEY, _VERSION = "jaxsparse", 2
-_PARTS: dict[Form, tuple[str, ...]] = {
-    "dense": ("",),
-    "csr": (".values", ".indices", ".indptr"),
-    "bits": (".values", ".bits"),
-}
 # The format's names of dtypes that NumPy has, with those that JAX adds to it.
 _DTYPES = {
     "F64": "float64",
@@ -64,20 +52,6 @@ _DTYPES = {
     "C64": "complex64",
     "BOOL": "bool",
 }
-
-
-class _Leaf(NamedTuple):
-    """What the metadata say of a sparse leaf.
-
-    Attributes:
-      form: of its tensors.
-      shape: its shape.
-      outputs: as in `Csr`.
-    """
-
-    form: Form
-    shape: tuple[int, ...]
-    outputs: tuple[int, ...] | None
 
 
 def save_safetensors(
@@ -120,34 +94,30 @@ def save_safetensors(
     leaf            stored as  weights  active  dense bytes  bytes   ratio
     kernel          csr          4,096      64       16,384    385  0.0235
     1 dense leaves  dense           64      64          256    256  1.0000
-    header                                                     392
-    file                         4,160     128       16,640  1,033  0.0621
+    header                                                     440
+    file                         4,160     128       16,640  1,081  0.0650
     """
     masks = dense_masks(params) if masks is None else masks
     masks = check_masks(masks, params)
     tensors: dict[str, np.ndarray] = {}
-    rows, sparse = [], {}
+    rows: list[LeafSize] = []
+    sparse: dict[str, SparseLeaf] = {}
     by_path = leaves_by_path(masks)
     for name, leaf in leaves_by_path(params).items():
         weights, mask = _array(name, leaf), np.asarray(by_path[name])
         csr = None if mask.all() else to_csr(weights, mask, axes_of(name, mask.shape, axes or {}))
-        form, parts = _compressed(weights, mask, csr)
+        form, parts = compressed(weights, mask, csr)
         for suffix, part in parts.items():
             if name + suffix in tensors or name == "__metadata__":  # which is the header's own
                 raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
             tensors[name + suffix] = part
         if csr is not None:
-            sparse[name] = {"form": form, "shape": weights.shape}
-            if csr.outputs is not None:
-                sparse[name]["outputs"] = csr.outputs
+            sparse[name] = SparseLeaf(form, weights.shape, csr.outputs)
         stored = sum(part.nbytes for part in parts.values())
         num_active = int(np.count_nonzero(mask))
         rows.append(LeafSize(name, mask.shape, form, num_active, mask.size, weights.nbytes, stored))
-    header = dict(_checked_metadata(metadata or {}))
-    if sparse:
-        version = 2 if any("outputs" in leaf for leaf in sparse.values()) else 1
-        header[_KEY] = json.dumps({"version": version, "sparse": sparse}, separators=(",", ":"))
-    data = _safetensors().numpy.save(tensors, header or None)
+    header = {**_checked_metadata(metadata or {}), KEY: describe(tensors, sparse)}
+    data = _safetensors().numpy.save(tensors, header)
     _write(Path(path), data)
     return SizeReport(tuple(rows), len(data) - sum(row.stored_bytes for row in rows))
 
@@ -171,12 +141,13 @@ def load_safetensors(
     Raises:
       ImportError: safetensors is not installed.
       ValueError: the file is damaged, is something else, or does not fit `like`; names the file,
-        the leaf and what is wrong. The format has no checksum: a wrong value goes unnoticed.
+        the leaf and what is wrong. What `save_safetensors` wrote has checksums; in files of other
+        programs, and of versions before them, a wrong value goes unnoticed.
     """
     path = Path(path)
     data = path.read_bytes()
     try:
-        leaves = _leaves(*_parsed(data))
+        leaves = assembled(*_parsed(data))
         weights = {name: weights for name, (weights, _) in leaves.items()}
         masks = {name: mask for name, (_, mask) in leaves.items()}
         if like is None:
@@ -186,60 +157,8 @@ def load_safetensors(
         raise ValueError(f"{path}: {error}") from None
 
 
-def _compressed(
-    weights: np.ndarray, mask: np.ndarray, csr: Csr | None
-) -> tuple[Form, dict[str, np.ndarray]]:
-    """The smallest form of a leaf, and its tensors by suffix; without `csr` it is dense."""
-    if csr is None:
-        return "dense", {"": weights}
-    bits = np.packbits(to_matrix(mask, csr.outputs))
-    if csr.indices.nbytes + csr.indptr.nbytes <= bits.nbytes:
-        return "csr", {".values": csr.values, ".indices": csr.indices, ".indptr": csr.indptr}
-    return "bits", {".values": csr.values, ".bits": bits}
-
-
-def _restored(leaf: _Leaf, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    shape, outputs = leaf.shape, leaf.outputs
-    if leaf.form == "csr":
-        return from_csr(Csr(*parts, shape=shape, outputs=outputs))
-    values, bits = parts
-    check_outputs(outputs, shape)
-    rows, columns = matrix_shape(shape, outputs)
-    if bits.dtype != np.uint8 or bits.shape != (-(-rows * columns // 8),):
-        raise ValueError(f"bits {bits.dtype}{bits.shape} do not fit {rows * columns} weights")
-    active = np.unpackbits(bits, count=rows * columns).astype(bool)
-    if values.shape != (active.sum(),):
-        raise ValueError(f"{active.sum()} bits are set, but values have shape {values.shape}")
-    weights = np.zeros(active.shape, values.dtype)
-    weights[active] = values
-    return from_matrix(weights, shape, outputs), from_matrix(active, shape, outputs)
-
-
-def _leaves(
-    tensors: dict[str, np.ndarray], sparse: dict[str, _Leaf]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(weights, mask) by path."""
-    leaves, tensors = {}, dict(tensors)
-    for name, leaf in sparse.items():
-        missing = [name + part for part in _PARTS[leaf.form] if name + part not in tensors]
-        if missing:
-            raise ValueError(f"tensor {missing[0]} is missing")
-        parts = [tensors.pop(name + part) for part in _PARTS[leaf.form]]
-        try:
-            leaves[name] = _restored(leaf, parts)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    for name, weights in tensors.items():
-        if name in leaves:
-            raise ValueError(f"{name} is there dense and sparse")
-        leaves[name] = weights, np.ones(weights.shape, bool)
-    return leaves
-
-
-def _parsed(
-    data: bytes,
-) -> tuple[dict[str, np.ndarray], dict[str, _Leaf]]:
-    """All tensors by name, and the form and shape of the sparse leaves."""
+def _parsed(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, SparseLeaf]]:
+    """All tensors by name, and what the metadata say of the sparse leaves."""
     package = _safetensors()
     try:
         entries = package.deserialize(data)
@@ -252,34 +171,7 @@ def _parsed(
         flat = np.frombuffer(entry["data"], jnp.dtype(_DTYPES[entry["dtype"]]))
         tensors[name] = flat.reshape(entry["shape"])
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, _described(header.get("__metadata__", {}).get(_KEY))
-
-
-def _described(text: str | None) -> dict[str, _Leaf]:
-    if text is None:
-        return {}
-    try:
-        entry = json.loads(text)
-        version = int(entry["version"])
-        sparse = {
-            name: _Leaf(
-                leaf["form"],
-                tuple(map(int, leaf["shape"])),
-                tuple(map(int, leaf["outputs"])) if "outputs" in leaf else None,
-            )
-            for name, leaf in entry["sparse"].items()
-        }
-        understood = all(
-            leaf.form in ("csr", "bits") and min(leaf.shape, default=0) >= 0
-            for leaf in sparse.values()
-        )
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        version, sparse, understood = _VERSION, {}, False
-    if version > _VERSION:
-        raise ValueError(f"written in format {version}; this jaxsparse reads up to {_VERSION}")
-    if not understood:
-        raise ValueError(f"its metadata {_KEY!r} cannot be understood")
-    return sparse
+    return tensors, described(header.get("__metadata__") or {}, tensors)
 
 
 def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
@@ -304,10 +196,8 @@ def _array(path: str, leaf: Any) -> np.ndarray:
 
 def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     for name, text in metadata.items():
-        if name == _KEY or not isinstance(name, str) or not isinstance(text, str):
-            raise ValueError(
-                f"metadata {name!r}: {text!r} must be strings, under a name but {_KEY}"
-            )
+        if name == KEY or not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"metadata {name!r}: {text!r} must be strings, under a name but {KEY}")
     return metadata
 
 

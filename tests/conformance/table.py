@@ -12,6 +12,7 @@ import jaxsparse
 from jaxsparse.paths import leaf_paths
 from jaxsparse.schedules import constant
 from jaxsparse.scores import random, saliency
+from jaxsparse.types import Observed
 from tests.trees import FIXED, every_other, fill
 
 TOTAL, EVERY, SPARSITY = 12, 2, 0.7
@@ -310,6 +311,8 @@ def init(method, key, params) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(method, params, signal, masks, step, key) -> jaxsparse.Event:
+    # A gradient may stand for what was observed of it, whatever the method.
+    signal = signal if isinstance(signal, Observed) else Observed(signal)
     return method.update(params, signal, masks, step, key=key)
 
 

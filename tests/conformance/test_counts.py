@@ -106,8 +106,12 @@ ODD = {
 }
 
 
+NOT_FINITE = {"all_nan", "some_nan", "infinite"}
+
+
 @pytest.mark.parametrize("name", EVENTFUL)
 def test_counts_are_exact_for_odd_scores(name, key):
+    """An event on a gradient that is not finite is left out, and the next one makes up for it."""
     case, method = CASES[name], method_of(name)
     masks = init(method, key, fill(FIXED, 0))
     for odd, (in_params, in_grads) in itertools.product(
@@ -121,6 +125,10 @@ def test_counts_are_exact_for_odd_scores(name, key):
             where = f"{odd}, in params: {in_params}, in grads: {in_grads}, step {step}"
             params = jaxsparse.apply_masks(params, old)
             event = update(method, params, grads, old, step, key)
+            if in_grads and odd in NOT_FINITE:
+                assert counts(event.masks) == counts(event.kept) == counts(old), where
+                assert event.metrics.num_left_out == 1
+                event = update(method, params, fill(FIXED, 1), old, step, key)
             assert sum(counts(event.masks)) == target(sparsity), where
             if sum(counts(event.masks)) == sum(counts(old)):
                 assert counts(event.masks) == counts(old), where

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
+from tests.checkpoint.states import bits
 from tests.conformance.table import CASES, OPTIMIZERS, Step, method_of, train
-from tests.test_checkpoint import bits
 from tests.trees import FIXED, fill
 
 PARTS = ("params", "opt_state", "masks", "observe_state")

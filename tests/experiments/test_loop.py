@@ -12,8 +12,8 @@ from experiments import loop, progress, report
 from experiments.data.augment import crop_and_flip
 from experiments.run import Phase
 from experiments.run_folder import read_metrics
+from tests.checkpoint.states import bits
 from tests.experiments.small_runs import Net, make_run
-from tests.test_checkpoint import bits
 
 CONFIG = {"model": "net", "schedule": "rigl_itop"}
 FULL = {

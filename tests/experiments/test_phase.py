@@ -21,8 +21,8 @@ from jaxsparse.kernels import load
 from jaxsparse.nn import DyReLUOptions, WideResNet
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 from jaxsparse.paths import leaf_paths
+from tests.checkpoint.states import bits
 from tests.experiments.small_runs import make_run, split, trained
-from tests.test_checkpoint import bits
 
 STOP, EVERY = 9, 3
 

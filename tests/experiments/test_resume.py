@@ -14,7 +14,7 @@ import pytest
 from experiments import cli, fashion_mnist
 from experiments.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks, save_checkpoint
-from tests.test_checkpoint import bits
+from tests.checkpoint.states import bits
 
 ROOT = Path(__file__).parent.parent.parent
 # Large batches, so that there is time to kill within the steps between an event and a checkpoint.

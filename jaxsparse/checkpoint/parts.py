@@ -1,0 +1,175 @@
+"""Parts of a checkpoint, by name: params to evaluate, masks, whatever another optimizer can take.
+
+params = restore_part(folder, "params")                      # nested dicts, as linen has them
+params = restore_part(folder, "params", like=params)         # NNX, Equinox, any containers
+found = restore_parts(folder, ["params", "masks"]).state     # of one checkpoint
+state = TrainState.create(apply_fn=model.apply, params=found["params"], masks=found["masks"],
+                          tx=another_optimizer, method=method, key=key)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.checkpoint.errors import raise_if_of_system, reason
+from jaxsparse.checkpoint.files import read_arrays, read_contents
+from jaxsparse.checkpoint.names import under
+from jaxsparse.checkpoint.restore import Restored
+from jaxsparse.checkpoint.steps import StrPath, steps, whole
+from jaxsparse.flat_state import Record, nested, placed, renamed, sharding_of
+from jaxsparse.paths import check_like, leaves_by_path
+from jaxsparse.types import PyTree
+
+
+def restore_part(
+    path: StrPath, name: str, step: int | None = None, *, like: PyTree | None = None
+) -> PyTree:
+    """Restores one part of a checkpoint, with no knowledge of what made the rest.
+
+        params = restore_part("checkpoints", "params")
+        logits = model.apply({"params": params}, images)  # no optimizer, no method, no masks
+
+    Args:
+      path: the folder of the run's checkpoints; it is only read.
+      name: a field or key of the saved state, "params" or "batch_stats" say, or a path below it,
+        "params/Dense_0". If several fields have the name the outermost is taken, and any of them by
+        its longer path, "best/params".
+      step: of the checkpoint; None is the newest.
+      like: a tree whose containers the part shall have; its leaves are arrays or
+        `jax.ShapeDtypeStruct`, whose paths and shapes are compared and whose sharding is taken,
+        and not their values or dtypes. Leaves that are no arrays, such as an Equinox module's
+        functions, stay. None gives nested dicts, which is what linen has; entries of a list or
+        tuple then have the keys "0", "1" and so on.
+
+    Returns:
+      The part to the bit, in the dtypes in which it was saved, as JAX arrays; NumPy's if JAX has
+      64-bit types disabled and would cut them.
+
+    Raises:
+      ValueError: there is no such checkpoint, it is damaged or of another program, it has no part
+        of the name (says what it has), or `like` differs from it (names the first leaf).
+      OSError: the system does not let it be read.
+    """
+    return restore_parts(path, {name: like}, step).state[name]
+
+
+def restore_parts(
+    path: StrPath,
+    parts: Iterable[str] | Mapping[str, PyTree | None],
+    step: int | None = None,
+) -> Restored:
+    """Restores several parts of one and the same checkpoint, as `restore_part` does each.
+
+        restored = restore_parts("checkpoints", {"params": params, "batch_stats": batch_stats})
+        print(restored.step, evaluate(**restored.state))
+
+    Args:
+      path: the folder of the run's checkpoints; it is only read.
+      parts: names, or a dict from name to `like`; both are those of `restore_part`.
+      step: of the checkpoint; None is the newest.
+
+    Returns:
+      The step, the parts by name and the extras of the checkpoint.
+
+    Raises:
+      ValueError, OSError: as `restore_part`.
+    """
+    likes = dict(parts) if isinstance(parts, Mapping) else dict.fromkeys(parts)
+    folder = Path(path).absolute()
+    step = _chosen_step(folder, step)
+    name = f"checkpoint {folder / str(step)}"
+    try:
+        records, extras = read_contents(folder, step)
+    except Exception as error:
+        raise_if_of_system(error, name)
+        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+    chosen = {part: _leaves_of(part, records, like, name) for part, like in likes.items()}
+    wanted = {full for found in chosen.values() for full in found.values()}
+    try:
+        values = read_arrays(folder, step, {full: records[full] for full in wanted})
+    except Exception as error:
+        raise_if_of_system(error, name)
+        raise ValueError(f"{name} cannot give {', '.join(likes)}: {reason(error)}") from error
+    place = lambda full, like: placed(values[full], records[full], like, name=full)
+    state = {part: _assembled(chosen[part], like, place) for part, like in likes.items()}
+    return Restored(step, state, extras, None)
+
+
+def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None = None) -> PyTree:
+    """Restores only the masks: `restore_part` of the name "masks".
+
+    Args:
+      path: the folder of the run's checkpoints; it is only read.
+      step: of the checkpoint; None is the newest.
+      like: params, or any tree whose containers the masks shall have, see `restore_part`.
+
+    Returns:
+      Masks.
+
+    Raises:
+      ValueError, OSError: as `restore_part`.
+    """
+    as_mask = lambda x: jax.ShapeDtypeStruct(np.shape(x), bool, sharding=sharding_of(x))
+    return restore_part(path, "masks", step, like=jax.tree.map(as_mask, like))
+
+
+def _chosen_step(folder: Path, step: int | None) -> int:
+    there = steps(folder)
+    if not there:
+        raise ValueError(f"{folder} has no checkpoint")
+    step = max(there) if step is None else whole(step, "step", at_least=0)
+    if step not in there:
+        raise ValueError(f"{folder} has no checkpoint {step}, there are {sorted(there)}")
+    return step
+
+
+def _leaves_of(
+    part: str, records: Mapping[str, Record], like: PyTree | None, name: str
+) -> dict[str, str]:
+    """The paths of a part: in `like` -> in the checkpoint `name`."""
+    if like is not None and not any(np.size(leaf) for leaf in _arrays(like).values()):
+        return {}  # what has no entries was not saved
+    try:
+        found = under(records, part)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    if like is None:
+        return renamed(found)
+    leaves = leaves_by_path(like)
+    found = renamed(found, leaves)
+    arrays = {path: leaf for path, leaf in _arrays(like).items() if np.size(leaf)}
+    # A number or function of a module is none of its arrays, and is taken if it was saved.
+    others = {path: leaf for path, leaf in leaves.items() if path in found and path not in arrays}
+    shape = lambda shape: jax.ShapeDtypeStruct(shape, bool)
+    check_like(
+        {path: shape(records[full].shape) for path, full in found.items()},
+        {path: shape(np.shape(leaf)) for path, leaf in (arrays | others).items()},
+        name=f"{part} of {name}",
+        like="like",
+    )
+    return found
+
+
+def _assembled(found: Mapping[str, str], like: PyTree | None, place: Callable) -> PyTree:
+    """The part in the containers of `like`; `place(path in the checkpoint, leaf of like)`."""
+    if like is None:
+        return nested({path: place(full, None) for path, full in found.items()})
+    new = [
+        place(found[path], leaf) if path in found else _empty(leaf)
+        for path, leaf in leaves_by_path(like).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), new)
+
+
+def _empty(leaf: Any) -> Any:
+    """A leaf that was not saved: an array of no entries, or what is no array."""
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def _arrays(like: PyTree) -> dict[str, Any]:
+    kinds = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return {p: leaf for p, leaf in leaves_by_path(like).items() if isinstance(leaf, kinds)}
