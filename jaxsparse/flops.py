@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import jax
 from jax.extend import core
 
-from jaxsparse.jaxprs import SEPARATE, called, is_foreign, may_multiply, opened
+from jaxsparse.jaxprs import SEPARATE, called, is_foreign, may_multiply, opened, scan_parts
 from jaxsparse.owners import Owners, averaged, broadcast, constant, joined, leaf, mixed, of_equation
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.products import PRODUCTS
@@ -146,10 +146,7 @@ def _add(flops: _Flops, more: _Flops) -> None:
 
 def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
     body = opened(eqn.params["jaxpr"])
-    # Inputs are constants, carry and slices; outputs carry and slices. Slices have one axis less
-    # inside than outside (JAX's versions name these numbers differently, the shapes agree).
-    carry = _num_whole(eqn.outvars, body.outvars)
-    first = _num_whole(eqn.invars, body.invars) - carry
+    first, carry = scan_parts(eqn)  # constants, then the carry, then slices
     last = first + carry
     inputs = inputs[:last] + [x and averaged(x, [0]) for x in inputs[last:]]
     # A carry that becomes data in one turn is data in the next, and may make others data there.
@@ -166,10 +163,6 @@ def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> li
         for x, var in zip(outputs[carry:], eqn.outvars[carry:], strict=True)
     ]
     return outputs[:carry] + stacked
-
-
-def _num_whole(outer: list[Any], inner: list[Any]) -> int:
-    return sum(len(x.aval.shape) == len(y.aval.shape) for x, y in zip(outer, inner, strict=True))
 
 
 def _walk_cond(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxsparse.jaxprs import SEPARATE, called
+from jaxsparse.jaxprs import ELEMENTWISE, SEPARATE, called
 from jaxsparse.owners import Owners, constant, mixed, of_equation
 
 
@@ -50,15 +50,7 @@ class Use(NamedTuple):
 Value = Signal | Any
 """A signal; or the array itself, of a value that depends on neither."""
 
-# Every entry of the result reads the entries at its own place, and nothing else.
-_ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
-    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
-    ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter
-    not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub
-    tan tanh xor""".split()
-)
-# Of those, they give 0 where all operands are 0. (Others, such as exp, do not.)
+# Elementwise operations that give 0 where all operands are 0. (Others, such as exp, do not.)
 _ZERO_AT_ZERO = frozenset(
     """abs add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy
     copy_p div erf erf_inv expm1 floor gt log1p lt max min name ne neg or reduce_precision rem round
@@ -149,7 +141,7 @@ def _signals(eqn: Any, operands: list[Value], uses: list[Use]) -> list[Value]:
         found = _product(eqn, first, others[0], uses)
     elif name in _RAGGED_PRODUCTS:
         found = _ragged_product(eqn, signals, uses)
-    elif name in _ELEMENTWISE:
+    elif name in ELEMENTWISE:
         found = _elementwise(eqn, operands)
     elif name in _PLAIN and alone:
         found = eqn.primitive.bind(first.on, *others, **params)

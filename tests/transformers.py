@@ -40,8 +40,7 @@ class LinenGpt(nn.Module):
         tokens = nn.Embed(CLASSES, WIDTH, dtype=self.dtype)
         position = self.param("position", nn.initializers.normal(0.02), (TOKENS, WIDTH))
         x = tokens(ids) + position[None].astype(self.dtype)
-        for _ in range(2):
-            x = LinenBlock(self.dtype)(x, nn.make_causal_mask(ids))
+        x = LinenBlock(self.dtype)(x, nn.make_causal_mask(ids))
         return tokens.attend(nn.LayerNorm(dtype=self.dtype)(x))
 
 
@@ -76,13 +75,12 @@ class NnxGpt(nnx.Module):
     def __init__(self, dtype, rngs):
         self.tokens = nnx.Embed(CLASSES, WIDTH, dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (TOKENS, WIDTH)))
-        self.blocks = nnx.List([NnxBlock(dtype, rngs) for _ in range(2)])
+        self.block = NnxBlock(dtype, rngs)
         self.norm, self.dtype = nnx.LayerNorm(WIDTH, dtype=dtype, rngs=rngs), dtype
 
     def __call__(self, ids):
         x = self.tokens(ids) + self.position[...][None].astype(self.dtype)
-        for block in self.blocks:
-            x = block(x, nnx.make_causal_mask(ids))
+        x = self.block(x, nnx.make_causal_mask(ids))
         return self.tokens.attend(self.norm(x))
 
 
