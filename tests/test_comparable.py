@@ -132,11 +132,19 @@ def test_states_of_the_same_parts_stack_and_are_compiled_once():
 
 
 def test_seeds_start_under_vmap():
-    """Drawn together they have the masks that each would have alone."""
-    create = lambda key: make(0).replace(masks=jaxsparse.rigl(**RUN).init(key, PARAMS))
+    """Drawn together they have the masks that each would have alone, and one step trains all."""
+
+    def create(key):
+        return jaxsparse.TrainState.create(
+            apply_fn=None, params=PARAMS, tx=TX, method=jaxsparse.set_(**RUN), key=key
+        )
+
     keys = jax.random.split(jax.random.key(1), 3)
     states = jax.jit(jax.vmap(create))(keys)
+    step = jax.jit(jax.vmap(train_step, in_axes=(0, None)), static_argnums=1)
+    after = step(states, True)
     for i in range(3):
-        chex.assert_trees_all_equal(
-            jax.tree.map(lambda x, i=i: x[i], states.masks), create(keys[i]).masks
-        )
+        alone = create(keys[i])
+        for together, one in ((states, alone), (after, train_step(alone, True))):
+            ith = jax.tree.map(lambda x, i=i: x[i], together.masks)
+            chex.assert_trees_all_equal(ith, one.masks)

@@ -1,9 +1,16 @@
 """The NNX example learns on real images and ends exactly at its sparsity."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
 from examples import nnx_training
+
+
+def test_it_has_six_lines_that_dense_training_has_not_or_has_otherwise():
+    lines = Path(nnx_training.__file__).read_text().splitlines()
+    assert sum("# sparse" in line for line in lines) == 6
 
 
 @pytest.mark.slow
