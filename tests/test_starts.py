@@ -45,7 +45,7 @@ def with_ties(tree, seed):
 
 
 @pytest.mark.parametrize("make", [fill, with_ties])
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.98])
 def test_over_all_leaves(make, sparsity):
     scores = make(FIXED, 0)
     masks = masks_from_scores(scores, sparsity)

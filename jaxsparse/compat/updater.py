@@ -140,11 +140,9 @@ def _wrap_optax(
         slots = mask_slots(tx, state.inner_state, kept)
         updates, inner_state = tx.update(updates, slots, start, masks=masks, **extra)
         if config.skip_gradients:
-            both = lambda skipped, taken: jax.tree.map(
-                lambda old, new: jnp.where(due, old, new), skipped, taken
-            )
-            updates = both(jax.tree.map(jnp.zeros_like, updates), updates)
-            inner_state = both(slots, inner_state)
+            if_due = functools.partial(jnp.where, due)
+            updates = jax.tree.map(lambda u: if_due(jnp.zeros_like(u), u), updates)
+            inner_state = jax.tree.map(if_due, slots, inner_state)
         updates = jax.tree.map(_from_start, updates, params, kept)
         return updates, state._replace(masks=masks, inner_state=inner_state, count=step)
 
@@ -156,9 +154,8 @@ def _is_due(method: Method, step: jax.Array) -> jax.Array:
     return (steps == step).any()
 
 
-@functools.partial(
-    jax.jit, static_argnums=0
-)  # op by op, the branch would be compiled at every call
+# Compiled once: op by op, the branch would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnums=0)
 def _masks_at(
     method: Method,
     due: jax.Array,

@@ -101,7 +101,7 @@ def test_what_no_prune_ignores():
         (UPDATES | {"update_start_step": -1}, "update_start_step -1 must be a whole number, at"),
         (
             UPDATES | {"update_end_step": 19},
-            "update_end_step 19 must be a whole number, at least u",
+            "update_end_step 19 must be a whole number, at least 20",
         ),
         (UPDATES | {"update_end_step": None}, "update_end_step None must be a whole number"),
         (UPDATES | {"update_freq": None}, "update_freq None must be a whole number, at least 1"),
