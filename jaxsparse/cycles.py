@@ -33,7 +33,8 @@ def with_cycles(
     1. Where it rises, weights grow by `grow`, from 0; where it falls, the lowest by `drop` go;
     nothing is exchanged. At the last step of every cycle, on the grid or not, the number of weights
     is exactly the method's own. The method's own events are those after the last cycle, unchanged;
-    those before it count by the density that they set, and by nothing else.
+    those before it count by the density that they set, and by nothing else. With cycles to the end of
+    training the method itself exchanges nothing; `plan` shows it.
 
     With scope "layer" every layer rises and falls to its share by the method's distribution, and at
     the end of a cycle has the number it had before; with scope "global" weights grow and go
@@ -55,10 +56,9 @@ def with_cycles(
         them: for SET and GMP the FLOPs of the plan are then a little above the true ones.
 
     Raises:
-      ValueError: a number outside its range; cycles that do not fit into training, or that leave
-        none of the events at which the method exchanges weights; a method without a recipe to
-        change (`static(masks=...)`), or with cycles already. When called with params: an N:M
-        pattern, which fixes the density.
+      ValueError: a number outside its range; cycles that do not fit into training; a method without
+        a recipe to change (`static(masks=...)`), or with cycles already. When called with params:
+        an N:M pattern, which fixes the density.
 
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning"
     (EAST), TMLR 2025. Differs from the official code in: counts are exact, above all at the end of
@@ -96,12 +96,6 @@ def with_cycles(
         density=lambda step: min(factor(step) * own(step), 1.0),
     )
     after = tuple(event for event in table.events if event.step > ends[-1])
-    if any(e.drop_fraction for e in table.events) and not any(e.drop_fraction for e in after):
-        raise ValueError(
-            f"the cycles end at step {ends[-1]}, and the last event at which {method.name} "
-            f"exchanges weights is at {table.events[-1].step}, so it would exchange none; take "
-            "shorter cycles, or a shorter update_interval"
-        )
     cycles = Cycles((prune(drop), grow_by(grow)), ends, cycle_interval, multiplier)
     recipe = recipe._replace(
         timetable=table._replace(events=rises_and_falls.events + after), cycles=cycles

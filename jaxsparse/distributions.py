@@ -40,7 +40,7 @@ def uniform() -> Distribution:
 
 
 @comparable
-def erdos_renyi(axes: AxesByPath | None = None) -> Distribution:
+def erdos_renyi(*, axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi: density in proportion to (n_in + n_out) / (n_in * n_out), kernel sizes ignored.
 
     Args:
@@ -53,7 +53,7 @@ def erdos_renyi(axes: AxesByPath | None = None) -> Distribution:
 
 
 @comparable
-def erk(power: float = 1.0, axes: AxesByPath | None = None) -> Distribution:
+def erk(power: float = 1.0, *, axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
 
     The dims are inputs, outputs and taps: (768, 12, 64), the query of an attention, is a matrix of

@@ -125,9 +125,6 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
       tx: the transformation that made the state; only its `init` is used.
       opt_state: its state.
       masks: bool, the structure and shapes of params.
-
-    Raises:
-      ValueError: the slots are in other containers than the masks.
     """
 
     def mask_slot(slot: Any, mask: Any) -> Any:
@@ -135,13 +132,7 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
             return slot
         return apply_mask(slot, mask)
 
-    try:
-        return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
-    except ValueError as error:
-        raise ValueError(
-            "the optimizer's slots are not in the containers of params; with Flax NNX give both "
-            "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
-        ) from error
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
 
 
 def apply_event(
@@ -160,6 +151,9 @@ def apply_event(
 
     Returns:
       params and opt_state, to go on with under `event.masks`.
+
+    Raises:
+      ValueError: the trees differ; or the slots are in other containers than params.
     """
     params = apply_masks(params, event.kept)
     kept, masks = trained_part(event.kept), trained_part(event.masks)
@@ -172,14 +166,20 @@ def _join_slots(
 ) -> PyTree:
     """The optimizer state with every parameter-shaped slot of `first` where it is not kept."""
     is_slot = lambda slot, keep: not _is_hole(slot) and np.shape(slot) == np.shape(keep)
-    keeps = optax.tree.map_params(
-        tx,
-        lambda slot, keep: keep if is_slot(slot, keep) else True,
-        opt_state,
-        kept,
-        transform_non_params=lambda _: True,
-        is_leaf=_is_hole,
-    )
+    try:
+        keeps = optax.tree.map_params(
+            tx,
+            lambda slot, keep: keep if is_slot(slot, keep) else True,
+            opt_state,
+            kept,
+            transform_non_params=lambda _: True,
+            is_leaf=_is_hole,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "the optimizer's slots are not in the containers of params; with Flax NNX give both "
+            "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
+        ) from error
     join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
     return jax.tree.map(join, keeps, opt_state, first, is_leaf=_is_hole)
 

@@ -293,7 +293,7 @@ def _dynamic(
     share = cosine(first, last, end)
     if stop_step is not None:
         share = until(share, stop_step)
-    _check_exchanges(first, update_interval, start_step, stop_step or total_steps)
+    _check_exchanges(first, update_interval, int(start_step), int(stop_step or total_steps))
     timetable = make_timetable(
         total_steps=total_steps,
         update_interval=update_interval,

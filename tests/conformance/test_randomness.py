@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
+from jaxsparse.types import Observed
 from tests.conformance.table import CASES, init, method_of, update
 from tests.trees import FIXED, fill, prunable
 
@@ -22,8 +23,8 @@ def test_initial_masks(name):
     method, params = method_of(name), fill(FIXED, 0)
     masks = [init(method, jax.random.key(seed), params) for seed in (0, 0, 1, 2)]
     chex.assert_trees_all_equal(masks[0], masks[1])
-    for i, j in ((0, 2), (0, 3), (2, 3)):
-        assert same(masks[i], masks[j]) != CASES[name].random_start
+    others = [same(masks[i], masks[j]) for i, j in ((0, 2), (0, 3), (2, 3))]
+    assert (not all(others)) == CASES[name].random_start  # of a few blocks two may agree
     # Initial masks depend on shapes, not on values.
     chex.assert_trees_all_equal(masks[0], init(method, jax.random.key(0), fill(FIXED, 5)))
 
@@ -37,7 +38,7 @@ def test_events(name, key):
     chex.assert_trees_all_equal(event(0, 4), event(0, 4))
     assert same(event(0, 4).masks, event(1, 4).masks) != CASES[name].random_events
     if not CASES[name].random_events:
-        chex.assert_trees_all_equal(event(0, 4), method.update(params, grads, masks, 4))
+        chex.assert_trees_all_equal(event(0, 4), method.update(params, Observed(grads), masks, 4))
 
 
 @pytest.mark.parametrize("name", RANDOM_EVENTS)
@@ -53,7 +54,7 @@ def test_each_event_draws_anew(name, key):
 def test_random_growth_needs_a_key(name, key):
     method, params = method_of(name), fill(FIXED, 0)
     with pytest.raises(ValueError, match="needs a key"):
-        method.update(params, params, init(method, key, params), 2)
+        method.update(params, Observed(params), init(method, key, params), 2)
 
 
 @pytest.mark.parametrize("name", RANDOM_START)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import jaxsparse
+from jaxsparse.types import Observed
 from tests.conformance.table import CASES, TOTAL, init, method_of, update
 from tests.trees import FIXED, fill
 
@@ -75,7 +76,7 @@ def test_no_tracer_leaks_under_strict_dtypes(name, key):
             masks = jax.eval_shape(method.init, key, params)
             jax.eval_shape(method.update, params, params, masks, 2, key=key)
             jax.eval_shape(
-                lambda p, m, k, n, method=method: method.update(p, p, m, n, key=k),
+                lambda p, m, k, n, method=method: method.update(p, Observed(p), m, n, key=k),
                 params,
                 masks,
                 key,
@@ -106,14 +107,14 @@ def test_compiled_and_not_compiled_agree_bit_for_bit(name, key):
     chex.assert_trees_all_equal(masks, method.init(key, params))
     params = jaxsparse.apply_masks(params, masks)
     for step in CASES[name].steps[1:3]:
-        event = method.update(params, grads, masks, step, key=key)  # a Python int
+        event = method.update(params, Observed(grads), masks, step, key=key)  # a Python int
         chex.assert_trees_all_equal(event, update(method, params, grads, masks, step, key))
 
 
 def test_a_step_is_an_int_or_traced_or_any_integer_array(key):
     method, params, grads = method_of("gmp"), fill(FIXED, 0), fill(FIXED, 1)
     masks = init(method, key, params)
-    baked_in = jax.jit(lambda p, g, m, k: method.update(p, g, m, 4, key=k))
+    baked_in = jax.jit(lambda p, g, m, k: method.update(p, Observed(g), m, 4, key=k))
     want = baked_in(params, grads, masks, key)
     for step in (4, np.int64(4), np.int8(4), jnp.int32(4), jnp.uint32(4), jnp.uint8(4)):
         chex.assert_trees_all_equal(want, update(method, params, grads, masks, step, key))

@@ -51,7 +51,7 @@ def test_defaults_are_the_ones_of_the_readme():
         (["--schedule=rigl", "--scope=layer"], "--scope is no option of rigl"),
         (
             ["--schedule=rigl", "--update_interval=5000"],
-            "rigl has no mask update within 2000 steps",
+            "--update_interval=5000 has no multiple from start_step 0 on and before step 1500",
         ),
         (
             ["--dense_layers=conv_0"],

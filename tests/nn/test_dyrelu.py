@@ -216,7 +216,7 @@ def test_phasing_out_leaves_the_relu_network():
     shapes = jax.eval_shape(model.init, jax.random.key(1), images)
     variables = jax.tree.map(jnp.abs, fill(shapes, seed=0))
     params = variables.pop("params")
-    method = jaxsparse.rigl(sparsity=0.5, total_steps=100)
+    method = jaxsparse.rigl(sparsity=0.5, total_steps=100, update_interval=10)
     tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
     state = jaxsparse.TrainState.create(
         apply_fn=model.apply, params=params, tx=tx, method=method, key=jax.random.key(2)
@@ -255,7 +255,7 @@ def test_phasing_out_before_beta_is_0_is_refused(beta):
         params=variables.pop("params"),
         collections=with_beta(variables, beta),
         tx=optax.sgd(0.1),
-        method=jaxsparse.rigl(sparsity=0.5, total_steps=100),
+        method=jaxsparse.rigl(sparsity=0.5, total_steps=100, update_interval=10),
         key=jax.random.key(1),
     )
     with pytest.raises(

@@ -45,7 +45,9 @@ def drawn():
     model = Model()
     images = jax.random.normal(jax.random.key(0), (6, 9, 9, 3))
     params = jax.jit(model.init)(jax.random.key(1), images)["params"]
-    masks = jaxsparse.rigl(sparsity=0.7, total_steps=10).init(jax.random.key(2), params)
+    masks = jaxsparse.rigl(sparsity=0.7, total_steps=10, update_interval=2).init(
+        jax.random.key(2), params
+    )
     params = jaxsparse.apply_masks(params, masks)
     kernels, kept = prunable_leaves(params), prunable_leaves(masks)
     pairs = {path: to_sparse(kernels[path], kept[path]) for path in kernels}

@@ -45,7 +45,7 @@ def started():
         apply_fn=model.apply,
         params=model.init(jax.random.key(1), images)["params"],
         tx=optax.adam(1e-2),
-        method=jaxsparse.rigl(sparsity=0.7, total_steps=100),
+        method=jaxsparse.rigl(sparsity=0.7, total_steps=100, update_interval=10),
         key=jax.random.key(2),
     )
     positions = find_positions(state.masks)

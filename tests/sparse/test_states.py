@@ -171,7 +171,9 @@ def test_what_cannot_be_expanded_is_named(transform):
         lengthen(short, {"Conv_1/kernel": positions["Conv_0/kernel"]})
     # A state of which nothing is compressed is in full, whatever is prunable.
     chex.assert_trees_all_equal(lengthen(state, {}).masks, state.masks)
-    method = jaxsparse.set_(sparsity=0.5, total_steps=STEPS, prunable=((".", True),))
+    method = jaxsparse.set_(
+        sparsity=0.5, total_steps=STEPS, update_interval=2, prunable=((".", True),)
+    )
     _, state = start(method, OPTIMIZERS["momentum"])
     positions = find_positions(state.masks, method.prunable)
     back = lengthen(compress(state, positions), positions)
@@ -196,7 +198,9 @@ def test_a_file_as_large_as_the_active_weights_goes_on_in_both_executions(tmp_pa
 
 
 def test_a_method_that_averages_all_gradients_is_refused():
-    _, state = start(jaxsparse.snfs(sparsity=0.8, total_steps=STEPS), optax.sgd(0.1))
+    _, state = start(
+        jaxsparse.snfs(sparsity=0.8, total_steps=STEPS, update_interval=2), optax.sgd(0.1)
+    )
     with pytest.raises(ValueError, match="snfs reads the gradient of all weights at every step"):
         compress(state, find_positions(state.masks))
 
