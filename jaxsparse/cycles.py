@@ -33,8 +33,8 @@ def with_cycles(
     1. Where it rises, weights grow by `grow`, from 0; where it falls, the lowest by `drop` go;
     nothing is exchanged. At the last step of every cycle, on the grid or not, the number of weights
     is exactly the method's own. The method's own events are those after the last cycle, unchanged;
-    those before it count by the density that they set, and by nothing else. With cycles to the end of
-    training the method itself exchanges nothing; `plan` shows it.
+    those before it count by the density that they set, and by nothing else. With cycles to
+    the end of training the method itself exchanges nothing; `plan` shows it.
 
     With scope "layer" every layer rises and falls to its share by the method's distribution, and at
     the end of a cycle has the number it had before; with scope "global" weights grow and go

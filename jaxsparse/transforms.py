@@ -155,8 +155,9 @@ def apply_event(
     Raises:
       ValueError: the trees differ; or the slots are in other containers than params.
     """
+    kept = trained_part(check_masks(event.kept, params))
+    masks = trained_part(check_masks(event.masks, params))
     params = apply_masks(params, event.kept)
-    kept, masks = trained_part(event.kept), trained_part(event.masks)
     first = mask_slots(tx, tx.init(trained_part(params)), masks)
     return params, _join_slots(tx, kept, opt_state, first)
 
@@ -166,6 +167,7 @@ def _join_slots(
 ) -> PyTree:
     """The optimizer state with every parameter-shaped slot of `first` where it is not kept."""
     is_slot = lambda slot, keep: not _is_hole(slot) and np.shape(slot) == np.shape(keep)
+    join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
     try:
         keeps = optax.tree.map_params(
             tx,
@@ -175,13 +177,12 @@ def _join_slots(
             transform_non_params=lambda _: True,
             is_leaf=_is_hole,
         )
+        return jax.tree.map(join, keeps, opt_state, first, is_leaf=_is_hole)
     except ValueError as error:
         raise ValueError(
             "the optimizer's slots are not in the containers of params; with Flax NNX give both "
             "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
         ) from error
-    join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
-    return jax.tree.map(join, keeps, opt_state, first, is_leaf=_is_hole)
 
 
 def _is_hole(node: Any) -> bool:

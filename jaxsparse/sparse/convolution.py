@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsparse.kernels.load import backend, on_device
+from jaxsparse.kernels import load
+from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.loop import loop_backward, loop_forward
 from jaxsparse.sparse.positions import Positions, check_known
 from jaxsparse.sparse.varying import result_type, varying_alike
@@ -64,7 +65,7 @@ def sparse_conv(
     if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
     images, values, positions = varying_alike(images, values, positions)
-    return _compiled_once(found, layout, backend().name, images, values, positions)
+    return _compiled_once(found, layout, load.backend().name, images, values, positions)
 
 
 def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
@@ -145,7 +146,7 @@ def _backward(
     kept: tuple[jax.Array, jax.Array, Positions],
     grads: jax.Array,
 ) -> tuple[jax.Array, jax.Array, None]:
-    grad_images, grad_values = _gradients(window, layout, backend().name, *kept, grads)
+    grad_images, grad_values = _gradients(window, layout, load.backend().name, *kept, grads)
     return grad_images, grad_values, None
 
 

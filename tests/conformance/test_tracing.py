@@ -51,7 +51,7 @@ def test_shapes_are_known_without_computing(name, dtype, key):
     method = method_of(name)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), FIXED)
     masks = jax.eval_shape(method.init, key, params)
-    event = jax.eval_shape(method.update, params, params, masks, 2, key=key)
+    event = jax.eval_shape(method.update, params, Observed(params), masks, 2, key=key)
     for tree in (masks, event.masks, event.kept):
         chex.assert_trees_all_equal_structs(tree, params)
         chex.assert_trees_all_equal_shapes(tree, params)
@@ -63,7 +63,7 @@ def test_shapes_are_known_without_computing(name, dtype, key):
         real = init(method, key, params)
         chex.assert_trees_all_equal_shapes_and_dtypes(masks, real)
         chex.assert_trees_all_equal_shapes_and_dtypes(
-            event, update(method, params, params, real, 2, key)
+            event, update(method, params, Observed(params), real, 2, key)
         )
 
 
@@ -74,7 +74,7 @@ def test_no_tracer_leaks_under_strict_dtypes(name, key):
         for dtype in (jnp.float32, jnp.bfloat16):
             params = fill(FIXED, 0, dtype)
             masks = jax.eval_shape(method.init, key, params)
-            jax.eval_shape(method.update, params, params, masks, 2, key=key)
+            jax.eval_shape(method.update, params, Observed(params), masks, 2, key=key)
             jax.eval_shape(
                 lambda p, m, k, n, method=method: method.update(p, Observed(p), m, n, key=k),
                 params,
@@ -90,7 +90,7 @@ def test_strict_dtypes_in_double_precision(name):
         method, key = CASES[name].make(FIXED), jax.random.key(0)
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), FIXED)
         masks = jax.eval_shape(method.init, key, params)
-        event = jax.eval_shape(method.update, params, params, masks, 2, key=key)
+        event = jax.eval_shape(method.update, params, Observed(params), masks, 2, key=key)
         assert all(x.dtype == jnp.int32 for x in event.metrics)
 
 
