@@ -113,7 +113,7 @@ def _compiled_once(
     values: jax.Array,
     positions: Positions,
 ) -> jax.Array:
-    """Op by op the layer would be compiled anew at every call; `engine` says what `_conv` becomes."""
+    """Op by op it would be compiled at every call. What becomes of `_conv` depends on `engine`."""
     del engine
     return _conv(window, layout, images, values, positions)
 
