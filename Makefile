@@ -26,11 +26,12 @@ $(BIN)/.ready: pyproject.toml constraints.txt hatch_build.py $(KERNELS)
 demo: setup
 	$(BIN)/python experiments/demo.py
 
+# Workers take stretches of files that stand together: what a file's tests share is compiled once.
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: setup
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: setup
 	$(BIN)/ruff format --check .

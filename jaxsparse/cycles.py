@@ -60,10 +60,14 @@ def with_cycles(
         a recipe to change (`static(masks=...)`), or with cycles already. When called with params:
         an N:M pattern, which fixes the density.
 
+    Differs from the official code of EAST in: counts are exact, above all at the end of a cycle (at
+    an interval of 4000 steps that code goes on with 1.585 times its budget); the layers' add up,
+    where the code rounds each down; they are compared as integers, layer by layer, where the code
+    compares densities, with weight sharing in two units; pruning chooses among active weights
+    alone, where the code lets weights of 0 win ties; and as `schedules.cyclic`.
+
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning"
-    (EAST), TMLR 2025. Differs from the official code in: counts are exact, above all at the end of
-    a cycle (at an interval of 4000 steps that code goes on with 1.585 times its budget); they are
-    compared as integers, layer by layer; pruning chooses among active weights alone.
+    (EAST), TMLR 2025.
 
     >>> from jaxsparse import static, with_cycles
     >>> method = with_cycles(static(sparsity=0.9, total_steps=1000), cycle_interval=50)

@@ -64,6 +64,9 @@ def erk(power: float = 1.0, *, axes: AxesByPath | None = None) -> Distribution:
 
         eps = (d * sum_all n_l - sum_dense n_l) / sum_rest raw_l * n_l,    d_l = eps * raw_l
 
+    Differs from the official code (RigL's) in: the densities are those of the formula, where the
+    code rounds the zeros of every layer down on the way; `leaf_counts` rounds once.
+
     Args:
       power: 0 gives uniform, 1 is the published ERK.
       axes: by path, from `kernel_axes` or by hand; leaves without an entry, and all where it is

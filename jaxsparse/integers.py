@@ -19,7 +19,7 @@ def whole_number(value: Any) -> int | None:
     >>> whole_number(np.uint32(4_000_000_000)), whole_number(3.0), whole_number(True)
     (4000000000, None, None)
     """
-    if isinstance(value, bool | np.bool_) or np.ndim(value):
+    if isinstance(value, bool | np.bool_):
         return None
     try:
         return operator.index(value)

@@ -87,6 +87,8 @@ def cosine(initial: float, final: float, total_steps: int) -> StepSchedule:
 
         r(t) = r_min + (r_0 - r_min) * (1 + cos(pi t / T)) / 2
 
+    Differs from RigL's code, which divides by T_end minus the first step of its events.
+
     Reference:
       RigL (Evci et al. 2020, section 3) with final = 0 and T = T_end; GraNet (Liu et al. 2021) and
       ITOP with 0.5 to 0.005 over all steps.

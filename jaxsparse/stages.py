@@ -101,6 +101,10 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
       grow: what an inactive position is worth; the highest come.
       rounding: "floor" (RigL, SET, SNFS) or "ceil" (GraNet, ITOP).
 
+    Differs from the official codes in: counts are exact. GraNet's and ITOP's give active positions
+    a score of 0 and let them take part, so that a layer loses weights where fewer gradients differ
+    from 0 than are to grow.
+
     Reference: Evci et al., "Rigging the Lottery", ICML 2020, algorithm 1; Liu et al., "Sparse
     Training via Boosting Pruning Plasticity with Neuroregeneration", NeurIPS 2021, section 4.
     """

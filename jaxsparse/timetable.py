@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxsparse.distributions import count_together, leaf_counts
 from jaxsparse.integers import whole_number
@@ -70,7 +71,7 @@ class Timetable(NamedTuple):
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`, a Python int counted from 1."""
-        if isinstance(step, jax.core.Tracer):
+        if isinstance(step, Tracer):
             raise ValueError(
                 "is_due was asked for a traced step, and the answer decides what is compiled: ask "
                 "it outside of jit and pass it on as a static argument, or walk method.segments()"

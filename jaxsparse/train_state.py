@@ -189,7 +189,7 @@ class TrainState(train_state.TrainState):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.replace = _replace  # Flax gives every class a plain one
+        setattr(cls, "replace", _replace)  # noqa: B010 - Flax gives every class a plain one
 
     def _for_method(self, method: Method, step: jax.Array) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def _replace(self: TrainState, **changes: Any) -> TrainState:
     return dataclasses.replace(self, **changes)
 
 
-TrainState.replace = _replace
+setattr(TrainState, "replace", _replace)  # noqa: B010 - whose type would be another
 
 
 def with_masks(cls: type[train_state.TrainState]) -> Any:

@@ -64,7 +64,8 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         trees that differ, naming the first leaf.
     """
     # optax's type of an update does not say that extra arguments may be required.
-    return optax.GradientTransformationExtraArgs(_init_of(inner), cast(Any, _update_of(inner)))
+    init, update = cast(Any, _init_of(inner)), cast(Any, _update_of(inner))
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 @comparable

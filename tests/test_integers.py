@@ -9,7 +9,16 @@ from jaxsparse.integers import whole_number
 
 TYPES = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
 NO_NUMBERS = (True, np.True_, jnp.array(True), 2.0, np.float32(2), jnp.float32(2), "2", None)
-NO_NUMBERS += ([2], (2,), np.array([2]), jnp.array([2]), float("nan"), 2j, jax.random.key(0))
+NO_NUMBERS += (
+    [2],
+    (2,),
+    [[1], [2, 3]],
+    np.array([2]),
+    jnp.array([2]),
+    float("nan"),
+    2j,
+    jax.random.key(0),
+)
 
 
 @pytest.mark.parametrize("kind", [int, *TYPES])

@@ -55,7 +55,12 @@ def rigl(
       ValueError: a number outside its range.
 
     Differs from the official code in: ties are cut by a hash of the index, where the code adds
-    noise of 1e-5 to the scores, and a skipped step advances the step count.
+    noise of 1e-5 to the scores; a skipped step advances the step count; with a `start_step` above 0
+    the drop fraction still falls over steps 0 to `stop_step`, where the code divides the step by
+    `stop_step - start_step`; a layer's count is rounded so that all of them add up, where the code
+    rounds its zeros down, and is at least `min_keep`; a weight that grows starts at 0, where the
+    code has a share of the gradient as an option; `stop_step` is 3/4 of training, where the
+    published runs of 32,000 steps have 25,000.
 
     Reference: Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020.
     """
@@ -110,6 +115,8 @@ def set_(
       skip_step: leave out the optimizer step where there is an event, as RigL's code does.
       prunable: which leaves; as in `prunable_paths`.
 
+    Differs from the official code (RigL's) in: as `rigl`.
+
     Reference: Mocanu et al., Nature Communications 2018; Evci et al. 2020, section 4.
     """
     method = rigl(
@@ -148,6 +155,8 @@ def snfs(
       total_steps: length of the run.
       momentum: decay of the average, in [0, 1).
       **options: every other option of `rigl`.
+
+    Differs from the official code (RigL's) in: as `rigl`.
 
     Reference: Dettmers and Zettlemoyer, "Sparse Networks from Scratch", 2019; Evci et al. 2020.
     """
@@ -201,6 +210,14 @@ def rigl_itop(
       min_keep: fewest weights of each layer; None is 1, with 0 a layer may have none.
       prunable: which leaves; as in `prunable_paths`.
 
+    Differs from the official code in: every layer keeps its exact count. The code draws each
+    initial weight by chance; it keeps what is strictly above a threshold, so that ties go as well;
+    and it gives active weights a score of 0 to grow by, so that where fewer gradients differ from 0
+    than weights are to grow, active ones are chosen again and the layer loses as many. Besides, the
+    code exchanges at the last step of training, too, whose new weights never train; with several
+    processes each seems to draw masks of its own; and its Erdos-Renyi start on ImageNet does not
+    cut densities at 1.
+
     Reference: Liu et al., "Do We Actually Need Dense Over-Parameterization? In-Time
     Over-Parameterization in Sparse Training", ICML 2021.
     """
@@ -226,7 +243,7 @@ def rigl_itop(
 def set_itop(
     *, sparsity: float, total_steps: int, update_interval: int = 1500, **options
 ) -> Method:
-    """SET-ITOP: the same with random growth. `update` needs a key.
+    """SET-ITOP: `rigl_itop` with random growth. `update` needs a key.
 
     Args:
       sparsity: share of prunable weights that are 0, in [0, 1).
@@ -234,8 +251,12 @@ def set_itop(
       update_interval: steps between events (published: 1500 at batch size 128).
       **options: every other option of `rigl_itop` but `grow`.
 
-    Reference: Liu et al. 2021 (ITOP). Drops by |w|; the official code's SET keeps the most negative
-    weights instead, which is not followed.
+    Differs from the official code in: as many weights grow as were dropped, where the code draws
+    every inactive one with the probability that gives this number on average, so that a layer's
+    count walks at random (that of 400 weights by 20 % in the published run); drops by |w|, where
+    the code's SET keeps the most negative weights; and as `rigl_itop`.
+
+    Reference: Liu et al. 2021 (ITOP).
     """
     method = rigl_itop(
         sparsity=sparsity,

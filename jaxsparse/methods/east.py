@@ -44,10 +44,15 @@ def east(
         the first two nearly triple the weights.)
       **options: every other option of `rigl_itop`.
 
+    Differs from the official code in: the first exchange after the cycles is at the next multiple
+    of `update_interval`, where the code goes on at the cycles' interval for one more (with the
+    published numbers at steps 36,000 and 35,300: the code has one exchange more). Every layer keeps
+    a weight within the exact budget (`min_keep`), where the code adds floors on top of it, which
+    differ from version to version; layers that ERK makes dense pass on what they cannot hold, where
+    the code cuts it off. And as `with_cycles` and `rigl_itop`.
+
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning",
-    TMLR 2025. See `with_cycles` for what differs from the official code; besides, every layer keeps
-    a weight within the exact budget (`min_keep`), where that adds floors on top of it, and layers
-    that ERK makes dense pass on what they cannot hold, where that cuts it off.
+    TMLR 2025.
     """
     method = rigl_itop(
         sparsity=sparsity, total_steps=total_steps, update_interval=update_interval, **options

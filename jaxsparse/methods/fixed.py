@@ -50,6 +50,9 @@ def static(
     Raises:
       ValueError: both or neither of `sparsity` and `masks`.
 
+    Differs from the official code in: a layer's count is rounded so that all of them add up, where
+    the code rounds its zeros down.
+
     Reference: the paper's "Static" in Evci et al. 2020, which its code calls `scratch` (its option
     `static` re-draws weak weights in place and is something else).
     """

@@ -62,6 +62,11 @@ def gmp(
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
 
+    Differs from the official code (GraNet's) in: exact counts (see `stages.prune`); the cubic's
+    last event is run; `initial_sparsity` holds, where the code starts dense whatever it is told;
+    with scope "layer" the distribution says what each layer keeps, where the code's uniform variant
+    holds the classifier at density 0.2 from a sparsity of 0.8 on.
+
     Reference: Zhu and Gupta, "To prune, or not to prune", 2017; as in GraNet (Liu et al. 2021).
     """
     return _gradual(
@@ -133,8 +138,10 @@ def granet(
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
 
     Differs from the official code in: exact counts (see `stages.prune`, `starts.random_masks`), the
-    cubic's last event is run, growth can never choose an active weight, and at the very last step
-    of training nothing is exchanged.
+    cubic's last event is run, growth can never choose an active weight (the code's can where few
+    gradients differ from 0, and the layer loses as many), a layer has at least `min_keep` weights
+    at the start, and at the very last step of training nothing is exchanged. With several
+    processes each seems to draw masks of its own in the code.
 
     Reference: Liu et al., "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
     NeurIPS 2021, section 4.
@@ -171,6 +178,8 @@ def granet_st(
       total_steps: length of the run.
       initial_sparsity: of the random ERK masks at the start; published: 0.5.
       **options: every other option of `granet`.
+
+    Differs from the official code in: as `granet`.
 
     Reference: Liu et al. 2021, section 4 (GraNet, sparse-to-sparse).
     """

@@ -46,8 +46,9 @@ from jaxsparse.nn.resnet import (
     resnet,
     torchvision_name,
 )
+from jaxsparse.nn.shapes import layer_shapes
 from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity
-from jaxsparse.nn.sparse import layer_shapes, sparse_execution
+from jaxsparse.nn.sparse import sparse_execution
 from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 

@@ -84,6 +84,9 @@ class DyReLU(nn.Module):
     Raises:
       ValueError: another blend, or a reduction below 1.
 
+    Differs from the official code in: the gradient where both lines are equal, which PyTorch's
+    maximum gives to either of them.
+
     Reference: the authors' code of EAST (K = 2); its paper's equations were not at hand.
     """
 
@@ -152,6 +155,9 @@ def beta_of(
       late: ReLU, beta = 0, where beta would be 1: then DyReLU begins at `start_step`, untrained. So
         does the authors' code, against the words of the paper.
 
+    Differs from the official code in: `late` is an option; beta falls whatever else is asked for,
+    where newer versions hold it at 1 unless DyReLU is to be frozen as well; the code counts epochs.
+
     >>> [
     ...     round(float(beta_of(e, start_step=62.5, stop_step=124)), 3)
     ...     for e in (62, 63, 93, 123, 124)
@@ -177,6 +183,8 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
     A step that takes the state is compiled anew by itself. A mask of the optimizer, such as that of
     decay, or its labels are to be functions of the params: a tree of those at hand fits no longer.
     To restore a checkpoint from after the phase, phase out the fresh state too, with a beta of 0.
+
+    Differs from the official code, where the parameters stay in the network and the optimizer.
 
     While beta is above 0 this changes what the network computes. It is refused where the state
     holds the collection of beta; where that is a variable beside the state, nobody can tell.

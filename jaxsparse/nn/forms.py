@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsparse.nn.sparse import look_at_layers
+from jaxsparse.nn.shapes import look_at_layers
 from jaxsparse.paths import listed
 from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_rooms, is_mostly_sparse
 
@@ -108,7 +108,7 @@ def choose_forms(
         for path, num in active.items()
         if path in layers
     ]
-    unknown = "no module of that name"
+    unknown = "no module of that name, or one within nn.jit"
     others = {path: reasons.get(path, unknown) for path in active if path not in layers}
     return Forms(model, rooms, tuple(forms), others)
 

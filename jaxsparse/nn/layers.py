@@ -8,6 +8,7 @@ the sparse kernels are faster. Either way a network takes images as [batch, heig
 and has the same variables. Height and width are axes 1 and 2 in both.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
@@ -18,7 +19,8 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLU, DyReLUOptions
-from jaxsparse.nn.sparse import of_layer, positions_of_layer, values_of, window_of
+from jaxsparse.nn.shapes import kernel_path, of_layer, window_of
+from jaxsparse.nn.sparse import positions_of_layer, values_of, variable_of
 from jaxsparse.sparse import Epilogue, Layout, batch_norm, sparse_conv_norm
 
 Initializer = jax.nn.initializers.Initializer
@@ -171,9 +173,9 @@ def conv_norm(
     positions = positions_of_layer(conv)
     if positions is None or not norm.use_running_average:
         return norm(conv(x, scale), shortcut, relu=relu)
-    path = "/".join([*conv.path, "kernel"])
+    path = kernel_path(conv)
     window = window_of(conv, path, (x.shape[1], x.shape[2]))
-    of_norm = lambda kind, name: jnp.asarray(norm.get_variable(kind, name))
+    of_norm = functools.partial(variable_of, norm)
     factor = of_norm("params", "scale") * jax.lax.rsqrt(
         of_norm("batch_stats", "var") + norm.epsilon
     )

@@ -15,8 +15,12 @@ A sparsity is meant of the network without sharing, so that both have the same n
 weights. Of the weights that are there, fewer are then inactive: `stored_sparsity` says how many.
 The active ones are used several times, and FLOPs count every use.
 
+Differs from the official code in: the number of active weights is exact, where the code adds floors
+for each layer; all blocks have DyReLU where one has, where one version leaves it out of ResNet-50's
+first two of a stage; and there are wide networks.
+
 Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning", TMLR
-2025 (EAST); the mapping is that of the authors' code, which has no wide networks.
+2025 (EAST); the mapping is that of the authors' code.
 """
 
 import math

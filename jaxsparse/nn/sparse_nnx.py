@@ -25,7 +25,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from jaxsparse.nn.sparse import of_layer, window_of
+from jaxsparse.nn.shapes import of_layer, window_of
 from jaxsparse.paths import leaf_paths
 from jaxsparse.sparse import Positions, sparse_conv, sparse_dot, to_dense
 from jaxsparse.sparse.positions import gathered
@@ -78,11 +78,17 @@ class _SparseLayer(nnx.Module):
     """
 
     _options: tuple[str, ...] = ()
+    _num_axes: int
 
     def __init__(self, layer: Any, positions: Positions, path: str):
         kernel = layer.kernel[...]
         if kernel.shape != positions.shape:
             raise ValueError(f"{path} is {kernel.shape}, its positions are of {positions.shape}")
+        if kernel.ndim > self._num_axes:
+            raise ValueError(
+                f"{path} is {kernel.shape}, a stack of layers (nnx.vmap), which has no sparse "
+                "form; it stays dense"
+            )
         if kernel.dtype != jnp.float32 or layer.preferred_element_type not in (None, jnp.float32):
             dtypes = f"{kernel.dtype} and preferred_element_type={layer.preferred_element_type}"
             raise ValueError(f"{path} is {dtypes}; it cannot be executed sparsely")
@@ -117,6 +123,7 @@ class SparseConv(_SparseLayer):
     """A two-dimensional `nnx.Conv` by its active weights; called as that one is, float32 only."""
 
     _options = _CONV_OPTIONS
+    _num_axes = 4
 
     def __init__(self, layer: nnx.Conv, positions: Positions, path: str = "kernel"):
         window_of(_as_linen(layer), path, (1, 1))
@@ -142,6 +149,7 @@ class SparseLinear(_SparseLayer):
     """An `nnx.Linear` by its active weights; called as that one is, float32 only."""
 
     _options = _LINEAR_OPTIONS
+    _num_axes = 2
 
     def __init__(self, layer: nnx.Linear, positions: Positions, path: str = "kernel"):
         if layer.dtype not in (None, jnp.float32):
@@ -174,9 +182,11 @@ def sparse_modules(model: nnx.Module, positions: Mapping[str, Positions]) -> Any
 
     Raises:
       ValueError: a path that is no kernel of the model; a layer that has no sparse form (neither
-        `nnx.Conv` nor `nnx.Linear` itself, or as in `jaxsparse.nn.sparse.sparse_execution`); a
-        kernel that another layer has, too, or of another shape. Names the path.
+        `nnx.Conv` nor `nnx.Linear` itself, a stack of them, one whose kernel `nnx.SpectralNorm` or
+        `nnx.WeightNorm` changes, or as in `jaxsparse.nn.sparse.sparse_execution`); a kernel that
+        another layer has, too, or of another shape. Names the path.
     """
+    changed = _changed_kernels(model)
     owners: dict[int, str] = {}
     found = {}
     for path, layer, kernel in _kernels(model):
@@ -187,6 +197,8 @@ def sparse_modules(model: nnx.Module, positions: Mapping[str, Positions]) -> Any
     for path in positions:
         if path not in found:
             raise ValueError(f"positions of {path}, which is no kernel of the model")
+        if kind := changed.get(id(found[path])):
+            raise ValueError(f"{path} is changed by an nnx.{kind} at every call; it stays dense")
         if type(found[path]) not in _SPARSE:
             kind = type(found[path]).__name__
             raise ValueError(f"{path} belongs to a {kind}, which has no sparse form")
@@ -253,6 +265,17 @@ def _kernels(model: nnx.Module) -> Iterator[tuple[str, nnx.Module, nnx.Variable]
             kernel := getattr(node, "kernel", None), nnx.Variable
         ):
             yield _kernel_path(parts), node, kernel
+
+
+def _changed_kernels(model: nnx.Module) -> dict[int, str]:
+    """The layers within modules that write normalised kernels into them, by id, and which."""
+    kinds = nnx.SpectralNorm | nnx.WeightNorm
+    norms = [node for _, node in nnx.iter_graph(model) if isinstance(node, kinds)]
+    return {
+        id(layer): type(norm).__name__
+        for norm in norms
+        for _, layer in nnx.iter_graph(norm.layer_instance)
+    }
 
 
 def _kernel_path(parts: tuple[Any, ...]) -> str:

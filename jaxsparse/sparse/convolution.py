@@ -114,7 +114,7 @@ def _compiled_once(
     values: jax.Array,
     positions: Positions,
 ) -> jax.Array:
-    """Compiled, since op by op it would be anew at every call; `engine` says what `_conv` is."""
+    """Op by op it would be compiled at every call. What becomes of `_conv` depends on `engine`."""
     del engine
     return _conv(window, layout, images, values, positions)
 

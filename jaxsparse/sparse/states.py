@@ -67,7 +67,9 @@ def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
 
     The optimizer sees vectors where it saw kernels. One that looks at ranks or shapes at every step
     does something else then: Adafactor, Muon, or a mask such as `lambda params: jax.tree.map(lambda
-    x: x.ndim > 1, params)`, for which a tree of booleans, or one by path, is to be given.
+    x: x.ndim > 1, params)`, for which a tree of booleans, or one by path, is to be given. A box
+    around a leaf (`nn.Partitioned`) stays, with the names of the axes in full: they say nothing of
+    the vector, which is to lie whole on every device.
 
     Args:
       state: a `TrainState`, or another with params, masks, opt_state, tx, observe_state and method.

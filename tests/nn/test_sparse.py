@@ -107,10 +107,10 @@ def test_layers_without_positions_are_as_they_were(drawn):
             nn.Conv(4, (3, 3), conv_general_dilated=own_convolution),
             "kernel has a product of its own",
         ),
-        (Standardised(4, (3, 3)), "kernel belongs to a Standardised, which has no sparse form"),
+        (Standardised(4, (3, 3)), "kernel has no sparse form, for a Standardised; leave it out"),
         (
             nn.ConvTranspose(4, (3, 3)),
-            "kernel belongs to a ConvTranspose, which has no sparse form",
+            "kernel has no sparse form, for a ConvTranspose; leave it out",
         ),
     ],
 )

@@ -246,3 +246,48 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=message):
         sparse_modules(model, {"again/kernel": positions_for((3, 3, 8, 8))})
     sparse_modules(model, {"head/kernel": positions_for((224, 5))})  # the others may be tied
+
+
+def stack_of_layers(rngs):
+    make = nnx.vmap(lambda rngs: nnx.Linear(4, 4, rngs=rngs), axis_size=3)
+    return nnx.List([nnx.split_rngs(splits=3)(make)(rngs)])
+
+
+def normalised(kind):
+    return lambda rngs: nnx.List([kind(nnx.Linear(4, 4, rngs=rngs), rngs=rngs)])
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "message"),
+    [
+        (stack_of_layers, "0/kernel", r"0/kernel is \(3, 4, 4\), a stack of layers \(nnx.vmap\)"),
+        (
+            normalised(nnx.SpectralNorm),
+            "0/layer_instance/kernel",
+            "0/layer_instance/kernel is changed by an nnx.SpectralNorm at every call; it stays",
+        ),
+        (
+            normalised(nnx.WeightNorm),
+            "0/layer_instance/kernel",
+            "0/layer_instance/kernel is changed by an nnx.WeightNorm at every call; it stays",
+        ),
+    ],
+)
+def test_stacks_and_norms_of_kernels_are_named(make, path, message):
+    model = make(nnx.Rngs(0))
+    masks = RIGL.init(jax.random.key(0), nnx.as_pure(nnx.state(model, nnx.Param)))
+    positions = find_positions(masks)
+    assert positions.keys() == {path}
+    with pytest.raises(ValueError, match=message):
+        sparse_modules(model, positions)
+
+
+def test_a_layer_with_low_rank_weights_beside_it():
+    layer = nnx.LoRA(6, 2, 8, base_module=nnx.Linear(6, 8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    layer.lora_b[...] += 1.0
+    masks = RIGL.init(jax.random.key(0), nnx.as_pure(nnx.state(layer, nnx.Param)))
+    assert find_positions(masks).keys() == {"base_module/kernel"}
+    nnx.update(layer, jaxsparse.apply_masks(nnx.as_pure(nnx.state(layer, nnx.Param)), masks))
+    sparse = sparse_modules(layer, find_positions(masks))
+    x = jax.random.normal(jax.random.key(1), (3, 6))
+    close(sparse(x), layer(x))
