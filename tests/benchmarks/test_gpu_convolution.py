@@ -56,6 +56,8 @@ def a_case(layer, batch, dtype, seed=0):
     ],
     ids=str,
 )
+
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
 def test_outputs_and_gradients_are_those_of_xla(layer, block, dtype):
     images, grads, values, positions = a_case(layer, 6, dtype)
     flat = np.asarray(positions.flat)[: int(positions.num)]

@@ -24,6 +24,8 @@ from jaxsparse.paths import leaf_paths
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import make_run, split, trained
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 STOP, EVERY = 9, 3
 
 
