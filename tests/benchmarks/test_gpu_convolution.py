@@ -12,6 +12,8 @@ from benchmarks.gpu_report import break_even
 from benchmarks.pallas_convolution import Block, convolve
 from jaxsparse.sparse import to_dense, to_sparse
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 PLAIN = Block(pixels=1, images=8, channels=1, unroll=1, warps=1)
 WIDE = Block(pixels=4, images=4, channels=2, unroll=4, warps=2)
 
@@ -56,8 +58,6 @@ def a_case(layer, batch, dtype, seed=0):
     ],
     ids=str,
 )
-
-pytestmark = pytest.mark.variants  # long, and one Python shows it for both
 def test_outputs_and_gradients_are_those_of_xla(layer, block, dtype):
     images, grads, values, positions = a_case(layer, 6, dtype)
     flat = np.asarray(positions.flat)[: int(positions.num)]
