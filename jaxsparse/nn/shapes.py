@@ -75,7 +75,8 @@ def look_at_layers(
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
-        jax.eval_shape(apply, *args)
+        # A function of its own: JAX may answer for one that it has traced, and would not call it.
+        jax.eval_shape(lambda *args: apply(*args), *args)
     return found, {path: why for path, why in others.items() if path not in found}
 
 

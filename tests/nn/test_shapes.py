@@ -135,8 +135,9 @@ def modelled(forward):
 def test_what_is_executed(name):
     model = modelled(EXECUTED[name])
     variables, params, positions = start(model)
-    found, others = look_at_layers(model.apply, variables, X)
-    assert found.keys() == positions.keys() and not others.keys() & positions.keys()
+    for _ in range(2):  # JAX does not answer the second time by what it has traced
+        found, others = look_at_layers(model.apply, variables, X)
+        assert found.keys() == positions.keys() and not others.keys() & positions.keys()
 
     @jax.jit
     def sparse(params, positions):
@@ -152,7 +153,9 @@ def test_what_has_no_sparse_form_is_left_out_and_named(name):
     forward, why = NAMED[name]
     model = modelled(forward)
     variables, params, positions = start(model)
-    assert positions and not layer_shapes(model.apply, variables, X)
+    for _ in range(2):
+        found, others = look_at_layers(model.apply, variables, X)
+        assert positions and not found and others.keys() >= positions.keys()
     forms = choose_forms(model, X, count_active(variables["params"]))
     assert forms.rooms == {} and forms.others.keys() >= positions.keys()
     path = next(iter(positions))
