@@ -78,7 +78,7 @@ def training_step(begun: Begun, *, sparse: bool) -> tuple[quiet.Run, str]:
     model, state, positions = begun.model, begun.state, {}
     if sparse:
         forms = choose_forms(model, IMAGES, count_active(state.masks), exact=True)
-        model, positions = forms.model, find_positions(state.masks, room=forms.rooms)
+        model, positions = forms.model, find_positions(state.masks, capacity=forms.capacity)
         state = jax.jit(compress)(state, positions)
     images = jax.random.normal(jax.random.key(2), IMAGES.shape)
     labels = jnp.arange(BATCH) % 10

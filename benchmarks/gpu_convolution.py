@@ -178,7 +178,7 @@ class Bench:
         return self.program(("images", layer))()
 
     def _time(self, case: Case, sparsity: float, images: jax.Array) -> Time:
-        kernel = draw_kernel(case.layer, sparsity, case.room)
+        kernel = draw_kernel(case.layer, sparsity, case.capacity)
         return measure(self.program(case), kernel.values, images, kernel.lists, 0.02)[0]
 
     def phase(
@@ -190,13 +190,13 @@ class Bench:
         print(f"\n{title}, {'forward and backward' if train else 'forward'}", flush=True)
         wanted = []
         for layer in layers:
-            room = num_active(layer, min(sparsities))
+            capacity = num_active(layer, min(sparsities))
             wanted.append((("images", layer), compile_images, (layer, self.batch)))
             for dtype in DTYPES:
                 for sparsity in sparsities:
-                    for case in self._cases(layer, train, dtype, sparsity, room):
+                    for case in self._cases(layer, train, dtype, sparsity, capacity):
                         wanted.append((case, compile_case, (case, self.batch, self.interpret)))
-                errors = (layer, train, dtype, self.batch, room)
+                errors = (layer, train, dtype, self.batch, capacity)
                 wanted.append((("errors", *errors), compile_errors, errors))
         self.compile(wanted)
         print(gpu_report.head(sparsities), flush=True)
@@ -207,11 +207,11 @@ class Bench:
                 self.save()
 
     def _cases(
-        self, layer: Layer, train: bool, dtype: str, sparsity: float, room: int
+        self, layer: Layer, train: bool, dtype: str, sparsity: float, capacity: int
     ) -> tuple[Case, Case]:
         """Dense, which is the same whatever the sparsity, and sparse."""
         block = self.block(layer, dtype, sparsity)
-        return Case(layer, train, dtype, None, 0), Case(layer, train, dtype, block, room)
+        return Case(layer, train, dtype, None, 0), Case(layer, train, dtype, block, capacity)
 
     def _row(self, layer: Layer, train: bool, sparsities: Sequence[float]) -> dict[str, Any]:
         row: dict[str, Any] = {"layer": str(layer), "train": train, "times": {}, "errors": {}}
@@ -220,10 +220,10 @@ class Bench:
             for dtype in DTYPES
         }
         images = self._images(layer)
-        room = num_active(layer, min(sparsities))
+        capacity = num_active(layer, min(sparsities))
         for dtype in DTYPES:
             for sparsity in sparsities:
-                cases = self._cases(layer, train, dtype, sparsity, room)
+                cases = self._cases(layer, train, dtype, sparsity, capacity)
                 what = f"{layer} {dtype} at {sparsity:.1%}"
                 self.attempt(what, self._pair, row, cases, sparsity, images[dtype])
         print(gpu_report.line(row, sparsities), flush=True)
@@ -232,7 +232,7 @@ class Bench:
     def _pair(self, row: dict[str, Any], cases: Any, sparsity: float, images: Any) -> None:
         """Times the sparse form, and once the dense one, whose results it must have."""
         dense, sparse = cases
-        kernel = draw_kernel(dense.layer, sparsity, sparse.room)
+        kernel = draw_kernel(dense.layer, sparsity, sparse.capacity)
         args = (jnp.asarray(kernel.dense, dense.dtype), images[1], None)
         times, name = row["times"], f"dense {dense.dtype}"
         if name in times:
@@ -245,7 +245,7 @@ class Bench:
         args = (kernel.values, images[0], kernel.lists)
         taken, found = measure(self.program(sparse), *args, 0.05)
         errors = self.program(
-            ("errors", dense.layer, dense.train, dense.dtype, self.batch, sparse.room)
+            ("errors", dense.layer, dense.train, dense.dtype, self.batch, sparse.capacity)
         )(found, expected, jnp.asarray(kernel.flat))
         row["errors"][f"{sparsity} {dense.dtype}"] = worst = float(errors.max())
         if not worst < TOLERANCE[dense.dtype]:  # NaN is wrong too

@@ -54,10 +54,10 @@ class Lists(NamedTuple):
 
     Attributes:
       starts: int32[outputs + 1], where each output channel's weights begin.
-      codes: int32[room], in the order of the values.
+      codes: int32[capacity], in the order of the values.
       back_starts: int32[inputs + 1].
-      back_codes: int32[room].
-      order: int32[room], which value each entry of the transposed list has.
+      back_codes: int32[capacity].
+      order: int32[capacity], which value each entry of the transposed list has.
     """
 
     starts: jax.Array
@@ -67,20 +67,20 @@ class Lists(NamedTuple):
     order: jax.Array
 
 
-def make_lists(flat: np.ndarray, layer: Layer, room: int) -> Lists:
+def make_lists(flat: np.ndarray, layer: Layer, capacity: int) -> Lists:
     """Makes the lists on the host, which happens once for each mask.
 
     Args:
       flat: int[active], rising positions in a kernel of [output, y, x, input], as in
         `jaxsparse.sparse.Positions`.
       layer: whose kernel it is.
-      room: at least as many.
+      capacity: at least as many.
     """
     output, column = np.divmod(flat, layer.columns)
     tap, channel = np.divmod(column, layer.inputs)
     place = tap // layer.taps * 16 + tap % layer.taps
     order = np.argsort(channel, kind="stable")
-    fill = lambda x: np.pad(x, (0, room - len(x))).astype(np.int32)
+    fill = lambda x: np.pad(x, (0, capacity - len(x))).astype(np.int32)
     starts = lambda x, num: np.searchsorted(x, np.arange(num + 1)).astype(np.int32)
     arrays = (
         starts(output, layer.outputs),

@@ -32,22 +32,22 @@ class Case(NamedTuple):
       train: with the gradients of images and weights, or the forward pass alone.
       dtype: of the images; of the weights too where they are dense.
       block: of the sparse kernels; None: dense, images as [image, y, x, channel].
-      room: for active weights.
+      capacity: for active weights.
     """
 
     layer: Layer
     train: bool
     dtype: str
     block: Block | None
-    room: int
+    capacity: int
 
 
 class Kernel(NamedTuple):
     """A random kernel.
 
     Attributes:
-      flat: int32[room], positions in [output, y, x, input], then -1.
-      values: float32[room], then 0.
+      flat: int32[capacity], positions in [output, y, x, input], then -1.
+      values: float32[capacity], then 0.
       lists: where they are.
       dense: float32 [y, x, input, output], on the host.
     """
@@ -78,7 +78,7 @@ class Time(NamedTuple):
     high: float
 
 
-def draw_kernel(layer: Layer, sparsity: float, room: int) -> Kernel:
+def draw_kernel(layer: Layer, sparsity: float, capacity: int) -> Kernel:
     """Draws positions uniformly, and normal values by the number of weights that an output has."""
     rng = np.random.default_rng(0)
     active, size = num_active(layer, sparsity), layer.columns * layer.outputs
@@ -87,11 +87,11 @@ def draw_kernel(layer: Layer, sparsity: float, room: int) -> Kernel:
     matrix = np.zeros(size, np.float32)
     matrix[flat] = values
     by_output = matrix.reshape(layer.outputs, layer.taps, layer.taps, layer.inputs)
-    after = (0, room - active)
+    after = (0, capacity - active)
     return Kernel(
         np.pad(flat, after, constant_values=-1).astype(np.int32),
         jnp.asarray(np.pad(values, after)),
-        make_lists(flat, layer, room),
+        make_lists(flat, layer, capacity),
         np.ascontiguousarray(by_output.transpose(1, 2, 3, 0)),
     )
 
@@ -118,13 +118,13 @@ def compile_case(case: Case, batch: int, interpret: bool) -> Program:
         weights = array((layer.taps, layer.taps, layer.inputs, layer.outputs), case.dtype)
     else:
         images = array((layer.inputs, layer.size, layer.size, batch), case.dtype)
-        weights = array((case.room,), jnp.float32)
+        weights = array((case.capacity,), jnp.float32)
         lists = Lists(
             ints(layer.outputs + 1),
-            ints(case.room),
+            ints(case.capacity),
             ints(layer.inputs + 1),
-            ints(case.room),
-            ints(case.room),
+            ints(case.capacity),
+            ints(case.capacity),
         )
     step = functools.partial(_step, case, interpret)
     return compile_calls(step, weights, images, lists)
@@ -156,16 +156,16 @@ def compile_calls(step: Callable[..., Any], weights: Any, images: Any, lists: An
     return Program(run.lower(weights, results, images, lists).compile(), results)
 
 
-def compile_errors(layer: Layer, train: bool, dtype: str, batch: int, room: int) -> Any:
+def compile_errors(layer: Layer, train: bool, dtype: str, batch: int, capacity: int) -> Any:
     """Compiles the relative errors of a sparse form's results, by those of the dense one."""
     array = jax.ShapeDtypeStruct
     sizes = [(layer.outputs, layer.out_size), (layer.inputs, layer.size)][: 2 if train else 1]
     found = [array((channels, size, size, batch), dtype) for channels, size in sizes]
     expected = [array((batch, size, size, channels), dtype) for channels, size in sizes]
     if train:
-        found.append(array((room,), jnp.float32))
+        found.append(array((capacity,), jnp.float32))
         expected.append(array((layer.taps, layer.taps, layer.inputs, layer.outputs), dtype))
-    flat = array((room,), jnp.int32)
+    flat = array((capacity,), jnp.int32)
     return jax.jit(_errors).lower(tuple(found), tuple(expected), flat).compile()
 
 

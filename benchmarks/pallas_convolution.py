@@ -58,7 +58,7 @@ def convolve(
       block: of the forward pass and the gradient of the images.
       interpret: runs without a GPU, slowly.
       images: float32 or bfloat16 [channel, y, x, image].
-      values: float32[room], in the order of `Lists.codes`.
+      values: float32[capacity], in the order of `Lists.codes`.
       lists: where they are.
 
     Returns:
@@ -190,22 +190,22 @@ def _grad_values(
     grads: jax.Array,
     lists: Lists,
 ) -> jax.Array:
-    room = lists.codes.shape[0]
+    capacity = lists.codes.shape[0]
     work = _work(block, layer.outputs, layer.out_size, images.shape[-1])
     blocks = math.prod(work.grid[1:])
     parts = pl.pallas_call(
-        functools.partial(_grad_values_kernel, layer, work, room),
+        functools.partial(_grad_values_kernel, layer, work, capacity),
         grid=(math.prod(work.grid),),
-        out_shape=jax.ShapeDtypeStruct((blocks * room,), jnp.float32),
+        out_shape=jax.ShapeDtypeStruct((blocks * capacity,), jnp.float32),
         compiler_params=plgpu.CompilerParams(num_warps=block.warps, num_stages=1),
         interpret=interpret,
     )(lists.starts, lists.codes, images.reshape(-1), grads.reshape(-1))
     # Nobody has written what is beyond the last weight.
-    is_active = jnp.arange(room, dtype=jnp.int32) < lists.starts[-1]
-    return jnp.where(is_active, parts.reshape(blocks, room).sum(0), 0.0)
+    is_active = jnp.arange(capacity, dtype=jnp.int32) < lists.starts[-1]
+    return jnp.where(is_active, parts.reshape(blocks, capacity).sum(0), 0.0)
 
 
-def _grad_values_kernel(layer: Layer, work: _Work, room: int, *refs: Any) -> None:
+def _grad_values_kernel(layer: Layer, work: _Work, capacity: int, *refs: Any) -> None:
     starts, codes, source, grads, parts = refs
     group, images, pixels = work.indices()
     inside = work.inside(images, pixels)
@@ -224,7 +224,7 @@ def _grad_values_kernel(layer: Layer, work: _Work, room: int, *refs: Any) -> Non
         products = grad * read(code, is_one)
         # Pixels first: these lie in a thread's registers, images across threads.
         total = jnp.sum(jnp.sum(products, axis=0), axis=0)
-        plgpu.store(parts.at[part * room + entry], total, mask=is_one)
+        plgpu.store(parts.at[part * capacity + entry], total, mask=is_one)
 
     _over_entries(starts, group, work.block.unroll, add, None)
 

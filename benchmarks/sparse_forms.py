@@ -22,7 +22,7 @@ from jaxsparse.sparse import (
     BreakEven,
     LayerShape,
     Positions,
-    choose_rooms,
+    choose_capacity,
     compress,
     compress_leaves,
     count_active,
@@ -107,12 +107,12 @@ class Network:
         options: Any = {"train": train, "exact": True, "break_even": break_even}
         chosen = choose_forms(self.model, self.images, active, **options)
         stock_layers = self._layers(self.model)
-        stock_rooms = choose_rooms(active, stock_layers, **options)
-        positions = lambda rooms: find_positions(self.state.masks, room=rooms)
+        stock_capacity = choose_capacity(active, stock_layers, **options)
+        positions = lambda capacity: find_positions(self.state.masks, capacity=capacity)
         return {
             "dense": Form(self.model, {}, stock_layers),
-            "sparse": Form(chosen.model, positions(chosen.rooms), self._layers(chosen.model)),
-            "stock": Form(self.model, positions(stock_rooms), stock_layers),
+            "sparse": Form(chosen.model, positions(chosen.capacity), self._layers(chosen.model)),
+            "stock": Form(self.model, positions(stock_capacity), stock_layers),
         }
 
     def training(self, form: Form) -> Program:

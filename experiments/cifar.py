@@ -28,13 +28,15 @@ import numpy as np
 import tyro
 from flax import linen as nn
 
-from experiments import cli, flags, loop, report, tricks
+from experiments import loop
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
-from experiments.methods import make_method
-from experiments.recipes import RECIPES, Recipe, make_optimizer
-from experiments.run import Run
+from experiments.options import cli, flags, tricks
+from experiments.options.schedules import make_method
+from experiments.records import report
+from experiments.training.recipes import RECIPES, Recipe, make_optimizer
+from experiments.training.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet
 

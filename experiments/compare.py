@@ -14,9 +14,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import cli, plots
-from experiments.finished_runs import FinishedRun, Found, find_runs
-from experiments.groups import (
+from experiments.comparing.finished_runs import FinishedRun, Found, find_runs
+from experiments.comparing.seeds import (
     Group,
     Stats,
     check_metric,
@@ -25,7 +24,7 @@ from experiments.groups import (
     partner,
     stats_of,
 )
-from experiments.tables import (
+from experiments.comparing.tables import (
     Table,
     difference_text,
     is_accuracy,
@@ -34,6 +33,8 @@ from experiments.tables import (
     render,
     stats_text,
 )
+from experiments.options import cli
+from experiments.records import plots
 
 RATIOS = ("train_flops_ratio", "test_flops_ratio")
 

@@ -11,9 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from experiments import cli, fashion_mnist, plots
-from experiments.methods import make_method
-from experiments.run_folder import read_metrics, series
+from experiments import fashion_mnist
+from experiments.options import cli
+from experiments.options.schedules import make_method
+from experiments.records import plots
+from experiments.records.run_folder import read_metrics, series
 
 
 @dataclasses.dataclass(frozen=True)

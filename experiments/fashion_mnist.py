@@ -18,11 +18,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments import cli, flags, loop, report, tricks
+from experiments import loop
 from experiments.data import fashion_mnist
-from experiments.methods import make_method
-from experiments.recipes import RECIPES, Recipe, make_optimizer
-from experiments.run import Run
+from experiments.options import cli, flags, tricks
+from experiments.options.schedules import make_method
+from experiments.records import report
+from experiments.training.recipes import RECIPES, Recipe, make_optimizer
+from experiments.training.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
 

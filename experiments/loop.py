@@ -19,13 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import alarms, phase, progress
-from experiments.cost import num_unshared
-from experiments.execution import check_execution, make_execution
-from experiments.gradient_flow import gradient_flow
-from experiments.methods import plan_of
-from experiments.progress import Best, Progress
-from experiments.report import (
+from experiments.options.schedules import plan_of
+from experiments.records import alarms, progress
+from experiments.records.cost import num_unshared
+from experiments.records.gradient_flow import gradient_flow
+from experiments.records.progress import Best, Progress
+from experiments.records.report import (
     check_structure,
     density_of,
     draw,
@@ -36,8 +35,10 @@ from experiments.report import (
     sparsity_note,
     summarise,
 )
-from experiments.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
-from experiments.run_folder import RunFolder, check_folder, naming
+from experiments.records.run_folder import RunFolder, check_folder, naming
+from experiments.training import phase
+from experiments.training.execution import check_execution, make_execution
+from experiments.training.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
 from jaxsparse.nn import without_dyrelu
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
@@ -79,7 +80,7 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
     images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
     begun = run
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.
-    first, state, best, seconds, rooms = progress.resume(
+    first, state, best, seconds, capacity = progress.resume(
         out / "checkpoints", functools.partial(phase.state_after, run, create_state(run))
     )
     run = phase.run_after(run, first)
@@ -92,11 +93,11 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
         RunFolder.create(out, config, after=first or None) as folder,
         progress_bar(run.steps, title, first) as bar,
     ):
-        execution = make_execution(run, state, (images, labels), rooms)
+        execution = make_execution(run, state, (images, labels), capacity)
         clock = Stopwatch(seconds)
         if first == 0:
             log_start(run, folder, state, bar)
-        live = execution.start(state, rooms)
+        live = execution.start(state, capacity)
         if note := execution.note(live):
             bar.write(note, file=sys.stderr)
         for step in range(first + 1, run.steps + 1):
@@ -105,9 +106,9 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 with clock.paused(live):
                     state = phase.state_after(run, execution.full(live), step)
                     best = best._replace(variables=without_dyrelu(best.variables))
-                    run, rooms = phase.run_after(run, step), execution.rooms(live)
-                    execution = make_execution(run, state, (images, labels), rooms)
-                    live = execution.start(state, rooms)
+                    run, capacity = phase.run_after(run, step), execution.capacity(live)
+                    execution = make_execution(run, state, (images, labels), capacity)
+                    live = execution.start(state, capacity)
             bar.update()
             if not is_looked_at(run, step):
                 continue
@@ -116,8 +117,8 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
                 best = record(run, folder, step, state, loss, best, bar)
                 if checkpoint_is_due(run, step):
                     keep = 1 if step == run.steps else 2
-                    rooms = execution.rooms(live)
-                    reached = Progress(step, state, best, clock.seconds, rooms)
+                    capacity = execution.capacity(live)
+                    reached = Progress(step, state, best, clock.seconds, capacity)
                     progress.save(folder.path / "checkpoints", reached, keep=keep)
         return finish(begun, folder, state, best, config, title, clock.seconds)
 

@@ -30,8 +30,10 @@ import jax.numpy as jnp
 import tyro
 from flax import linen as nn
 
-from experiments import cli, cost, fashion_mnist, flags, tricks
-from experiments.methods import make_method, plan_of
+from experiments import fashion_mnist
+from experiments.options import cli, flags, tricks
+from experiments.options.schedules import make_method, plan_of
+from experiments.records import cost
 from jaxsparse import Method, sparse_flops, training_flops
 from jaxsparse.nn import resnet
 from jaxsparse.plan import Plan

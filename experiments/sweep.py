@@ -24,12 +24,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments import cli
-from experiments.grids import GRIDS, Grid, Job, interleaved
-from experiments.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
-from experiments.results import Result
-from experiments.run_folder import locked
-from experiments.workers import core_sets
+from experiments.options import cli
+from experiments.records.run_folder import locked
+from experiments.sweeping.grids import GRIDS, Grid, Job, interleaved
+from experiments.sweeping.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
+from experiments.sweeping.result_file import Result
+from experiments.sweeping.workers import core_sets
 
 # What a grid sets itself, or the sweep.
 TAKEN = ("model", "schedule", "sparsity", "seed", "data_dir", "out", "plan")

@@ -1,10 +1,7 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
-from jaxsparse.accounting import training_flops
 from jaxsparse.age import scale_by_age
 from jaxsparse.axes import axes_by_rules
-from jaxsparse.changes import churn, exploration_rate, explore, overlap
-from jaxsparse.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.cycles import with_cycles
 from jaxsparse.distributions import (
@@ -24,8 +21,8 @@ from jaxsparse.export import (
     params_to_torch,
     save_safetensors,
 )
-from jaxsparse.flops import layer_flops, sparse_flops
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
 from jaxsparse.masks import (
     apply_mask,
     apply_masks,
@@ -49,14 +46,17 @@ from jaxsparse.methods import (
     static,
 )
 from jaxsparse.metrics import check, dead_channels, summary
+from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
-from jaxsparse.selection import top_k, top_k_mask
+from jaxsparse.selection.top_k import top_k, top_k_mask
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
-from jaxsparse.starts import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.timetable import make_timetable
-from jaxsparse.traced_axes import kernel_axes
+from jaxsparse.tracing.connectivity import count_live, live_weights, where_paths_end
+from jaxsparse.tracing.flops import layer_flops, sparse_flops
+from jaxsparse.tracing.kernel_axes import kernel_axes
+from jaxsparse.tracing.training_flops import training_flops
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import Event, EventMetrics, KernelAxes

@@ -3,8 +3,8 @@
 import itertools
 from bisect import bisect_right
 
+from jaxsparse.event import Cycles
 from jaxsparse.method import Method, remade
-from jaxsparse.recipe import Cycles
 from jaxsparse.schedules import cycle_ends, cyclic
 from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import grow as grow_by

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from jax.extend import core
 
-from jaxsparse.jaxprs import called, opened
 from jaxsparse.method import Method, remade
 from jaxsparse.overwritten import has_overwritten, trained_part
 from jaxsparse.paths import leaf_paths, listed, prunable_paths
+from jaxsparse.tracing.jaxprs import called, opened
 from jaxsparse.types import PyTree, Rules
 
 # They give 0 where every one of their operands is 0, and where one is.

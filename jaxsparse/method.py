@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse.axes import AxesByPath
-from jaxsparse.budget import check_options
 from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
-from jaxsparse.flops import OTHER
+from jaxsparse.event import Recipe, initial_masks, run_event, targets
 from jaxsparse.masks import all_finite
 from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
 from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
 from jaxsparse.plan import Plan, Targets, make_plan
-from jaxsparse.recipe import Recipe, initial_masks, run_event, targets
 from jaxsparse.timetable import Segment, Timetable
+from jaxsparse.tracing.flops import OTHER
 from jaxsparse.types import (
     DenseGradient,
     Distribution,
@@ -36,6 +35,7 @@ from jaxsparse.types import (
     Scope,
     Stage,
 )
+from jaxsparse.unit_counts import check_options
 
 _IDENTITY = optax.identity()  # one object, so that methods which observe nothing compare equal
 

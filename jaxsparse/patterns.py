@@ -22,10 +22,10 @@ import numpy as np
 
 from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
 from jaxsparse.comparable import comparable
-from jaxsparse.groups import check_groups, split_sides
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, prunable_leaves
 from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
+from jaxsparse.units import check_groups, split_sides
 
 CutLeaf: TypeAlias = Callable[[str, tuple[int, ...]], Groups]
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxsparse.accounting import training_flops
 from jaxsparse.axes import AxesByPath, axes_of, fan_in
 from jaxsparse.distributions import leaf_counts
-from jaxsparse.flops import sparse_flops
-from jaxsparse.groups import group_size, unit_shapes
 from jaxsparse.paths import describe_dense, is_vector, listed
 from jaxsparse.timetable import Timetable
+from jaxsparse.tracing.flops import sparse_flops
+from jaxsparse.tracing.training_flops import training_flops
 from jaxsparse.types import DenseGradient, Row, Shapes
+from jaxsparse.units import group_size, unit_shapes
 
 
 class Targets(NamedTuple):

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.groups import GroupsByPath, pool, whole
 from jaxsparse.keys import fold_key
 from jaxsparse.types import Leaves, Score, Scores
+from jaxsparse.units import GroupsByPath, pool, whole
 
 
 def magnitude(w: jax.Array, g: jax.Array, key: jax.Array | None) -> jax.Array:

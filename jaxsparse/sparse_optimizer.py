@@ -27,7 +27,7 @@ from jax.core import Tracer
 
 from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
-from jaxsparse.events import EventCounts, counted, event_notes, no_event
+from jaxsparse.event_counts import EventCounts, counted, event_notes, no_event
 from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.masks import apply_masks, check_masks, pruned_only
 from jaxsparse.method import Method

@@ -17,9 +17,9 @@ from flax.training import train_state
 from jax.core import Tracer
 
 from jaxsparse.axes import AxesByPath
-from jaxsparse.changes import explore
-from jaxsparse.events import EventCounts, no_event, num_due, unreached
+from jaxsparse.event_counts import EventCounts, no_event, num_due, unreached
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.mask_history import explore
 from jaxsparse.masks import sparsity
 from jaxsparse.method import Method
 from jaxsparse.metrics import Summary

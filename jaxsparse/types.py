@@ -118,7 +118,7 @@ class Observed(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """How a pattern cuts one leaf into groups of equal size; see `jaxsparse.groups`.
+    """How a pattern cuts one leaf into groups of equal size; see `jaxsparse.units`.
 
     Attributes:
       pattern: its name, such as "2:4".

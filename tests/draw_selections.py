@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.kernels.load import backend
-from jaxsparse.selection import top_k
+from jaxsparse.selection.top_k import top_k
 from jaxsparse.types import Scores
 
 SIZES = ((0,), (1,), (3, 0), (40,), (100, 1, 60), (1000, 24), (3000, 6000, 1000))

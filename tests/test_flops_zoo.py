@@ -19,7 +19,7 @@ from flax import nnx
 from jax import lax
 from jax.extend import core
 
-from jaxsparse.flops import OTHER, layer_flops
+from jaxsparse.tracing.flops import OTHER, layer_flops
 
 SHAPE = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 

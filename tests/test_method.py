@@ -12,7 +12,7 @@ from flax.core import freeze
 import jaxsparse
 from jaxsparse.distributions import uniform, with_overrides
 from jaxsparse.scores import random
-from jaxsparse.selection import top_k
+from jaxsparse.selection.top_k import top_k
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import make_timetable
 from jaxsparse.types import Selected

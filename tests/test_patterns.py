@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.groups import from_units, pool, to_units
 from jaxsparse.patterns import groups_of
-from jaxsparse.ranking import best_in_groups
+from jaxsparse.selection.best_of_group import best_in_groups
 from jaxsparse.stages import exchange
 from jaxsparse.types import Groups, KernelAxes, Row
+from jaxsparse.units import from_units, pool, to_units
 
 NAN, INF = np.nan, np.inf
 HALF = (jnp.int32(1), jnp.int32(2))

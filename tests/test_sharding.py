@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
-from jaxsparse.bisection import CANDIDATES
+from jaxsparse.selection.bisection import CANDIDATES
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 16, 32)},

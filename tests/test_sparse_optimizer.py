@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse.events import UNKNOWN, EventCounts
+from jaxsparse.event_counts import UNKNOWN, EventCounts
 
 STEPS, EVERY = 12, 3
 RUN = {"sparsity": 0.5, "total_steps": STEPS, "update_interval": EVERY}

@@ -15,8 +15,8 @@ from jaxsparse.compat.methods import distribution_of, make_method, prunable_rule
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import apply_masks, dense_masks, select
 from jaxsparse.method import Method
+from jaxsparse.one_shot import masks_from_scores
 from jaxsparse.paths import leaf_shapes, leaves_by_path, prunable_leaves, with_leaves
-from jaxsparse.starts import masks_from_scores
 from jaxsparse.transforms import mask_slots, masked
 from jaxsparse.types import PyTree
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxsparse.nn.shapes import look_at_layers
 from jaxsparse.paths import listed
-from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_rooms, is_mostly_sparse
+from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_capacity, is_mostly_sparse
 
 
 class LayerForm(NamedTuple):
@@ -36,14 +36,14 @@ class Forms(NamedTuple):
 
     Attributes:
       model: the network, in the layout that suits.
-      rooms: the leaves that are executed by their active weights, with room for these; what
+      capacity: the leaves that are executed by their active weights, with capacity for these; what
         `find_positions` takes.
       layers: all prunable ones that have a sparse form.
       others: what those that have none have instead, such as dtype=bfloat16, by path.
     """
 
     model: nn.Module
-    rooms: dict[str, int]
+    capacity: dict[str, int]
     layers: tuple[LayerForm, ...]
     others: dict[str, str]
 
@@ -52,7 +52,7 @@ class Forms(NamedTuple):
         width = max([5, *(len(layer.path) for layer in self.layers)])
         layout = getattr(self.model, "layout", "NHWC")
         lines = [
-            f"{len(self.rooms)} of {len(self.layers) + len(self.others)} layers are executed by "
+            f"{len(self.capacity)} of {len(self.layers) + len(self.others)} layers are executed by "
             f"their active weights, images lie as {layout}",
             f"{'layer':<{width}} {'active':>11} {'density':>8} {'break-even':>10}  executed",
         ]
@@ -82,35 +82,35 @@ def choose_forms(
 
     Where most of the work is in layers executed sparsely, a network that has a field `layout` gets
     "CHWN", and has the same variables. For a model that takes more than images there are
-    `layer_shapes` and `jaxsparse.sparse.choose_rooms`, of which this is made.
+    `layer_shapes` and `jaxsparse.sparse.choose_capacity`, of which this is made.
 
     Args:
       model: called as `jaxsparse.nn` says; hashable.
       images: a batch as the model takes them, or its shape.
       active: active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
-      previous: the rooms chosen before the last mask update, which stay as long as they serve; see
-        `choose_rooms`.
+      previous: the capacity chosen before the last mask update, which stay as long as they serve;
+        see `choose_capacity`.
       train: whether the network is trained or only applied.
-      exact: room for what is active now and no more, as in `choose_rooms`.
-      break_even: decides, see `choose_rooms`.
+      exact: capacity for what is active now and no more, as in `choose_capacity`.
+      break_even: decides, see `choose_capacity`.
     """
     options = {"train": train, "exact": exact, "break_even": break_even}
     layers, reasons = _layers(model, images.shape, images.dtype)
-    rooms = choose_rooms(active, layers, previous, **options)
+    capacity = choose_capacity(active, layers, previous, **options)
     if hasattr(model, "layout") and getattr(model, "dtype", jnp.float32) == jnp.float32:
         major = model.clone(layout="CHWN")
         major_layers, _ = _layers(major, images.shape, images.dtype)
-        major_rooms = choose_rooms(active, major_layers, previous, **options)
-        if major_rooms and is_mostly_sparse(major_layers, major_rooms):
-            model, layers, rooms = major, major_layers, major_rooms
+        major_capacity = choose_capacity(active, major_layers, previous, **options)
+        if major_capacity and is_mostly_sparse(major_layers, major_capacity):
+            model, layers, capacity = major, major_layers, major_capacity
     forms = [
-        LayerForm(path, num, layers[path].size, break_even(layers[path], train), path in rooms)
+        LayerForm(path, num, layers[path].size, break_even(layers[path], train), path in capacity)
         for path, num in active.items()
         if path in layers
     ]
     unknown = "no module of that name, or one within nn.jit"
     others = {path: reasons.get(path, unknown) for path in active if path not in layers}
-    return Forms(model, rooms, tuple(forms), others)
+    return Forms(model, capacity, tuple(forms), others)
 
 
 @functools.lru_cache(maxsize=64)

@@ -119,7 +119,7 @@ def _explained(
         for path in positions:
             if path in reasons:
                 raise ValueError(
-                    f"{path} has no sparse form, for {reasons[path]}; leave it out of room= in "
+                    f"{path} has no sparse form, for {reasons[path]}; leave it out of capacity= in "
                     "find_positions, as layer_shapes and choose_forms do"
                 ) from error
         raise
@@ -187,11 +187,11 @@ def values_of(
     # by the names of the kernel's axes.
     leaves = jax.tree.leaves(layer.get_variable("params", "kernel"))
     shape = jnp.shape(leaves[0]) if len(leaves) == 1 else "none"
-    if shape != (positions.room,):
+    if shape != (positions.capacity,):
         hint = "; a stack (nn.scan, nn.vmap) has no sparse form" if is_stacked(layer) else ""
-        num = positions.room
+        num = positions.capacity
         raise ValueError(
-            f"{path} has shape {shape} in params, its positions have room for {num}{hint}"
+            f"{path} has shape {shape} in params, its positions have capacity for {num}{hint}"
         )
     values = jnp.asarray(leaves[0])
     return values if scale is None else values * scale

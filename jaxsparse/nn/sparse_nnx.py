@@ -69,9 +69,9 @@ class _SparseLayer(nnx.Module):
     """What sparse layers have in common: weights, where they are, and the options of the dense one.
 
     Attributes:
-      kernel: Param, float32[room], the active weights.
+      kernel: Param, float32[capacity], the active weights.
       bias: as in the dense layer.
-      flat: Position, int32[room].
+      flat: Position, int32[capacity].
       num: Position, int32[].
       shape: of the dense kernel.
       path: of the kernel in the model, for messages.
@@ -239,7 +239,7 @@ def move_optimizer(optimizer: nnx.Optimizer, model: nnx.Module, to: nnx.Module) 
     before, after = positions_in(model), positions_in(to)
 
     def move(slot: Any, path: str) -> Any:
-        if path in before and np.shape(slot) == (before[path].room,):
+        if path in before and np.shape(slot) == (before[path].capacity,):
             slot = to_dense(slot, before[path])
         if path in after and np.shape(slot) == after[path].shape:
             slot = gathered(slot, after[path])

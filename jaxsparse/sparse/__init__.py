@@ -22,7 +22,7 @@ from jaxsparse.sparse.choice import (
     BreakEven,
     LayerShape,
     break_even,
-    choose_rooms,
+    choose_capacity,
     is_mostly_sparse,
 )
 from jaxsparse.sparse.convolution import Layout, sparse_conv, sparse_dot
@@ -56,7 +56,7 @@ __all__ = [
     "benchmark",
     "break_even",
     "check_positions",
-    "choose_rooms",
+    "choose_capacity",
     "compress",
     "compress_leaves",
     "count_active",

@@ -76,7 +76,7 @@ def break_even(layer: LayerShape, train: bool = True) -> float:
     return min(found, 1.0)
 
 
-def choose_rooms(
+def choose_capacity(
     active: Mapping[str, int],
     layers: Mapping[str, LayerShape],
     previous: Mapping[str, int] | None = None,
@@ -85,11 +85,12 @@ def choose_rooms(
     exact: bool = False,
     break_even: BreakEven = break_even,
 ) -> dict[str, int]:
-    """Returns the leaves to be executed by their active weights, with room for these.
+    """Returns the leaves to be executed by their active weights, with capacity for these.
 
-    Other rooms are other shapes, and everything is compiled again. So there is room for a quarter
-    more than is active, and what was chosen before stays until a leaf outgrows its room, half of
-    all room is empty, or a leaf that is executed densely has come to half its break-even.
+    Other capacity are other shapes, and everything is compiled again. So there is capacity for a
+    quarter more than is active, and what was chosen before stays until a leaf outgrows its
+    capacity, half of all capacity is empty, or a leaf that is executed densely has come to half its
+    break-even.
 
     Args:
       active: active weights of the leaves to choose from, from `count_active`.
@@ -97,11 +98,11 @@ def choose_rooms(
         as they are.
       previous: what was returned before the last mask update; None: nothing yet.
       train: whether the layers are trained.
-      exact: room for what is active and no more: for numbers that do not change.
+      exact: capacity for what is active and no more: for numbers that do not change.
       break_even: decides; a layer at that density is executed sparsely.
 
     Returns:
-      What `find_positions` takes as `room`.
+      What `find_positions` takes as `capacity`.
 
     Raises:
       ValueError: a number of active weights that is no integer of at least 0, with its path.
@@ -128,18 +129,18 @@ def _checked_num(path: str, num: int) -> int:
 
 
 def _serves(
-    rooms: Mapping[str, int], active: Mapping[str, int], limits: Mapping[str, float]
+    capacity: Mapping[str, int], active: Mapping[str, int], limits: Mapping[str, float]
 ) -> bool:
-    fits = all(active[path] <= room for path, room in rooms.items())
-    is_used = sum(rooms.values()) <= 2 * sum(active[path] for path in rooms)
-    dense = [path for path in limits if path not in rooms]
+    fits = all(active[path] <= most for path, most in capacity.items())
+    is_used = sum(capacity.values()) <= 2 * sum(active[path] for path in capacity)
+    dense = [path for path in limits if path not in capacity]
     return fits and is_used and not any(2 * active[path] <= limits[path] for path in dense)
 
 
-def is_mostly_sparse(layers: Mapping[str, LayerShape], rooms: Mapping[str, int]) -> bool:
+def is_mostly_sparse(layers: Mapping[str, LayerShape], capacity: Mapping[str, int]) -> bool:
     """Whether at least half of the dense work is that of layers executed sparsely.
 
     Then a network of ours had better be channel-major, in which dense layers are slower.
     """
     total = sum(layer.macs for layer in layers.values())
-    return 2 * sum(layers[path].macs for path in rooms) >= max(total, 1)
+    return 2 * sum(layers[path].macs for path in capacity) >= max(total, 1)

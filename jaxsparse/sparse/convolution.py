@@ -40,7 +40,7 @@ def sparse_conv(
     Args:
       images: float32, [image, y, x, channel] or [channel, y, x, image]; the second is the faster
         one from 16 images on, since the kernels read and write it as it is.
-      values: float32[room], the active weights, from `to_sparse`.
+      values: float32[capacity], the active weights, from `to_sparse`.
       positions: of these in a kernel of shape (height, width, input channels / groups, outputs).
       window: strides, padding, dilation, groups.
       layout: of images and outputs.
@@ -62,7 +62,7 @@ def sparse_conv(
     """
     found = checked_window(images, values, positions, window, layout)
     shape = out_shape(images, positions, found, layout)
-    if 0 in (*images.shape, *shape, positions.room):  # what follows may count on one of each
+    if 0 in (*images.shape, *shape, positions.capacity):  # what follows may count on one of each
         return jnp.zeros(shape, jnp.float32)
     images, values, positions = varying_alike(images, values, positions)
     return _compiled_once(found, layout, load.backend().name, images, values, positions)
@@ -73,7 +73,7 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
 
     Args:
       x: float32[..., inputs].
-      values: float32[room].
+      values: float32[capacity].
       positions: of these in a kernel of shape (inputs, outputs).
 
     Returns:
@@ -282,8 +282,10 @@ def checked_window(
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; they must have four axes, {layout}")
     check_known(positions)
-    if values.shape != (positions.room,):
-        raise ValueError(f"values have shape {values.shape}, their positions ({positions.room},)")
+    if values.shape != (positions.capacity,):
+        raise ValueError(
+            f"values have shape {values.shape}, their positions ({positions.capacity},)"
+        )
     shape = [images.shape[layout.index(axis)] for axis in "NHWC"]
     found = concrete(window, shape[1:3])
     check_window(found, shape, positions.shape)

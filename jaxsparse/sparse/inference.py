@@ -63,7 +63,7 @@ def sparse_conv_norm(
 
     Args:
       images: as in `sparse_conv`, like the next three.
-      values: float32[room].
+      values: float32[capacity].
       positions: of these.
       window: strides, padding, dilation, groups.
       epilogue: what follows.
@@ -81,7 +81,7 @@ def sparse_conv_norm(
     _check_epilogue(epilogue, out, out[layout.index("C")])
     args = varying_alike(images, values, positions, epilogue)
     options = _Options(found, layout, bool(relu))
-    if 0 in (*images.shape, *out, positions.room):
+    if 0 in (*images.shape, *out, positions.capacity):
         return _in_steps(options, *args)
     return _fused(options, *args)
 

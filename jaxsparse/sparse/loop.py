@@ -4,7 +4,7 @@ It is what runs where the compiled kernels are not: on other processors, and whe
 at hand. Each weight adds a shifted copy of one input channel to one output channel; images lie
 channel by channel, [channel, y, x, image], so that both are one piece.
 
-Sums begin with NaN where positions are none of the kernel, or more than there is room for: on a
+Sums begin with NaN where positions are none of the kernel, or more than there is capacity for: on a
 device nothing can be raised.
 """
 
@@ -62,13 +62,13 @@ def _start(positions: Positions) -> jax.Array:
     """What sums begin with: 0, or NaN."""
     size = math.prod(positions.shape)
     is_one = (positions.flat >= 0) & (positions.flat < size) | ~positions.is_active
-    has_room = (positions.num >= 0) & (positions.num <= positions.room)
-    return jnp.where(is_one.all() & has_room, 0.0, jnp.nan)
+    has_capacity = (positions.num >= 0) & (positions.num <= positions.capacity)
+    return jnp.where(is_one.all() & has_capacity, 0.0, jnp.nan)
 
 
 def _num(positions: Positions) -> jax.Array:
-    """How many times the loop runs; it comes to its end where there is no room for so many too."""
-    return jnp.minimum(positions.num, positions.room)
+    """How often the loop runs: the number of active weights, cut at the capacity."""
+    return jnp.minimum(positions.num, positions.capacity)
 
 
 def _padded(images: jax.Array, window: ConcreteWindow) -> jax.Array:

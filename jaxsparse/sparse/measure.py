@@ -112,9 +112,9 @@ def benchmark(
 def measured_break_even(layer: LayerShape, train: bool = True) -> float:
     """Measures the density below which a layer is faster by its active weights, in [0, 1].
 
-    For `choose_rooms` and `jaxsparse.nn.choose_forms`, as `break_even=measured_break_even`. Takes
-    seconds for a layer of a new kind, and nothing the next time. The time of the sparse layer is
-    measured at two densities and taken to be a line through these.
+    For `choose_capacity` and `jaxsparse.nn.choose_forms`, as `break_even=measured_break_even`. It
+    takes seconds for a layer of a new kind, and nothing the next time. The time of the sparse layer
+    is measured at two densities and taken to be a line through these.
 
     Args:
       layer: as it is called; see `benchmark` for channel-major ones.

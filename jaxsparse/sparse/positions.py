@@ -5,8 +5,8 @@ any other parameter. The positions are integers and lie in a tree of their own, 
 
 A kernel of any rank is seen as a matrix with one row per output channel (its last axis), whose
 columns are the leading axes in C order, as in `jaxsparse.csr`; a position is row * columns +
-column. There may be room for more weights than are active: then a mask update changes no shape, and
-nothing is compiled again.
+column. There may be capacity for more weights than are active: then a mask update changes no shape,
+and nothing is compiled again.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ class Positions:
     """The positions of one leaf's active weights; a pytree of two arrays of integers.
 
     Attributes:
-      flat: int32[room], rising; from `num` on the leaf's size, which is the position of nothing.
-      num: int32[], how many are active, in [0, room].
+      flat: int32[capacity], rising; from `num` on the leaf's size, which is the position of
+        nothing.
+      num: int32[], how many are active, in [0, capacity].
       shape: of the leaf; static.
     """
 
@@ -38,85 +39,87 @@ class Positions:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many active weights there may be without a change of shapes."""
         return self.flat.shape[0]
 
     @property
     def is_active(self) -> jax.Array:
-        """bool[room], True at the places that hold a weight."""
-        return jnp.arange(self.room, dtype=jnp.int32) < self.num
+        """bool[capacity], True at the places that hold a weight."""
+        return jnp.arange(self.capacity, dtype=jnp.int32) < self.num
 
 
 def to_sparse(
-    weights: jax.Array, mask: jax.Array, room: int | None = None
+    weights: jax.Array, mask: jax.Array, capacity: int | None = None
 ) -> tuple[jax.Array, Positions]:
     """Returns the active weights of a leaf, in the order of their positions, and these.
 
     Args:
       weights: [shape], any dtype, output channels last.
       mask: bool[shape].
-      room: as in `positions_of`.
+      capacity: as in `positions_of`.
 
     Returns:
-      [room] values, 0 from the number of active weights on, and the positions.
+      [capacity] values, 0 from the number of active weights on, and the positions.
 
     Raises:
       ValueError: as `positions_of`, or a mask of another shape.
 
-    >>> values, positions = to_sparse(jnp.array([[1.0, 0.0], [2.0, 3.0]]), jnp.eye(2) == 0, room=3)
+    >>> values, positions = to_sparse(
+    ...     jnp.array([[1.0, 0.0], [2.0, 3.0]]), jnp.eye(2) == 0, capacity=3
+    ... )
     >>> values, positions.flat, positions.num
     (Array([2., 0., 0.], dtype=float32), Array([1, 2, 4], dtype=int32), Array(2, dtype=int32))
     """
     if np.shape(mask) != np.shape(weights):
         raise ValueError(f"the mask has shape {np.shape(mask)}, the weights {np.shape(weights)}")
-    positions = positions_of(mask, room)
+    positions = positions_of(mask, capacity)
     return gathered(weights, positions), positions
 
 
-def positions_of(mask: jax.Array, room: int | None = None) -> Positions:
+def positions_of(mask: jax.Array, capacity: int | None = None) -> Positions:
     """Returns the positions of the active weights of a leaf.
 
     Args:
       mask: bool[shape], output channels last.
-      room: how many there may be; None: as many as are active, which is not known under `jit`. Of
-        more active weights than that the last ones are lost, under `jit` without a word.
+      capacity: how many there may be; None: as many as are active, which is not known under `jit`.
+        Of more active weights than that the last ones are lost, under `jit` without a word.
 
     Raises:
-      ValueError: a mask of another dtype, a leaf too large to count, too little room, or none given
-        under `jit`.
+      ValueError: a mask of another dtype, a leaf too large to count, too little capacity, or none
+        given under `jit`.
     """
     shape = tuple(np.shape(mask))
     if jnp.result_type(mask) != jnp.bool_:
         raise ValueError(f"the mask is {jnp.result_type(mask)}{shape}; it must be bool")
     size = _size(shape)
     if isinstance(mask, Tracer):
-        if room is None:
-            raise ValueError("under jit the room of a leaf must be given")
-        room = _checked_room(room, size)
-        (flat,) = jnp.nonzero(_by_row(mask), size=room, fill_value=size)
-        active = jnp.minimum(mask.sum(dtype=jnp.int32), room)
+        if capacity is None:
+            raise ValueError("under jit the capacity of a leaf must be given")
+        capacity = _checked_capacity(capacity, size)
+        (flat,) = jnp.nonzero(_by_row(mask), size=capacity, fill_value=size)
+        active = jnp.minimum(mask.sum(dtype=jnp.int32), capacity)
         return Positions(flat.astype(jnp.int32), active, shape)
     rows, columns = matrix_shape(shape)
-    # By NumPy, which compiles nothing for this room.
+    # By NumPy, which compiles nothing for this capacity.
     found = np.flatnonzero(np.asarray(mask).reshape(columns, rows).T)
-    room = _checked_room(len(found) if room is None else room, size)
-    if len(found) > room:
-        raise ValueError(f"room {room} for {len(found)} active weights")
-    flat = np.full(room, size, np.int32)
+    capacity = _checked_capacity(len(found) if capacity is None else capacity, size)
+    if len(found) > capacity:
+        raise ValueError(f"capacity {capacity} for {len(found)} active weights")
+    flat = np.full(capacity, size, np.int32)
     flat[: len(found)] = found
     return Positions(jnp.asarray(flat), jnp.asarray(len(found), jnp.int32), shape)
 
 
-def _checked_room(room: int, size: int) -> int:
-    whole = whole_number(room)
+def _checked_capacity(capacity: int, size: int) -> int:
+    whole = whole_number(capacity)
     if whole is None or not 0 <= whole <= size:
-        raise ValueError(f"room {room} must be a whole number in [0, {size}]")
+        raise ValueError(f"capacity {capacity} must be a whole number in [0, {size}]")
     return whole
 
 
 def gathered(leaf: jax.Array, positions: Positions) -> jax.Array:
-    """Returns what a leaf has at some positions, [room], 0 or False in the room that is left."""
+    """Returns the entries of a leaf at some positions, [capacity]; 0 or False beyond the active."""
     return _by_row(leaf).at[positions.flat].get(mode="fill", fill_value=0)
 
 
@@ -131,7 +134,7 @@ def to_dense(values: jax.Array, positions: Positions) -> jax.Array:
 
 def to_mask(positions: Positions) -> jax.Array:
     """Returns bool[shape], True where a weight is active."""
-    return to_dense(jnp.ones(positions.room, bool), positions)
+    return to_dense(jnp.ones(positions.capacity, bool), positions)
 
 
 def check_arrays(positions: Positions) -> None:
@@ -152,8 +155,8 @@ def check_known(positions: Positions) -> None:
     """Checks what is known: under `jit`, where positions are an argument, what `check_arrays` does.
 
     Raises:
-      ValueError: as `check_arrays`; more are active than there is room for; or a position that is
-        none of the leaf.
+      ValueError: as `check_arrays`; more are active than there is capacity for; or a position that
+        is none of the leaf.
     """
     check_arrays(positions)
     if all(_is_known(array) for array in (positions.flat, positions.num)):
@@ -164,8 +167,8 @@ def check_positions(positions: Positions) -> None:
     """Checks positions that came from elsewhere; waits for the device.
 
     Raises:
-      ValueError: as `check_arrays`; more are active than there is room for; or positions that do
-        not rise or are no position of the leaf; names the first.
+      ValueError: as `check_arrays`; more are active than there is capacity for; or positions that
+        do not rise or are no position of the leaf; names the first.
     """
     check_arrays(positions)
     flat = _checked(positions)
@@ -177,8 +180,10 @@ def check_positions(positions: Positions) -> None:
 def _checked(positions: Positions) -> np.ndarray:
     """Returns the positions that count, int64[num]; raises where they are none of the leaf."""
     num, size = int(positions.num), math.prod(positions.shape)
-    if not 0 <= num <= positions.room:
-        raise ValueError(f"{num} active weights; they must be in [0, {positions.room}], the room")
+    if not 0 <= num <= positions.capacity:
+        raise ValueError(
+            f"{num} active weights; they must be in [0, {positions.capacity}], the capacity"
+        )
     flat = np.asarray(positions.flat)[:num].astype(np.int64)
     if len(outside := flat[(flat < 0) | (flat >= size)]):
         raise ValueError(f"position {outside[0]} is not in [0, {size})")

@@ -1,7 +1,7 @@
 """Whole train states by their active weights, and back: params, masks and optimizer slots.
 
 Between mask updates a state can be *compressed*: every prunable leaf with few active weights is
-the vector of these, in params, in the masks (True up to their number, False in the room that is
+the vector of these, in params, in the masks (True up to their number, False in the capacity that is
 left) and in every slot of the optimizer. It is a train state like any other: its steps need no
 function of their own, and its memory is that of the active weights. Events look at all weights, so
 they expand it first:
@@ -40,26 +40,27 @@ def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]
 
 
 def find_positions(
-    masks: PyTree, prunable: Rules | None = None, *, room: Mapping[str, int] | None = None
+    masks: PyTree, prunable: Rules | None = None, *, capacity: Mapping[str, int] | None = None
 ) -> dict[str, Positions]:
     """Returns the positions of the active weights, of prunable leaves by path.
 
     Args:
       masks: bool, a tree like params.
       prunable: which leaves, as in `prunable_paths`.
-      room: by path, of the leaves to take; None: all that have an inactive weight, with as much
-        room as they have active ones. Under `jit` it must be given.
+      capacity: by path, of the leaves to take; None: all that have an inactive weight, with as much
+        capacity as they have active ones. Under `jit` it must be given.
 
     Raises:
-      ValueError: more active weights than room, or a path of `room` that is no prunable leaf.
+      ValueError: more active weights than capacity, or a path of `capacity` that is no prunable
+        leaf.
     """
     leaves = prunable_leaves(masks, prunable)
-    if room is None:
+    if capacity is None:
         active = count_active(masks, prunable)
-        room = {path: num for path, num in active.items() if num < np.size(leaves[path])}
-    if unknown := next((path for path in room if path not in leaves), None):
-        raise ValueError(f"room for {unknown}, which is no prunable leaf")
-    return {path: positions_of(leaves[path], n) for path, n in room.items()}
+        capacity = {path: num for path, num in active.items() if num < np.size(leaves[path])}
+    if unknown := next((path for path in capacity if path not in leaves), None):
+        raise ValueError(f"capacity for {unknown}, which is no prunable leaf")
+    return {path: positions_of(leaves[path], n) for path, n in capacity.items()}
 
 
 def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
@@ -120,17 +121,19 @@ def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
         put its weights into wrong places, without a word. Keep the two together.
 
     Raises:
-      ValueError: a leaf at `positions` is no vector with their room, or one that is a vector is not
-        among them (where the method's `prunable` goes by ranks, as the default does).
+      ValueError: a leaf at `positions` is no vector with their capacity, or one that is a vector is
+        not among them (where the method's `prunable` goes by ranks, as the default does).
     """
     leaves = leaves_by_path(state.params)
     for path, where in positions.items():
-        if path not in leaves or np.shape(leaves[path]) != (where.room,):
+        if path not in leaves or np.shape(leaves[path]) != (where.capacity,):
             found = np.shape(leaves[path]) if path in leaves else "missing"
-            raise ValueError(f"{path} is {found} in params, its positions are of ({where.room},)")
+            raise ValueError(
+                f"{path} is {found} in params, its positions are of ({where.capacity},)"
+            )
 
     def lengthen(leaf: Any, where: Positions) -> Any:
-        return to_dense(leaf, where) if np.shape(leaf) == (where.room,) else leaf
+        return to_dense(leaf, where) if np.shape(leaf) == (where.capacity,) else leaf
 
     masks = {path: to_mask(where) for path, where in positions.items()}
     full = _changed(state, positions, lengthen, masks)

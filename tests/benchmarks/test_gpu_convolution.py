@@ -30,14 +30,14 @@ def dense(layer, images, kernel):
 
 
 def a_case(layer, batch, dtype, seed=0):
-    """Images, gradients of the outputs, values and positions with room and an empty channel."""
+    """Images, gradients of the outputs, values and positions with capacity and an empty channel."""
     rng = np.random.default_rng(seed)
     shape = (layer.taps, layer.taps, layer.inputs, layer.outputs)
     mask = rng.random(shape) < 0.3
     mask[..., 1] = False
     mask[..., 1, :] = False
     weights = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    values, positions = to_sparse(weights, jnp.asarray(mask), room=int(mask.sum()) + 3)
+    values, positions = to_sparse(weights, jnp.asarray(mask), capacity=int(mask.sum()) + 3)
     sizes = (layer.inputs, layer.size), (layer.outputs, layer.out_size)
     images, grads = (
         jnp.asarray(rng.normal(size=(channels, size, size, batch)), dtype)
@@ -61,7 +61,7 @@ def a_case(layer, batch, dtype, seed=0):
 def test_outputs_and_gradients_are_those_of_xla(layer, block, dtype):
     images, grads, values, positions = a_case(layer, 6, dtype)
     flat = np.asarray(positions.flat)[: int(positions.num)]
-    lists = make_lists(flat, layer, positions.room)
+    lists = make_lists(flat, layer, positions.capacity)
     sparse = lambda images, values: convolve(layer, block, True, images, values, lists)
     exact = lambda images, values: dense(layer, images, to_dense(values, positions))
     found = jax.jit(results, static_argnums=0)(sparse, images, values, grads)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
 from jaxsparse.checkpoint.earlier import added_since
-from jaxsparse.events import UNKNOWN
+from jaxsparse.event_counts import UNKNOWN
 from jaxsparse.paths import leaves_by_path
 from tests.checkpoint.states import bits, small, train_state
 

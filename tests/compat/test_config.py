@@ -9,7 +9,7 @@ import pytest
 
 import jaxsparse
 from jaxsparse.compat.config import Config, all_algorithm_names, read_config
-from jaxsparse.groups import joined, split_into
+from jaxsparse.units import joined, split_into
 
 BASE = {"algorithm": "magnitude", "dist_type": "erk", "sparsity": 0.8}
 UPDATES = {"update_freq": 10, "update_start_step": 20, "update_end_step": 45}

@@ -9,8 +9,8 @@ from flax import linen as nn
 import jaxsparse
 from experiments import loop
 from experiments.data.dataset import Dataset, Split
-from experiments.execution import make_execution
-from experiments.run import Run
+from experiments.training.execution import make_execution
+from experiments.training.run import Run
 
 
 class Net(nn.Module):

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cifar, cli, loop
+from experiments import cifar, loop
 from experiments.data import cifar10, cifar100, prepare
-from experiments.methods import METHODS
-from experiments.run import Phase
+from experiments.options import cli
+from experiments.options.schedules import METHODS
+from experiments.training.run import Phase
 from jaxsparse.nn import DyReLUOptions
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 from tests.experiments import cifar_copies as copies

@@ -7,9 +7,10 @@ import math
 import pytest
 from matplotlib.image import imread
 
-from experiments import cli, compare
-from experiments.finished_runs import find_runs
-from experiments.groups import Stats, group_runs, paired_difference, partner, stats_of
+from experiments import compare
+from experiments.comparing.finished_runs import find_runs
+from experiments.comparing.seeds import Stats, group_runs, paired_difference, partner, stats_of
+from experiments.options import cli
 
 CONFIG = {
     "model": "lenet5",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, fashion_mnist
-from experiments.methods import METHODS
-from experiments.run_folder import read_metrics
+from experiments import fashion_mnist
+from experiments.options import cli
+from experiments.options.schedules import METHODS
+from experiments.records.run_folder import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = (

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from experiments import loop, progress, report
+from experiments import loop
 from experiments.data.augment import crop_and_flip
-from experiments.run import Phase
-from experiments.run_folder import read_metrics
+from experiments.records import progress, report
+from experiments.records.run_folder import read_metrics
+from experiments.training.run import Phase
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import Net, make_run
 

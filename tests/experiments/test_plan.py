@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from experiments import cli, cost, fashion_mnist, flags
+from experiments import fashion_mnist
 from experiments import plan as plan_file
-from experiments.methods import METHODS
+from experiments.options import cli, flags
+from experiments.options.schedules import METHODS
+from experiments.records import cost
 from jaxsparse.distributions import uniform, with_overrides
 from jaxsparse.nn import resnet
 

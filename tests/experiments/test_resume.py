@@ -11,8 +11,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from experiments import cli, fashion_mnist
-from experiments.run_folder import read_metrics
+from experiments import fashion_mnist
+from experiments.options import cli
+from experiments.records.run_folder import read_metrics
 from jaxsparse.checkpoint import restore_masks, save_checkpoint
 from tests.checkpoint.states import bits
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, sweep
-from experiments.results import Result, read_result, write_result
-from experiments.run_folder import locked
+from experiments import sweep
+from experiments.options import cli
+from experiments.records.run_folder import locked
+from experiments.sweeping.result_file import Result, read_result, write_result
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [f"lenet_300_100-{s}-0.9-seed{seed}" for seed in (0, 1) for s in ("static", "gmp")]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxsparse
-from experiments.cost import flops_of_model
+from experiments.records.cost import flops_of_model
 from jaxsparse.nn import resnet, sharing_of, stored_sparsity
 
 RUN = {"sparsity": 0.9, "total_steps": 100, "update_interval": 10}

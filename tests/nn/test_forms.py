@@ -57,14 +57,14 @@ def test_mostly_sparse_networks_are_channel_major():
     }
     forms = choose_forms(model, IMAGES, every, break_even=half)
     assert forms.model == model.clone(layout="CHWN")
-    assert set(forms.rooms) == set(every)
-    assert forms.rooms["conv1/kernel"] == 43 + 10
+    assert set(forms.capacity) == set(every)
+    assert forms.capacity["conv1/kernel"] == 43 + 10
     table = str(forms)
     assert "10 of 10 layers" in table and "CHWN" in table
 
     few = choose_forms(model, IMAGES, ACTIVE, break_even=half)
     assert few.model == model
-    assert few.rooms == {"stage1_block1/conv1/kernel": 25}
+    assert few.capacity == {"stage1_block1/conv1/kernel": 25}
     assert [form.is_sparse for form in few.layers] == [False, True, False]
     assert "fc/kernel" in str(few) and "dense" in str(few)
 
@@ -73,8 +73,8 @@ def test_what_serves_stays():
     model = cifar_resnet(8)
     first = choose_forms(model, IMAGES, ACTIVE, break_even=half)
     fewer = ACTIVE | {"stage1_block1/conv1/kernel": 15}
-    again = choose_forms(model, IMAGES, fewer, first.rooms, break_even=half)
-    assert again.rooms == first.rooms
+    again = choose_forms(model, IMAGES, fewer, first.capacity, break_even=half)
+    assert again.capacity == first.capacity
     assert again.layers[1].num_active == 15
 
 
@@ -83,12 +83,12 @@ def test_models_without_layouts(exact):
     model = nn.Conv(8, (3, 3))
     forms = choose_forms(model, IMAGES, {"kernel": 16}, exact=exact, break_even=half)
     assert forms.model == model
-    assert forms.rooms == {"kernel": 16 if exact else 20}
+    assert forms.capacity == {"kernel": 16 if exact else 20}
 
 
 def test_what_is_not_float32_stays_dense():
     forms = choose_forms(cifar_resnet(8, dtype=jnp.bfloat16), IMAGES, ACTIVE, break_even=half)
-    assert forms.model.layout == "NHWC" and not any(path != "fc/kernel" for path in forms.rooms)
+    assert forms.model.layout == "NHWC" and not any(path != "fc/kernel" for path in forms.capacity)
     why = "dtype=bfloat16"
     assert forms.others == {"conv1/kernel": why, "stage1_block1/conv1/kernel": why}
     assert str(forms).splitlines()[0].startswith("0 of 3 layers are executed by their active wei")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from experiments.cost import shapes_and_flops
+from experiments.records.cost import shapes_and_flops
 from jaxsparse.nn import (
     PYTORCH_INIT,
     VGG,

@@ -157,7 +157,7 @@ def test_what_has_no_sparse_form_is_left_out_and_named(name):
         found, others = look_at_layers(model.apply, variables, X)
         assert positions and not found and others.keys() >= positions.keys()
     forms = choose_forms(model, X, count_active(variables["params"]))
-    assert forms.rooms == {} and forms.others.keys() >= positions.keys()
+    assert forms.capacity == {} and forms.others.keys() >= positions.keys()
     path = next(iter(positions))
     with pytest.raises(ValueError, match=why):
         raise ValueError(forms.others[path])
@@ -165,7 +165,9 @@ def test_what_has_no_sparse_form_is_left_out_and_named(name):
     apply = lambda: model.apply({**variables, "params": params}, X)
     words = why if name != "bfloat16 params" else "values have dtype bfloat16; they must be float32"
     if name == "scan":
-        words = r"has shape \(\) in params, its positions have room for 54; a stack \(nn.scan, nn.v"
+        words = (
+            r"has shape \(\) in params, its positions have capacity for 54; a stack \(nn.scan, nn.v"
+        )
     with pytest.raises(ValueError, match=f"^[^ ]*kernel:? .*{words}"), sparse_execution(positions):
         apply()
 

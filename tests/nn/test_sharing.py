@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 import jaxsparse
-from experiments.cost import shapes_and_flops
+from experiments.records.cost import shapes_and_flops
 from jaxsparse.nn import (
     BasicBlock,
     Bottleneck,

@@ -142,7 +142,7 @@ def test_training_with_an_event_in_between(tx):
     sparse = sparse_modules(model, find_positions(masks))
     compact = nnx.Optimizer(sparse, tx, wrt=nnx.Param)
     sizes = [np.size(x) for x in jax.tree.leaves(nnx.as_pure(compact.opt_state))]
-    assert max(sizes) == max(where.room for where in positions_in(sparse).values())
+    assert max(sizes) == max(where.capacity for where in positions_in(sparse).values())
 
     for _ in range(3):
         masked_step(model, optimizer, masks, *batch)

@@ -1,10 +1,10 @@
-"""Which layers are sparse, and for how many weights there is room."""
+"""Which layers are sparse, and for how many weights there is capacity."""
 
 import numpy as np
 import pytest
 
 from jaxsparse.kernels import load
-from jaxsparse.sparse import LayerShape, Window, break_even, choose_rooms, is_mostly_sparse
+from jaxsparse.sparse import LayerShape, Window, break_even, choose_capacity, is_mostly_sparse
 
 SAME = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
 
@@ -47,28 +47,28 @@ def test_break_even_without_kernels_is_low(monkeypatch):
 def test_on_accelerators_nothing_is_sparse(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert break_even(layer(16, 32)) == 0.0
-    assert choose_rooms({"a": 1, "b": 1}, LAYERS) == {}
+    assert choose_capacity({"a": 1, "b": 1}, LAYERS) == {}
 
 
-def test_rooms():
+def test_capacity():
     sizes = {path: shape.size for path, shape in LAYERS.items()}
     assert sizes == {"a": 2304, "b": 2_359_296}
     active = {"a": 1152, "b": 1_179_649, "embedding": 3}
-    assert choose_rooms(active, LAYERS, **HALF) == {"a": 1152 + 288}
-    assert choose_rooms(active, LAYERS, exact=True, **HALF) == {"a": 1152}
-    assert choose_rooms({"a": 0}, LAYERS, **HALF) == {"a": 0}
+    assert choose_capacity(active, LAYERS, **HALF) == {"a": 1152 + 288}
+    assert choose_capacity(active, LAYERS, exact=True, **HALF) == {"a": 1152}
+    assert choose_capacity({"a": 0}, LAYERS, **HALF) == {"a": 0}
     whole = {"break_even": lambda layer, train: 1.0}
-    assert choose_rooms({"a": 2304}, LAYERS, **whole) == {"a": 2304}
+    assert choose_capacity({"a": 2304}, LAYERS, **whole) == {"a": 2304}
 
 
 def test_rooms_stay_until_they_no_longer_serve():
     before = {"a": 100}
     stays = [{"a": 100, "b": 600_000}, {"a": 50, "b": 2_000_000}, {"a": 99}]
     for active in stays:
-        assert choose_rooms(active, LAYERS, before, **HALF) == before
-    outgrown = choose_rooms({"a": 101}, LAYERS, before, **HALF)
-    half_empty = choose_rooms({"a": 49}, LAYERS, before, **HALF)
-    another = choose_rooms({"a": 99, "b": 500_000}, LAYERS, before, **HALF)
+        assert choose_capacity(active, LAYERS, before, **HALF) == before
+    outgrown = choose_capacity({"a": 101}, LAYERS, before, **HALF)
+    half_empty = choose_capacity({"a": 49}, LAYERS, before, **HALF)
+    another = choose_capacity({"a": 99, "b": 500_000}, LAYERS, before, **HALF)
     assert (outgrown, half_empty) == ({"a": 126}, {"a": 61})
     assert another == {"a": 123, "b": 625_000}
 
@@ -82,8 +82,8 @@ def test_where_most_of_the_work_is():
 
 
 def test_active_weights_are_integers_of_any_type():
-    assert choose_rooms({"a": np.uint8(200)}, LAYERS, **HALF) == {"a": 250}
-    assert choose_rooms({"a": np.int8(120)}, LAYERS, **HALF) == {"a": 150}
+    assert choose_capacity({"a": np.uint8(200)}, LAYERS, **HALF) == {"a": 250}
+    assert choose_capacity({"a": np.int8(120)}, LAYERS, **HALF) == {"a": 150}
     for num in (1.5, True, -1, float("nan")):
         with pytest.raises(ValueError, match="active weights of a are .*; they must be a whole nu"):
-            choose_rooms({"a": num}, LAYERS, **HALF)
+            choose_capacity({"a": num}, LAYERS, **HALF)

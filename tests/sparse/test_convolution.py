@@ -75,7 +75,7 @@ def close(ours, theirs, what=""):
 @pytest.mark.parametrize("case", CASES)
 def test_a_convolution_and_its_gradients(case, layout, engine):
     images, kernel, mask, grads, dense = drawn(case, layout)
-    values, positions = to_sparse(kernel, mask, room=min(int(mask.sum()) + 3, mask.size))
+    values, positions = to_sparse(kernel, mask, capacity=min(int(mask.sum()) + 3, mask.size))
     sparse = functools.partial(sparse_conv, window=CASES[case][1], layout=layout)
 
     out, pull = jax.vjp(lambda x, v: sparse(x, v, positions), images, values)
@@ -83,7 +83,7 @@ def test_a_convolution_and_its_gradients(case, layout, engine):
     close(out, expected)
     (grad_images, grad_values), (images_ref, kernel_ref) = pull(grads), dense_pull(grads)
     close(grad_images, images_ref)
-    close(grad_values, to_sparse(kernel_ref, mask, room=positions.room)[0])
+    close(grad_values, to_sparse(kernel_ref, mask, capacity=positions.capacity)[0])
 
 
 NETWORKS = {"resnet20": cifar_resnet(20), "resnet34": resnet(34), "resnet50": resnet(50)}

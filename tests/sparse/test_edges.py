@@ -60,18 +60,18 @@ def test_a_convolution_of_nothing(case, layout, engine):
     np.testing.assert_array_equal(to_dense(grad_values, positions), kernel_ref)
 
 
-@pytest.mark.parametrize("room", [0, 5])
+@pytest.mark.parametrize("capacity", [0, 5])
 @pytest.mark.parametrize("batch", [1, 16])
-def test_an_empty_mask(batch, room, engine):
+def test_an_empty_mask(batch, capacity, engine):
     images = jnp.ones((4, 5, 5, batch))
     kernel = jnp.ones((3, 3, 4, 6))
-    values, positions = to_sparse(kernel, kernel < 0, room=room)
+    values, positions = to_sparse(kernel, kernel < 0, capacity=capacity)
     conv = lambda x, v: sparse_conv(x, v, positions, Window((3, 3)), layout="CHWN")
     out, pull = jax.vjp(conv, images, values)
     assert out.shape == (6, 3, 3, batch) and not out.any()
     grad_images, grad_values = pull(out + 1)
     assert grad_images.shape == images.shape and not grad_images.any()
-    assert grad_values.shape == (room,) and not grad_values.any()
+    assert grad_values.shape == (capacity,) and not grad_values.any()
     assert not to_mask(positions).any()
 
 
@@ -119,9 +119,14 @@ def conv_with(flat, num, shape=(1, 1, 4, 4), values=None, images=None, **kwargs)
             r"position -1 of nonzero 0 is not in \[0, 16\)",
         ),
         ([2**31 - 1, -(2**31)], 2, "position 2147483647", "position 2147483647 of nonzero 0"),
-        ([0, 5], 3, "3 active weights", "3 nonzeros, room for 2 values and 2 positions"),
-        ([0, 5], -1, "-1 active weights", "-1 nonzeros, room for 2 values"),
-        ([0, 5], 2**31 - 1, "2147483647 active weights", "2147483647 nonzeros, room for 2 values"),
+        ([0, 5], 3, "3 active weights", "3 nonzeros, capacity for 2 values and 2 positions"),
+        ([0, 5], -1, "-1 active weights", "-1 nonzeros, capacity for 2 values"),
+        (
+            [0, 5],
+            2**31 - 1,
+            "2147483647 active weights",
+            "2147483647 nonzeros, capacity for 2 values",
+        ),
     ],
 )
 def test_positions_that_are_none(flat, num, known, found, layout, engine):
@@ -248,7 +253,7 @@ def test_what_does_not_fit_a_norm(x, more, message):
 @pytest.mark.parametrize(
     ("flat", "num", "message"),
     [
-        ([1, 2], 3, r"3 active weights; they must be in \[0, 2\], the room"),
+        ([1, 2], 3, r"3 active weights; they must be in \[0, 2\], the capacity"),
         ([1, 2], -1, "-1 active weights"),
         ([1, 6], 2, r"position 6 is not in \[0, 6\)"),
         ([-3, 1], 2, r"position -3 is not in \[0, 6\)"),

@@ -17,7 +17,7 @@ def drawn(layout, batch, has_shortcut):
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     images, kernel = normal(batch, 6, 5, 4), normal(3, 3, 4, 7)
-    values, positions = to_sparse(kernel, jnp.asarray(rng.random(kernel.shape) < 0.2), room=80)
+    values, positions = to_sparse(kernel, jnp.asarray(rng.random(kernel.shape) < 0.2), capacity=80)
     shortcut = normal(batch, 3, 5, 7) if has_shortcut else None
     if layout == "CHWN":
         images = images.transpose(3, 1, 2, 0)

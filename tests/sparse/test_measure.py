@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsparse.sparse import LayerShape, Window, benchmark, choose_rooms, measured_break_even
+from jaxsparse.sparse import LayerShape, Window, benchmark, choose_capacity, measured_break_even
 from jaxsparse.sparse.measure import _meet, _seconds
 
 PADDED = Window((3, 3), padding=((1, 1), (1, 1)))
@@ -53,8 +53,8 @@ def test_a_break_even_is_a_density_and_measured_once(name, train):
 def test_it_chooses_rooms_also_while_something_is_traced(engine):
     def chosen(x):
         limit = measured_break_even(CONV)
-        rooms = choose_rooms({"conv": 1}, {"conv": CONV}, break_even=measured_break_even)
-        assert rooms == ({"conv": 1} if limit * CONV.size >= 1 else {})
+        capacity = choose_capacity({"conv": 1}, {"conv": CONV}, break_even=measured_break_even)
+        assert capacity == ({"conv": 1} if limit * CONV.size >= 1 else {})
         return x * limit
 
     assert 0.0 <= jax.jit(chosen)(jnp.ones(())) <= 1.0

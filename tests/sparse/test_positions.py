@@ -17,7 +17,7 @@ def test_a_kernel_by_eye():
     mask = np.zeros(kernel.shape, bool)
     for at in ((0, 0, 0, 0), (0, 1, 1, 0), (0, 0, 1, 2), (0, 1, 0, 2)):
         mask[at] = True
-    values, positions = to_sparse(kernel, mask, room=6)
+    values, positions = to_sparse(kernel, mask, capacity=6)
     np.testing.assert_array_equal(positions.flat, [0, 3, 9, 10, 12, 12])  # by output, tap, input
     np.testing.assert_array_equal(values, [1, 10, 6, 9, 0, 0])
     assert int(positions.num) == 4
@@ -29,29 +29,29 @@ def test_a_kernel_by_eye():
 @settings(max_examples=20)
 @given(leaf=leaves(), share=st.sampled_from([None, 0.0, 0.5, 1.0]))
 def test_round_trip_to_the_bit(leaf, share):
-    """With room for no more than is active, or for a share of the rest too."""
+    """With capacity for no more than is active, or for a share of the rest too."""
     weights, mask = np.asarray(jnp.asarray(leaf[0])), leaf[1]  # float64 as JAX takes it
     num = int(mask.sum())
-    room = num if share is None else num + int(share * (mask.size - num))
-    values, positions = to_sparse(weights, mask, None if share is None else room)
-    assert values.shape == (room,) and int(positions.num) == num
+    capacity = num if share is None else num + int(share * (mask.size - num))
+    values, positions = to_sparse(weights, mask, None if share is None else capacity)
+    assert values.shape == (capacity,) and int(positions.num) == num
     assert bits(to_dense(values, positions)) == bits(masked(weights, mask))
     assert bits(to_mask(positions)) == bits(mask)
 
 
-@pytest.mark.parametrize("room", [3.0, -1, 7, True, "3", np.nan, 2**40])
-def test_a_room_is_a_number_of_places(room):
+@pytest.mark.parametrize("capacity", [3.0, -1, 7, True, "3", np.nan, 2**40])
+def test_a_capacity_is_a_number_of_places(capacity):
     mask = np.ones((2, 3), bool)
     for make in (positions_of, jax.jit(positions_of, static_argnums=1)):
-        with pytest.raises(ValueError, match="room .* must be a whole number in"):
-            make(mask, room)
+        with pytest.raises(ValueError, match="capacity .* must be a whole number in"):
+            make(mask, capacity)
 
 
-def test_a_room_of_any_type():
+def test_a_capacity_of_any_type():
     mask = np.eye(2, 3, dtype=bool)
-    for room in (np.uint8(5), np.int64(5), jnp.int32(5), np.array(5)):
-        positions = positions_of(mask, room)
-        assert positions.room == 5 and positions.num == 2
+    for capacity in (np.uint8(5), np.int64(5), jnp.int32(5), np.array(5)):
+        positions = positions_of(mask, capacity)
+        assert positions.capacity == 5 and positions.num == 2
 
 
 @pytest.mark.parametrize("shape", [(2, 3.0), (2, -3), (-2, -3), ("2", 3), None, 6, (2, np.nan)])

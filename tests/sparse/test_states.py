@@ -79,7 +79,7 @@ def test_there_and_back(name):
         state = step(state, images, {})
     positions = find_positions(state.masks, state.method.prunable)
     short = compress(state, positions)
-    assert short.params["Conv_0"]["kernel"].shape == (positions["Conv_0/kernel"].room,)
+    assert short.params["Conv_0"]["kernel"].shape == (positions["Conv_0/kernel"].capacity,)
     sizes = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     assert sizes(short.opt_state) < 0.35 * sizes(state.opt_state)
     back = expand(short, positions)
@@ -114,10 +114,10 @@ def test_a_whole_run_is_that_of_masked_training(name, optimizer):
     assert not method.timetable.events or int(full.event_metrics.num_active.sum()) > 0
 
 
-def test_room_that_is_not_used_changes_nothing():
+def test_capacity_that_is_not_used_changes_nothing():
     images, state = start(METHODS["rigl"], OPTIMIZERS["adamw"])
     positions = find_positions(state.masks)
-    roomy = find_positions(state.masks, room={p: x.room + 7 for p, x in positions.items()})
+    roomy = find_positions(state.masks, capacity={p: x.capacity + 7 for p, x in positions.items()})
     ends = []
     for where in (positions, roomy):
         short = compress(state, where)
@@ -138,10 +138,10 @@ def test_an_event_asks_for_all_weights():
 def test_what_does_not_fit_is_named():
     _, state = start(METHODS["rigl"], OPTIMIZERS["adamw"])
     positions = find_positions(state.masks)
-    with pytest.raises(ValueError, match="room for Conv_0/bias, which is no prunable leaf"):
-        find_positions(state.masks, room={"Conv_0/bias": 3})
-    with pytest.raises(ValueError, match="room 1 for"):
-        find_positions(state.masks, room={"Conv_0/kernel": 1})
+    with pytest.raises(ValueError, match="capacity for Conv_0/bias, which is no prunable leaf"):
+        find_positions(state.masks, capacity={"Conv_0/bias": 3})
+    with pytest.raises(ValueError, match="capacity 1 for"):
+        find_positions(state.masks, capacity={"Conv_0/kernel": 1})
     other = {"Conv_1/kernel": positions["Conv_0/kernel"]}
     with pytest.raises(ValueError, match="Conv_1/kernel is missing in params, its positions are"):
         compress(state, other)
@@ -164,7 +164,9 @@ def test_what_cannot_be_expanded_is_named(transform):
             lengthen(short, given)
     with pytest.raises(ValueError, match=r"Conv_0/kernel is \(3, 3, 3, 8\) in params, its positio"):
         lengthen(state, positions)
-    roomy = find_positions(state.masks, room={"Conv_0/kernel": first["Conv_0/kernel"].room + 7})
+    roomy = find_positions(
+        state.masks, capacity={"Conv_0/kernel": first["Conv_0/kernel"].capacity + 7}
+    )
     with pytest.raises(ValueError, match=r"Conv_0/kernel is \(\d+,\) in params, its positions are"):
         lengthen(short, roomy)
     with pytest.raises(ValueError, match="Conv_1/kernel is missing in params"):

@@ -61,12 +61,12 @@ struct Guarded<call> {
   }
 };
 
-// Of as many values as there is room for, the first `num` count.
+// Of as many values as there is capacity for, the first `num` count.
 ffi::Error count_of(Floats values, Ints positions, Ints num, i64& count) {
-  const i64 room = static_cast<i64>(values.element_count());
+  const i64 capacity = static_cast<i64>(values.element_count());
   count = num.typed_data()[0];
-  if (count < 0 || count > room || room != static_cast<i64>(positions.element_count())) {
-    return wrong(std::to_string(count) + " nonzeros, room for " + std::to_string(room) +
+  if (count < 0 || count > capacity || capacity != static_cast<i64>(positions.element_count())) {
+    return wrong(std::to_string(count) + " nonzeros, capacity for " + std::to_string(capacity) +
                  " values and " + std::to_string(positions.element_count()) + " positions");
   }
   return ffi::Error::Success();

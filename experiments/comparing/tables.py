@@ -1,0 +1,136 @@
+"""Tables of groups of runs: a row for every method, a column for every sparsity."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from experiments.comparing.seeds import Group, Stats, flags_that_differ
+from experiments.options.schedules import METHODS
+
+
+class Table(NamedTuple):
+    """The groups of one data set and one model.
+
+    Attributes:
+      title: data set and model.
+      rows: groups by sparsity, ascending, by label: the method, and those flags in which the groups
+        of the table differ. Methods stand in the order of `METHODS`, dense first.
+    """
+
+    title: str
+    rows: dict[str, dict[float, Group]]
+
+
+def make_tables(groups: Iterable[Group]) -> list[Table]:
+    """Returns a table for every data set and model, in the order of their names."""
+    blocks: dict[str, list[Group]] = {}
+    for group in groups:
+        blocks.setdefault(f"{group.dataset}, {group.model}", []).append(group)
+    return [Table(title, _rows(blocks[title])) for title in sorted(blocks)]
+
+
+def _rows(groups: Sequence[Group]) -> dict[str, dict[float, Group]]:
+    differing = flags_that_differ(groups)
+    order = list(METHODS)
+
+    def place(labelled: tuple[str, Group]) -> tuple[int, str, float]:
+        label, group = labelled
+        known = order.index(group.method) if group.method in order else len(order)
+        return known, label, group.sparsity
+
+    rows: dict[str, dict[float, Group]] = {}
+    for label, group in sorted(((_label(g, differing), g) for g in groups), key=place):
+        rows.setdefault(label, {})[group.sparsity] = group
+    return rows
+
+
+def _label(group: Group, flags: Sequence[str]) -> str:
+    """The method, and the values of the flags that it was given of these."""
+    given = [f"{name}={group.flags[name]}" for name in flags if name in group.flags]
+    return " ".join([group.method, *given])
+
+
+def render(
+    table: Table, cell: Callable[[Group], str], *, heading: str, markdown: bool = False
+) -> str:
+    """Writes a table as text; rows and columns without any text in them are left out.
+
+    Args:
+      table: what to write.
+      cell: what to write of a group.
+      heading: what the cells are.
+      markdown: for a document, not a terminal.
+
+    Returns:
+      The table's title, the heading and the lines; empty if there is no text.
+    """
+    texts = {
+        label: {s: text for s, group in row.items() if (text := cell(group))}
+        for label, row in table.rows.items()
+    }
+    if not any(texts.values()):
+        return ""
+    columns = sorted({sparsity for row in texts.values() for sparsity in row})
+    lines = [["sparsity", *(percent(sparsity) for sparsity in columns)]]
+    lines += [[label, *(row.get(s, "") for s in columns)] for label, row in texts.items() if row]
+    if markdown:
+        lines.insert(1, ["---"] * len(lines[0]))
+        body = ["| " + " | ".join(line) + " |" for line in lines]
+        return "\n".join([f"{table.title}: {heading}", "", *body])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    body = [_aligned(line, widths) for line in lines]
+    return "\n".join([f"{table.title}: {heading}", *body])
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = line
+    cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+    return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+
+def stats_text(stats: Stats, metric: str) -> str:
+    """Writes mean, standard deviation and n; an accuracy in percent.
+
+    >>> stats_text(Stats(0.8811, 0.0016, 3), "test_accuracy")
+    '88.11 ± 0.16 (3)'
+    >>> stats_text(Stats(0.3, math.nan, 1), "train_flops_ratio")
+    '0.300 (1)'
+    """
+    mean = number_text(stats.mean, metric)
+    spread = "" if math.isnan(stats.sd) else f" ± {number_text(stats.sd, metric)}"
+    return f"{mean}{spread} ({stats.n})"
+
+
+def difference_text(stats: Stats, metric: str) -> str:
+    """Writes a mean difference with its sign, its standard error and n.
+
+    >>> difference_text(Stats(0.0025, 0.002, 4), "test_accuracy")
+    '+0.25 ± 0.10 (4)'
+    """
+    sign = "-" if stats.mean < 0 else "+"
+    error = stats.standard_error
+    spread = "" if math.isnan(error) else f" ± {number_text(error, metric)}"
+    return f"{sign}{number_text(abs(stats.mean), metric)}{spread} ({stats.n})"
+
+
+def number_text(value: float, metric: str) -> str:
+    """Writes one number as suits its metric.
+
+    >>> [number_text(x, "steps_per_second") for x in (12345.6, 12.3456)]
+    ['12,346', '12.35']
+    """
+    if is_accuracy(metric):
+        return f"{100 * value:.2f}"
+    if metric.endswith("_ratio"):
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a share that is written in percent."""
+    return metric.endswith("accuracy")
+
+
+def percent(share: float) -> str:
+    """Writes a sparsity: 0.999 is 99.9 %."""
+    return f"{100 * share:.10g} %"

@@ -1,0 +1,237 @@
+"""The table from `--schedule` names to methods, with intervals that suit a run of any length.
+
+Published intervals belong to published lengths. Here they are shares of the run: 1000 of 56,320
+steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-ITOP and SET-ITOP.
+RigL's own 100 steps stay as they are, unless that would be under 20 events; so do the 100 of the
+cycles of density, which go with every method, unless a cycle would have under 20.
+"""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jaxsparse
+from experiments.options.cli import nearest
+from experiments.options.flags import DEFAULTS
+from jaxsparse import Method
+from jaxsparse.patterns import PatternRules
+from jaxsparse.plan import Plan
+from jaxsparse.schedules import cycle_ends
+from jaxsparse.types import Distribution, OptionError
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes:
+      factory: makes it.
+      interval: from the number of steps to the update interval; None for a method without events.
+      options: the flags it takes besides the sparsity.
+      num_cycles: of its density, where --cycles is not given; the factory makes them where there
+        are some.
+    """
+
+    factory: Callable[..., Method]
+    interval: Callable[[int], int] | None
+    options: tuple[str, ...] = ()
+    num_cycles: int = 0
+
+
+def _share(interval: int, published_steps: int) -> Callable[[int], int]:
+    return lambda steps: max(round(steps * interval / published_steps), 1)
+
+
+_granet_interval = _share(1000, 56_320)
+_rigl_interval = lambda steps: max(min(100, steps // 20), 1)
+
+# What --cycles goes with: the flag, and the argument of `with_cycles` that it gives.
+_CYCLES = {
+    "cycle_multiplier": "multiplier",
+    "cycle_share": "cycle_steps",  # a share of them
+    "cycle_growth": "growth",
+    "cycle_shape": "shape",
+    "cycle_interval": "cycle_interval",
+}
+_LAYERS = ("distribution", "dense_layers", "min_keep", "pattern", "pattern_layers")
+_SHARES = (*_LAYERS, "cycles", *_CYCLES)
+_GRADUAL = ("update_interval", "start_step", "stop_step", "scope", *_SHARES)
+_DROPS = ("drop_fraction",)
+_RIGL = ("update_interval", "start_step", "stop_step", *_SHARES, *_DROPS)
+_ITOP = ("update_interval", "start_step", *_SHARES, *_DROPS)
+
+METHODS: dict[str, Entry] = {
+    "dense": Entry(jaxsparse.dense, None),
+    "static": Entry(jaxsparse.static, None, _SHARES),
+    "gmp": Entry(jaxsparse.gmp, _granet_interval, (*_GRADUAL, "initial_sparsity")),
+    "set": Entry(jaxsparse.set_, _rigl_interval, _RIGL),
+    "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
+    "set_itop": Entry(jaxsparse.set_itop, _share(1500, 88_000), _ITOP),
+    "rigl_itop": Entry(jaxsparse.rigl_itop, _share(4000, 88_000), _ITOP),
+    "snfs": Entry(jaxsparse.snfs, _rigl_interval, _RIGL),
+    "granet": Entry(jaxsparse.granet, _granet_interval, (*_GRADUAL, *_DROPS)),
+    "granet_st": Entry(
+        jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")
+    ),
+    "east": Entry(jaxsparse.east, _share(4000, 88_000), _ITOP, num_cycles=2),
+}
+
+DISTRIBUTIONS = {
+    "erk": jaxsparse.erk,
+    "erdos_renyi": jaxsparse.erdos_renyi,
+    "uniform": jaxsparse.uniform,
+}
+
+
+def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -> Method:
+    """Makes the method that `--schedule` names.
+
+    Args:
+      schedule: a name in METHODS.
+      sparsity: final sparsity in [0, 1); "dense" has none and ignores it.
+      steps: length of the run, at least 1.
+      **options: values of flags; None stands for the method's own default.
+
+    Raises:
+      ValueError: an unknown name, with the nearest one; an option that the method does not have; a
+        value outside its range.
+    """
+    with _said_in_flags():
+        return _make_method(schedule, sparsity, steps, options)
+
+
+def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, Any]) -> Method:
+    entry = METHODS[nearest(schedule, METHODS, kind="schedule")]
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in entry.options:
+            takes = ", ".join(f"--{option}" for option in entry.options) or "no options"
+            raise ValueError(f"--{name} is no option of {schedule}, which takes {takes}")
+    if "distribution" in given or "dense_layers" in given:
+        given["distribution"] = _distribution(schedule, given)
+    if entry.interval is not None:
+        given.setdefault("update_interval", entry.interval(steps))
+    if schedule != "dense":
+        given["sparsity"] = sparsity
+    pattern = pattern_of(given.pop("pattern", None), given.pop("pattern_layers", None))
+    cycles = _cycles(schedule, steps, given)
+    if entry.num_cycles:
+        method = entry.factory(total_steps=steps, **given, **cycles)
+    else:
+        method = entry.factory(total_steps=steps, **given)
+        if cycles["num_cycles"]:
+            method = jaxsparse.with_cycles(method, **cycles)
+    if pattern is not None:
+        method = jaxsparse.with_pattern(method, pattern)
+    if entry.interval is not None and not method.timetable.events:
+        raise ValueError(
+            f"{schedule} has no mask update within {steps} steps; lower --update_interval "
+            f"{given['update_interval']}"
+        )
+    return method
+
+
+# What the library calls otherwise than the flag.
+_FLAGS = {
+    "total_steps": "steps",
+    "num_cycles": "cycles",
+    **{argument: flag for flag, argument in _CYCLES.items()},
+    "override": "dense_layers",
+    "pattern rule": "pattern_layers",
+}
+# Advice of the library, by its option, for those who have flags.
+_ADVICE = {
+    "pattern": "--pattern_layers=REGEX says which layers shall have it, such as "
+    "--pattern_layers='^stage' in a ResNet",
+    "scope": "take --scope=layer",
+    "min_keep": "leave --min_keep out",
+}
+
+
+@contextlib.contextmanager
+def _said_in_flags() -> Iterator[None]:
+    """Gives the library's errors about an option the name of the flag, and advice for flags."""
+    try:
+        yield
+    except OptionError as error:
+        advice = error.advice and _ADVICE.get(error.option, error.advice)
+        flag = f"--{_FLAGS.get(error.option, error.option)}={error.value}"
+        raise ValueError(f"{flag} {error.wrong}{advice and f'; {advice}'}") from None
+
+
+def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
+    """Returns `method.plan(*args, **options)`, whose errors speak of flags.
+
+    Raises:
+      ValueError: what the network and the method do not let one have.
+    """
+    with _said_in_flags():
+        return method.plan(*args, **options)
+
+
+def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
+    """Returns the rules that --pattern and --pattern_layers ask for; None for no pattern.
+
+    Raises:
+      ValueError: it is none of n:m, ROWSxCOLUMNS, channels and channels(AXIS), or layers are named
+        without one.
+
+    >>> [(regex, chosen.name) for regex, chosen in pattern_of("2:4", "block1")]
+    [('block1', '2:4')]
+    """
+    if pattern is None:
+        if layers is not None:
+            raise ValueError(f"--pattern_layers={layers} needs --pattern")
+        return None
+    if numbers := re.fullmatch(r"(\d+):(\d+)", pattern):
+        chosen = jaxsparse.n_of_m(*map(int, numbers.groups()))
+    elif numbers := re.fullmatch(r"(\d+)x(\d+)", pattern):
+        rows, columns = map(int, numbers.groups())
+        chosen = jaxsparse.block((rows, columns))
+    elif numbers := re.fullmatch(r"channels(?:\((-?\d+)\))?", pattern):
+        chosen = jaxsparse.channels(int(numbers[1] or -1))
+    else:
+        raise ValueError(f"--pattern={pattern} must be n:m, ROWSxCOLUMNS, channels or channels(-2)")
+    return [(".*" if layers is None else layers, chosen)]
+
+
+def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
+    """What --cycles and its like, which it takes out of `given`, ask of `with_cycles`.
+
+    Raises:
+      ValueError: one of them without --cycles, or a share of training out of range.
+    """
+    num_cycles = given.pop("cycles", METHODS[schedule].num_cycles)
+    asked = {name: given.pop(name) for name in _CYCLES if name in given}
+    if num_cycles == 0:
+        for name, value in asked.items():
+            raise ValueError(f"--{name}={value} needs --cycles of at least 1")
+        return {"num_cycles": 0}
+    share = asked.pop("cycle_share", DEFAULTS["cycle_share"])
+    growth = asked.get("cycle_growth", DEFAULTS["cycle_growth"])
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
+    cycle_steps = max(round(share * steps), 1)
+    ends = cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth)
+    if ends[-1] > steps:
+        raise ValueError(
+            f"--cycles={num_cycles} end at step {ends[-1]} of {steps}; lower --cycle_share={share}"
+        )
+    shortest = min(stop - start for start, stop in itertools.pairwise((0, *ends)))
+    interval = {"cycle_interval": max(min(100, shortest // 20), 1)}
+    arguments = {_CYCLES[name]: value for name, value in asked.items()}
+    return {"num_cycles": num_cycles, "cycle_steps": cycle_steps} | interval | arguments
+
+
+def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
+    """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
+    name = nearest(
+        given.get("distribution", DEFAULTS["distribution"]), DISTRIBUTIONS, kind="distribution"
+    )
+    dense = given.pop("dense_layers", None)
+    if dense is None:
+        return DISTRIBUTIONS[name]()
+    if "scope" in METHODS[schedule].options and given.get("scope") != "layer":
+        raise ValueError(f"--dense_layers needs --scope=layer: {schedule} prunes over all layers")
+    return jaxsparse.with_overrides(DISTRIBUTIONS[name](), {dense: 0.0})

@@ -1,0 +1,130 @@
+"""Alarms of a run: layers and whole networks through which no path leads any more.
+
+At extreme sparsity masks can cut off a layer, a residual branch or the network. Methods that move
+their masks may find back: there it is recorded and said once. Masks that never change stay as they
+are, so that a network which they cut is refused before it is trained.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from tqdm import tqdm
+
+from experiments.records.run_folder import RunFolder
+from experiments.training.phase import with_relu
+from experiments.training.run import Run, RunState
+from jaxsparse.nn import without_dyrelu
+from jaxsparse.paths import check_rules, prunable_leaves, prunable_paths
+from jaxsparse.tracing.connectivity import Connectivity, LayerPaths, live_weights, where_paths_end
+from jaxsparse.types import Rules
+
+Normalise = Callable[[jax.Array], jax.Array]
+
+
+def find_paths(run: Run, state: RunState) -> Connectivity:
+    """Returns how many weights of each layer are active, and how many of them lie on a path.
+
+    DyReLU, which lets everything through, counts as the ReLU that it becomes. It costs a forward
+    and a backward pass of one image, and is compiled once.
+    """
+    rules = check_rules(run.method.prunable)
+    image = run.dataset.train.images[:1]
+    model, variables, masks = _with_relu(run, state)
+    counts = _counts(model, run.normalise, rules, variables, masks, image)
+    active, live = jax.device_get(counts)
+    paths = prunable_paths(state.masks, rules)
+    rows = zip(paths, active.tolist(), live.tolist(), strict=True)
+    return Connectivity(tuple(LayerPaths(*row) for row in rows))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _counts(
+    model: nn.Module,
+    normalise: Normalise,
+    rules: Rules | None,
+    variables: dict[str, Any],
+    masks: Any,
+    image: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The active and the live weights of each layer, int32[layers]."""
+    forward = _forward(model, normalise, variables)
+    live = live_weights(forward, variables["params"], masks, image, prunable=rules)
+    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
+    count_all = lambda tree: jnp.stack([count(m) for m in prunable_leaves(tree, rules).values()])
+    return count_all(masks), count_all(live)
+
+
+def _forward(
+    model: nn.Module, normalise: Normalise, variables: dict[str, Any]
+) -> Callable[[Any, jax.Array], Any]:
+    return lambda params, image: model.apply({**variables, "params": params}, normalise(image))
+
+
+def _with_relu(run: Run, state: RunState) -> tuple[nn.Module, dict[str, Any], Any]:
+    """The network, its variables and masks without DyReLU."""
+    return with_relu(run.model), *without_dyrelu((state.variables, state.masks))
+
+
+def check_start(run: Run, state: RunState) -> None:
+    """Refuses masks that cut the network and never change.
+
+    Raises:
+      ValueError: says at which layer all paths end.
+    """
+    if run.method.timetable.events or not find_paths(run, state).is_cut:
+        return
+    raise ValueError(
+        f"the network is cut: no path leads from an image to a logit{_end_of_paths(run, state)}, "
+        f"and {run.method.name} never changes its masks; lower --sparsity, or pass another --seed "
+        f"than {run.seed} or a higher --min_keep"
+    )
+
+
+def record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str, list[int]]:
+    """Returns what is recorded of paths; what is dead or cut is a line of warning, once."""
+    found = find_paths(run, state)
+    for warning in warnings(run, state, found, folder.warned):
+        bar.write(warning, file=sys.stderr)
+    return {"layer_num_live": [layer.num_live for layer in found.layers]}
+
+
+def warnings(run: Run, state: RunState, found: Connectivity, warned: set[str]) -> list[str]:
+    """Returns a line for every layer that is found dead for the first time, or for the network.
+
+    Args:
+      run: what is trained.
+      state: after a mask update, or at the start.
+      found: what `find_paths` says of it.
+      warned: the paths of layers that have had their line, "" for the network; new ones are added.
+    """
+    step = int(state.step)
+    when = f"after step {step}" if step else "at the start"
+    if found.is_cut:
+        end = "" if "" in warned else _end_of_paths(run, state)
+        lines = {"": f"warning: no path leads from an image to a logit {when}{end}"}
+    else:
+        lines = {
+            layer.path: f"warning: {layer.path} is dead {when}: none of its {layer.num_active:,} "
+            f"weights lies on a path from an image to a logit"
+            for layer in found.layers
+            if layer.is_dead
+        }
+    if not step:  # later it is said when the last weight goes
+        empty = {layer.path for layer in found.layers if not layer.num_active}
+        lines |= {path: f"warning: no weight is in {path} {when}" for path in empty}
+    new = {path: line for path, line in lines.items() if path not in warned}
+    warned.update(new)
+    return list(new.values())
+
+
+def _end_of_paths(run: Run, state: RunState) -> str:
+    model, variables, masks = _with_relu(run, state)
+    forward = _forward(model, run.normalise, variables)
+    image = run.dataset.train.images[:1]
+    end = where_paths_end(forward, variables["params"], masks, image)
+    return f", all end at {end}" if end else ""

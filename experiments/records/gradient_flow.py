@@ -1,0 +1,79 @@
+"""Gradient flow: how long the gradient is that the active weights receive.
+
+A network that is too sparse, or sparse in the wrong places, does not learn because little gradient
+reaches its weights; what masks do to that is what Evci et al., "Gradient flow in sparse neural
+networks and how lottery tickets win", AAAI 2022, study (there as the square of the norm).
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from experiments.training.execution import compressed
+from experiments.training.run import DROPOUT, Run, RunState
+from jaxsparse import apply_masks
+from jaxsparse.nn import sparse_execution
+from jaxsparse.paths import check_rules, prunable_leaves
+from jaxsparse.sparse import Positions, expand_leaves
+from jaxsparse.types import Rules
+
+
+def gradient_flow(run: Run, state: RunState) -> dict[str, Any]:
+    """Measures the masked gradient of the training loss, always on the same images.
+
+    They are the first of the training set, as many as a step takes at once, without augmentation
+    and with the same dropout at every call. What it costs is a step; it is compiled once, or where
+    the execution of a training step would be compiled anew.
+
+    Returns:
+      "grad_norm", the L2 norm over all parameters; "layer_grad_norm", that of each prunable layer
+      in the order of `prunable_paths`.
+    """
+    num_images = run.batch_size // run.accumulate
+    model, params, positions = compressed(run, state)
+    total, layers = _norms(
+        (model, run.normalise, check_rules(run.method.prunable)),
+        {**state.variables, "params": params},
+        state.masks,
+        positions,
+        run.dataset.train.images[:num_images],
+        run.dataset.train.labels[:num_images],
+        run.key(DROPOUT),
+    )
+    return {"grad_norm": float(total), "layer_grad_norm": np.asarray(layers).tolist()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _norms(
+    of_run: tuple[nn.Module, Callable[[jax.Array], jax.Array], Rules | None],
+    variables: dict[str, Any],
+    masks: Any,
+    positions: Mapping[str, Positions],
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    model, normalise, rules = of_run
+    collections = {name: values for name, values in variables.items() if name != "params"}
+
+    def mean_loss(params: Any) -> jax.Array:
+        with sparse_execution(positions):
+            logits, _ = model.apply(
+                {"params": params, **collections},
+                normalise(images),
+                train=True,
+                mutable=list(collections),
+                rngs={"dropout": key},
+            )
+        return optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), labels).mean()
+
+    grads = jax.grad(mean_loss)(variables["params"])
+    grads = apply_masks(expand_leaves(grads, positions), masks)
+    layers = prunable_leaves(grads, rules).values()
+    return optax.tree.norm(grads), jnp.stack([optax.tree.norm(layer) for layer in layers])

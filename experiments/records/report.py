@@ -1,0 +1,290 @@
+"""What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import jaxsparse
+from experiments.comparing.seeds import SLACK
+from experiments.data.dataset import Split
+from experiments.records import plots
+from experiments.records.alarms import find_paths
+from experiments.records.cost import (
+    describe_extras,
+    extras,
+    flops_of_model,
+    flops_of_run,
+    peak_memory,
+    shapes_and_flops,
+)
+from experiments.records.progress import Best
+from experiments.records.resolved import resolved
+from experiments.records.run_folder import RunFolder, series
+from experiments.training.execution import describe_execution, executed
+from experiments.training.phase import run_after
+from experiments.training.run import Run, RunState
+from jaxsparse import TrainState
+from jaxsparse.nn import sparse_execution
+from jaxsparse.paths import prunable_leaves
+from jaxsparse.plan import Plan
+from jaxsparse.sparse import Positions
+
+
+def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
+    """Returns the share of images of the split that are classified correctly, in [0, 1].
+
+    None for a split without images.
+
+    Raises:
+      ValueError: the network gives NaN, which would count as the first class.
+    """
+    correct = 0
+    if not len(split.labels):
+        return None
+    model, variables, positions = executed(run, variables, batch_size)
+    for start in range(0, len(split.labels), batch_size):
+        images = jnp.asarray(split.images[start : start + batch_size])
+        labels = jnp.asarray(split.labels[start : start + batch_size])
+        found, num_nan = _count(model, run.normalise, variables, positions, images, labels)
+        if num_nan:
+            raise ValueError(
+                f"the network gives NaN for {num_nan} of {len(labels)} images, though its training "
+                f"loss is finite; for bfloat16 on CPU see the docstring of jaxsparse.nn"
+            )
+        correct += int(found)
+    return correct / len(split.labels)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _count(
+    model: nn.Module,
+    normalise: Callable[[jax.Array], jax.Array],
+    variables: Any,
+    positions: Mapping[str, Positions],
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The number of images that are classified correctly, and of those with a NaN."""
+    with sparse_execution(positions):
+        logits = jnp.asarray(model.apply(variables, normalise(images)))
+    return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
+
+
+def describe_plan(run: Run, image: Any) -> str:
+    """Returns what --plan prints: all events, what DyReLU and sharing add, the form of layers.
+
+    Args:
+      run: what would be trained.
+      image: the shape of one, with a batch axis.
+    """
+    plan = run.method.plan(*shapes_and_flops(run.model, image))
+    found = extras(run.model, image, run.phase, run.batch_size, plan.rows[-1].num_active)
+    lines = [str(plan), *(["", *describe_extras(found)] if found else []), ""]
+    return "\n".join(lines) + describe_execution(run, plan)
+
+
+def density_of(state: TrainState) -> float:
+    """Returns active / prunable weights, in [0, 1]."""
+    return 1.0 - jaxsparse.sparsity(state.masks, state.method.prunable)
+
+
+def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = None) -> str:
+    """Returns a line where a run will not have the sparsity that was asked for; else nothing.
+
+    Args:
+      plan: of the run.
+      config: its flags.
+      unshared: prunable weights of the network without sharing, whose sparsity was asked for; None
+        where nothing is shared.
+    """
+    asked = config.get("sparsity")
+    planned = 1.0 - plan.rows[-1].num_active / (unshared or plan.num_prunable)
+    if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
+        return ""
+    names = ("pattern", "pattern_layers", "dense_layers")
+    flags = " ".join(f"--{name}={config[name]}" for name in names if config.get(name))
+    because = f", because of {flags}" if flags else ""
+    return (
+        f"note: --sparsity={asked:g} was asked for, the run will have {planned:.3f}{because}; "
+        f"--plan shows each layer"
+    )
+
+
+def layer_counts(state: TrainState) -> list[int]:
+    """Returns the active weights of every prunable layer, in the order of `prunable_paths`."""
+    return [layer.num_active for layer in state.summary().layers]
+
+
+def event_scalars(state: TrainState) -> dict[str, Any]:
+    """Returns the last event's counts summed over layers, its churn, and what was ever active.
+
+    With the list "layer_num_active" metrics.jsonl alone says what training cost.
+    """
+    counts = {
+        name: int(np.asarray(values, np.int64).sum())
+        for name, values in state.event_metrics._asdict().items()
+    }
+    explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
+    empty = int(state.event_metrics.num_empty)
+    sizes = [x.size for x in prunable_leaves(state.masks, state.method.prunable).values()]
+    return {
+        "density": counts["num_active"] / sum(sizes),
+        **counts,
+        "num_empty": empty,
+        "churn": float(jaxsparse.churn(state.event_metrics).total),
+        "exploration_rate": float(explored),
+        "layer_num_active": np.asarray(state.event_metrics.num_active).tolist(),
+    }
+
+
+def check_structure(state: TrainState) -> None:
+    """Raises a ValueError if the masks lack the pattern that the method asks for."""
+    recipe = state.method.recipe
+    if recipe is not None and recipe.pattern:
+        jaxsparse.check_pattern(state.masks, recipe.pattern, state.method.prunable)
+
+
+def emptied(state: TrainState) -> list[str]:
+    """Returns a warning for each layer that the last event took the last weight of."""
+    paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
+    active, dropped = state.event_metrics.num_active, state.event_metrics.num_dropped
+    recipe = state.method.recipe
+    everywhere = recipe is not None and recipe.scope == "global"
+    advice = "; --min_keep=N leaves N in every layer" if everywhere else ""
+    return [
+        f"warning: no weight is left in {path} after step {state.step}{advice}"
+        for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
+        if gone and not left
+    ]
+
+
+def summarise(
+    begun: Run,
+    state: RunState,
+    best: Best,
+    config: dict[str, Any],
+    records: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Checks the masks' invariants once more, looks at the test images, and says what came out.
+
+    Args:
+      begun: the run as it began.
+      state: at the end.
+      best: the best model.
+      config: of the run.
+      records: its metrics.
+    """
+    run = run_after(begun, begun.steps)
+    jaxsparse.check(state.params, state.opt_state, state.masks)
+    check_structure(state)
+    paths = find_paths(run, state)
+    num_live = {layer.path: layer.num_live for layer in paths.layers}
+    layers = state.summary()
+    image = run.normalise(jnp.asarray(run.dataset.test.images[:1]))
+    dense = flops_of_model(run.model, state.params, image)
+    sizes = {layer.path: layer.size for layer in layers.layers}
+    return {
+        "method": config["schedule"],
+        "dataset": run.dataset.name,
+        "model": config["model"],
+        "seed": run.seed,
+        "sparsity": layers.sparsity,
+        "num_active": layers.num_active,
+        "num_prunable": layers.num_prunable,
+        "empty_layers": [layer.path for layer in layers.layers if layer.num_active == 0],
+        "num_live": paths.num_live,
+        "alarms": [*layers.alarms, *layers.notes, *paths.alarms],
+        "dead_channels": layers.dead._asdict(),
+        "layers": {
+            layer.path: {
+                "num_active": layer.num_active,
+                "num_live": num_live[layer.path],
+                "size": layer.size,
+                "density": layer.density,
+            }
+            for layer in layers.layers
+        },
+        "num_events": len(run.method.timetable.events),
+        "resolved": resolved(begun),
+        "test_accuracy": evaluate(run, state.variables, run.dataset.test),
+        "val_accuracy": evaluate(run, state.variables, run.dataset.val),
+        "best_step": best.step,
+        "best_val_accuracy": None if best.val_accuracy < 0 else best.val_accuracy,
+        "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
+        "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
+        **flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **extras(begun.model, image, begun.phase, run.batch_size, layers.num_active),
+        **peak_memory(),
+        "steps": run.steps,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "jaxsparse": jaxsparse.__version__,
+    }
+
+
+def draw(folder: RunFolder, state: TrainState, title: str) -> None:
+    """Writes `plot.png`: accuracy and density over steps, density per layer."""
+    records = folder.read_metrics()
+    layers = jaxsparse.summary(state.params, state.masks, state.method.prunable).layers
+    plots.plot_run(
+        folder.path / "plot.png",
+        title=title,
+        accuracy={"validation": series(records, "val_accuracy")},
+        density=series(records, "density"),
+        layers={layer.path: (layer.num_active, layer.size) for layer in layers},
+    )
+
+
+def folder_of(data: str, config: Mapping[str, Any], steps: int) -> Path:
+    """Returns where a run goes unless --out says otherwise."""
+    sparsity = "" if config["schedule"] == "dense" else f"-{config['sparsity']:g}"
+    run = f"{config['model']}-{config['schedule']}{sparsity}-steps{steps}-seed{config['seed']}"
+    return Path("runs") / data / run
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    """Returns what the progress bar and the plot call a run."""
+    sparsity = "" if config["schedule"] == "dense" else f" {config['sparsity']:g}"
+    return f"{config['model']} {config['schedule']}{sparsity}"
+
+
+def _worst(alarms: Sequence[str]) -> list[str]:
+    """The alarms, those of thin layers last and only the first of many."""
+    thin = [alarm for alarm in alarms if alarm.endswith(" outputs")]
+    others = [alarm for alarm in alarms if alarm not in thin]
+    if len(thin) <= 3:
+        return [*others, *thin]
+    return [*others, *thin[:2], f"so in {len(thin) - 2} more layers: summary.json has them"]
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A few lines that say what came out."""
+    best = (
+        ", without validation images"
+        if summary["best_val_accuracy"] is None
+        else f", {summary['best_test_accuracy']:.4f} best by validation "
+        f"(step {summary['best_step']})"
+    )
+    return "\n".join(
+        [
+            *(f"warning         {line}" for line in _worst(summary["alarms"])),
+            f"test accuracy   {summary['test_accuracy']:.4f} at the end{best}",
+            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
+            f"(sparsity {summary['sparsity']:.6g})",
+            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
+            f"{summary['test_flops_ratio']:.3g} of dense",
+            f"training FLOPs  {summary['train_flops']:.4g}, "
+            f"{summary['train_flops_ratio']:.3g} of dense",
+            *describe_extras(summary),
+            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
+            f"{summary['peak_memory_of']}",
+            f"speed           {summary['steps_per_second']:.3g} steps a second",
+            f"folder          {summary['out']}",
+        ]
+    )

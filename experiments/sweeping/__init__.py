@@ -1,0 +1,1 @@
+"""Many runs: the grids of the published tables, and the processes that work through them."""

@@ -1,0 +1,147 @@
+"""The small file that a finished run leaves in a sweep: its flags, what came out, made by what.
+
+{"config": {...}, "summary": {...}, "commit": "4367ec9", "machine": {...}}
+
+A run that was cut off may go on with other code. So every start of one is noted in a file beside
+its folder, FOLDER.commits, and the result has all commits that took part.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.options.defaults import without_defaults
+
+# Flags that say where things lie or what is looked at, and not what is trained.
+PLACES = ("out", "data_dir", "checkpoint_every", "gradient_flow", "plan")
+
+
+class Result(NamedTuple):
+    """What is kept of a finished run.
+
+    Attributes:
+      config: its flags.
+      summary: as in its `summary.json`.
+      commit: of the code that made it, with "+" where files had been changed since; several, with
+        spaces between, where the run went on with other code; "" if unknown.
+      machine: "cpu", "cores" that the run had, and "python".
+    """
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    commit: str
+    machine: dict[str, Any]
+
+
+def result_of(folder: Path, cores: Collection[int]) -> Result:
+    """Reads the folder of a finished run.
+
+    Raises:
+      ValueError: a file of it is damaged.
+      OSError: it holds no finished run.
+    """
+    config = _read(folder / "config.json")
+    for place in PLACES:
+        config.pop(place, None)
+    machine = {"cpu": _cpu(), "cores": len(cores), "python": platform.python_version()}
+    summary = _read(folder / "summary.json")
+    return Result(config, summary, " ".join(_commits(folder)) or commit(), machine)
+
+
+def note_start(folder: Path, commit: str) -> None:
+    """Notes with what code a run starts or goes on, for its result; the folder may be missing."""
+    noted = _commits(folder)
+    if commit not in noted:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _commits_file(folder).write_text(" ".join([*noted, commit]), "utf-8")
+
+
+def _commits(folder: Path) -> list[str]:
+    file = _commits_file(folder)
+    return file.read_text("utf-8").split() if file.exists() else []
+
+
+def _commits_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.commits")
+
+
+def read_result(path: Path) -> Result:
+    """Reads a result.
+
+    Raises:
+      ValueError: the file is damaged or something else.
+    """
+    content = _read(path)
+    objects = all(isinstance(content.get(name), dict) for name in ("config", "summary", "machine"))
+    if not (objects and content.keys() == set(Result._fields)):
+        raise ValueError(f"{path} is no result of a run, which has {', '.join(Result._fields)}")
+    return Result(**content)
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Writes a result, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(result._asdict(), indent=1, allow_nan=False) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def flags_that_differ(
+    config: Mapping[str, Any], flags: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """Returns (flag, value in the config, value asked for) where the two disagree.
+
+    A flag at its default and one left out (missing or None) agree.
+
+    >>> flags_that_differ({"steps": 100, "seed": 1}, {"steps": 100, "seed": 2, "out": "x"})
+    [('seed', 1, 2)]
+    >>> flags_that_differ({"schedule": "rigl"}, {"schedule": "rigl", "dyrelu": False})
+    []
+    """
+    ours, theirs = without_defaults(config), without_defaults(flags)
+    return [
+        (name, config.get(name), value)
+        for name, value in flags.items()
+        if name not in PLACES and ours.get(name) != theirs.get(name)
+    ]
+
+
+def commit() -> str:
+    """Returns the commit of this checkout, with "+" after it where tracked files were changed."""
+    git = ["git", "-C", os.fspath(Path(__file__).parent)]
+    try:
+        revision = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return revision.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} cannot be read: it holds no object")
+    return content
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

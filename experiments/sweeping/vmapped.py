@@ -1,0 +1,281 @@
+"""Seeds of one run trained together: a step of all of them is one compiled function, by `jax.vmap`.
+
+An accelerator that a small network leaves idle trains several in nearly the time of one. On CPU it
+is no gain, where a convolution with other weights for every seed is slow. The seeds draw what they
+would draw alone, but sums are taken in another order: accuracies are not those of single runs to
+the bit. So the flag `vmapped` stands in config.json, and nothing takes one kind for the other.
+
+`sweep.py --vmap_seeds` keeps folders and results under the grid's name with -vmapped after it, and
+starts this as a program:
+
+    vmapped.py --experiment=cifar --seeds=0,1,2 --flags="model=resnet20 steps=2000" --out=DIR/rigl
+
+leaves a folder for each seed, DIR/rigl-seed0 and so on, like those of single runs.
+DIR/rigl-seeds0-1-2 holds the checkpoints of them all until they are finished; the same command goes
+on from the newest.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import loop
+from experiments.options import cli
+from experiments.records import alarms, progress, report
+from experiments.records.progress import Best, Progress
+from experiments.records.run_folder import RunFolder, check_folder, naming
+from experiments.sweeping.jobs import SCRIPTS
+from experiments.training.run import Run, RunState
+from experiments.training.steps import kinds, train_step
+from jaxsparse.checkpoint import save_checkpoint
+
+
+class Lane(NamedTuple):
+    """One of the runs that are trained together.
+
+    Attributes:
+      run: what to train; the runs differ in their seed alone.
+      out: its folder.
+      config: written to `config.json`.
+    """
+
+    run: Run
+    out: Path
+    config: dict[str, Any]
+
+
+class Together(NamedTuple):
+    """How far the runs have come.
+
+    Attributes:
+      step: completed optimizer steps, of each.
+      states: one `RunState` whose arrays have the runs as their first axis.
+      bests: of each, the best model so far.
+      seconds: of training so far, of all.
+    """
+
+    step: int
+    states: RunState
+    bests: list[Best]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains some seeds of one run together."""
+
+    experiment: str
+    """The script that trains one of them: fashion_mnist or cifar."""
+    seeds: str
+    """With commas between them."""
+    out: Path
+    """The run of seed N goes to OUT-seedN."""
+    flags: str = ""
+    """Of the script, as name=value with spaces between them."""
+
+
+def main(config: Config) -> None:
+    """Trains the seeds."""
+    script = SCRIPTS[cli.nearest(config.experiment, SCRIPTS, kind="experiment")]
+    given = [f"--{flag}" for flag in shlex.split(config.flags)]
+    lanes = []
+    for seed in map(int, config.seeds.split(",")):
+        parsed = cli.parse(script.Config, [*given, f"--seed={seed}"])
+        # The first has read the data, which is that of all.
+        run = lanes[0].run._replace(seed=seed) if lanes else script.run_of(parsed)
+        out = config.out.with_name(f"{config.out.name}-seed{seed}")
+        lanes.append(Lane(run, out, cli.as_dict(parsed) | {"vmapped": True}))
+    title = report.title_of(lanes[0].config)
+    group = config.out.with_name(f"{config.out.name}-seeds{config.seeds.replace(',', '-')}")
+    for summary in train(lanes, group, title=f"{title}, {len(lanes)} seeds"):
+        print(f"seed {summary['seed']}: test accuracy {summary['test_accuracy']:.4f}")
+
+
+def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, Any]]:
+    """Trains runs that differ in their seed alone; what `loop.train` does for one.
+
+    Args:
+      lanes: the runs, at least one. What is finished already stays as it is.
+      group: folder for the checkpoints of all, removed at the end.
+      title: of the progress bar.
+
+    Returns:
+      The summaries of the runs that it finished.
+
+    Raises:
+      ValueError: as `loop.train`; or micro-batches, sparse execution or DyReLU, which are not
+        served here.
+      OSError: as `loop.train`.
+    """
+    run = lanes[0].run
+    check(lanes)
+    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
+    first, states, bests, seconds = resume(group, [loop.create_state(lane.run) for lane in lanes])
+    for lane, state in zip(lanes, unstacked(states), strict=True):
+        if first == 0 and not is_finished(lane):
+            alarms.check_start(lane.run, state)
+    orders = [
+        loop.batches(jax.random.key(lane.run.seed), len(labels), run.batch_size, start=first)
+        for lane in lanes
+    ]
+    with (
+        naming(group),
+        contextlib.ExitStack() as opened,
+        loop.progress_bar(run.steps, title, first) as bar,
+    ):
+        folders = {
+            lane.run.seed: opened.enter_context(
+                RunFolder.create(lane.out, lane.config, after=first or None)
+            )
+            for lane in lanes
+            if not is_finished(lane)
+        }
+        steps = compile_steps(lanes, states, images, labels)
+        clock = loop.Stopwatch(seconds)
+        if first == 0:
+            for lane, state in zip(lanes, unstacked(states), strict=True):
+                if lane.run.seed in folders:
+                    loop.log_start(lane.run, folders[lane.run.seed], state, bar)
+        for step in range(first + 1, run.steps + 1):
+            indices = np.stack([next(order) for order in orders])
+            states, losses = steps[run.method.is_due(step)](states, images, labels, indices)
+            bar.update()
+            if not loop.is_looked_at(run, step):
+                continue
+            with clock.paused(states.params):
+                bests = [
+                    loop.record(lane.run, folders[lane.run.seed], step, state, loss, best, bar)
+                    if lane.run.seed in folders
+                    else best
+                    for lane, state, loss, best in zip(
+                        lanes, unstacked(states), losses, bests, strict=True
+                    )
+                ]
+                if loop.checkpoint_is_due(run, step):
+                    save(group, Together(step, states, bests, clock.seconds))
+        ends = zip(lanes, unstacked(states), bests, strict=True)
+        summaries = [
+            finish(lane, folders[lane.run.seed], Progress(run.steps, state, best, clock.seconds))
+            for lane, state, best in ends
+            if lane.run.seed in folders
+        ]
+    shutil.rmtree(group)
+    return summaries
+
+
+def check(lanes: Sequence[Lane]) -> None:
+    """Refuses what cannot work before anything is written; raises a ValueError."""
+    seeds = [lane.run.seed for lane in lanes]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {seeds} must differ")
+    for lane in lanes:
+        loop.check(lane.run)
+        if not is_finished(lane):
+            check_folder(lane.out, lane.config)
+    run = lanes[0].run
+    if run.phase is not None:
+        raise ValueError(
+            "DyReLU is not served for seeds trained together; leave out --vmap_seeds, or pass "
+            "--dyrelu=False"
+        )
+    served = {"accumulate": 1, "execution": "masked"}
+    for flag, value in served.items():
+        if getattr(run, flag) != value:
+            raise ValueError(
+                f"--{flag}={getattr(run, flag)} is not served for seeds trained together; leave "
+                f"out --vmap_seeds"
+            )
+
+
+def is_finished(lane: Lane) -> bool:
+    """Whether an earlier process came to the end of the run."""
+    return (lane.out / "summary.json").exists()
+
+
+def compile_steps(
+    lanes: Sequence[Lane], states: RunState, images: jax.Array, labels: jax.Array
+) -> dict[bool, Callable[..., tuple[RunState, jax.Array]]]:
+    """Compiles the training step of all, without and with a mask update.
+
+    Returns:
+      By whether there is a mask update: (states, images, labels, int32[runs, batch_size] indices)
+      to the next states and float32[runs] losses. The states are donated.
+    """
+    run = lanes[0].run
+    seeds = jnp.asarray([lane.run.seed for lane in lanes], jnp.uint32)
+
+    def compiled(event: bool) -> Callable[..., tuple[RunState, jax.Array]]:
+        def step(
+            seed: jax.Array, state: RunState, images: jax.Array, labels: jax.Array, taken: jax.Array
+        ) -> tuple[RunState, jax.Array]:
+            return train_step(run._replace(seed=seed), event, state, images, labels, taken)
+
+        together = functools.partial(jax.vmap(step, in_axes=(0, 0, None, None, 0)), seeds)
+        taken = jnp.zeros((len(lanes), run.batch_size), jnp.int32)
+        return jax.jit(together, donate_argnums=0).lower(states, images, labels, taken).compile()
+
+    return {event: compiled(event) for event in kinds(run)}
+
+
+def stacked(states: Sequence[RunState]) -> RunState:
+    """One state whose arrays have the runs as their first axis."""
+    # They share the tree of the first, whose optimizer is not the same object as the others'.
+    leaves = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(states[0]), map(jnp.stack, leaves))
+
+
+def unstacked(states: RunState) -> list[RunState]:
+    """The states of the single runs."""
+    leaves, structure = jax.tree.flatten(states)
+    return [jax.tree.unflatten(structure, each) for each in zip(*leaves, strict=True)]
+
+
+def save(group: Path, progress: Together) -> None:
+    """Saves a checkpoint of all runs."""
+    step, states, bests, seconds = progress
+    arrays = {"states": states, "bests": [best.variables for best in bests]}
+    extras = {
+        "val_accuracies": [best.val_accuracy for best in bests],
+        "best_steps": [best.step for best in bests],
+        "seconds": seconds,
+    }
+    save_checkpoint(group, step, arrays, keep=2, extras=extras)
+
+
+def resume(group: Path, states: Sequence[RunState]) -> Together:
+    """Returns the progress of the newest checkpoint; starts with the states if there is none."""
+    bests = [progress.start(state).best for state in states]
+    fresh = Together(0, stacked(states), bests, 0.0)
+    arrays = {"states": fresh.states, "bests": [best.variables for best in bests]}
+    restored = progress.restore(group, arrays)
+    if restored is None:
+        return fresh
+    extras = restored.extras
+    found = zip(
+        extras["val_accuracies"], extras["best_steps"], restored.state["bests"], strict=True
+    )
+    bests = [Best(*best) for best in found]
+    return Together(restored.step, restored.state["states"], bests, extras["seconds"])
+
+
+def finish(lane: Lane, folder: RunFolder, reached: Progress) -> dict[str, Any]:
+    """Leaves a run's folder as `loop.train` does: with its trained state, summary and plot."""
+    progress.save(lane.out / "checkpoints", reached, keep=1)
+    title = report.title_of(lane.config)
+    return loop.finish(
+        lane.run, folder, reached.state, reached.best, lane.config, title, reached.seconds
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Config, sys.argv[1:]))
