@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsparse.inside_optax import is_hole
 from jaxsparse.masks import apply_mask
 from jaxsparse.types import PyTree
 
@@ -91,7 +92,6 @@ def scale_by_age(b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransforma
         age = jax.tree.map(lambda a: jnp.minimum(a, OLD - 1) + 1, state.age)
         if masks is not None:
             # optax.masked and optax.partition leave a hole where another optimizer is at work.
-            is_hole = lambda x: isinstance(x, optax.MaskedNode)
             keep = lambda a, mask: a if is_hole(a) else apply_mask(a, mask)
             age = jax.tree.map(keep, age, masks, is_leaf=is_hole)
         scale = lambda u, a: u * _correction(a, steps, b1, b2).astype(u.dtype)

@@ -33,6 +33,14 @@ _MAKERS = {
 }
 
 
+def is_hole(node: Any) -> bool:
+    """Whether optax left it out of a state: a leaf, or whole subtree, that an optimizer skips.
+
+    `optax.masked`, `optax.partition` and Muon leave such a `MaskedNode` behind.
+    """
+    return isinstance(node, optax.MaskedNode)
+
+
 def why_refused(tx: optax.GradientTransformation, state: PyTree) -> str | None:
     """Returns why masks cannot go around this optimizer, or None.
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxsparse.comparable import comparable
-from jaxsparse.inside_optax import update_with_masks, why_refused
+from jaxsparse.inside_optax import is_hole, update_with_masks, why_refused
 from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
 from jaxsparse.overwritten import trained_part
 from jaxsparse.paths import check_like
@@ -104,7 +104,7 @@ def _update_of(inner: optax.GradientTransformation) -> Callable[..., tuple[PyTre
             raise ValueError(
                 "masked(...).update needs params: tx.update(grads, state, params, masks=)"
             )
-        if any(_is_hole(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_hole)):
+        if any(is_hole(leaf) for leaf in jax.tree.leaves(params, is_leaf=is_hole)):
             raise ValueError(
                 "masked(...) stands inside optax.masked or optax.partition, which hand it only "
                 "some of the leaves; put it outermost: masked(optax.partition(...))"
@@ -129,11 +129,11 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
     """
 
     def mask_slot(slot: Any, mask: Any) -> Any:
-        if _is_hole(slot) or np.shape(slot) != np.shape(mask):
+        if is_hole(slot) or np.shape(slot) != np.shape(mask):
             return slot
         return apply_mask(slot, mask)
 
-    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=_is_hole)
+    return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=is_hole)
 
 
 def apply_event(
@@ -167,7 +167,7 @@ def _join_slots(
     tx: optax.GradientTransformation, kept: PyTree, opt_state: PyTree, first: PyTree
 ) -> PyTree:
     """The optimizer state with every parameter-shaped slot of `first` where it is not kept."""
-    is_slot = lambda slot, keep: not _is_hole(slot) and np.shape(slot) == np.shape(keep)
+    is_slot = lambda slot, keep: not is_hole(slot) and np.shape(slot) == np.shape(keep)
     join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
     try:
         keeps = optax.tree.map_params(
@@ -176,20 +176,14 @@ def _join_slots(
             opt_state,
             kept,
             transform_non_params=lambda _: True,
-            is_leaf=_is_hole,
+            is_leaf=is_hole,
         )
-        return jax.tree.map(join, keeps, opt_state, first, is_leaf=_is_hole)
+        return jax.tree.map(join, keeps, opt_state, first, is_leaf=is_hole)
     except ValueError as error:
         raise ValueError(
             "the optimizer's slots are not in the containers of params; with Flax NNX give both "
             "without variables, nnx.as_pure(optimizer.opt_state), or take NNXOptimizer"
         ) from error
-
-
-def _is_hole(node: Any) -> bool:
-    # optax.masked and optax.partition (Muon too) leave a MaskedNode in place of each leaf, or whole
-    # subtree, that one of their optimizers does not look after.
-    return isinstance(node, optax.MaskedNode)
 
 
 def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:

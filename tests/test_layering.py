@@ -14,6 +14,7 @@ ROOT = Path(jaxsparse.__file__).parent
 
 # What each module or folder may import; the ground comes first, and no arrow points upward.
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
+GROUND |= {"checks", "text_table"}
 TOOLS = GROUND | {"distributions", "schedules", "units", "scores", "selection"}
 PLANNED = TOOLS | {"timetable", "patterns", "unit_counts", "tracing", "plan"}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
@@ -31,6 +32,8 @@ MAY_IMPORT = {
     "types": set(),
     "integers": set(),
     "names": set(),
+    "checks": {"types", "integers"},
+    "text_table": set(),
     "counting": set(),
     "comparable": set(),
     "keys": {"types"},
@@ -59,7 +62,7 @@ MAY_IMPORT = {
     "transforms": GROUND | {"overwritten", "inside_optax"},
     "frozen": GROUND | {"overwritten", "tracing", "method"},
     "event_counts": GROUND | {"method"},
-    "age": GROUND,
+    "age": GROUND | {"inside_optax"},
     "metrics": GROUND,
     "mask_history": GROUND,
     "csr": GROUND,
@@ -69,8 +72,10 @@ MAY_IMPORT = {
     "compat": METHODS | {"methods", "transforms", "compat"},
     "sparse_optimizer": STATES | {"event_counts"},
     "train_state": STATES | {"event_counts", "mask_history", "sparse_optimizer"},
-    "sparse": GROUND | {"csr", "kernels", "sparse"},
-    "nn": GROUND | {"distributions", "method", "metrics", "nn", "sparse", "sparse_optimizer"},
+    "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
+    "nn": GROUND
+    | {"distributions", "method", "inside_optax"}
+    | {"metrics", "nn", "sparse", "sparse_optimizer"},
 }
 
 

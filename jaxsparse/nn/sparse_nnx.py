@@ -25,6 +25,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from jaxsparse.inside_optax import is_hole
 from jaxsparse.nn.shapes import of_layer, window_of
 from jaxsparse.paths import leaf_paths
 from jaxsparse.sparse import Positions, sparse_conv, sparse_dot, to_dense
@@ -247,7 +248,6 @@ def move_optimizer(optimizer: nnx.Optimizer, model: nnx.Module, to: nnx.Module) 
 
     params = nnx.as_pure(nnx.state(model, optimizer.wrt))
     paths = jax.tree.unflatten(jax.tree.structure(params), leaf_paths(params))
-    is_hole = lambda node: isinstance(node, optax.MaskedNode)
     skip_holes = lambda slot, path: slot if is_hole(slot) else move(slot, path)
     slots = optax.tree.map_params(
         optimizer.tx, skip_holes, nnx.as_pure(optimizer.opt_state), paths, is_leaf=is_hole

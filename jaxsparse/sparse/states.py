@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxsparse.inside_optax import is_hole
 from jaxsparse.paths import (
     leaf_paths,
     leaves_by_path,
@@ -168,7 +169,6 @@ def _changed(
     """The state with `change` made to everything that has the shape of a leaf at `positions`."""
     params = leaves_by_path(state.params)
     paths = jax.tree.unflatten(jax.tree.structure(state.params), leaf_paths(state.params))
-    is_hole = lambda node: isinstance(node, optax.MaskedNode)
 
     def change_slot(slot: Any, path: str) -> Any:
         return change(slot, positions[path]) if path in positions and not is_hole(slot) else slot
