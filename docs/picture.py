@@ -10,7 +10,7 @@ one standard deviation on either side.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def _is_whole(group: Group) -> bool:
 
 def draw(path: Path, theme: Theme) -> None:
     """Writes both panels as one SVG with a transparent ground."""
-    settings = {"svg.hashsalt": "jaxsparse", "font.size": 9, "text.color": theme.text}
+    settings: dict[Any, Any] = {"svg.hashsalt": "jaxsparse", "font.size": 9, "text.color": theme.text}
     for name in ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
         settings[name] = theme.text
     with mpl.rc_context(settings):
