@@ -105,7 +105,11 @@ def _is_whole(group: Group) -> bool:
 
 def draw(path: Path, theme: Theme) -> None:
     """Writes both panels as one SVG with a transparent ground."""
-    settings: dict[Any, Any] = {"svg.hashsalt": "jaxsparse", "font.size": 9, "text.color": theme.text}
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "jaxsparse",
+        "font.size": 9,
+        "text.color": theme.text,
+    }
     for name in ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
         settings[name] = theme.text
     with mpl.rc_context(settings):
