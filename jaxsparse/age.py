@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsparse.checks import check_in
 from jaxsparse.inside_optax import is_hole
 from jaxsparse.masks import apply_mask
 from jaxsparse.types import PyTree
@@ -71,9 +72,7 @@ def scale_by_age(b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransforma
 
     Reference: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1.
     """
-    for name, decay in (("b1", b1), ("b2", b2)):
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"{name} {decay} must be at least 0 and below 1")
+    b1, b2 = check_in("b1", b1, "[0, 1)"), check_in("b2", b2, "[0, 1)")
 
     def init(params: PyTree) -> ScaleByAgeState:
         age = jax.tree.map(lambda p: jnp.zeros(np.shape(p), jnp.uint16), params)

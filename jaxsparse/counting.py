@@ -1,6 +1,7 @@
 """Counting True in one pass: on one device one reduction, on a mesh one small all-reduce."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -34,6 +35,24 @@ def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
     # On CPU a reduction of one operand would first store it as integers; of two it would not. The
     # barrier keeps the second.
     return lax.optimization_barrier(_count(first, ~first))[:1]
+
+
+def num_true(masks: Iterable[jax.Array | np.ndarray]) -> list[int]:
+    """Returns the number of True in each mask, as Python ints; waits for the device.
+
+    JAX arrays are counted where they are, sharded over devices and processes or not, and only the
+    counts come to the host. An entry of another dtype counts if it is not 0.
+
+    >>> num_true([jnp.array([True, False, True]), np.zeros(3, bool)])
+    [2, 0]
+    """
+    counts = [_num_set(x) if isinstance(x, jax.Array) else np.count_nonzero(x) for x in masks]
+    return [int(count) for count in jax.device_get(counts)]
+
+
+@jax.jit
+def _num_set(x: jax.Array) -> jax.Array:
+    return count_true(x != 0)[0]
 
 
 def _count_plainly(*masks: jax.Array) -> tuple[jax.Array, ...]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsparse.counting import num_true
 from jaxsparse.paths import check_like, leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.types import PyTree, Rules
 
@@ -135,9 +136,7 @@ def sparsity(masks: PyTree, prunable: Rules | None = None) -> float:
 
 def num_active(masks: PyTree, prunable: Rules | None = None) -> int:
     """Returns the number of active prunable weights, a Python int (waits for the device)."""
-    return sum(
-        int(np.count_nonzero(np.asarray(m))) for m in prunable_leaves(masks, prunable).values()
-    )
+    return sum(num_true(prunable_leaves(masks, prunable).values()))
 
 
 def check_masks(masks: PyTree, params: PyTree) -> PyTree:

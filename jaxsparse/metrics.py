@@ -1,16 +1,19 @@
-"""Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
+"""What masks look like: a table of layers, alarms, and dead channels."""
 
+import functools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsparse.axes import AxesByPath, axes_of, num_places
+from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, listed, prunable_leaves
+from jaxsparse.paths import dense_shapes, describe_dense, listed, prunable_leaves
+from jaxsparse.text_table import text_table
 from jaxsparse.types import KernelAxes, PyTree, Rules, Shapes
 
 
@@ -137,12 +140,7 @@ class Summary(NamedTuple):
         ]
         if not any(self.dead):
             cells = [row[:-2] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        align = ("<", "<", *">>>>>"[: len(widths) - 2])
-        lines = [
-            "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
-            for row in cells
-        ]
+        lines = text_table(cells, align="<<")
         lines.append(describe_dense(self.dense))
         if self.frozen:
             lines.append(f"and {self.num_frozen:,} frozen parameters: {listed(self.frozen)}")
@@ -182,20 +180,23 @@ def summary(
     """
     masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
-    given = axes or {}
-    layers = tuple(_layer(path, np.asarray(mask), given) for path, mask in leaves.items())
+    found = {path: axes_of(path, np.shape(mask), axes or {}) for path, mask in leaves.items()}
+    counts = jax.device_get({path: _counts(mask, found[path]) for path, mask in leaves.items()})
+    layers = tuple(
+        _layer(path, np.shape(mask), found[path], *counts[path]) for path, mask in leaves.items()
+    )
     others = dense_shapes(masks, prunable)
     apart = {path: shape for path, shape in others.items() if path in frozen}
     dense = {path: shape for path, shape in others.items() if path not in apart}
     return Summary(layers, dense, apart)
 
 
-def _layer(path: str, mask: np.ndarray, given: AxesByPath) -> LayerSummary:
-    found = axes_of(path, mask.shape, given)
-    outputs = num_places(mask.shape, (*found.batch, *found.outputs))
-    num_active = int(np.count_nonzero(mask))
-    dead = dead_channels(mask, found)
-    return LayerSummary(path, mask.shape, num_active, mask.size, dead, outputs)
+def _layer(
+    path: str, shape: tuple[int, ...], axes: KernelAxes, num_active: Any, num_in: Any, num_out: Any
+) -> LayerSummary:
+    dead = DeadChannels(int(num_in), int(num_out))
+    num_outputs = num_places(shape, (*axes.batch, *axes.outputs))
+    return LayerSummary(path, shape, int(num_active), math.prod(shape), dead, num_outputs)
 
 
 def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) -> DeadChannels:
@@ -219,68 +220,29 @@ def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) 
     >>> dead_channels(np.eye(3, 5, dtype=bool), KernelAxes(inputs=(1,), outputs=(0,)))
     DeadChannels(num_in=2, num_out=0)
     """
+    given = {} if axes is None else {"mask": axes}
+    _, *dead = jax.device_get(_counts(mask, axes_of("mask", np.shape(mask), given)))
+    return DeadChannels(*map(int, dead))
+
+
+def _counts(mask: jax.Array | np.ndarray, axes: KernelAxes) -> tuple[Any, Any, Any]:
+    """Active weights, dead inputs and dead outputs: where the mask is, on the host or a mesh."""
+    if isinstance(mask, jax.Array):
+        return _counts_on_device(mask, axes)
     mask = np.asarray(mask)
-    found = axes_of("mask", mask.shape, {} if axes is None else {"mask": axes})
-
-    def num_dead(side: tuple[int, ...]) -> int:
-        others = tuple(i for i in range(mask.ndim) if i not in (*side, *found.batch))
-        return int(np.count_nonzero(~mask.any(others))) if side else 0
-
-    return DeadChannels(num_dead(found.inputs), num_dead(found.outputs))
+    return np.count_nonzero(mask), *_num_dead(mask, axes)
 
 
-def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
-    """Checks that every inactive weight and optimizer slot is exactly 0, on the host.
-
-    Slots are found without the optimizer: every part of its state with the structure of params is
-    a tree of slots; elsewhere (under `optax.masked` or `optax.partition`) a slot belongs to the
-    parameter with the longest path that its own path ends in. The shapes must agree as well.
-
-    Args:
-      params: any pytree of arrays.
-      opt_state: any pytree; pass () to check only params.
-      masks: bool, the structure and shapes of params.
-
-    Raises:
-      ValueError: names the first bad leaf, how many entries are bad, and the first of them.
-
-    >>> import jax.numpy as jnp
-    >>> check({"kernel": jnp.array([[0.0, 3.0]])}, (), {"kernel": jnp.array([[True, False]])})
-    Traceback (most recent call last):
-    ...
-    ValueError: params at kernel: 1 of 1 inactive entries are not 0, the first at (0, 1) is 3.0
-    """
-    masks = check_masks(masks, params)
-    by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        _check_leaf(f"params at {path}", leaf, by_path[path])
-    for name, slot, path in _slots(opt_state, params):
-        if np.shape(slot) == by_path[path].shape:
-            _check_leaf(f"optimizer slot {name}", slot, by_path[path])
+@functools.partial(jax.jit, static_argnums=1)
+def _counts_on_device(mask: jax.Array, axes: KernelAxes) -> tuple[Any, Any, Any]:
+    return *count_true(mask != 0), *_num_dead(mask, axes)
 
 
-def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, str]]:
-    """Yields (name, slot, path of its parameter); a slot without a parameter is left out."""
-    structure, paths = jax.tree.structure(params), leaf_paths(params)
+def _num_dead(mask: Any, axes: KernelAxes) -> tuple[Any, Any]:
+    """Dead inputs and dead outputs; the sums have the type of the mask's library."""
 
-    def like_params(node: PyTree) -> bool:
-        return jax.tree.structure(node) == structure
+    def num_dead(side: tuple[int, ...]) -> Any:
+        others = tuple(i for i in range(mask.ndim) if i not in (*side, *axes.batch))
+        return (~mask.any(others)).sum() if side else 0
 
-    nodes = jax.tree.leaves(opt_state, is_leaf=like_params)
-    for name, node in zip(leaf_paths(opt_state, is_leaf=like_params), nodes, strict=True):
-        if like_params(node):
-            for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
-                yield f"{name}/{path}".strip("/"), slot, path
-        elif owners := [path for path in paths if f"/{name}".endswith(f"/{path}")]:
-            yield name, node, max(owners, key=len)
-
-
-def _check_leaf(name: str, leaf: jax.Array, mask: jax.Array) -> None:
-    inactive = ~np.asarray(mask)
-    bad = inactive & (np.asarray(leaf) != 0)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{name}: {bad.sum()} of {inactive.sum()} inactive entries are not 0, "
-            f"the first at {where} is {np.asarray(leaf)[where]}"
-        )
+    return num_dead(axes.inputs), num_dead(axes.outputs)

@@ -29,9 +29,10 @@ from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
 from jaxsparse.event_counts import EventCounts, counted, event_notes, no_event
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.invariants import check
 from jaxsparse.masks import apply_masks, check_masks, pruned_only
 from jaxsparse.method import Method
-from jaxsparse.metrics import Summary, check, summary
+from jaxsparse.metrics import Summary, summary
 from jaxsparse.overwritten import trained_part, with_trained
 from jaxsparse.paths import check_like, prunable_paths
 from jaxsparse.patterns import check_pattern

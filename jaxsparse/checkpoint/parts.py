@@ -19,7 +19,8 @@ from jaxsparse.checkpoint.errors import raise_if_of_system, reason
 from jaxsparse.checkpoint.files import read_arrays, read_contents
 from jaxsparse.checkpoint.names import under
 from jaxsparse.checkpoint.restore import Restored
-from jaxsparse.checkpoint.steps import StrPath, steps, whole
+from jaxsparse.checkpoint.steps import StrPath, steps
+from jaxsparse.checks import check_whole
 from jaxsparse.flat_state import Record, nested, placed, renamed, sharding_of
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
@@ -121,7 +122,7 @@ def _chosen_step(folder: Path, step: int | None) -> int:
     there = steps(folder)
     if not there:
         raise ValueError(f"{folder} has no checkpoint")
-    step = max(there) if step is None else whole(step, "step", at_least=0)
+    step = max(there) if step is None else check_whole("step", step, 0)
     if step not in there:
         raise ValueError(f"{folder} has no checkpoint {step}, there are {sorted(there)}")
     return step

@@ -7,7 +7,8 @@ from typing import Any
 
 from jaxsparse.checkpoint.errors import reason
 from jaxsparse.checkpoint.files import remove_half_done, write
-from jaxsparse.checkpoint.steps import StrPath, steps, whole
+from jaxsparse.checkpoint.steps import StrPath, steps
+from jaxsparse.checks import check_whole
 from jaxsparse.flat_state import flatten
 from jaxsparse.types import PyTree
 
@@ -35,7 +36,7 @@ def save_checkpoint(
       OSError: it could not be written, to a full disk say; earlier checkpoints are as they were.
     """
     folder = Path(path).absolute()
-    step, keep = whole(step, "step", at_least=0), whole(keep, "keep", at_least=1)
+    step, keep = check_whole("step", step, 0), check_whole("keep", keep, 1)
     if (newest := max(steps(folder), default=-1)) >= step:
         raise ValueError(f"step {step} must be above {newest}, the newest checkpoint in {folder}")
     arrays, records = flatten(state)

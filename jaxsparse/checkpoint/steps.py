@@ -1,26 +1,14 @@
 """The checkpoints of a folder by their steps."""
 
-import operator
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
 _OF_ORBAX = {"_CHECKPOINT_METADATA", "commit_success.txt"}  # beside the items of any checkpoint
-
-
-def whole(value: Any, name: str, *, at_least: int) -> int:
-    """Returns the integer, of Python, NumPy or JAX; raises a ValueError for anything else."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < at_least:
-        raise ValueError(f"{name} {value!r} must be a whole number, at least {at_least}")
-    return number
 
 
 def steps(folder: Path) -> list[int]:
