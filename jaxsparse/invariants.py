@@ -119,7 +119,7 @@ def _find_first_bad(leaf: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Ar
 
     An index or a reshape would gather a sharded leaf.
     """
-    index = jnp.zeros(leaf.shape, jnp.uint32)
+    index = jnp.zeros_like(leaf, jnp.uint32)  # sharded as the leaf, where axes are explicit
     for axis in range(leaf.ndim):
         stride = math.prod(leaf.shape[axis + 1 :])
         index += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * np.uint32(stride)
