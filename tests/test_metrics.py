@@ -130,7 +130,7 @@ def test_alarms_name_the_layers_near_empty(conv, fc, alarms):
     assert jaxsparse.summary(PARAMS, masks_with(conv, fc)).alarms == alarms
 
 
-# Case 10: attention kernels, whose outputs are those of all heads; and other layouts.
+# Attention kernels, whose outputs are those of all heads; and other layouts.
 @pytest.mark.parametrize(
     ("path", "shape", "active", "alarm", "dead"),
     [
