@@ -1,4 +1,4 @@
-"""What masks look like: a table of layers, alarms, and dead channels."""
+"""Statistics of masks: a table of layers, alarms, and dead channels."""
 
 import functools
 import math
@@ -18,11 +18,12 @@ from jaxsparse.types import KernelAxes, PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
-    """Channels of one leaf without an active weight.
+    """Numbers of channels of one leaf that have no active weight.
 
     Attributes:
       num_in: input channels that no active weight reads.
-      num_out: output channels that no active weight feeds; such a channel is constant.
+      num_out: output channels that no active weight feeds; the output of such a channel is
+        constant.
     """
 
     num_in: int
@@ -30,15 +31,15 @@ class DeadChannels(NamedTuple):
 
 
 class LayerSummary(NamedTuple):
-    """One prunable leaf.
+    """Counts of one prunable leaf.
 
     Attributes:
-      path: its path.
-      shape: its shape.
-      num_active: active weights.
-      size: all weights.
-      dead: its channels without an active weight.
-      num_outputs: its output channels.
+      path: path of the leaf.
+      shape: shape of the leaf.
+      num_active: number of active weights.
+      size: number of all weights.
+      dead: numbers of channels without an active weight.
+      num_outputs: number of output channels.
     """
 
     path: str
@@ -55,11 +56,10 @@ class LayerSummary(NamedTuple):
 
     @property
     def alarm(self) -> str | None:
-        """What is wrong with a layer, or None: it is empty, or no active weight reaches an output.
+        """A message if the layer is empty or no active weight reaches some output, else None.
 
-        Such an output is constant whatever the input. An alarm, no error: ERK and global pruning
-        get there at high sparsity, and a residual branch or a wide layer can do without some
-        channels.
+        Such an output is constant for every input. This is no error: ERK and global pruning cause
+        it at high sparsity, and a residual branch or a wide layer can work without some channels.
         """
         if not self.size:
             return None
@@ -74,13 +74,13 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """All prunable leaves; `print(summary)` shows the table.
+    """Counts of all prunable leaves; `print(summary)` shows a table.
 
     Attributes:
-      layers: in the order of the tree.
+      layers: one entry per prunable leaf, in the order of the tree.
       dense: shapes of the leaves that stay dense (biases, norms, embeddings), by path.
-      frozen: shapes of the leaves that the optimizer never moves, by path; they are counted apart.
-      notes: what of the method did not happen, see `events.event_notes`.
+      frozen: shapes of the leaves that the optimizer never moves, by path; counted apart.
+      notes: messages about events that did not happen, see `event_counts.event_notes`.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -90,22 +90,22 @@ class Summary(NamedTuple):
 
     @property
     def num_other(self) -> int:
-        """Parameters in leaves that stay dense, not counted in the sparsity."""
+        """Number of parameters in leaves that stay dense; not counted in the sparsity."""
         return sum(map(math.prod, self.dense.values()))
 
     @property
     def num_frozen(self) -> int:
-        """Parameters in leaves that are frozen, not counted in the sparsity."""
+        """Number of parameters in frozen leaves; not counted in the sparsity."""
         return sum(map(math.prod, self.frozen.values()))
 
     @property
     def num_active(self) -> int:
-        """Active prunable weights."""
+        """Number of active prunable weights."""
         return sum(layer.num_active for layer in self.layers)
 
     @property
     def num_prunable(self) -> int:
-        """All prunable weights."""
+        """Number of all prunable weights."""
         return sum(layer.size for layer in self.layers)
 
     @property
@@ -115,16 +115,19 @@ class Summary(NamedTuple):
 
     @property
     def dead(self) -> DeadChannels:
-        """Channels without an active weight, over all layers."""
+        """Numbers of channels without an active weight, summed over all layers."""
         return DeadChannels(*map(sum, zip(*(layer.dead for layer in self.layers), strict=True)))
 
     @property
     def alarms(self) -> list[str]:
-        """One message for each layer that has one, see `LayerSummary.alarm`."""
+        """The messages of `LayerSummary.alarm`, for layers that have one."""
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A line per layer and the total, what stays dense; dead channels and alarms if any."""
+        """A table of layers with a total, what stays dense, and alarms.
+
+        The columns of dead channels are left out if no channel is dead.
+        """
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -155,15 +158,17 @@ def summary(
     frozen: Collection[str] = (),
     axes: AxesByPath | None = None,
 ) -> Summary:
-    """Counts active weights per layer, on the host.
+    """Counts active weights and dead channels per layer; waits for the device.
+
+    Masks may be sharded in any way: only counts come to the host.
 
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
       prunable: as in `prunable_paths`.
       frozen: paths of leaves that the optimizer never moves, see `frozen_paths`.
-      axes: what is an input and what an output, by path, from `kernel_axes` or by hand; leaves
-        without an entry, and all where it is None, go by the rules of `jaxsparse.axes`.
+      axes: which axes are inputs and which are outputs, by path, from `kernel_axes` or by hand.
+        Leaves without an entry follow the rules of `jaxsparse.axes`; so do all leaves if None.
 
     Raises:
       ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
@@ -200,17 +205,18 @@ def _layer(
 
 
 def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) -> DeadChannels:
-    """Counts the channels of one leaf without an active weight, on the host.
+    """Counts the channels of one leaf that have no active weight; waits for the device.
 
-    A channel is one place of all input axes together, or of all output axes: each feature of each
-    head of an attention's query. Of a convolution in groups the input channels are those of one
-    group. The kernels of a batch have channels of their own.
+    A channel is one index into all input axes together, or into all output axes together. The
+    query of an attention, for example, has one output channel for each feature of each head. The
+    input channels of a grouped convolution are those of one group. Each kernel of a batch has its
+    own channels.
 
     Args:
-      mask: bool, of any rank.
-      axes: of the leaf; None is Flax's layout: the last axis is the outputs, the one before it the
-        inputs, others are taps. A stack of layers is then one leaf, whose channel is dead where it
-        is dead in all of them, and a leaf of rank 1 has outputs only.
+      mask: bool, any rank, sharded in any way.
+      axes: axes of the leaf. None means Flax's layout: the last axis is the outputs, the one before
+        it the inputs, and the others are taps. A stack of layers then counts as one leaf, whose
+        channel is dead if it is dead in every layer. A leaf of rank 1 has only outputs.
 
     Raises:
       ValueError: axes do not name each axis of the leaf once.
@@ -226,7 +232,7 @@ def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) 
 
 
 def _counts(mask: jax.Array | np.ndarray, axes: KernelAxes) -> tuple[Any, Any, Any]:
-    """Active weights, dead inputs and dead outputs: where the mask is, on the host or a mesh."""
+    """Active weights, dead inputs and dead outputs, counted where the mask is: host or device."""
     if isinstance(mask, jax.Array):
         return _counts_on_device(mask, axes)
     mask = np.asarray(mask)
@@ -239,7 +245,7 @@ def _counts_on_device(mask: jax.Array, axes: KernelAxes) -> tuple[Any, Any, Any]
 
 
 def _num_dead(mask: Any, axes: KernelAxes) -> tuple[Any, Any]:
-    """Dead inputs and dead outputs; the sums have the type of the mask's library."""
+    """Dead inputs and dead outputs; `mask` is an array of NumPy or of JAX."""
 
     def num_dead(side: tuple[int, ...]) -> Any:
         others = tuple(i for i in range(mask.ndim) if i not in (*side, *axes.batch))
