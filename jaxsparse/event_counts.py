@@ -18,7 +18,7 @@ class EventCounts(NamedTuple):
     """Numbers of events so far.
 
     Attributes:
-      num_taken: int32[], events that changed the masks or could have.
+      num_taken: int32[], events that were carried out.
       num_left_out: int32[], events left out because the gradient of their step was not finite.
     """
 
