@@ -22,6 +22,7 @@ from jaxsparse.export import (
     save_safetensors,
 )
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.invariants import check
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
 from jaxsparse.masks import (
     apply_mask,
@@ -45,7 +46,7 @@ from jaxsparse.methods import (
     snfs,
     static,
 )
-from jaxsparse.metrics import check, dead_channels, summary
+from jaxsparse.metrics import dead_channels, summary
 from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
 from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m

@@ -1,9 +1,9 @@
-"""Functions that are equal when they were made alike.
+"""Functions that are equal if the same factory made them from equal arguments.
 
-Python compares functions by identity, and a factory such as `erk()` makes a new one at every call.
-JAX compares the static parts of a tree: with functions among them, two train states made from the
-same parts would have different structures, would not stack, and would compile every step again. A
-factory under `comparable` returns functions that compare, hash and print by its arguments.
+Python compares functions by identity, and a factory such as `erk()` makes a new function at every
+call. JAX compares the static parts of trees. If these hold functions, two train states made from
+equal parts have different structures, do not stack, and compile every step again. A factory
+decorated by `comparable` returns functions that compare, hash and print by its arguments.
 """
 
 import functools
@@ -15,10 +15,10 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Comparable:
-    """A function with the factory and the arguments that it was made of.
+    """A function together with the factory and the arguments that made it.
 
     Attributes:
-      function: what is called.
+      function: the function that a call runs.
     """
 
     def __init__(self, factory: Callable[..., Any], arguments: dict[str, Any], function: Any):
@@ -45,12 +45,13 @@ class Comparable:
 
 
 def comparable(factory: Factory) -> Factory:
-    """Makes what a factory returns compare, hash and print by the factory and its arguments.
+    """Makes the functions of a factory compare, hash and print by the factory and its arguments.
 
-    Arguments compare by value. Arrays, and all else that cannot be hashed, compare by identity.
+    Arguments compare by value. Arrays, and other values that cannot be hashed, compare by identity;
+    lists, tuples and dicts compare by what they hold.
 
     Args:
-      factory: a function that returns a function, and the same one for the same arguments.
+      factory: a function that returns a function, with the same behaviour for equal arguments.
 
     >>> @comparable
     ... def plus(n):
@@ -63,7 +64,7 @@ def comparable(factory: Factory) -> Factory:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
         function = factory(*args, **kwargs)
-        if isinstance(function, Comparable):  # of another factory, which knows better
+        if isinstance(function, Comparable):  # from another factory, whose arguments say more
             return function
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -73,7 +74,7 @@ def comparable(factory: Factory) -> Factory:
 
 
 class _Same:
-    """Compares what it holds by identity."""
+    """Compares the value that it holds by identity."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -86,7 +87,7 @@ class _Same:
 
 
 def _key(value: Any) -> Any:
-    """The value itself where it can be hashed, else something that can and compares like it."""
+    """The value itself if it can be hashed, else something hashable that compares like it."""
     try:
         hash(value)
     except TypeError:

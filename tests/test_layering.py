@@ -20,6 +20,7 @@ PLANNED = TOOLS | {"timetable", "patterns", "unit_counts", "tracing", "plan"}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
 METHODS = EVENTS | {"method", "cycles"}
 STATES = GROUND | {
+    "invariants",
     "method",
     "metrics",
     "overwritten",
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "comparable": set(),
     "keys": {"types"},
     "paths": {"types", "names"},
-    "masks": {"types", "paths"},
+    "masks": {"types", "counting", "paths"},
     "axes": {"types", "paths"},
     "units": {"types"},
     "kernels": {"counting", "kernels"},
@@ -63,6 +64,7 @@ MAY_IMPORT = {
     "frozen": GROUND | {"overwritten", "tracing", "method"},
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
+    "invariants": GROUND,
     "metrics": GROUND,
     "mask_history": GROUND,
     "csr": GROUND,

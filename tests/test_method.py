@@ -34,7 +34,7 @@ def counts(masks):
     return jax.tree.map(lambda mask: int(mask.sum()), masks)
 
 
-# Item 8: RigL's own cases.
+# Cases of RigL's own tests.
 @pytest.mark.parametrize(
     ("shape", "sparsity", "expected"),
     [((30, 4), 0.5, 60), ((1, 2, 1, 4), 0.8, 2), ((30,), 0.1, 27), ((4, 4), 0.0, 16)],

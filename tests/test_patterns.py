@@ -65,7 +65,7 @@ def test_how_leaves_are_cut(pattern, shape, split, axes):
     assert (groups.split, groups.axes) == (split, axes)
 
 
-# Case 9, and what else has its inputs and outputs elsewhere.
+# The kernels of attention, and other leaves whose inputs and outputs are elsewhere.
 @pytest.mark.parametrize(
     ("pattern", "path", "shape", "split", "axes"),
     [

@@ -126,8 +126,8 @@ def test_length_and_split(flags, steps, held_out):
     assert cifar.val_fraction_of(config) == held_out
 
 
-# Item 6, at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512 or
-# 90 x 2,048 weights.
+# EAST's networks at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512
+# or 90 x 2,048 weights.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "dataset", "classes", "tensors", "stored", "active"),

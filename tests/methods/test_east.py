@@ -54,7 +54,7 @@ def test_the_published_numbers():
     assert after == jaxsparse.rigl_itop(sparsity=0.999, total_steps=88_000).timetable.events[8:]
 
 
-# Item 15. s = .9999 leaves N - floor(s N) of the N weights without sharing: of 21,265,088 2127.
+# s = .9999 leaves N - floor(s N) of the N weights without sharing: of 21,265,088 2127.
 @pytest.mark.parametrize(
     ("name", "num_owners", "num_layers", "num_prunable"),
     [
