@@ -8,11 +8,10 @@ from typing import Any, NamedTuple, TypeGuard
 
 from experiments.comparing.finished_runs import FinishedRun, identity
 from experiments.options.cli import nearest
+from experiments.options.flags import SLACK
 from experiments.options.schedules import METHODS
 
 METHOD_FLAGS = {option for entry in METHODS.values() for option in entry.options}
-SLACK = 0.005
-"""How far the sparsity of a run may be from the one asked for and still count as that one."""
 
 
 class Group(NamedTuple):

@@ -36,7 +36,9 @@ DEFAULTS: Mapping[str, Any] = {
     "cycle_growth": 1.0,
     "cycle_shape": "cosine",
 }
-"""What flags come to that are left out, where it is the same in every run; see `defaults.py`."""
+"""Defaults of flags that are left out, if they are the same in every run; see `defaults.py`."""
+SLACK = 0.005
+"""Largest distance of a run's sparsity from the one asked for at which it still counts as that."""
 
 
 def own_first(cls: Cls) -> Cls:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jaxsparse
-from experiments.options.cli import nearest
+from experiments.options.cli import flag_error, nearest
 from experiments.options.flags import DEFAULTS
 from jaxsparse import Method
+from jaxsparse.checks import check_in
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
 from jaxsparse.schedules import cycle_ends
@@ -126,7 +127,7 @@ def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, 
         method = jaxsparse.with_pattern(method, pattern)
     if entry.interval is not None and not method.timetable.events:
         raise ValueError(
-            f"{schedule} has no mask update within {steps} steps; lower --update_interval "
+            f"{schedule} has no mask update within {steps} steps; lower --update_interval="
             f"{given['update_interval']}"
         )
     return method
@@ -156,8 +157,8 @@ def _said_in_flags() -> Iterator[None]:
         yield
     except OptionError as error:
         advice = error.advice and _ADVICE.get(error.option, error.advice)
-        flag = f"--{_FLAGS.get(error.option, error.option)}={error.value}"
-        raise ValueError(f"{flag} {error.wrong}{advice and f'; {advice}'}") from None
+        flag = _FLAGS.get(error.option, error.option)
+        raise ValueError(flag_error(flag, error.value, error.wrong, advice)) from None
 
 
 def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
@@ -210,8 +211,7 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
         return {"num_cycles": 0}
     share = asked.pop("cycle_share", DEFAULTS["cycle_share"])
     growth = asked.get("cycle_growth", DEFAULTS["cycle_growth"])
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
+    check_in("cycle_share", share, "(0, 1]")
     cycle_steps = max(round(share * steps), 1)
     ends = cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth)
     if ends[-1] > steps:

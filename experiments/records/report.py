@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 import jaxsparse
-from experiments.comparing.seeds import SLACK
 from experiments.data.dataset import Split
+from experiments.options.flags import SLACK
 from experiments.records import plots
 from experiments.records.alarms import find_paths
 from experiments.records.cost import (
