@@ -116,9 +116,7 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
     ]
     names = [job.name for job in jobs]
     if twice := next((job for job in names if names.count(job) > 1), None):
-        raise ValueError(
-            f"two runs would have the name {twice}: pass each schedule and sparsity once"
-        )
+        raise ValueError(f"two runs would be named {twice}: pass each schedule and sparsity once")
     for job in jobs:
         config_of(job)
     return f"{name}-vmapped" if config.vmap_seeds else name, jobs

@@ -37,8 +37,6 @@ DEFAULTS: Mapping[str, Any] = {
     "cycle_shape": "cosine",
 }
 """Defaults of flags that are left out, if they are the same in every run; see `defaults.py`."""
-SLACK = 0.005
-"""Largest distance of a run's sparsity from the one asked for at which it still counts as that."""
 
 
 def own_first(cls: Cls) -> Cls:

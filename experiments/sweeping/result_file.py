@@ -115,7 +115,7 @@ def flags_that_differ(
 
 
 def commit() -> str:
-    """Returns the commit of this checkout, with "+" if tracked files were changed; "" without git."""
+    """Returns the commit of this checkout, "+" after it if files were changed; "" without git."""
     git = ["git", "-C", os.fspath(Path(__file__).parent)]
     try:
         revision = subprocess.run(

@@ -54,7 +54,7 @@ def main(*argv):
         ),
         (
             ["--model=lenet5", "--sparsities", "0.9", "0.90"],
-            "two runs would have the name lenet5-static-0.9-seed0",
+            "two runs would be named lenet5-static-0.9-seed0",
         ),
         (
             ["--model=lenet5", "--flags", "stesp=5"],
@@ -70,7 +70,7 @@ def main(*argv):
         (["--data_dir=nowhere", "--seeds=1"], "nowhere"),
         (
             ["--model=lenet5", "--name=a/b"],
-            "--name=a/b must have letters, digits, '.', '_' and '-' alone",
+            "--name=a/b must have letters, digits, '.', '_' and '-'",
         ),
         (["--model=lenet5", "--name=patterns"], "and be none of cifar10, extreme, fashion_mnist"),
         (["--name=mine"], "--name goes with a grid of your own: pass --model"),

@@ -9,8 +9,8 @@ recipe in 10 epochs of its 250 (3,510 steps).
 
 Hardware and time: one core a run, AMD EPYC (85 runs) and Intel Xeon (30), some of it beside other
 work; 115 runs, 1 to 30 minutes each, 7.1 hours of one core. An epoch by active weights takes 8 s,
-with dense kernels a minute. GraNet-ST, which begins with half of the weights, takes 6.6 minutes a run
-(median), the other methods 1.3 to 3.0.
+with dense kernels a minute. A run of GraNet-ST, which begins with half of the weights, takes 6.6
+minutes (median), one of the other methods 1.3 to 3.0.
 Software: jax 0.10.2 and 0.11.2; the result files name their commits, which differ in speed alone.
 
 Expected test accuracy in percent, mean ± standard deviation of n = 3 seeds; a network that is cut
