@@ -1,9 +1,9 @@
 """The table from `--schedule` names to methods, with intervals that suit a run of any length.
 
-Published intervals belong to published lengths. Here they are shares of the run: 1000 of 56,320
-steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-ITOP and SET-ITOP.
-RigL's own 100 steps stay as they are, unless that would be under 20 events; so do the 100 of the
-cycles of density, which go with every method, unless a cycle would have under 20.
+Published intervals belong to runs of published length. Here they are shares of the run: 1000 of
+56,320 steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 steps for RigL-ITOP and
+SET-ITOP. RigL's own 100 steps are kept unless the run would have under 20 events. The 100 steps of
+density cycles, which every method but dense takes, are kept unless a cycle would have under 20.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ class Entry(NamedTuple):
 
     Attributes:
       factory: makes it.
-      interval: from the number of steps to the update interval; None for a method without events.
-      options: the flags it takes besides the sparsity.
-      num_cycles: of its density, where --cycles is not given; the factory makes them where there
-        are some.
+      interval: maps the number of steps to the update interval; None for a method without events.
+      options: the flags that it takes besides --sparsity.
+      num_cycles: number of density cycles without --cycles. If it is not 0, the factory itself
+        takes the arguments of cycles.
     """
 
     factory: Callable[..., Method]
@@ -47,10 +47,10 @@ def _share(interval: int, published_steps: int) -> Callable[[int], int]:
 _granet_interval = _share(1000, 56_320)
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
-# What --cycles goes with: the flag, and the argument of `with_cycles` that it gives.
+# Flags that need --cycles, and the argument of `with_cycles` that each gives.
 _CYCLES = {
     "cycle_multiplier": "multiplier",
-    "cycle_share": "cycle_steps",  # a share of them
+    "cycle_share": "cycle_steps",  # as a share of training
     "cycle_growth": "growth",
     "cycle_shape": "shape",
     "cycle_interval": "cycle_interval",
@@ -92,11 +92,11 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
       schedule: a name in METHODS.
       sparsity: final sparsity in [0, 1); "dense" has none and ignores it.
       steps: length of the run, at least 1.
-      **options: values of flags; None stands for the method's own default.
+      **options: values of flags; None means the method's own default.
 
     Raises:
-      ValueError: an unknown name, with the nearest one; an option that the method does not have; a
-        value outside its range.
+      ValueError: the name is unknown (the nearest one is named), the method does not take an
+        option, or a value is out of its range.
     """
     with said_in_flags():
         return _make_method(schedule, sparsity, steps, options)
@@ -133,7 +133,7 @@ def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, 
     return method
 
 
-# What the library calls otherwise than the flag.
+# Names of the library that differ from those of the flags.
 _FLAGS = {
     "total_steps": "steps",
     "num_cycles": "cycles",
@@ -141,7 +141,7 @@ _FLAGS = {
     "override": "dense_layers",
     "pattern rule": "pattern_layers",
 }
-# Advice of the library, by its option, for those who have flags.
+# By option of the library: its advice in terms of flags.
 _ADVICE = {
     "pattern": "--pattern_layers=REGEX says which layers shall have it, such as "
     "--pattern_layers='^stage' in a ResNet",
@@ -152,7 +152,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def said_in_flags() -> Iterator[None]:
-    """Gives the library's errors about an option the name of the flag, and advice for flags."""
+    """Turns the library's OptionError into a ValueError about the flag, with advice for flags."""
     try:
         yield
     except OptionError as error:
@@ -162,21 +162,27 @@ def said_in_flags() -> Iterator[None]:
 
 
 def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
-    """Returns `method.plan(*args, **options)`, whose errors speak of flags.
+    """Returns `method.plan(*args, **options)`, with errors about flags.
 
     Raises:
-      ValueError: what the network and the method do not let one have.
+      ValueError: the method cannot have these options with this network.
     """
     with said_in_flags():
         return method.plan(*args, **options)
 
 
 def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
-    """Returns the rules that --pattern and --pattern_layers ask for; None for no pattern.
+    """Returns the rules that --pattern and --pattern_layers ask for.
+
+    Args:
+      pattern: n:m, ROWSxCOLUMNS, channels or channels(AXIS); None for no pattern.
+      layers: regular expression for the paths of the layers; None for all layers.
+
+    Returns:
+      The rules; None without a pattern.
 
     Raises:
-      ValueError: it is none of n:m, ROWSxCOLUMNS, channels and channels(AXIS), or layers are named
-        without one.
+      ValueError: the pattern is something else, or layers are named without a pattern.
 
     >>> [(regex, chosen.name) for regex, chosen in pattern_of("2:4", "block1")]
     [('block1', '2:4')]
@@ -198,10 +204,10 @@ def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
 
 
 def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
-    """What --cycles and its like, which it takes out of `given`, ask of `with_cycles`.
+    """Takes --cycles and its like out of `given`, and returns the arguments of `with_cycles`.
 
     Raises:
-      ValueError: one of them without --cycles, or a share of training out of range.
+      ValueError: one of them is given without --cycles, or the cycles do not fit into training.
     """
     num_cycles = given.pop("cycles", METHODS[schedule].num_cycles)
     asked = {name: given.pop(name) for name in _CYCLES if name in given}
@@ -225,7 +231,7 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
-    """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
+    """Takes --dense_layers out of `given`, and returns what it and --distribution ask for."""
     name = nearest(
         given.get("distribution", DEFAULTS["distribution"]), DISTRIBUTIONS, kind="distribution"
     )
