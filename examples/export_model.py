@@ -21,6 +21,7 @@ import optax
 
 import jaxsparse
 from jaxsparse.nn import LeNet300100
+from jaxsparse.text_table import text_table
 
 STEPS, BATCH = 500, 128
 
@@ -119,12 +120,13 @@ def main(folder: Path = Path("runs/export_model"), steps: int = STEPS) -> dict[s
 
     expected = jax.jit(forward)(state.params, images)
     sizes = {}
-    print(f"\n{'file':<20} {'bytes':>9} {'accuracy':>9} {'largest difference':>19}")
+    table = [["file", "bytes", "accuracy", "largest difference"]]
     for name, logits in read(folder, images).items():
         sizes[name] = (folder / name).stat().st_size
         accuracy = float((jnp.argmax(logits, -1) == labels).mean())
         difference = float(jnp.abs(logits - expected).max())
-        print(f"{name:<20} {sizes[name]:>9,} {accuracy:>9.4f} {difference:>19.1e}")
+        table.append([name, f"{sizes[name]:,}", f"{accuracy:.4f}", f"{difference:.1e}"])
+    print("", *text_table(table), sep="\n")
     return sizes
 
 

@@ -35,6 +35,7 @@ from experiments.options import cli, flags, tricks
 from experiments.options.schedules import make_method, plan_of
 from experiments.records import cost
 from jaxsparse import Method, sparse_flops, training_flops
+from jaxsparse.checks import check_in
 from jaxsparse.nn import resnet
 from jaxsparse.plan import Plan
 
@@ -113,8 +114,7 @@ def train_flops_ratio(plan: Plan, test_flops: float) -> float:
     """
     if not plan.layers_are_estimates or plan.flops is None:
         raise ValueError(f"--test_flops goes with pruning over all layers; {plan.method} has none")
-    if not 0 < test_flops <= 1:
-        raise ValueError(f"--test_flops {test_flops} must be above 0 and at most 1")
+    check_in("test_flops", test_flops, "(0, 1]")
     start, end = plan.rows[0], plan.rows[-1]
     known = {path: start.layers[path] / size for path, size in plan.sizes.items()}
     first = sparse_flops(plan.flops, known) / sum(plan.flops.values())

@@ -1,16 +1,19 @@
-r"""A grid of runs, as parallel processes: methods x sparsities x seeds of one model.
+r"""Runs a grid in parallel processes: methods x sparsities x seeds of one model.
 
     python experiments/sweep.py --data_dir=DIR                          # a table of README.md
     python experiments/sweep.py --model=lenet5 --schedules static rigl --sparsities 0.9 0.95 \
-        --seeds=3 --name=mine --flags steps=1000 batch_size=64          # a grid of one's own
+        --seeds=3 --name=mine --flags steps=1000 batch_size=64          # a grid of your own
     python experiments/compare.py experiments/results/fashion_mnist     # its table and its plot
 
-Every finished run leaves a small file in --results: its flags, its summary, the commit and the
-machine. A run with such a file is skipped, on any machine, and one that was cut off goes on from
-its last checkpoint: to continue a sweep, call it again. Runs are kept to cores of their own, and
-end with the sweep, however that ends (on Linux; elsewhere not where it is killed).
+Every file of sweeping/grids/ is a grid, and says its paper, hardware, time and expected numbers.
 
---vmap_seeds is for accelerators, see vmapped.py: the same grid under the name GRID-vmapped.
+Every finished run leaves a small file in --results: its flags, its summary, the commit and the
+machine. A run with such a file is skipped, on any machine, and a run that was cut off goes on from
+its last checkpoint. To continue a sweep, call it again. Each run is kept to cores of its own, and
+ends with the sweep, however the sweep ends (on systems other than Linux, unless it is killed).
+
+--vmap_seeds is for accelerators, see sweeping/vmapped.py: the same grid under the name
+GRID-vmapped.
 """
 
 import dataclasses
@@ -26,57 +29,60 @@ from tqdm import tqdm
 
 from experiments.options import cli
 from experiments.records.run_folder import locked
-from experiments.sweeping.grids import GRIDS, Grid, Job, interleaved
+from experiments.sweeping.grid import Grid, Job, interleaved
 from experiments.sweeping.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
+from experiments.sweeping.named import NAMES, grids_of
 from experiments.sweeping.result_file import Result
 from experiments.sweeping.workers import core_sets
+from jaxsparse.checks import check_whole
 
-# What a grid sets itself, or the sweep.
+# Flags of the script that the grid or the sweep sets.
 TAKEN = ("model", "schedule", "sparsity", "seed", "data_dir", "out", "plan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Runs a grid of methods, sparsities and seeds, and skips what is finished."""
+    """Runs a grid of methods, sparsities and seeds, and skips runs that are finished."""
 
     grid: cli.OptionalStr = None
-    """A grid of grids.py by its name. Default: fashion_mnist, or what the flags below describe."""
+    """Name of a grid: a file of sweeping/grids/. Default: fashion_mnist, or the grid that the flags
+    below describe."""
     name: cli.OptionalStr = None
-    """Name of a grid of one's own, for its folders. Default: EXPERIMENT-MODEL."""
+    """Name of a grid of your own, for its folders. Default: EXPERIMENT-MODEL."""
     model: cli.OptionalStr = None
-    """Model of a grid of one's own."""
+    """Model of a grid of your own."""
     experiment: cli.OptionalStr = None
-    """Script of a grid of one's own. Default: fashion_mnist."""
+    """Script of a grid of your own: fashion_mnist or cifar. Default: fashion_mnist."""
     schedules: tuple[str, ...] = ()
-    """Methods of a grid of one's own; dense runs once a seed. Default: static rigl granet_st."""
+    """Methods of a grid of your own; dense runs once a seed. Default: static rigl granet_st."""
     sparsities: tuple[float, ...] = ()
-    """Sparsities of a grid of one's own. Default: 0.9 0.95."""
+    """Sparsities of a grid of your own. Default: 0.9 0.95."""
     seeds: cli.OptionalInt = None
-    """Seeds, from 0. Default: the grid's own number, or 3."""
+    """Number of seeds, which count from 0. Default: the grid's own number, or 3."""
     flags: tuple[str, ...] = ()
-    """Other flags of the script of a grid of one's own, as name=value."""
+    """Other flags of the script, for a grid of your own, as name=value."""
     data_dir: cli.OptionalPath = None
-    """Folder with the data. Default: what the script takes."""
+    """Folder with the data. Default: that of the script."""
     jobs: cli.OptionalInt = None
-    """Runs at the same time. Default: one a core; one where there is an accelerator."""
+    """Number of runs at the same time. Default: one a core, or one with an accelerator."""
     out: Path = Path("runs/sweeps")
-    """Folder for the folders of the runs."""
+    """Folder that will hold the folders of the runs."""
     results: cli.OptionalPath = None
-    """Folder for the results, one small file a run, in a subfolder named after the grid. Default:
+    """Folder for the results: one small file a run, in a subfolder named after the grid. Default:
     results/ beside this script."""
     vmap_seeds: bool = False
-    """Train the seeds of a method and sparsity in one process, as one compiled function: for an
-    accelerator that one small network leaves idle. Not equal to single runs to the bit, so folders
-    and results are kept apart, under the grid's name with -vmapped after it."""
+    """Train the seeds of a method and sparsity in one process, as one compiled function. Use it for
+    an accelerator that one small network leaves idle. The results are not those of single runs to
+    the bit, so folders and results are kept apart, under the grid's name with -vmapped after it."""
     list: bool = False
-    """Print what is finished and what is not, and stop."""
+    """Print what is finished and what is not, and run nothing."""
 
 
 def main(config: Config) -> None:
     """Runs what is not finished yet.
 
     Raises:
-      ValueError: a flag that makes no sense, a result with other flags, or runs that failed.
+      ValueError: a flag is wrong, a result there has other flags, or a run failed.
     """
     name, jobs = jobs_of(config)
     results = (config.results or Path(__file__).parent / "results") / name
@@ -95,15 +101,14 @@ def main(config: Config) -> None:
 
 
 def jobs_of(config: Config) -> tuple[str, list[Job]]:
-    """The name of the sweep and its runs, from the flags.
+    """Returns the name of the sweep and its runs, as the flags describe them.
 
     Raises:
-      ValueError: a flag that makes no sense, or that the script does not take.
+      ValueError: a flag is out of range, or the script does not take it.
     """
-    if config.seeds is not None and config.seeds < 1:
-        raise ValueError(f"--seeds {config.seeds} must be at least 1")
-    if config.jobs is not None and config.jobs < 1:
-        raise ValueError(f"--jobs {config.jobs} must be at least 1")
+    for flag in ("seeds", "jobs"):
+        if (number := getattr(config, flag)) is not None:
+            check_whole(flag, number, 1)
     name, grids = named_grids(config) if config.model is None else own_grid(config)
     jobs = [
         _with_data(job, config.data_dir)._replace(vmapped=config.vmap_seeds)
@@ -111,31 +116,35 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
     ]
     names = [job.name for job in jobs]
     if twice := next((job for job in names if names.count(job) > 1), None):
-        raise ValueError(f"two runs would be {twice}: pass each schedule and sparsity once")
+        raise ValueError(f"two runs would be named {twice}: pass each schedule and sparsity once")
     for job in jobs:
         config_of(job)
     return f"{name}-vmapped" if config.vmap_seeds else name, jobs
 
 
 def named_grids(config: Config) -> tuple[str, tuple[Grid, ...]]:
-    """A name of grids.py and its grids."""
+    """Returns the name of a grid of sweeping/grids/, and that grid with the seeds asked for."""
     for flag in ("name", "experiment", "schedules", "sparsities", "flags"):
         if getattr(config, flag):
-            raise ValueError(f"--{flag} goes with a grid of one's own: pass --model")
-    name = cli.nearest(config.grid or "fashion_mnist", GRIDS, kind="grid")
-    if config.seeds is None:
-        return name, GRIDS[name]
-    return name, tuple(grid._replace(seeds=config.seeds) for grid in GRIDS[name])
+            raise ValueError(f"--{flag} goes with a grid of your own: pass --model")
+    name = cli.nearest(config.grid or "fashion_mnist", NAMES, kind="grid")
+    grids = grids_of(name)
+    if config.seeds is not None:
+        grids = tuple(grid._replace(seeds=config.seeds) for grid in grids)
+    return name, grids
 
 
 def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
-    """The grid that the flags describe, and a name for it."""
+    """Returns the grid that the flags describe, and a name for it."""
     if config.grid is not None:
         raise ValueError(f"--grid={config.grid} has its own models; leave out --model")
     experiment = cli.nearest(config.experiment or "fashion_mnist", SCRIPTS, kind="experiment")
     name = f"{experiment}-{config.model}" if config.name is None else config.name
-    if name in GRIDS or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"--name={name} must be of letters, digits, . _ - and not {list(GRIDS)}")
+    if name in NAMES or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"--name={name} must have letters, digits, '.', '_' and '-' alone, and be none of "
+            f"{', '.join(NAMES)}"
+        )
     grid = Grid(
         experiment,
         str(config.model),
@@ -148,7 +157,7 @@ def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
 
 
 def batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs that a process takes: one, or where seeds are vmapped all that differ in theirs."""
+    """Returns the jobs of each process: a single one, or with --vmap_seeds all seeds of a run."""
     together: dict[str, list[Job]] = {}
     for job in jobs:
         together.setdefault(job.without_seed if job.vmapped else job.name, []).append(job)
@@ -158,7 +167,13 @@ def batches(jobs: Sequence[Job]) -> list[list[Job]]:
 def run_all(
     batches: Sequence[Sequence[Job]], out: Path, results: Path, num_jobs: int | None
 ) -> list[str]:
-    """Runs a few batches at a time and keeps their results; returns the names of runs that failed.
+    """Runs a few batches at a time, keeps their results, and returns the names of failed runs.
+
+    Args:
+      batches: the jobs of each process.
+      out: the folder that holds those of the runs.
+      results: folder for the results.
+      num_jobs: number of processes at a time, see `core_sets`.
 
     Raises:
       ValueError: another sweep is running in `out`.

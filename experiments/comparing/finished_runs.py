@@ -1,4 +1,4 @@
-"""Finds finished runs: their folders, and the result files that are kept of them.
+"""Finds finished runs: their folders, and the result files that a sweep keeps.
 
 A result file is one JSON object, {"config": {...}, "summary": {...}, "commit": "...", "machine":
 {...}}, whose first two are the config.json and the summary.json of the run's folder.
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.options.defaults import without_defaults
+from experiments.options.defaults import default_of, without_defaults
 from experiments.records.run_folder import FREE_FLAGS
 
-# Flags that say where things are, or what to print, and nothing of what comes out: which data set
-# it was is in the summary.
+# Flags that say where things lie or what is printed, and change no result. The summary names the
+# data set.
 IDLE_FLAGS = (*FREE_FLAGS, "data_dir", "plan")
 
 
@@ -22,11 +22,11 @@ class FinishedRun(NamedTuple):
 
     Attributes:
       path: its folder or result file, for messages.
-      config: its flags, without those of IDLE_FLAGS and those that came to their defaults, given
-        or not.
-      summary: what came out.
-      commit: of the code that ran, empty where that is not known.
-      machine: on which it ran, empty where that is not known.
+      config: the flags that tell it from other runs: without those of IDLE_FLAGS and those at their
+        defaults, but always with the recipe if it has one.
+      summary: the content of its summary.json.
+      commit: the commit of the code that ran; "" if unknown.
+      machine: the machine on which it ran; "" if unknown.
     """
 
     path: Path
@@ -37,12 +37,12 @@ class FinishedRun(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies under some paths.
+    """The runs under some paths.
 
     Attributes:
       runs: every finished run once, in the order of the paths.
       unfinished: folders of runs that have not ended.
-      conflicts: pairs of paths with one configuration and two outcomes, of which the first counts.
+      conflicts: pairs of paths with the same flags and two results; the first of them counts.
     """
 
     runs: list[FinishedRun]
@@ -53,16 +53,16 @@ class Found(NamedTuple):
 def find_runs(paths: Sequence[Path]) -> Found:
     """Looks for runs: in their folders, in folders that hold many, however deep, and in files.
 
-    A run that is found twice, in its folder and as a result file say, counts once: one data set and
-    equal flags, the seed among them, but for flags that change nothing; a flag at its default is as
-    one left out.
+    Runs with the same data set and the same flags, the seed among them, are the same run, which
+    counts once: it may be found in its folder and as a result file. Flags that change no result are
+    not looked at, and a flag at its default is as one left out.
 
     Args:
-      paths: folders and result files.
+      paths: folders of runs, folders that hold them, and result files.
 
     Raises:
-      ValueError: a path that does not exist; a file that is no JSON, lacks what every run has, or
-        was given by name and is no result; no finished run at all.
+      ValueError: a path does not exist; a file is no JSON, or lacks what every run has; a file
+        given by name is no result; or there is no finished run at all.
     """
     runs: dict[str, FinishedRun] = {}
     unfinished, conflicts = [], []
@@ -84,11 +84,11 @@ def find_runs(paths: Sequence[Path]) -> Found:
 
 
 def identity(run: FinishedRun, *, without: Iterable[str] = ()) -> str:
-    """Returns what tells a run from others, as a text: its data set and its flags.
+    """Returns the data set and the flags of a run as text, which tells it from other runs.
 
     Args:
-      run: a run. A dense one has no sparsity, whatever its flag says.
-      without: flags to leave out, such as "seed".
+      run: the run. The sparsity of a dense run is left out, as it changes nothing.
+      without: names of other flags to leave out, such as "seed".
     """
     without = {*without, "sparsity"} if run.config["schedule"] == "dense" else set(without)
     flags = {name: value for name, value in run.config.items() if name not in without}
@@ -108,7 +108,7 @@ def _places(path: Path) -> Iterator[Path]:
 
 
 def _read_run(path: Path) -> FinishedRun | None:
-    """Reads a folder or a result file; None for a file that is neither."""
+    """Reads a folder or a result file; returns None for another JSON file."""
     if path.is_dir():
         content = {name: _read_json(path / f"{name}.json") for name in ("config", "summary")}
     else:
@@ -119,11 +119,10 @@ def _read_run(path: Path) -> FinishedRun | None:
         for name in names:
             if not isinstance(content[part], dict) or name not in content[part]:
                 raise ValueError(f"{path} has no {name} in its {part}, which every run has")
-    config = {
-        name: value
-        for name, value in without_defaults(content["config"]).items()
-        if name not in IDLE_FLAGS
-    }
+    given = content["config"]
+    config = {n: value for n, value in without_defaults(given).items() if n not in IDLE_FLAGS}
+    if "recipe" in given:  # methods are compared with one recipe, which is not the default of each
+        config["recipe"] = given["recipe"] or default_of("recipe", given["schedule"])
     machine = content.get("machine") or {}
     cores = f", {machine['cores']} cores" if machine.get("cores") else ""
     return FinishedRun(
@@ -138,7 +137,7 @@ def _read_run(path: Path) -> FinishedRun | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # of JSON, or of bytes that are no text
+    except ValueError as error:  # no JSON, or no text
         if path.suffix != ".json":
             raise ValueError(f"{path} is no result: it is no JSON file") from None
         raise ValueError(f"{path} cannot be read: {error}") from None

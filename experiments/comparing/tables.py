@@ -1,4 +1,4 @@
-"""Tables of groups of runs: a row for every method, a column for every sparsity."""
+"""Tables of groups of runs: a row for each method, a column for each sparsity."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from experiments.comparing.seeds import Group, Stats, flags_that_differ
 from experiments.options.schedules import METHODS
+from jaxsparse.text_table import text_table
 
 
 class Table(NamedTuple):
@@ -13,8 +14,8 @@ class Table(NamedTuple):
 
     Attributes:
       title: data set and model.
-      rows: groups by sparsity, ascending, by label: the method, and those flags in which the groups
-        of the table differ. Methods stand in the order of `METHODS`, dense first.
+      rows: label to sparsity to group. A label is the method and the flags in which the groups of
+        the table differ. Methods have the order of `METHODS`, dense first; sparsities ascend.
     """
 
     title: str
@@ -22,7 +23,7 @@ class Table(NamedTuple):
 
 
 def make_tables(groups: Iterable[Group]) -> list[Table]:
-    """Returns a table for every data set and model, in the order of their names."""
+    """Returns a table for each data set and model, in the order of their names."""
     blocks: dict[str, list[Group]] = {}
     for group in groups:
         blocks.setdefault(f"{group.dataset}, {group.model}", []).append(group)
@@ -45,7 +46,7 @@ def _rows(groups: Sequence[Group]) -> dict[str, dict[float, Group]]:
 
 
 def _label(group: Group, flags: Sequence[str]) -> str:
-    """The method, and the values of the flags that it was given of these."""
+    """The method, and those of the flags that it was given, with their values."""
     given = [f"{name}={group.flags[name]}" for name in flags if name in group.flags]
     return " ".join([group.method, *given])
 
@@ -53,16 +54,16 @@ def _label(group: Group, flags: Sequence[str]) -> str:
 def render(
     table: Table, cell: Callable[[Group], str], *, heading: str, markdown: bool = False
 ) -> str:
-    """Writes a table as text; rows and columns without any text in them are left out.
+    """Writes a table as text, without rows and columns that would be empty.
 
     Args:
-      table: what to write.
-      cell: what to write of a group.
-      heading: what the cells are.
-      markdown: for a document, not a terminal.
+      table: the groups.
+      cell: returns the text of a group's cell; "" leaves it empty.
+      heading: says what the cells are.
+      markdown: whether to write a table for a document rather than a terminal.
 
     Returns:
-      The table's title, the heading and the lines; empty if there is no text.
+      Title, heading and lines; "" if all cells are empty.
     """
     texts = {
         label: {s: text for s, group in row.items() if (text := cell(group))}
@@ -77,19 +78,11 @@ def render(
         lines.insert(1, ["---"] * len(lines[0]))
         body = ["| " + " | ".join(line) + " |" for line in lines]
         return "\n".join([f"{table.title}: {heading}", "", *body])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    body = [_aligned(line, widths) for line in lines]
-    return "\n".join([f"{table.title}: {heading}", *body])
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = line
-    cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-    return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+    return "\n".join([f"{table.title}: {heading}", *text_table(lines)])
 
 
 def stats_text(stats: Stats, metric: str) -> str:
-    """Writes mean, standard deviation and n; an accuracy in percent.
+    """Writes mean, standard deviation and n; accuracies are in percent.
 
     >>> stats_text(Stats(0.8811, 0.0016, 3), "test_accuracy")
     '88.11 ± 0.16 (3)'
@@ -114,7 +107,7 @@ def difference_text(stats: Stats, metric: str) -> str:
 
 
 def number_text(value: float, metric: str) -> str:
-    """Writes one number as suits its metric.
+    """Writes one number: accuracies in percent, ratios with 3 digits after the point.
 
     >>> [number_text(x, "steps_per_second") for x in (12345.6, 12.3456)]
     ['12,346', '12.35']
@@ -127,7 +120,7 @@ def number_text(value: float, metric: str) -> str:
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether a metric is a share that is written in percent."""
+    """Whether a metric is an accuracy, which is written in percent."""
     return metric.endswith("accuracy")
 
 

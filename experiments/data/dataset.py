@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsparse.checks import check_in
+from jaxsparse.types import OptionError
+
 
 class Split(NamedTuple):
     """Images with their labels; the arrays are read-only."""
@@ -50,15 +53,15 @@ def hold_out(train: Split, val_fraction: float) -> tuple[Split, Split]:
     >>> [len(split.labels) for split in hold_out(ten, 0.0)]
     [10, 0]
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction is {val_fraction}, expected a number of at least 0 below 1")
+    check_in("val_fraction", val_fraction, "[0, 1)")
     num_images = len(train.labels)
     num_train = num_images - round(num_images * val_fraction)
     if num_train == 0 or (num_train == num_images and val_fraction > 0):
-        raise ValueError(
-            f"val_fraction={val_fraction} of {num_images} images leaves {num_train} for training "
-            f"and {num_images - num_train} for validation, expected at least 1 each"
+        wrong = (
+            f"of {num_images} images leaves {num_train} for training and {num_images - num_train} "
+            f"for validation; each needs at least 1"
         )
+        raise OptionError("val_fraction", val_fraction, wrong)
     return (
         Split(train.images[:num_train], train.labels[:num_train]),
         Split(train.images[num_train:], train.labels[num_train:]),

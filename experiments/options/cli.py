@@ -1,4 +1,4 @@
-"""Command lines: a dataclass of flags in, one line and a non-zero exit when something is wrong."""
+"""Command lines: a dataclass gives the flags; what is wrong is one line and a non-zero exit."""
 
 import contextlib
 import dataclasses
@@ -16,15 +16,17 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
+from jaxsparse.types import OptionError
+
 Config = TypeVar("Config")
 
-# Flags that may be left out, and say themselves what happens then.
+# Flags that may be left out; their help says what happens then.
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat: TypeAlias = Annotated[
     float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
 ]
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-# --name alone is --name=True.
+# As above, and --name alone means --name=True.
 OptionalBool: TypeAlias = Annotated[
     bool | None,
     tyro.conf.FlagConversionOff,
@@ -33,7 +35,7 @@ OptionalBool: TypeAlias = Annotated[
 OptionalPath: TypeAlias = Annotated[
     Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")
 ]
-# As many as are given, without a name.
+# Any number of paths, without a flag's name.
 Runs: TypeAlias = tyro.conf.Positional[
     Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...", help_behavior_hint="")]
 ]
@@ -68,13 +70,13 @@ def run(
       main: the program.
       config: dataclass whose fields are the flags and whose docstrings are their help.
       argv: the arguments, without the program's name.
-      going_on: what to say after Ctrl-C of how to go on, where there is something to say.
+      going_on: returns what to say after Ctrl-C about how to go on; "" says nothing.
 
     Returns:
-      0; 2 after one line on standard error for a wrong flag or a value that the library or the
-      system refuses (ValueError, OSError); 130 after Ctrl-C; 141 where nobody reads on what is
-      printed, as after `| head`. Any other exception keeps its traceback, and with
-      JAXSPARSE_TRACEBACK=1 in the environment those of 2 do too.
+      0 if all went well; 2 after one line on standard error, for a wrong flag or a value that the
+      library or the system refuses (ValueError, OSError); 130 after Ctrl-C; 141 if nobody reads
+      what is printed any more, as after `| head`. Any other exception keeps its traceback. With
+      JAXSPARSE_TRACEBACK=1 in the environment, the errors of status 2 keep theirs too.
     """
     try:
         with _printed():
@@ -83,20 +85,36 @@ def run(
             with _leaving_on_ctrl_c(going_on(parsed)):
                 main(parsed)
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, or Python would complain of it at exit.
+        # Python would complain at exit of what is left in the buffer, so that goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
+        return 128 + signal.SIGPIPE  # as a shell does if the signal ended the program
     except (ValueError, OSError) as error:
         if os.environ.get("JAXSPARSE_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_flags(error, config)}", file=sys.stderr)
         return 2
     return 0
 
 
+def flag_error(flag: str, value: Any, wrong: str, advice: str = "") -> str:
+    """Returns the message for a flag whose value is wrong.
+
+    >>> flag_error("sparsity", 1.0, "must be in [0, 1)")
+    '--sparsity=1.0 must be in [0, 1)'
+    """
+    return f"--{flag}={value} {wrong}{advice and f'; {advice}'}"
+
+
+def _in_flags(error: Exception, config: type) -> str:
+    """The message of an error, with dashes if it is about an option that is a flag."""
+    if isinstance(error, OptionError) and f"--{error.option}" in _names(config)[0]:
+        return flag_error(error.option, error.value, error.wrong, error.advice)
+    return str(error)
+
+
 @contextlib.contextmanager
 def _printed() -> Iterator[None]:
-    """Writes out what was printed, also where `--help` ends the program."""
+    """Writes out what was printed, also if `--help` ends the program."""
     try:
         yield
     finally:
@@ -107,8 +125,8 @@ def _printed() -> Iterator[None]:
 def _leaving_on_ctrl_c(note: str = "") -> Iterator[None]:
     """Ends the process at Ctrl-C, at once: all that matters is on disk, and a checkpoint is whole.
 
-    A KeyboardInterrupt would be lost where it is raised in a destructor or a callback, and XLA may
-    be compiling in another thread, which a normal exit would crash.
+    A KeyboardInterrupt would be lost if it is raised in a destructor or a callback. A normal exit
+    would crash if XLA is compiling in another thread.
     """
     last_words = f"\ninterrupted{note and f'; {note}'}\n".encode()
 
@@ -129,11 +147,11 @@ def _leaving_on_ctrl_c(note: str = "") -> Iterator[None]:
 def parse(config: type[Config], argv: Sequence[str]) -> Config:
     """Returns the config that the flags ask for; `--help` prints and exits.
 
-    In the main thread alone: what tyro complains of is caught by exchanging `sys.stderr`, which is
-    the whole process's.
+    Call it in the main thread only: to catch tyro's complaints it exchanges `sys.stderr`, which
+    belongs to the whole process.
 
     Raises:
-      ValueError: an unknown flag, with the nearest one, or a value that a flag does not take.
+      ValueError: a flag is unknown (the nearest one is named), or does not take its value.
     """
     flags, positionals = _names(config)
     arguments = _with_values(config, [_underscored(argument) for argument in argv])
@@ -156,7 +174,7 @@ def parse(config: type[Config], argv: Sequence[str]) -> Config:
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
             hint = ", and all others stand together" if positionals else ""
-            raise ValueError(f"unexpected argument {name!r}; flags are written --name=value{hint}")
+            raise ValueError(f"unexpected argument {name!r}; flags are written --flag=value{hint}")
         try:
             nearest(name, flags, kind="flag")
         except ValueError as error:
@@ -176,7 +194,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def _names(config: type) -> tuple[list[str], list[str]]:
-    """Returns the fields that are flags, as they are written, and those that have no name."""
+    """Returns the flags as they are written, and the fields that are given without a flag."""
     marker = typing.get_args(tyro.conf.Positional[int])[-1]
     hints = typing.get_type_hints(config, include_extras=True)
     positionals = [name for name, hint in hints.items() if marker in typing.get_args(hint)]
@@ -184,7 +202,7 @@ def _names(config: type) -> tuple[list[str], list[str]]:
 
 
 def _with_values(config: type, arguments: list[str]) -> list[str]:
-    """Writes =True after the flags that may stand alone and do."""
+    """Writes =True after each flag that may stand alone and does."""
     hints = typing.get_type_hints(config, include_extras=True)
     takes = lambda hint: tyro.conf.FlagConversionOff in typing.get_args(hint)
     alone = {f"--{name}" for name, hint in hints.items() if takes(hint)}
@@ -194,7 +212,7 @@ def _with_values(config: type, arguments: list[str]) -> list[str]:
 
 
 def _underscored(argument: str) -> str:
-    """--data-dir=A-B to --data_dir=A-B: both spellings of a flag are fine."""
+    """Turns --data-dir=A-B into --data_dir=A-B, as both spellings of a flag are allowed."""
     name, equals, value = argument.partition("=")
     return (
         name.replace("-", "_").replace("__", "--", 1) + equals + value
@@ -204,13 +222,13 @@ def _underscored(argument: str) -> str:
 
 
 def _complaint(config: type, arguments: list[str], box: str) -> str:
-    """What is wrong, from the box that tyro draws, as one line."""
+    """Returns one line that says what is wrong, from the box that tyro draws."""
     if flag := re.search(r"Error parsing --(\w+)", box):
         words = [word for argument in arguments for word in argument.split("=", 1)]
         value = words[words.index(f"--{flag[1]}") + 1]
         kind = str(typing.get_type_hints(config)[flag[1]]).replace("<class 'int'>", "int")
-        takes = "a whole number" if "int" in kind else "a number" if "float" in kind else "a value"
-        return f"--{flag[1]} takes {takes}, not {value!r}"
+        what = "a whole number" if "int" in kind else "a number" if "float" in kind else "a value"
+        return f"--{flag[1]}={value} must be {what}"
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     end = next((i for i, line in enumerate(lines) if not line or line.startswith("──")), len(lines))
     return re.sub(r"\s+", " ", " ".join(lines[:end])).strip() or "the flags are wrong, see --help"

@@ -1,4 +1,4 @@
-"""What flags come to that are left out: one that is given its default makes no other run."""
+"""Defaults of flags. A flag given at its default names the same run as a flag left out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,11 @@ from experiments.options.schedules import METHODS
 
 
 def default_of(flag: str, schedule: str | None) -> Any:
-    """Returns what a flag comes to that is left out; None where that depends on more.
+    """Returns the default of a flag; None if it depends on more than the schedule.
+
+    Args:
+      flag: its name, without dashes.
+      schedule: the value of --schedule; None if the run has none.
 
     >>> [default_of("dyrelu", name) for name in ("rigl", "east")]
     [False, True]
@@ -17,13 +21,15 @@ def default_of(flag: str, schedule: str | None) -> Any:
     """
     if flag in ("dyrelu", "weight_sharing"):
         return schedule == "east"
+    if flag == "recipe":
+        return "east" if schedule == "east" else "granet"
     if flag == "cycles":
         return METHODS[schedule].num_cycles if schedule in METHODS else 0
     return DEFAULTS.get(flag)
 
 
 def without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the flags of a run that were given, and not at their defaults: what tells it apart.
+    """Returns the flags that tell a run from others: those given, and not at their defaults.
 
     >>> without_defaults({"schedule": "rigl", "dyrelu": False, "cycles": None, "seed": 0})
     {'schedule': 'rigl', 'seed': 0}

@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "cycle_growth": 1.0,
     "cycle_shape": "cosine",
 }
-"""What flags come to that are left out, where it is the same in every run; see `defaults.py`."""
+"""Defaults of flags that are left out, if they are the same in every run; see `defaults.py`."""
 
 
 def own_first(cls: Cls) -> Cls:
@@ -60,25 +60,26 @@ def own_first(cls: Cls) -> Cls:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """What the loop does beside training."""
+    """What the training loop does besides training."""
 
     eval_every: int = 100
     """Steps between validations."""
     checkpoint_every: int = 500
-    """Steps between checkpoints, from which the same command goes on after a crash. 0: only one,
-    at the end."""
+    """Steps between checkpoints, from which the same command goes on after a crash. 0 saves only
+    one, at the end."""
     accumulate: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory; it divides batch_size."""
+    """Number of micro-batches that a step's batch is cut into, to save memory; it divides
+    --batch_size."""
     execution: cli.OptionalStr = None
-    """masked (dense kernels, of which masks keep some weights) or sparse (by the active weights
-    alone where that is faster, on CPU; the same training up to rounding). Default: masked."""
+    """masked (dense kernels with masked weights) or sparse (only the active weights, where that is
+    faster on CPU; the same training up to rounding). Default: masked."""
     gradient_flow: Annotated[bool, tyro.conf.FlagConversionOff] = False
-    """Record at every validation how long the gradient of the active weights is, over all and in
-    each layer. Costs a step each time, and a compilation."""
+    """Record the norm of the active weights' gradient at every validation, over all layers and in
+    each layer. Each time costs as much as a step, and the first one a compilation."""
 
 
 def going_on(config: Running) -> str:
-    """Says after Ctrl-C what the same command will do.
+    """Returns the line after Ctrl-C that says what the same command will do.
 
     >>> going_on(Running(checkpoint_every=0))
     'the same command starts over (--checkpoint_every=0)'
@@ -91,71 +92,76 @@ def going_on(config: Running) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tricks:
-    """What is done to the network beside pruning it; each goes with every schedule."""
+    """Changes of the network besides pruning; each works with every schedule."""
 
     dyrelu: cli.OptionalBool = None
-    """Begin with DyReLU and let it fade into ReLU. Default: with the schedule east."""
+    """Begin with DyReLU and let it fade into ReLU. Default: only with --schedule=east."""
     dyrelu_start: cli.OptionalFloat = None
     """Share of training after which DyReLU begins to fade. Default: 0.25."""
     dyrelu_stop: cli.OptionalFloat = None
-    """Share after which it is gone, with its parameters. Default: 0.496, before the rate falls."""
+    """Share of training after which DyReLU is gone, with its parameters. Default: 0.496, before the
+    learning rate falls."""
     dyrelu_blend: cli.OptionalStr = None
-    """coefficient or output: what fades, the slopes or what comes out. Default: coefficient."""
+    """What fades: coefficient (the slopes) or output (the result). Default: coefficient."""
     dyrelu_freeze: cli.OptionalBool = None
-    """Keep DyReLU's parameters as they are while it fades. Default: they are trained."""
+    """Freeze DyReLU's parameters while it fades. Default: they are trained."""
     dyrelu_late: cli.OptionalBool = None
-    """ReLU before --dyrelu_start, as in the authors' code. Default: DyReLU from the beginning."""
+    """Use ReLU before --dyrelu_start, as the authors' code. Default: DyReLU from the beginning."""
     weight_sharing: cli.OptionalBool = None
-    """Let the blocks of a residual stage after the second share its kernels; the sparsity is that
-    of the network without sharing. Default: with the schedule east, where the network has any."""
+    """Let the blocks of a residual stage after the second share its kernels. The sparsity is that
+    of the network without sharing. Default: only with --schedule=east, if the network has such
+    blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-    """Options of the methods; each takes some of them."""
+    """Options of the methods; each method takes some of them."""
 
     update_interval: cli.OptionalInt = None
     """Steps between mask updates. Default: the method's published share of training."""
     start_step: cli.OptionalInt = None
     """No mask update before this step. Default: 0."""
     stop_step: cli.OptionalInt = None
-    """Last step of gradual pruning, or end of mask updates. Default: 1/2 or 3/4 of training."""
+    """Last step of gradual pruning (default: 1/2 of training), or end of mask updates (3/4)."""
     initial_sparsity: cli.OptionalFloat = None
-    """Sparsity at the start of granet_st (default 0.5) or gmp (default 0); with weight sharing that
-    of the kernels that are there, of which 0 is all."""
+    """Sparsity at the start of granet_st (default: 0.5) or gmp (default: 0). With weight sharing it
+    is that of the kernels that are stored, and 0 keeps all of them."""
     drop_fraction: cli.OptionalFloat = None
-    """Share of each layer's weights that an update replaces, at the start. Default: published."""
+    """Share of each layer's active weights that the first mask update replaces. Default: the
+    method's published share."""
     distribution: cli.OptionalStr = None
-    """erk, erdos_renyi or uniform: how layers share the weights. Default: erk."""
+    """How layers share the active weights: erk, erdos_renyi or uniform. Default: erk."""
     dense_layers: cli.OptionalStr = None
-    """Layers whose path holds this regular expression keep all weights, and the others have the
-    sparsity: ^conv1/ with uniform is RigL's uniform (^Conv_0/ in lenet5)."""
+    """Regular expression: layers whose path it is found in keep all weights, and --sparsity is that
+    of the others. RigL's uniform distribution is --distribution=uniform --dense_layers=^conv1/
+    (^Conv_0/ in lenet5)."""
     scope: cli.OptionalStr = None
-    """global or layer: over what gradual pruning compares weights. Default: global."""
+    """What gradual pruning compares weights over: global (all layers) or layer (each layer).
+    Default: global."""
     min_keep: cli.OptionalInt = None
-    """Fewest weights of each layer; the others make up for it. 0: a layer may come out empty.
-    Default: 1, but 0 for what global pruning leaves."""
+    """Smallest number of active weights of a layer; the other layers make up for it. With 0 a layer
+    may come out empty. Default: 1; but global pruning may empty a layer."""
     cycles: cli.OptionalInt = None
-    """Cycles in which the density rises and falls, before the schedule's own mask updates; go with
-    every schedule. Default: 2 for east, 0 for the others."""
+    """Number of cycles in which the density rises and falls, before the schedule's own mask
+    updates. They work with every schedule but dense. Default: 2 for east, 0 for the others."""
     cycle_multiplier: cli.OptionalFloat = None
-    """Density in the middle of a cycle over that at its ends, at least 1. Default: 3."""
+    """Density in the middle of a cycle, over that at its ends; at least 1. Default: 3."""
     cycle_share: cli.OptionalFloat = None
     """Share of training that the first cycle takes. Default: 0.2."""
     cycle_growth: cli.OptionalFloat = None
-    """Length of a cycle over that of the one before. Default: 1."""
+    """Length of a cycle, over that of the cycle before. Default: 1."""
     cycle_shape: cli.OptionalStr = None
-    """cosine or triangular. Default: cosine."""
+    """How the density rises and falls: cosine or triangular. Default: cosine."""
     cycle_interval: cli.OptionalInt = None
-    """Steps between mask updates in cycles. Default: 100, or less for 20 updates a cycle."""
+    """Steps between mask updates in a cycle. Default: 100, or fewer if that is under 20 updates."""
     pattern: cli.OptionalStr = None
     """Structure of the masks: 2:4 (two of every four input channels, or any n:m), 4x4 (blocks of
-    rows x columns of the im2col matrix), channels (whole output channels; behind a ReLU they have
-    no gradient to grow by) or channels(-2) (input channels)."""
+    rows x columns of the im2col matrix), channels (whole output channels, which have no gradient
+    to grow by behind a ReLU) or channels(-2) (input channels). Default: unstructured."""
     pattern_layers: cli.OptionalStr = None
-    """Layers whose path holds this regular expression have the pattern. Default: all."""
+    """Regular expression: layers whose path it is found in have the pattern. Default: all."""
 
 
 def pruning_options(config: Pruning) -> dict[str, Any]:
-    """Returns the options of the method among the flags, for `make_method`."""
+    """Returns the flags that are options of methods, for `make_method`."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(Pruning)}

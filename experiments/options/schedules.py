@@ -1,9 +1,9 @@
 """The table from `--schedule` names to methods, with intervals that suit a run of any length.
 
-Published intervals belong to published lengths. Here they are shares of the run: 1000 of 56,320
-steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 for RigL-ITOP and SET-ITOP.
-RigL's own 100 steps stay as they are, unless that would be under 20 events; so do the 100 of the
-cycles of density, which go with every method, unless a cycle would have under 20.
+Published intervals belong to runs of published length. Here they are shares of the run: 1000 of
+56,320 steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 steps for RigL-ITOP and
+SET-ITOP. RigL's own 100 steps are kept unless the run would have under 20 events. The 100 steps of
+density cycles, which every method but dense takes, are kept unless a cycle would have under 20.
 """
 
 import contextlib
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jaxsparse
-from experiments.options.cli import nearest
+from experiments.options.cli import flag_error, nearest
 from experiments.options.flags import DEFAULTS
 from jaxsparse import Method
+from jaxsparse.checks import check_in
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
 from jaxsparse.schedules import cycle_ends
@@ -27,10 +28,10 @@ class Entry(NamedTuple):
 
     Attributes:
       factory: makes it.
-      interval: from the number of steps to the update interval; None for a method without events.
-      options: the flags it takes besides the sparsity.
-      num_cycles: of its density, where --cycles is not given; the factory makes them where there
-        are some.
+      interval: maps the number of steps to the update interval; None for a method without events.
+      options: the flags that it takes besides --sparsity.
+      num_cycles: number of density cycles without --cycles. If it is not 0, the factory itself
+        takes the arguments of cycles.
     """
 
     factory: Callable[..., Method]
@@ -46,10 +47,10 @@ def _share(interval: int, published_steps: int) -> Callable[[int], int]:
 _granet_interval = _share(1000, 56_320)
 _rigl_interval = lambda steps: max(min(100, steps // 20), 1)
 
-# What --cycles goes with: the flag, and the argument of `with_cycles` that it gives.
+# Flags that need --cycles, and the argument of `with_cycles` that each gives.
 _CYCLES = {
     "cycle_multiplier": "multiplier",
-    "cycle_share": "cycle_steps",  # a share of them
+    "cycle_share": "cycle_steps",  # as a share of training
     "cycle_growth": "growth",
     "cycle_shape": "shape",
     "cycle_interval": "cycle_interval",
@@ -91,13 +92,13 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
       schedule: a name in METHODS.
       sparsity: final sparsity in [0, 1); "dense" has none and ignores it.
       steps: length of the run, at least 1.
-      **options: values of flags; None stands for the method's own default.
+      **options: values of flags; None means the method's own default.
 
     Raises:
-      ValueError: an unknown name, with the nearest one; an option that the method does not have; a
-        value outside its range.
+      ValueError: the name is unknown (the nearest one is named), the method does not take an
+        option, or a value is out of its range.
     """
-    with _said_in_flags():
+    with said_in_flags():
         return _make_method(schedule, sparsity, steps, options)
 
 
@@ -126,13 +127,13 @@ def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, 
         method = jaxsparse.with_pattern(method, pattern)
     if entry.interval is not None and not method.timetable.events:
         raise ValueError(
-            f"{schedule} has no mask update within {steps} steps; lower --update_interval "
+            f"{schedule} has no mask update within {steps} steps; lower --update_interval="
             f"{given['update_interval']}"
         )
     return method
 
 
-# What the library calls otherwise than the flag.
+# Names of the library that differ from those of the flags.
 _FLAGS = {
     "total_steps": "steps",
     "num_cycles": "cycles",
@@ -140,7 +141,7 @@ _FLAGS = {
     "override": "dense_layers",
     "pattern rule": "pattern_layers",
 }
-# Advice of the library, by its option, for those who have flags.
+# By option of the library: its advice in terms of flags.
 _ADVICE = {
     "pattern": "--pattern_layers=REGEX says which layers shall have it, such as "
     "--pattern_layers='^stage' in a ResNet",
@@ -150,32 +151,38 @@ _ADVICE = {
 
 
 @contextlib.contextmanager
-def _said_in_flags() -> Iterator[None]:
-    """Gives the library's errors about an option the name of the flag, and advice for flags."""
+def said_in_flags() -> Iterator[None]:
+    """Turns the library's OptionError into a ValueError about the flag, with advice for flags."""
     try:
         yield
     except OptionError as error:
         advice = error.advice and _ADVICE.get(error.option, error.advice)
-        flag = f"--{_FLAGS.get(error.option, error.option)}={error.value}"
-        raise ValueError(f"{flag} {error.wrong}{advice and f'; {advice}'}") from None
+        flag = _FLAGS.get(error.option, error.option)
+        raise ValueError(flag_error(flag, error.value, error.wrong, advice)) from None
 
 
 def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
-    """Returns `method.plan(*args, **options)`, whose errors speak of flags.
+    """Returns `method.plan(*args, **options)`, with errors about flags.
 
     Raises:
-      ValueError: what the network and the method do not let one have.
+      ValueError: the method cannot have these options with this network.
     """
-    with _said_in_flags():
+    with said_in_flags():
         return method.plan(*args, **options)
 
 
 def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
-    """Returns the rules that --pattern and --pattern_layers ask for; None for no pattern.
+    """Returns the rules that --pattern and --pattern_layers ask for.
+
+    Args:
+      pattern: n:m, ROWSxCOLUMNS, channels or channels(AXIS); None for no pattern.
+      layers: regular expression for the paths of the layers; None for all layers.
+
+    Returns:
+      The rules; None without a pattern.
 
     Raises:
-      ValueError: it is none of n:m, ROWSxCOLUMNS, channels and channels(AXIS), or layers are named
-        without one.
+      ValueError: the pattern is something else, or layers are named without a pattern.
 
     >>> [(regex, chosen.name) for regex, chosen in pattern_of("2:4", "block1")]
     [('block1', '2:4')]
@@ -197,10 +204,10 @@ def pattern_of(pattern: str | None, layers: str | None) -> PatternRules | None:
 
 
 def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
-    """What --cycles and its like, which it takes out of `given`, ask of `with_cycles`.
+    """Takes --cycles and its like out of `given`, and returns the arguments of `with_cycles`.
 
     Raises:
-      ValueError: one of them without --cycles, or a share of training out of range.
+      ValueError: one of them is given without --cycles, or the cycles do not fit into training.
     """
     num_cycles = given.pop("cycles", METHODS[schedule].num_cycles)
     asked = {name: given.pop(name) for name in _CYCLES if name in given}
@@ -210,8 +217,7 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
         return {"num_cycles": 0}
     share = asked.pop("cycle_share", DEFAULTS["cycle_share"])
     growth = asked.get("cycle_growth", DEFAULTS["cycle_growth"])
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"--cycle_share={share} must be above 0 and at most 1")
+    check_in("cycle_share", share, "(0, 1]")
     cycle_steps = max(round(share * steps), 1)
     ends = cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth)
     if ends[-1] > steps:
@@ -225,7 +231,7 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
-    """What --distribution and --dense_layers, which it takes out of `given`, ask for."""
+    """Takes --dense_layers out of `given`, and returns what it and --distribution ask for."""
     name = nearest(
         given.get("distribution", DEFAULTS["distribution"]), DISTRIBUTIONS, kind="distribution"
     )

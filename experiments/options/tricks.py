@@ -1,7 +1,7 @@
-"""What flags do to a network beside pruning it: DyReLU that fades out, and weight sharing.
+"""Changes of a network besides pruning: DyReLU that fades out, and weight sharing.
 
-Each goes with every method. `--schedule=east` has both unless a flag says otherwise; in a network
-that has no stage with blocks to share it does without sharing, and says so.
+Each works with every method. `--schedule=east` has both unless a flag says otherwise. If the
+network has no stage with blocks to share, `east` does without sharing and prints a note.
 """
 
 import sys
@@ -18,14 +18,14 @@ from jaxsparse.nn import DyReLUOptions, freeze_dyrelu, sharing_of, stored_sparsi
 from jaxsparse.types import OptionError
 
 NUM_OWNERS = 2
-"""Blocks of a stage that have kernels of their own, as published."""
+"""Number of blocks of a stage that have kernels of their own, as published."""
 
 _NOTHING = "is no ResNet with a stage of more than 2 blocks"
 _OF_DYRELU = ("dyrelu_start", "dyrelu_stop", "dyrelu_blend", "dyrelu_freeze", "dyrelu_late")
 
 
 Config: TypeAlias = Any
-"""An experiment's flags: those of `flags.Tricks`, a schedule and the name of a network."""
+"""An experiment's flags: those of `flags.Tricks`, `schedule` and `model`."""
 
 
 def has_dyrelu(config: Config) -> bool:
@@ -34,11 +34,11 @@ def has_dyrelu(config: Config) -> bool:
 
 
 def with_tricks(model: nn.Module, config: Config) -> nn.Module:
-    """Returns the network as training begins with it.
+    """Returns the network with which training begins.
 
     Raises:
-      ValueError: sharing is asked for, and the network has nothing to share; a blend that does not
-        exist; or an option of DyReLU without it.
+      ValueError: sharing is asked for and the network has nothing to share, the blend does not
+        exist, or an option of DyReLU is given without it.
     """
     if has_dyrelu(config):
         model = model.clone(dyrelu=DyReLUOptions(blend=_blend(config.dyrelu_blend)))
@@ -53,11 +53,11 @@ def with_tricks(model: nn.Module, config: Config) -> nn.Module:
 def with_freezing(
     tx: optax.GradientTransformation, config: Config, method: Method
 ) -> optax.GradientTransformation:
-    """Returns the optimizer, under --dyrelu_freeze one that leaves DyReLU alone while it fades."""
+    """Returns the optimizer; with --dyrelu_freeze, one that freezes DyReLU while it fades."""
     phase = phase_of(config, method.timetable.total_steps)
     if phase is None or not config.dyrelu_freeze:
         return tx
-    # It counts updates, of which a method such as RigL leaves one out at each mask update.
+    # The optimizer counts its updates, and methods such as RigL skip one at each mask update.
     skipped = method.timetable.events if method.skip_step else ()
     return optax.chain(
         tx, freeze_dyrelu(phase.start - sum(event.step <= phase.start for event in skipped))
@@ -70,19 +70,24 @@ def can_share(model: nn.Module) -> bool:
 
 
 def say_if_it_shares_nothing(config: Config, model: nn.Module) -> None:
-    """Says in a line on standard error where `east` has to do without sharing."""
+    """Prints a line on standard error if `east` has to do without sharing."""
     if config.schedule == "east" and config.weight_sharing is None and not can_share(model):
         note = f"note: {config.model} {_NOTHING}, so it shares no weights"
         print(note, file=sys.stderr, flush=True)
 
 
 def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
-    """Returns the sparsity of the kernels that are there, for one of the network without sharing.
+    """Returns the sparsity of the stored kernels for a sparsity of the network without sharing.
+
+    Args:
+      model: the network, with sharing or without; without, the sparsity is returned as it is.
+      images: shape of its input.
+      sparsity: of the network without sharing. If it is not in [0, 1), it is returned as it is, as
+        the method refuses it.
 
     Raises:
-      ValueError: a sparsity that needs more weights than there are.
+      ValueError: the sparsity needs more weights than are stored.
     """
-    # What is out of range, the method says.
     if getattr(model, "num_owners", None) is None or not 0.0 <= sparsity < 1.0:
         return sparsity
     try:
@@ -93,10 +98,14 @@ def sparsity_of(model: nn.Module, images: Any, sparsity: float) -> float:
 
 
 def phase_of(config: Config, steps: int) -> Phase | None:
-    """When DyReLU fades, None without it.
+    """Returns when DyReLU fades; None without DyReLU.
+
+    Args:
+      config: the flags.
+      steps: length of the run.
 
     Raises:
-      ValueError: shares of training out of their range.
+      ValueError: a share of training is out of its range.
     """
     if not has_dyrelu(config):
         return None

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jaxsparse.text_table import text_table
+
 Series = tuple[Sequence[float], Sequence[float]]  # steps, ascending, and the values there
 # (sparsity, mean, standard deviation), the last NaN where it is not known
 Points = Sequence[tuple[float, float, float]]
@@ -214,14 +216,14 @@ def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
 
 def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
     """Draws one bar per layer, its numbers in columns at the right where no bar can reach."""
-    width = max([6, *(len(f"{size:,}") for _, size in layers.values())])
-    table = [f"{'density':>8}  {'active':>{width}} / {'size':>{width}}"]
+    table = [["density", "active", "size"]]
     for row, (num_active, size) in enumerate(layers.values()):
         density = num_active / size
         axes.barh(row, 1, height=0.62, color="#eeeeee")
         axes.barh(row, density, height=0.62, color=COLOURS[0])
-        table.append(f"{_percent(density):>8}  {num_active:>{width},} / {size:>{width},}")
-    for row, line in enumerate(table, start=-1):  # the heading stands above the first bar
+        table.append([_percent(density), f"{num_active:,}", f"{size:,}"])
+    # The heading stands above the first bar.
+    for row, line in enumerate(text_table(table, ">>>"), start=-1):
         axes.text(1.01, row, line, va="center", fontsize=8, family="monospace", color=GREY)
     axes.set_yticks(range(len(layers)), [_shorten(name) for name in layers])
     axes.set_ylim(max(len(layers), 1) - 0.5, -0.5)

@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 import jaxsparse
-from experiments.comparing.seeds import SLACK
 from experiments.data.dataset import Split
+from experiments.options.asked import is_as_asked
 from experiments.records import plots
 from experiments.records.alarms import find_paths
 from experiments.records.cost import (
@@ -105,7 +105,7 @@ def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = 
     """
     asked = config.get("sparsity")
     planned = 1.0 - plan.rows[-1].num_active / (unshared or plan.num_prunable)
-    if asked is None or config["schedule"] == "dense" or abs(planned - asked) <= SLACK:
+    if asked is None or config["schedule"] == "dense" or is_as_asked(planned, asked):
         return ""
     names = ("pattern", "pattern_layers", "dense_layers")
     flags = " ".join(f"--{name}={config[name]}" for name in names if config.get(name))

@@ -1,15 +1,15 @@
 """The folder of one run: its configuration, its metrics over steps, its checkpoints, its summary.
 
-config.json     what was asked for, written first
+config.json     the flags of the run, written first
 metrics.jsonl   one record per logged step: {"step": 100, "loss": 0.51, ...}
-tensorboard/    the same scalars for TensorBoard; lists, one number a layer, stay out of it
-checkpoints/    STEP/ holds the state after that step: the last two while the run goes on, then the
-                end alone, which is the trained model (`progress.py` writes them)
+tensorboard/    the same scalars for TensorBoard, without lists (one number a layer)
+checkpoints/    STEP/ holds the state after that step: the last two during the run, and at its end
+                only the last, which is the trained model (`progress.py` writes them)
 plot.png        accuracy and density over steps, density per layer
-summary.json    what came out, written last: a folder that has it holds a finished run
+summary.json    the results, written last: a folder that has it holds a finished run
 .lock           held by the process that trains here
 
-The same command goes on in the folder of an unfinished run, from the newest checkpoint.
+In the folder of an unfinished run, the same command goes on from the newest checkpoint.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ import numpy as np
 from experiments.options.defaults import without_defaults
 from experiments.records.tensorboard import ScalarWriter
 
-# Flags that change nothing in what comes out, so that a run may go on with others.
+# Flags that change no result: a run may go on with other values.
 FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
-# Flags that checkpoints do not depend on, so that a run may go on with others; what comes out then
-# is the same up to rounding.
+# Flags that no checkpoint depends on: a run may go on with other values, and its results are the
+# same up to rounding.
 LOOSE_FLAGS = ("execution",)
 
 
@@ -42,7 +42,7 @@ class RunFolder:
 
     Attributes:
       path: the folder.
-      warned: of what this process has warned, so that it is said once.
+      warned: warnings that this process has printed, so that each is printed once.
     """
 
     def __init__(self, path: Path, lock: int):
@@ -90,8 +90,8 @@ class RunFolder:
 
         Args:
           step: optimizer step, not negative.
-          **values: by name, numbers or arrays of one element, and short lists of numbers, which go
-            to the record only. NaN and infinity become null, as JSON has no word for them.
+          **values: numbers or arrays of one element, by name, and short lists of numbers, which go
+            to the record only. NaN and infinity become null, as JSON has neither.
 
         Raises:
           ValueError: the folder is closed.
@@ -110,7 +110,8 @@ class RunFolder:
         """Writes `summary.json`, whole or not at all, and closes the folder.
 
         Args:
-          summary: like the config; NaN and infinity become null.
+          summary: nested dicts and lists of numbers, strings and paths; NaN and infinity become
+            null.
         """
         self._tensorboard.flush()
         _write_json(self.path / "summary.json", summary)
@@ -118,7 +119,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes the files; closing twice does nothing."""
-        with contextlib.suppress(OSError):  # all is flushed, but for what `log` could not write
+        with contextlib.suppress(OSError):  # `log` has flushed all that it could write
             self._metrics.close()
         self._tensorboard.close()
         if self._lock >= 0:
@@ -140,9 +141,13 @@ class RunFolder:
 def check_folder(path: Path, config: Mapping[str, Any]) -> None:
     """Checks that a run may start or go on in this folder; changes nothing.
 
+    Args:
+      path: the folder, which may be missing.
+      config: the flags of the run.
+
     Raises:
-      ValueError: `path` is a file, or holds a finished run, or an unfinished run with another
-        configuration (names the first flag that differs) or without one that can be read.
+      ValueError: `path` is a file; or it holds a finished run, or an unfinished run with other
+        flags (the first that differs is named) or with a config.json that cannot be read.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, expected a folder; pass another --out")
@@ -150,10 +155,10 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
     if not (path / "config.json").exists():
         if finished:
             raise ValueError(f"{path} holds a finished run (summary.json); pass another --out")
-        if (path / "checkpoints").exists():  # they may be those of another configuration
+        if (path / "checkpoints").exists():  # they may be those of another run
             raise ValueError(
-                f"{path} has checkpoints but no config.json that says of what run; pass another "
-                f"--out, or delete the folder"
+                f"{path} has checkpoints but no config.json, so their flags are unknown; pass "
+                f"another --out, or delete the folder"
             )
         return
     started = _read_config(path / "config.json")
@@ -175,7 +180,7 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def difference(flag: str, theirs: Any, ours: Any) -> str:
-    """Says in what the flags of a run differ from those given; None is a flag left out.
+    """Says how a flag of a run differs from the one given; None means that it was left out.
 
     >>> difference("steps", 10, 20), difference("steps", None, 20), difference("steps", 10, None)
     ('with --steps=10, not 20', 'without --steps, not with 20', 'with --steps=10, not without it')
@@ -186,16 +191,16 @@ def difference(flag: str, theirs: Any, ours: Any) -> str:
 
 
 def locked(path: Path, doing: str = "training") -> int:
-    """Returns a descriptor that keeps other processes out until it is closed, or its owner dies.
+    """Locks a folder until the returned descriptor is closed or the process ends.
 
     Args:
       path: an existing folder.
-      doing: what the owner does there, for the error.
+      doing: what this process does there, for the error that another process gets.
 
     Raises:
-      ValueError: another process is there.
+      ValueError: another process holds the lock.
     """
-    # A file open for writing, since a network file system locks nothing else.
+    # The file is open for writing, as a network file system locks no other.
     lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,13 +210,13 @@ def locked(path: Path, doing: str = "training") -> int:
             f"another process is {doing} in {path}; wait for it, or pass another --out"
         ) from None
     except OSError:
-        pass  # a file system that knows no locks: as safe as without
+        pass  # this file system has no locks: the run goes on without one
     return lock
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives an error of the system a folder where it names no file, as on a full disk."""
+    """Names the folder in an error of the system that names no file, as on a full disk."""
     try:
         yield
     except OSError as error:
@@ -258,7 +263,7 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # of JSON, or of bytes that are no text
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(
             f"{path} cannot be read: {error}; pass another --out, or delete the folder"
         ) from None

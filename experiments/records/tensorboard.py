@@ -1,8 +1,8 @@
 """Scalars for TensorBoard, written by the caller's own thread.
 
-tensorboardX's SummaryWriter hands them to another thread, and when that one cannot write, to a full
-disk say, it ends with a traceback and the training waits for it forever. Here the error is raised
-where the scalar is written.
+tensorboardX's SummaryWriter hands scalars to another thread. If that thread cannot write, as on a
+full disk, it ends with a traceback, and the training waits for it forever. Here the error is raised
+in the call that writes the scalar.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ FLUSH_SECONDS = 5.0
 
 
 class ScalarWriter:
-    """Writes one new event file; those that are there already are removed."""
+    """Writes one new event file into a folder, and removes those that are there already."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,13 @@ class ScalarWriter:
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, step: int, values: Mapping[str, float | Sequence[float] | None]) -> None:
-        """Adds scalars of one step, None as NaN, and no lists; on disk within seconds."""
+        """Adds the scalars of one step.
+
+        Args:
+          step: the optimizer step.
+          values: by name; None is written as NaN, and lists are left out. They are on disk within
+            seconds if more steps follow, else after `flush`.
+        """
         for name, value in values.items():
             if isinstance(value, Sequence):
                 continue
@@ -47,7 +53,7 @@ class ScalarWriter:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Closes the file; closing twice does nothing. An error of the disk is one of `flush`."""
+        """Closes the file without an error; `flush` before it raises those of the disk."""
         with contextlib.suppress(OSError):
             self._writer.close()
 

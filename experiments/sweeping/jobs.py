@@ -1,4 +1,4 @@
-"""Runs of a sweep: what their flags mean, whether their results are there, how to get them."""
+"""Runs of a sweep: parses their flags, finds their results, trains them, keeps what comes out."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from experiments import cifar, fashion_mnist
 from experiments.options import cli
 from experiments.records.run_folder import difference
-from experiments.sweeping.grids import Job
+from experiments.sweeping.grid import Job
 from experiments.sweeping.result_file import (
     Result,
     commit,
@@ -38,7 +38,7 @@ def config_of(job: Job) -> Any:
 
 
 def check_data(job: Job) -> None:
-    """Reads the data as the script will; raises what it does where there is none."""
+    """Reads the data as the script will, which raises an error if it is not there."""
     SCRIPTS[job.experiment].run_of(config_of(job))
 
 
@@ -46,7 +46,7 @@ def is_finished(job: Job, results: Path) -> bool:
     """Whether the result of a run is there.
 
     Raises:
-      ValueError: it is that of a run with other flags or data, or cannot be read.
+      ValueError: the file cannot be read, or is the result of a run with other flags or data.
     """
     path = results / f"{job.name}.json"
     if not path.exists():
@@ -60,14 +60,15 @@ def is_finished(job: Job, results: Path) -> bool:
 
 
 def run(jobs: Sequence[Job], out: Path, cores: frozenset[int]) -> list[Result]:
-    """Runs jobs to their end, from where their folders have got to, and returns their results.
+    """Runs jobs to their end and returns their results.
 
-    In any thread: no flags are parsed, which only the main thread may do.
+    A run whose folder is there goes on from its last checkpoint. This may be called in any thread,
+    as it parses no flags, which only the main thread may do.
 
     Args:
-      jobs: one; or several that differ in their seed alone, which are trained together.
-      out: folder above those of the runs.
-      cores: that the process is kept to.
+      jobs: one job; or several that differ in their seed alone, which are trained together.
+      out: the folder that holds those of the runs.
+      cores: the cores that the process is kept to.
 
     Raises:
       ValueError: a run failed.
@@ -83,15 +84,15 @@ def keep(job: Job, result: Result, out: Path, results: Path) -> None:
     """Writes the result of a run in the folder `out` to the folder `results`.
 
     Raises:
-      ValueError: its folder holds a run with other flags or data.
-      OSError: it cannot be written.
+      ValueError: the run's folder holds a run with other flags or data.
+      OSError: the result cannot be written.
     """
     _check_same(result, job, f"{out / job.name} holds", "pass another --out, or delete it")
     write_result(results / f"{job.name}.json", result)
 
 
 def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path]:
-    """A script, its flags, and the folder that it is given."""
+    """Returns the script, its flags, and the folder for `--out`."""
     first, *_ = jobs
     here = Path(__file__).parent
     experiments = here.parent
@@ -107,17 +108,22 @@ def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path
 
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
+    """Checks that a result is that of a job.
+
+    Raises:
+      ValueError: it is not; the line is `what`, the first difference, and what to do.
+    """
     if bool(result.config.get("vmapped")) != job.vmapped:
         theirs, ours = ("without", "with") if job.vmapped else ("with", "without")
         raise ValueError(f"{what} a run {theirs} --vmap_seeds, not {ours} it; {remedy}")
     config = config_of(job)
-    newer = cli.as_dict(type(config)())  # a run from before a flag did what its default does
+    newer = cli.as_dict(type(config)())  # for flags newer than the run
     if differ := flags_that_differ(newer | result.config, cli.as_dict(config)):
         flag, theirs, ours = differ[0]
         raise ValueError(f"{what} a run {difference(flag, theirs, ours)}; {remedy}")
+    # A sample is shipped; every other data set needs a folder.
     data, asked = result.summary.get("dataset"), SCRIPTS[job.experiment].data_of(config)
     if data != asked:
-        # Only a sample needs no folder.
         folder = "leave out --data_dir" if "sample" in str(data) else "pass --data_dir=DIR"
         raise ValueError(
             f"{what} a run on {data}, not {asked}; {folder} to have {data}, or {remedy}"

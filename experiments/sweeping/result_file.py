@@ -1,9 +1,9 @@
-"""The small file that a finished run leaves in a sweep: its flags, what came out, made by what.
+"""The small file that a finished run leaves in a sweep: its flags, its summary, and what made it.
 
 {"config": {...}, "summary": {...}, "commit": "4367ec9", "machine": {...}}
 
-A run that was cut off may go on with other code. So every start of one is noted in a file beside
-its folder, FOLDER.commits, and the result has all commits that took part.
+A run that was cut off may go on with other code. So every start notes its commit in a file beside
+the run's folder, FOLDER.commits, and the result has all commits that took part.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from experiments.options.defaults import without_defaults
 
-# Flags that say where things lie or what is looked at, and not what is trained.
+# Flags that say where things lie or what is recorded; they do not change what is trained.
 PLACES = ("out", "data_dir", "checkpoint_every", "gradient_flow", "plan")
 
 
@@ -24,11 +24,11 @@ class Result(NamedTuple):
     """What is kept of a finished run.
 
     Attributes:
-      config: its flags.
-      summary: as in its `summary.json`.
-      commit: of the code that made it, with "+" where files had been changed since; several, with
-        spaces between, where the run went on with other code; "" if unknown.
-      machine: "cpu", "cores" that the run had, and "python".
+      config: its flags, without those of PLACES.
+      summary: the content of its `summary.json`.
+      commit: the commit of the code that made it, with "+" if files had been changed since. Several
+        commits, with spaces between, if the run went on with other code; "" if unknown.
+      machine: "cpu", number of "cores" that the run had, and version of "python".
     """
 
     config: dict[str, Any]
@@ -40,8 +40,12 @@ class Result(NamedTuple):
 def result_of(folder: Path, cores: Collection[int]) -> Result:
     """Reads the folder of a finished run.
 
+    Args:
+      folder: the folder.
+      cores: the cores that the run had.
+
     Raises:
-      ValueError: a file of it is damaged.
+      ValueError: a file in it is damaged.
       OSError: it holds no finished run.
     """
     config = _read(folder / "config.json")
@@ -53,7 +57,7 @@ def result_of(folder: Path, cores: Collection[int]) -> Result:
 
 
 def note_start(folder: Path, commit: str) -> None:
-    """Notes with what code a run starts or goes on, for its result; the folder may be missing."""
+    """Notes the commit with which a run starts or goes on; the folder may be missing."""
     noted = _commits(folder)
     if commit not in noted:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ def read_result(path: Path) -> Result:
     """Reads a result.
 
     Raises:
-      ValueError: the file is damaged or something else.
+      ValueError: the file is damaged, or is no result.
     """
     content = _read(path)
     objects = all(isinstance(content.get(name), dict) for name in ("config", "summary", "machine"))
@@ -93,9 +97,9 @@ def write_result(path: Path, result: Result) -> None:
 def flags_that_differ(
     config: Mapping[str, Any], flags: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """Returns (flag, value in the config, value asked for) where the two disagree.
+    """Returns (flag, value in the config, value asked for) for each flag in which the two differ.
 
-    A flag at its default and one left out (missing or None) agree.
+    A flag that is left out (missing or None) has its default.
 
     >>> flags_that_differ({"steps": 100, "seed": 1}, {"steps": 100, "seed": 2, "out": "x"})
     [('seed', 1, 2)]
@@ -111,7 +115,7 @@ def flags_that_differ(
 
 
 def commit() -> str:
-    """Returns the commit of this checkout, with "+" after it where tracked files were changed."""
+    """Returns the commit of this checkout, "+" after it if files were changed; "" without git."""
     git = ["git", "-C", os.fspath(Path(__file__).parent)]
     try:
         revision = subprocess.run(

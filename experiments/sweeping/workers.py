@@ -1,6 +1,7 @@
 """Scripts as processes on cores of their own, which end when the program that started them does.
 
-As a program it is what such a process does first: `workers.py CORES PARENT SCRIPT FLAGS...`.
+Such a process first runs this file as a program, `workers.py CORES PARENT SCRIPT FLAGS...`, which
+is why it imports neither JAX nor jaxsparse.
 """
 
 import ctypes
@@ -16,17 +17,15 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def core_sets(num: int | None) -> list[frozenset[int]]:
-    """Returns disjoint sets of the cores that this process may use, one for each run at a time.
+    """Returns sets of the cores that this process may use, one for each run at a time.
 
     Args:
-      num: how many, at least 1; more than there are cores share them. None: one a core on CPU, one
-        altogether where there is an accelerator.
+      num: number of runs at a time, at least 1. The sets are disjoint unless there are fewer cores.
+        None means one run a core on CPU, and a single run with an accelerator.
 
     Raises:
-      ValueError: `num` is below 1.
+      ValueError: JAX finds no device.
     """
-    if num is not None and num < 1:
-        raise ValueError(f"--jobs {num} must be at least 1")
     cores = _cores()
     if num is None:
         num = len(cores) if _backend() == "cpu" else 1
@@ -34,7 +33,7 @@ def core_sets(num: int | None) -> list[frozenset[int]]:
 
 
 def shared_out(cores: Collection[int], num: int) -> list[frozenset[int]]:
-    """Shares cores out among so many runs.
+    """Deals cores out to `num` runs; if there are fewer cores, some runs share one.
 
     >>> [sorted(share) for share in shared_out({0, 1, 2}, 2)]
     [[0, 2], [1]]
@@ -46,16 +45,17 @@ def shared_out(cores: Collection[int], num: int) -> list[frozenset[int]]:
 
 
 def run_script(script: Path, flags: Mapping[str, Any], out: Path, cores: frozenset[int]) -> None:
-    """Runs a script to its end; its output is added to a file beside its folder, FOLDER.log.
+    """Runs a script to its end, and appends its output to a file beside its folder, FOLDER.log.
 
     Args:
       script: a Python file.
-      flags: of the script, but for `--out`.
+      flags: the flags of the script by name, without `out`.
       out: folder of the run; the folder above it is created if missing.
-      cores: that the process is kept to, so that runs beside it do not slow it down.
+      cores: the cores that the process is kept to, so that runs beside it do not slow it down.
 
     Raises:
-      ValueError: it failed; the message is the last line that it printed, and where the others are.
+      ValueError: the script failed. The message has the last line that it printed, and the file
+        with the other lines.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, ",".join(map(str, cores)), str(os.getpid())]
@@ -74,7 +74,7 @@ def run_script(script: Path, flags: Mapping[str, Any], out: Path, cores: frozens
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines()]  # also at the \r of a progress bar
+    lines = [line.strip() for line in text.splitlines()]  # a progress bar ends lines with \r
     return next((line for line in reversed(lines) if line), "no output")
 
 
@@ -85,7 +85,7 @@ def _cores() -> set[int]:
 
 
 def _backend() -> str:
-    """JAX's backend, asked in a process of its own: this one shall hold no accelerator's memory."""
+    """Asks for JAX's backend in another process, so that this one holds no accelerator's memory."""
     ask = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     answer = subprocess.run(ask, capture_output=True, text=True, check=False)
     if answer.returncode:

@@ -275,7 +275,7 @@ def test_runs_that_do_not_know_their_flops_have_no_table_of_them(tmp_path, capsy
         (["{}/good", "--against=rigle"], "unknown method 'rigle'; did you mean 'rigl'?"),
         (["{}/good", "--against=set"], "unknown method 'set'; there are rigl"),
         (["{}/good", "--runs=x"], "unknown flag '--runs'"),
-        (["{}/good", "--metric=a", "b"], "'b'; flags are written --name=value, and all others sta"),
+        (["{}/good", "--metric=a", "b"], "'b'; flags are written --flag=value, and all others sta"),
         (["{}/good", "--out={}/other.json/x"], "other.json"),
     ],
 )

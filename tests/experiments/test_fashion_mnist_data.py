@@ -134,7 +134,7 @@ def test_load_prefers_the_subfolder(tmp_path):
 
 @pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
 def test_val_fraction_out_of_range(fraction):
-    with pytest.raises(ValueError, match=f"val_fraction is {fraction}, expected a number of at"):
+    with pytest.raises(ValueError, match=rf"val_fraction {fraction} must be in \[0, 1\)"):
         fashion_mnist.load(None, val_fraction=fraction)
 
 

@@ -164,8 +164,8 @@ def test_training_follows_from_inference(schedule, sparsity, test, mean, publish
     ("flags", "complaint"),
     [
         (["--schedule=rigl", "--test_flops=0.3"], "goes with pruning over all layers; rigl has"),
-        (["--schedule=granet", "--test_flops=0"], "0.0 must be above 0 and at most 1"),
-        (["--schedule=granet", "--test_flops=1.1"], "1.1 must be above 0 and at most 1"),
+        (["--schedule=granet", "--test_flops=0"], "--test_flops=0.0 must be in (0, 1]"),
+        (["--schedule=granet", "--test_flops=1.1"], "--test_flops=1.1 must be in (0, 1]"),
     ],
 )
 def test_inference_that_makes_no_sense(flags, complaint, capsys):

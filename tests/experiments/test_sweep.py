@@ -38,10 +38,10 @@ def main(*argv):
     [
         (["--grid=fashion"], "unknown grid 'fashion'; did you mean 'fashion_mnist'?"),
         (["--grid=fashion_mnist", "--model=lenet5"], "--grid=fashion_mnist has its own models"),
-        (["--schedules", "rigl"], "--schedules goes with a grid of one's own: pass --model"),
-        (["--flags", "steps=5"], "--flags goes with a grid of one's own: pass --model"),
-        (["--seeds=0"], "--seeds 0 must be at least 1"),
-        (["--jobs=0"], "--jobs 0 must be at least 1"),
+        (["--schedules", "rigl"], "--schedules goes with a grid of your own: pass --model"),
+        (["--flags", "steps=5"], "--flags goes with a grid of your own: pass --model"),
+        (["--seeds=0"], "--seeds=0 must be a whole number, at least 1"),
+        (["--jobs=0"], "--jobs=0 must be a whole number, at least 1"),
         (["--model=lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
         (
             ["--model=lenet5", "--experiment=cifr"],
@@ -54,13 +54,13 @@ def main(*argv):
         ),
         (
             ["--model=lenet5", "--sparsities", "0.9", "0.90"],
-            "two runs would be lenet5-static-0.9-s",
+            "two runs would be named lenet5-static-0.9-seed0",
         ),
         (
             ["--model=lenet5", "--flags", "stesp=5"],
             "unknown flag '--stesp'; did you mean '--steps'",
         ),
-        (["--model=lenet5", "--flags", "steps=x"], "--steps takes a whole number, not 'x'"),
+        (["--model=lenet5", "--flags", "steps=x"], "--steps=x must be a whole number"),
         (["--model=lenet5", "--flags", "steps"], "--flags takes name=value, not 'steps'"),
         (["--model=lenet5", "--flags", "seed=5"], "--flags takes no seed, which the sweep sets"),
         (
@@ -68,9 +68,12 @@ def main(*argv):
             "--drop_fraction is no option of static",
         ),
         (["--data_dir=nowhere", "--seeds=1"], "nowhere"),
-        (["--model=lenet5", "--name=a/b"], "--name=a/b must be of letters, digits, . _ - and not"),
-        (["--model=lenet5", "--name=patterns"], "--name=patterns must be of letters, digits"),
-        (["--name=mine"], "--name goes with a grid of one's own: pass --model"),
+        (
+            ["--model=lenet5", "--name=a/b"],
+            "--name=a/b must have letters, digits, '.', '_' and '-'",
+        ),
+        (["--model=lenet5", "--name=patterns"], "and be none of cifar10, extreme, fashion_mnist"),
+        (["--name=mine"], "--name goes with a grid of your own: pass --model"),
         (["--flags", "--steps=80"], "If it is the script's, write steps=80 after --flags"),
         (
             ["--model=vgg16", "--experiment=cifar"],
@@ -97,7 +100,7 @@ def test_the_list_of_a_grid(capsys, tmp_path):
     assert len(todo) == 2 * (1 + 7 * 4 + 1 + 7 * 2)  # dense, and 7 methods at 4 and 2 sparsities
 
 
-def test_a_grid_of_ones_own_may_have_a_name(capsys, tmp_path):
+def test_a_grid_of_your_own_may_have_a_name(capsys, tmp_path):
     assert main(*arguments(tmp_path, "--name=mine", "--list")) == 0
     first, *_ = capsys.readouterr().out.splitlines()
     assert first == f"mine: 0 of 4 runs are finished in {tmp_path}/results/mine"

@@ -29,6 +29,7 @@ OTHER = [
     ("rigl", {"dyrelu": True}),
     ("rigl", {"cycles": 2}),
     ("rigl", {"accumulate": 2}),
+    ("rigl", {"recipe": "east"}),
 ]
 
 
@@ -56,6 +57,16 @@ def test_a_default_that_is_given_is_the_same_run(schedule, flags, left_out, tmp_
     assert len(find_runs([tmp_path]).runs) == 1
     write_run(tmp_path / "c", given, accuracy=0.6)
     assert len(find_runs([tmp_path]).conflicts) == 1
+
+
+@pytest.mark.parametrize(("schedule", "recipe"), [("rigl", "granet"), ("east", "east")])
+def test_a_default_recipe_that_is_given_is_the_same_run(schedule, recipe, tmp_path):
+    given, plain = (config_of(schedule, recipe=value) for value in (recipe, None))
+    assert flags_that_differ(plain, given) == flags_that_differ(given, plain) == []
+    write_run(tmp_path / "a", plain)
+    write_run(tmp_path / "b", given)
+    (run,) = find_runs([tmp_path]).runs
+    assert run.config["recipe"] == recipe
 
 
 @pytest.mark.parametrize(("schedule", "flags"), OTHER)

@@ -163,7 +163,7 @@ def test_floors_at_extreme_sparsity(schedule):
         ("rigl", {"cycles": 0, "cycle_shape": "cosine"}, "--cycle_shape=cosine needs --cycles"),
         ("east", {"cycles": 0, "cycle_interval": 10}, "--cycle_interval=10 needs --cycles"),
         ("dense", {"cycles": 2}, "--cycles is no option of dense, which takes no options"),
-        ("east", {"cycle_share": 0.0}, "--cycle_share=0.0 must be above 0 and at most 1"),
+        ("east", {"cycle_share": 0.0}, r"--cycle_share=0.0 must be in \(0, 1\]"),
         (
             "east",
             {"cycle_share": 0.6},

@@ -71,9 +71,9 @@ def test_plot_run_says_the_numbers(tmp_path, figures):
     labels = [label.get_text() for label in bottom.get_yticklabels()]
     assert labels == ["dense_0/kernel", "dense_1/kernel"]
     assert [" ".join(text.get_text().split()) for text in bottom.texts] == [
-        "density active / size",
-        "3 % 7,056 / 235,200",
-        "10 % 3,000 / 30,000",
+        "density active size",
+        "3 % 7,056 235,200",
+        "10 % 3,000 30,000",
     ]
     assert overlapping(figures[0]) == []
 

@@ -158,7 +158,9 @@ def test_a_configuration_that_cannot_be_read_is_named(content, message, tmp_path
 
 def test_checkpoints_without_a_configuration_are_refused(tmp_path):
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"has checkpoints but no config.json .*; pass another --"):
+    with pytest.raises(
+        ValueError, match=r"has checkpoints but no config.json, .*; pass another --"
+    ):
         RunFolder.create(tmp_path, {"seed": 0})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 

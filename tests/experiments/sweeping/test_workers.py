@@ -31,12 +31,6 @@ def test_one_run_a_core_where_jax_has_a_cpu_alone():
     assert core_sets(None) == [{core} for core in sorted(CORES)]  # tests keep JAX to the CPU
 
 
-@pytest.mark.parametrize("num", [0, -1])
-def test_no_runs_at_a_time(num):
-    with pytest.raises(ValueError, match=f"--jobs {num} must be at least 1"):
-        core_sets(num)
-
-
 @pytest.fixture
 def script(tmp_path):
     """Writes a script."""

@@ -1,0 +1,70 @@
+"""What a grid of runs is, and the runs that it stands for."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Job(NamedTuple):
+    """One run of a grid.
+
+    Attributes:
+      experiment: name of the script that makes it, such as "fashion_mnist".
+      name: of its folder and of its result.
+      flags: of the script, by name.
+      vmapped: whether it is trained together with other seeds, by `vmapped.py`.
+    """
+
+    experiment: str
+    name: str
+    flags: dict[str, Any]
+    vmapped: bool = False
+
+    @property
+    def without_seed(self) -> str:
+        """The part of the name that the runs of all seeds share."""
+        return self.name.removesuffix(f"-seed{self.flags['seed']}")
+
+
+class Grid(NamedTuple):
+    """Methods x sparsities x seeds of one model; a dense network has no sparsity and runs once.
+
+    Attributes:
+      experiment: name of the script, such as "fashion_mnist".
+      model: value of `--model`.
+      schedules: values of `--schedule`.
+      sparsities: values of `--sparsity`.
+      seeds: number of seeds, which count from 0.
+      flags: all other flags, by name.
+      variant: a part of the runs' names, which tells them from those of a grid with the same
+        methods.
+    """
+
+    experiment: str
+    model: str
+    schedules: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: int
+    flags: Mapping[str, Any] = {}
+    variant: str = ""
+
+    def jobs(self) -> Iterator[Job]:
+        """Yields the runs seed by seed: a grid cut short is a whole grid of fewer seeds."""
+        for seed in range(self.seeds):
+            for schedule in self.schedules:
+                for sparsity in (None,) if schedule == "dense" else self.sparsities:
+                    yield self._job(schedule, sparsity, seed)
+
+    def _job(self, schedule: str, sparsity: float | None, seed: int) -> Job:
+        flags = {"model": self.model, "schedule": schedule, "seed": seed, **self.flags}
+        parts = [self.model, schedule]
+        if sparsity is not None:
+            flags["sparsity"] = sparsity
+            parts.append(f"{sparsity:g}")
+        parts += [self.variant, f"seed{seed}"]
+        return Job(self.experiment, "-".join(part for part in parts if part), flags)
+
+
+def interleaved(grids: tuple[Grid, ...]) -> list[Job]:
+    """Returns the runs of all grids, those of seed 0 first."""
+    jobs = [job for grid in grids for job in grid.jobs()]
+    return sorted(jobs, key=lambda job: job.flags["seed"])

@@ -1,0 +1,1 @@
+"""The grids of runs behind the tables of README.md, one file a grid, each with its `GRIDS`."""
