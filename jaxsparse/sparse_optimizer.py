@@ -34,7 +34,7 @@ from jaxsparse.method import Method
 from jaxsparse.metrics import Summary, check, summary
 from jaxsparse.overwritten import trained_part, with_trained
 from jaxsparse.paths import check_like, prunable_paths
-from jaxsparse.patterns import check_pattern
+from jaxsparse.pattern_rules import check_given
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
@@ -163,7 +163,7 @@ def start(
         masks = method.init(key, params)
     else:
         masks = check_masks(masks, params)
-        _check_given(masks, method)
+        check_given(masks, method.pattern, method.prunable)
     masks = pruned_only(masks, method.prunable)
     params = apply_masks(params, masks)
     # Buffers of its own throughout: a step that donates the state must neither donate one buffer
@@ -284,9 +284,3 @@ def check_run(method: Method, params: PyTree, state: SparseState) -> None:
     notes = event_notes(method, int(state.step), state.events, params, state.masks)
     if notes:
         raise ValueError("; ".join(notes))
-
-
-def _check_given(masks: PyTree, method: Method) -> None:
-    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if method.pattern and all(map(here, jax.tree.leaves(masks))):
-        check_pattern(masks, method.pattern, method.prunable)
