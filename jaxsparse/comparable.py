@@ -19,11 +19,12 @@ class Comparable:
 
     Attributes:
       function: the function that a call runs.
+      factory: the function that made it, without its decorator.
     """
 
     def __init__(self, factory: Callable[..., Any], arguments: dict[str, Any], function: Any):
         self.function = function
-        self._factory, self._arguments = factory, arguments
+        self.factory, self._arguments = factory, arguments
         self._key = _key(tuple(arguments.values()))
         functools.update_wrapper(self, function, assigned=("__module__", "__doc__"), updated=())
 
@@ -34,14 +35,14 @@ class Comparable:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Comparable):
             return NotImplemented
-        return self is other or (self._factory is other._factory and self._key == other._key)
+        return self is other or (self.factory is other.factory and self._key == other._key)
 
     def __hash__(self) -> int:
-        return hash((self._factory, self._key))
+        return hash((self.factory, self._key))
 
     def __repr__(self) -> str:
         said = (f"{name}={_short(value)}" for name, value in self._arguments.items())
-        return f"{self._factory.__name__}({', '.join(said)})"
+        return f"{self.factory.__name__}({', '.join(said)})"
 
 
 def comparable(factory: Factory) -> Factory:
@@ -71,6 +72,18 @@ def comparable(factory: Factory) -> Factory:
         return Comparable(factory, bound.arguments, function)
 
     return cast(Factory, make)
+
+
+def made_by(function: Any, factory: Callable[..., Any]) -> bool:
+    """Whether a function was made by a factory under `comparable`.
+
+    >>> @comparable
+    ... def plus(n):
+    ...     return lambda x: x + n
+    >>> made_by(plus(1), plus), made_by(abs, plus)
+    (True, False)
+    """
+    return isinstance(function, Comparable) and function.factory is inspect.unwrap(factory)
 
 
 class _Same:

@@ -66,8 +66,8 @@ def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method
 
     Their masks stay all True: they are neither pruned nor counted in the sparsity, which the method
     shares out among the other leaves. `TrainState.create` and `sparse_optimizer` do this with
-    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that keeps given
-    masks (`static(masks=...)`) is returned as it is.
+    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that was given its
+    masks and has no events (`static(masks=...)`) is returned as it is.
 
     Args:
       method: for all leaves.
@@ -78,6 +78,8 @@ def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method
       ValueError: all of the leaves that the method may prune are frozen.
     """
     if method.recipe is None or not frozen:
+        return method
+    if method.recipe.masks is not None and not method.timetable.events:
         return method
     paths = prunable_paths(params, method.prunable)
     left_out = [path for path in paths if path in frozen]

@@ -35,7 +35,7 @@ from jaxsparse.method import Method
 from jaxsparse.metrics import Summary, summary
 from jaxsparse.overwritten import trained_part, with_trained
 from jaxsparse.paths import check_like, prunable_paths
-from jaxsparse.patterns import check_pattern
+from jaxsparse.pattern_rules import check_given
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
@@ -168,7 +168,7 @@ def start(
         masks = method.init(key, params)
     else:
         masks = check_masks(masks, params)
-        _check_given(masks, method)
+        check_given(masks, method.pattern, method.prunable)
     masks = pruned_only(masks, method.prunable)
     params = apply_masks(params, masks)
     # Every leaf gets its own buffer: a step that donates the state must not donate one buffer
@@ -289,10 +289,3 @@ def check_run(method: Method, params: PyTree, state: SparseState) -> None:
     notes = event_notes(method, int(state.step), state.events, params, state.masks)
     if notes:
         raise ValueError("; ".join(notes))
-
-
-def _check_given(masks: PyTree, method: Method) -> None:
-    pattern = () if method.recipe is None else method.recipe.pattern
-    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if pattern and all(map(here, jax.tree.leaves(masks))):
-        check_pattern(masks, pattern, method.prunable)

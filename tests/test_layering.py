@@ -16,9 +16,9 @@ ROOT = Path(jaxsparse.__file__).parent
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
 GROUND |= {"checks", "text_table"}
 TOOLS = GROUND | {"distributions", "schedules", "units", "scores", "selection"}
-PLANNED = TOOLS | {"timetable", "patterns", "unit_counts", "tracing", "plan"}
+PLANNED = TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts", "tracing", "plan"}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
-METHODS = EVENTS | {"method", "cycles"}
+METHODS = EVENTS | {"method", "cycles", "variants"}
 STATES = GROUND | {
     "invariants",
     "method",
@@ -27,7 +27,7 @@ STATES = GROUND | {
     "tracing",
     "transforms",
     "frozen",
-    "patterns",
+    "pattern_rules",
 }
 MAY_IMPORT = {
     "types": set(),
@@ -48,15 +48,17 @@ MAY_IMPORT = {
     "scores": GROUND | {"units"},
     "selection": GROUND | {"units", "kernels", "selection"},
     "patterns": GROUND | {"units"},
+    "pattern_rules": GROUND | {"units", "patterns"},
     "timetable": TOOLS,
     "tracing": GROUND | {"tracing"},
     "unit_counts": TOOLS | {"timetable"},
     "plan": TOOLS | {"timetable", "tracing"},
     "stages": TOOLS | {"timetable"},
-    "one_shot": TOOLS | {"timetable", "patterns", "unit_counts"},
-    "event": PLANNED | {"one_shot"},
+    "one_shot": TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts"},
+    "event": PLANNED | {"one_shot", "stages"},
     "method": EVENTS - {"stages"},
     "cycles": EVENTS | {"method"},
+    "variants": EVENTS | {"method"},
     "methods": METHODS | {"methods"},
     "inside_optax": {"types"},
     "overwritten": {"types"},
