@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from experiments.comparing.finished_runs import FinishedRun, identity
+from experiments.options.asked import is_as_asked
 from experiments.options.cli import nearest
 from experiments.options.schedules import METHODS
 
 METHOD_FLAGS = {option for entry in METHODS.values() for option in entry.options}
-SLACK = 0.005
-"""How far the sparsity of a run may be from the one asked for and still count as that one."""
 
 
 class Group(NamedTuple):
@@ -75,7 +74,7 @@ def _group(runs: list[FinishedRun]) -> Group:
     method = config["schedule"]
     asked = 0.0 if method == "dense" else config["sparsity"]
     had = statistics.fmean(_sparsity(run, asked) for run in runs)
-    other = abs(had - asked) > SLACK
+    other = not is_as_asked(had, asked)
     not_flags = {"model", "schedule", "seed", *(() if other else ("sparsity",))}
     return Group(
         dataset=runs[0].summary["dataset"],

@@ -97,7 +97,7 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
       ValueError: an unknown name, with the nearest one; an option that the method does not have; a
         value outside its range.
     """
-    with _said_in_flags():
+    with said_in_flags():
         return _make_method(schedule, sparsity, steps, options)
 
 
@@ -150,7 +150,7 @@ _ADVICE = {
 
 
 @contextlib.contextmanager
-def _said_in_flags() -> Iterator[None]:
+def said_in_flags() -> Iterator[None]:
     """Gives the library's errors about an option the name of the flag, and advice for flags."""
     try:
         yield
@@ -166,7 +166,7 @@ def plan_of(method: Method, *args: Any, **options: Any) -> Plan:
     Raises:
       ValueError: what the network and the method do not let one have.
     """
-    with _said_in_flags():
+    with said_in_flags():
         return method.plan(*args, **options)
 
 
