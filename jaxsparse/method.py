@@ -17,7 +17,7 @@ import optax
 from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
-from jaxsparse.event import Recipe, initial_masks, run_event, targets
+from jaxsparse.event import Cycles, Recipe, initial_masks, run_event, targets
 from jaxsparse.masks import all_finite
 from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
 from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
@@ -85,6 +85,36 @@ class Method(NamedTuple):
         """One line: JAX prints static parts of trees in its errors."""
         events, steps = len(self.timetable.events), self.timetable.total_steps
         return f"Method({self.name}, {events:,} events in {steps:,} steps)"
+
+    @property
+    def pattern(self) -> PatternRules:
+        """The structure of the masks, as `check_pattern` takes it; `()` if they have none."""
+        return () if self.recipe is None else self.recipe.pattern
+
+    @property
+    def scope(self) -> Scope:
+        """"global" if one threshold over all leaves decides what each keeps, else "layer"."""
+        return "layer" if self.recipe is None else self.recipe.scope
+
+    @property
+    def has_known_counts(self) -> bool:
+        """Whether the number of active weights of every leaf is known before training.
+
+        It is not if events prune or grow over all leaves together: the scores then decide, and
+        `plan` gives estimates.
+        """
+        changes = any(event.density is not None for event in self.timetable.events)
+        return self.scope == "layer" or not changes
+
+    @property
+    def cycles(self) -> Cycles | None:
+        """The cycles of density that `with_cycles` put in front; None if there are none."""
+        return None if self.recipe is None else self.recipe.cycles
+
+    @property
+    def cycles_end(self) -> int:
+        """The last step of the last cycle of density; 0 if there are no cycles."""
+        return 0 if self.cycles is None else self.cycles.stop_step
 
     def plan(
         self,

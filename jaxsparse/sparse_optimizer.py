@@ -287,7 +287,6 @@ def check_run(method: Method, params: PyTree, state: SparseState) -> None:
 
 
 def _check_given(masks: PyTree, method: Method) -> None:
-    pattern = () if method.recipe is None else method.recipe.pattern
     here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if pattern and all(map(here, jax.tree.leaves(masks))):
-        check_pattern(masks, pattern, method.prunable)
+    if method.pattern and all(map(here, jax.tree.leaves(masks))):
+        check_pattern(masks, method.pattern, method.prunable)

@@ -77,7 +77,7 @@ def test_never_below_the_target_nor_above_the_multiple(
         cycle_interval=interval,
     )
     rows = method.plan(SHAPES).rows
-    target, stop = rows[0].num_active, method.recipe.cycles.stop_step
+    target, stop = rows[0].num_active, method.cycles_end
     most = min(multiplier * (1 - sparsity), 1.0)
     for row in rows:
         assert target <= row.num_active <= total_count(SIZE, most)

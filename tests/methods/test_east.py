@@ -133,7 +133,7 @@ def test_without_cycles_it_is_rigl_itop():
     for options in ({"num_cycles": 0}, {"multiplier": 1.0}):
         method = jaxsparse.east(**RUN, **options)
         assert method.timetable == itop.timetable
-        assert method.recipe.cycles is None
+        assert method.cycles is None
 
 
 def test_options_are_those_of_rigl_itop():
