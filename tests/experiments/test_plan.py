@@ -236,7 +236,7 @@ def test_east_on_imagenet_is_planned(model, stored, unshared, active, dyrelu, ca
     ("argv", "complaint"),
     [
         (["--dyrelu_stop=0.5"], "--dyrelu_stop needs --dyrelu"),
-        (["--dyrelu", "--dyrelu_stop=1.5"], "--dyrelu_stop 1.5 must be above 0 and at most 1"),
+        (["--dyrelu", "--dyrelu_stop=1.5"], "--dyrelu_stop=1.5 must be in (0, 1]"),
         (["--model=lenet5", "--weight_sharing"], "--weight_sharing: lenet5 is no ResNet with"),
         (["--weight_sharing", "--sparsity=0.1"], "or take --weight_sharing=False"),
     ],
