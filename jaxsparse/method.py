@@ -93,7 +93,7 @@ class Method(NamedTuple):
 
     @property
     def scope(self) -> Scope:
-        """ "global" if one threshold over all leaves decides what each keeps, else "layer"."""
+        """Whether targets are one number over all leaves ("global") or one per leaf ("layer")."""
         return "layer" if self.recipe is None else self.recipe.scope
 
     @property

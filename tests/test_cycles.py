@@ -333,7 +333,7 @@ def test_out_of_range(options, message):
 def test_methods_that_take_no_cycles():
     with pytest.raises(ValueError, match="method 'rigl' must be a method such as"):
         jaxsparse.with_cycles("rigl")
-    with pytest.raises(ValueError, match="method rigl must be one that compose made"):
-        jaxsparse.with_cycles(jaxsparse.rigl(**RUN)._replace(recipe=None), **CYCLES)
+    with pytest.raises(ValueError, match="method static must be one that compose made"):
+        jaxsparse.with_cycles(jaxsparse.static(**RUN)._replace(recipe=None), **CYCLES)
     with pytest.raises(ValueError, match="method east has cycles already"):
         jaxsparse.with_cycles(EAST, **CYCLES)

@@ -73,9 +73,9 @@ def test_cycles_that_start_from_given_masks(method):
     made = jaxsparse.starting_from(made, masks)
     rows = assert_executed_as_planned(made, exact_layers=method == "east")
     assert rows[0].layers == by_layer(masks) == {"a/kernel": 51, "b/kernel": 77}
-    density = 0.5 if method == "granet_st" else 0.2
     end = next(row for row in rows if row.step == 9)
-    assert end.num_active == round(density * 320)
+    # GraNet-ST's own density at step 8 is 0.2 + 0.3 / 27, of 320 weights; EAST's is 0.2.
+    assert end.num_active == {"granet_st": 68, "east": 64}[method]
 
 
 def test_an_exchange_keeps_the_counts_of_given_masks():
