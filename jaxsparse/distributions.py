@@ -16,8 +16,8 @@ import math
 from collections.abc import Callable, Mapping
 
 from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
+from jaxsparse.checks import check_in, check_whole
 from jaxsparse.comparable import comparable
-from jaxsparse.integers import whole_number
 from jaxsparse.paths import first_matches
 from jaxsparse.types import Distribution, Shapes
 
@@ -111,8 +111,7 @@ def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) 
     {'conv1': 1.0, 'conv2': 0.1}
     """
     for pattern, sparsity in sparsities.items():
-        if not 0.0 <= sparsity <= 1.0:
-            raise ValueError(f"override {pattern!r}: sparsity {sparsity} is not in [0, 1]")
+        check_in(f"override {pattern!r}: sparsity", sparsity, "[0, 1]")
 
     def overridden(shapes: Shapes, density: float) -> dict[str, float]:
         first = first_matches(list(sparsities), shapes, name="override")
@@ -153,8 +152,7 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     True
     """
     for pattern, num in axes.items():
-        if (whole_number(num) or 0) < 1:
-            raise ValueError(f"stack {pattern!r}: {num!r} leading axes; it must be at least 1")
+        check_whole(f"stack {pattern!r}:", num, 1, of="leading axes")
 
     def unstacked(shapes: Shapes, density: float) -> dict[str, float]:
         first = first_matches(list(axes), shapes, name="stack")
@@ -231,7 +229,7 @@ def leaf_counts(
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
     for path in shapes:
         if not -1e-9 <= densities[path] <= 1.0 + 1e-9:
-            raise ValueError(f"leaf {path}: density {densities[path]} is not in [0, 1]")
+            raise ValueError(f"leaf {path}: density {densities[path]} must be in [0, 1]")
     ideal = {path: min(max(densities[path], 0.0), 1.0) * sizes[path] for path in shapes}
     total = sum(sizes.values()) - math.floor(sum(sizes[p] - ideal[p] for p in shapes) + 1e-6)
     highest = sizes if at_most is None else at_most

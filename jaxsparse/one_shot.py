@@ -7,6 +7,7 @@ import functools
 
 import jax
 
+from jaxsparse.checks import check_in
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import dense_masks
 from jaxsparse.paths import leaf_shapes, prunable_leaves, with_leaves
@@ -19,7 +20,6 @@ from jaxsparse.types import (
     Distribution,
     Groups,
     Leaves,
-    OptionError,
     PyTree,
     Rules,
     Scope,
@@ -188,8 +188,8 @@ def _ask(
     weights = prunable_leaves(params, prunable)
     shapes = leaf_shapes(weights)
     groups = groups_of(() if pattern is None else check_pattern_rules(pattern), shapes)
-    if sparsity is not None and not 0.0 <= sparsity < 1.0:
-        raise OptionError("sparsity", sparsity, "must be at least 0 and below 1")
+    if sparsity is not None:
+        check_in("sparsity", sparsity, "[0, 1)")
     row = one_shot_row(
         shapes,
         groups,

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxsparse.checks import check_in, check_whole
 from jaxsparse.distributions import count_together, leaf_counts
-from jaxsparse.integers import whole_number
 from jaxsparse.types import (
     Distribution,
     OptionError,
@@ -134,11 +134,8 @@ def make_timetable(
     total_steps, update_interval = check_steps(
         total_steps=total_steps, update_interval=update_interval
     )
-    first = whole_number(start_step)
-    if first is None or first < 0:
-        raise OptionError("start_step", start_step, "must be at least 0, and a whole number")
-    if not 0.0 < initial_density <= 1.0:
-        raise ValueError(f"initial_density {initial_density} must be in (0, 1]")
+    first = check_whole("start_step", start_step, 0, of="steps")
+    check_in("initial_density", initial_density, "(0, 1]")
     for name, schedule in (("density", density), ("drop_fraction", drop_fraction)):
         if schedule is not None and not callable(schedule):
             raise ValueError(f"{name} {schedule!r} must be a function of the step")
@@ -150,9 +147,9 @@ def make_timetable(
         target = float(density(step)) if density else current
         share = float(drop_fraction(step)) if drop_fraction and step < total_steps else 0.0
         if not 0.0 < target <= 1.0:
-            raise ValueError(f"density {target} at step {step} is not in (0, 1]")
+            raise ValueError(f"density {target} at step {step} must be in (0, 1]")
         if not 0.0 <= share <= 1.0:
-            raise ValueError(f"drop_fraction {share} at step {step} is not in [0, 1]")
+            raise ValueError(f"drop_fraction {share} at step {step} must be in [0, 1]")
         ratio = Fraction(share).limit_denominator(MAX_DENOMINATOR)
         if target != current or ratio:
             events.append(PlannedEvent(step, target if target != current else None, ratio))
@@ -307,9 +304,7 @@ def check_steps(**steps: int) -> tuple[int, ...]:
     """
     numbers = []
     for name, value in steps.items():
-        number = whole_number(value)
-        if number is None or number < 1:
-            raise OptionError(name, value, "must be a whole number of steps, at least 1")
+        number = check_whole(name, value, 1, of="steps")
         if number >= 2**31:
             raise OptionError(name, value, "must be below 2**31")
         numbers.append(number)

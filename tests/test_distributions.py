@@ -283,7 +283,7 @@ def test_overrides_take_the_first_match():
 @pytest.mark.parametrize(
     ("sparsities", "message"),
     [
-        ({"fc": 1.5}, r"override 'fc': sparsity 1.5 is not in \[0, 1\]"),
+        ({"fc": 1.5}, r"override 'fc': sparsity 1.5 must be in \[0, 1\]"),
         ({"fc": math.nan}, "override 'fc': sparsity nan"),
         ({"head": 0.5}, "override 'head' is the first match of no leaf; there are conv, fc"),
         ({"c": 0.5, "fc": 0.5}, "override 'fc' is the first match of no leaf"),
@@ -340,9 +340,9 @@ def test_overrides_inside_reach_a_stack_and_a_layer_of_it():
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"up": 0}, "stack 'up': 0 leading axes; it must be at least 1"),
-        ({"up": 1.0}, "stack 'up': 1.0 leading axes"),
-        ({"up": True}, "stack 'up': True leading axes"),
+        ({"up": 0}, "stack 'up': 0 must be a whole number of leading axes, at least 1"),
+        ({"up": 1.0}, "stack 'up': 1.0 must be a whole number"),
+        ({"up": True}, "stack 'up': True must be a whole number"),
         ({"down": 1}, "stack 'down' is the first match of no leaf"),
         ({"up": 3}, r"stack at blocks/up: 3 of the axes of \(3, 8, 32\) .* at most 2"),
     ],
@@ -362,7 +362,7 @@ def test_budget_below_one_weight_a_layer():
 
 @pytest.mark.parametrize("density", [-0.1, 1.1, math.nan])
 def test_custom_distribution_out_of_range(density):
-    with pytest.raises(ValueError, match=r"leaf a: density .* is not in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"leaf a: density .* must be in \[0, 1\]"):
         leaf_counts(lambda shapes, _: {"a": density}, {"a": (4,)}, 0.5)
 
 
