@@ -18,7 +18,7 @@ from jaxsparse.one_shot import random_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
 from jaxsparse.pattern_rules import check_given, groups_of
 from jaxsparse.patterns import PatternRules
-from jaxsparse.plan import Targets
+from jaxsparse.planned_counts import Targets
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import Timetable, row_at
 from jaxsparse.types import (

@@ -16,7 +16,15 @@ ROOT = Path(jaxsparse.__file__).parent
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
 GROUND |= {"checks", "text_table"}
 TOOLS = GROUND | {"distributions", "schedules", "units", "scores", "selection"}
-PLANNED = TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts", "tracing", "plan"}
+PLANNED = TOOLS | {
+    "timetable",
+    "patterns",
+    "pattern_rules",
+    "unit_counts",
+    "tracing",
+    "planned_counts",
+    "plan",
+}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
 METHODS = EVENTS | {"method", "cycles", "variants"}
 STATES = GROUND | {
@@ -51,7 +59,8 @@ MAY_IMPORT = {
     "timetable": TOOLS,
     "tracing": GROUND | {"tracing"},
     "unit_counts": TOOLS | {"timetable"},
-    "plan": TOOLS | {"timetable", "tracing"},
+    "planned_counts": TOOLS | {"timetable"},
+    "plan": TOOLS | {"timetable", "tracing", "planned_counts"},
     "stages": TOOLS | {"timetable"},
     "one_shot": TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts"},
     "event": PLANNED | {"one_shot", "stages"},
