@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxsparse.comparable import made_by
 from jaxsparse.counting import count_true
+from jaxsparse.event_rows import row_at
 from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import all_finite, check_masks, dense_masks, pruned_only
@@ -20,7 +21,7 @@ from jaxsparse.pattern_rules import check_given, groups_of
 from jaxsparse.patterns import PatternRules
 from jaxsparse.planned_counts import Targets
 from jaxsparse.stages import exchange, prune
-from jaxsparse.timetable import Timetable, row_at
+from jaxsparse.timetable import Timetable
 from jaxsparse.types import (
     Distribution,
     Event,

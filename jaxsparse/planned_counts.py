@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from jaxsparse.axes import AxesByPath, axes_of, fan_in
-from jaxsparse.distributions import leaf_counts
+from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import Row, Shapes
 from jaxsparse.units import group_size, unit_shapes

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxsparse.checks import check_whole
-from jaxsparse.distributions import count_together, erk, leaf_counts
+from jaxsparse.distributions import erk
+from jaxsparse.event_rows import check_countable, event_rows
 from jaxsparse.paths import listed
-from jaxsparse.timetable import Timetable, check_countable, event_rows
+from jaxsparse.rounded_counts import count_together, leaf_counts
+from jaxsparse.timetable import Timetable
 from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shapes
 from jaxsparse.units import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
 

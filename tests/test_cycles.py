@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxsparse
-from jaxsparse.distributions import total_count
+from jaxsparse.rounded_counts import total_count
 from jaxsparse.scores import random
 from jaxsparse.types import Event
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.distributions import leaf_counts
 from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
+from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.unit_counts import one_shot_row
 from tests.trees import FIXED, NUM_WEIGHTS, fill, others, prunable
 

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse.distributions import total_count, uniform
+from jaxsparse.distributions import uniform
+from jaxsparse.rounded_counts import total_count
 
 
 def tree(a, b):

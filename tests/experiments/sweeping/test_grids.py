@@ -6,7 +6,7 @@ from experiments import cifar
 from experiments.records.cost import shapes_and_flops
 from experiments.sweeping import jobs
 from experiments.sweeping.grids import GRIDS, Grid, interleaved
-from jaxsparse.timetable import HOLD
+from jaxsparse.event_rows import HOLD
 
 
 def test_a_grid_seed_by_seed():
