@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import jaxsparse
 from benchmarks import resnet50, timing
 from jaxsparse.counting import count_true
+from jaxsparse.event_rows import take_fraction
 from jaxsparse.kernels.load import backend
-from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Row, Selected
 
 SPARSITY, STEP = 0.9, 400

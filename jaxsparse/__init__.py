@@ -7,7 +7,6 @@ from jaxsparse.cycles import with_cycles
 from jaxsparse.distributions import (
     erdos_renyi,
     erk,
-    leaf_counts,
     stacked,
     uniform,
     with_overrides,
@@ -51,6 +50,7 @@ from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
 from jaxsparse.pattern_rules import check_pattern
 from jaxsparse.patterns import Pattern, block, channels, n_of_m
+from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.selection.top_k import top_k, top_k_mask
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune

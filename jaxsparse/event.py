@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxsparse.comparable import made_by
 from jaxsparse.counting import count_true
+from jaxsparse.event_rows import row_at
 from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import all_finite, check_masks, dense_masks, pruned_only
@@ -18,9 +19,9 @@ from jaxsparse.one_shot import random_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
 from jaxsparse.pattern_rules import check_given, groups_of
 from jaxsparse.patterns import PatternRules
-from jaxsparse.plan import Targets
+from jaxsparse.planned_counts import Targets
 from jaxsparse.stages import exchange, prune
-from jaxsparse.timetable import Timetable, row_at
+from jaxsparse.timetable import Timetable
 from jaxsparse.types import (
     Distribution,
     Event,

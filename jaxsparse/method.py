@@ -21,7 +21,8 @@ from jaxsparse.event import Cycles, Recipe, initial_masks, run_event, targets
 from jaxsparse.masks import all_finite
 from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
 from jaxsparse.patterns import PatternRules
-from jaxsparse.plan import Plan, Targets, make_plan
+from jaxsparse.plan import Plan, make_plan
+from jaxsparse.planned_counts import Targets
 from jaxsparse.timetable import Segment, Timetable
 from jaxsparse.tracing.flops import OTHER
 from jaxsparse.types import (

@@ -1,25 +1,28 @@
-"""Masks in one shot: at random, or the highest scores, such as the magnitude of trained weights.
+"""Masks in one shot, with exact counts and any pattern: the highest scores, or a random draw.
 
-With any pattern, over all layers together or in each, and with exact counts.
+`masks_from_scores` is the one way from scores to masks. `magnitude_masks` and `pattern_masks` call
+it with |w|; the random masks that methods start with are the best units by random scores.
 """
 
 import functools
+from typing import TypedDict, Unpack
 
 import jax
+import jax.numpy as jnp
 
+from jaxsparse.checks import check_in
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import dense_masks
 from jaxsparse.paths import leaf_shapes, prunable_leaves, with_leaves
 from jaxsparse.pattern_rules import check_pattern_rules, groups_of
 from jaxsparse.patterns import Pattern, PatternRules
-from jaxsparse.scores import as_given, magnitude, random, score_leaves
+from jaxsparse.scores import as_given, random, score_leaves
 from jaxsparse.selection.best_of_group import best_in_groups
 from jaxsparse.selection.top_k import top_k, top_k_with_minimum
 from jaxsparse.types import (
     Distribution,
     Groups,
     Leaves,
-    OptionError,
     PyTree,
     Rules,
     Scope,
@@ -42,6 +45,16 @@ def random_masks(
     return _best(random, tuple(groups.items()), 0, weights, counts, fold_key(key, "init"))
 
 
+class ScoreOptions(TypedDict, total=False):
+    """The options of `masks_from_scores`, which describes them."""
+
+    scope: Scope
+    distribution: Distribution | None
+    min_keep: int | None
+    pattern: Pattern | PatternRules | None
+    prunable: Rules | None
+
+
 def masks_from_scores(
     scores: PyTree,
     sparsity: float | None = None,
@@ -54,8 +67,8 @@ def masks_from_scores(
 ) -> PyTree:
     """Returns the masks that keep the highest scores, with exact counts: pruning in one shot.
 
-    To train on with the result hand it to `static(masks=...)`, or as the masks to start from to
-    another method, with the same pattern.
+    To train on with the result, hand it to `static(masks=...)`, or to `starting_from` for any other
+    method, with the same pattern.
 
     Args:
       scores: a tree like params, float[leaf] where a leaf is prunable, looked at nowhere else.
@@ -91,34 +104,32 @@ def masks_from_scores(
     >>> masks_from_scores(scores, 0.5, scope="layer")["a"]["kernel"]
     Array([[ True, False]], dtype=bool)
     """
-    asked = _ask(scores, sparsity, scope, distribution, min_keep, pattern, prunable)
-    return with_leaves(dense_masks(scores), _best(as_given, *asked))
+    leaves = prunable_leaves(scores, prunable)
+    shapes = leaf_shapes(leaves)
+    groups = groups_of(() if pattern is None else check_pattern_rules(pattern), shapes)
+    density = None if sparsity is None else 1.0 - check_in("sparsity", sparsity, "[0, 1)")
+    row = one_shot_row(
+        shapes, groups, density, scope=scope, distribution=distribution, min_keep=min_keep
+    )
+    best = _best(as_given, tuple(groups.items()), row.min_keep, leaves, row.target)
+    return with_leaves(dense_masks(scores), best)
 
 
 def magnitude_masks(
-    params: PyTree,
-    sparsity: float | None = None,
-    *,
-    scope: Scope = "global",
-    distribution: Distribution | None = None,
-    min_keep: int | None = None,
-    pattern: Pattern | PatternRules | None = None,
-    prunable: Rules | None = None,
+    params: PyTree, sparsity: float | None = None, **options: Unpack[ScoreOptions]
 ) -> PyTree:
     """Returns the masks that keep the largest |w|: magnitude pruning in one shot.
 
         masks = jaxsparse.magnitude_masks(params, sparsity=0.9)
         params = jaxsparse.apply_masks(params, masks)
 
+    It is `masks_from_scores` of |w|. For the same sparsity in every layer take
+    `scope="layer", distribution=uniform()`.
+
     Args:
-      params: any pytree of arrays, of a trained model say.
-      sparsity: as in `masks_from_scores`, like all other options; for the same sparsity in every
-        layer take `scope="layer", distribution=uniform()`.
-      scope: "global" or "layer".
-      distribution: with scope "layer".
-      min_keep: fewest weights of each layer.
-      pattern: a structure.
-      prunable: which leaves.
+      params: any pytree of arrays, such as those of a trained model.
+      sparsity: as in `masks_from_scores`.
+      **options: `scope`, `distribution`, `min_keep`, `pattern`, `prunable`, as there.
 
     Raises:
       ValueError: as `masks_from_scores`.
@@ -131,8 +142,9 @@ def magnitude_masks(
     >>> magnitude_masks({"kernel": jnp.array([[1.0, -4.0, 3.0, 2.0]])}, sparsity=0.75)
     {'kernel': Array([[False,  True, False, False]], dtype=bool)}
     """
-    asked = _ask(params, sparsity, scope, distribution, min_keep, pattern, prunable)
-    return with_leaves(dense_masks(params), _best(magnitude, *asked))
+    weights = prunable_leaves(params, options.get("prunable"))
+    scores = with_leaves(params, {path: jnp.abs(w) for path, w in weights.items()})
+    return masks_from_scores(scores, sparsity, **options)
 
 
 def pattern_masks(
@@ -173,32 +185,6 @@ def pattern_masks(
         pattern=check_pattern_rules(pattern),
         prunable=prunable,
     )
-
-
-def _ask(
-    params: PyTree,
-    sparsity: float | None,
-    scope: Scope,
-    distribution: Distribution | None,
-    min_keep: int | None,
-    pattern: Pattern | PatternRules | None,
-    prunable: Rules | None,
-) -> tuple[tuple[tuple[str, Groups], ...], int, Leaves, int | dict[str, int]]:
-    """The groups, the minimum, the leaves and the counts that `_best` takes."""
-    weights = prunable_leaves(params, prunable)
-    shapes = leaf_shapes(weights)
-    groups = groups_of(() if pattern is None else check_pattern_rules(pattern), shapes)
-    if sparsity is not None and not 0.0 <= sparsity < 1.0:
-        raise OptionError("sparsity", sparsity, "must be at least 0 and below 1")
-    row = one_shot_row(
-        shapes,
-        groups,
-        None if sparsity is None else 1.0 - sparsity,
-        scope=scope,
-        distribution=distribution,
-        min_keep=min_keep,
-    )
-    return tuple(groups.items()), row.min_keep, weights, row.target
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -13,13 +13,11 @@ by the rules of `jaxsparse.axes`. An axis that is given as a number is that axis
 A pattern of one's own is `Pattern(name, cut)` with one more function from a shape to `Groups`.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
-
 from jaxsparse.axes import AxesByPath, KeptAxes, axes_of, kept_axes, num_places
+from jaxsparse.checks import check_whole
 from jaxsparse.comparable import comparable
 from jaxsparse.types import Groups
 from jaxsparse.units import split_sides
@@ -72,11 +70,11 @@ def n_of_m(n: int, m: int, axis: int | None = None, *, axes: AxesByPath | None =
     >>> n_of_m(2, 4).groups("attn/out/kernel", (12, 64, 768))
     Groups(pattern='2:4', split=(192, 4, 768), axes=(1,), num_active=2)
     """
-    n, m = (_whole_number("n_of_m:", x, least=1) for x in (n, m))
+    n, m = (check_whole("n_of_m:", x, 1) for x in (n, m))
     if n >= m:
         raise ValueError(f"n_of_m({n}, {m}): n must be at least 1 and below m")
     if axis is not None:
-        axis = _whole_number("n_of_m: axis", axis)
+        axis = check_whole("n_of_m: axis", axis)
     name = f"{n}:{m}" if axis in (None, -2) else f"{n}:{m}({axis})"
     return _pattern(name, _n_of_m(name, n, m, axis, kept_axes(axes)))
 
@@ -130,7 +128,7 @@ def block(
         rows, columns = both
     except (TypeError, ValueError):
         raise ValueError(f"block {both!r} must be (rows, columns)") from None
-    rows, columns = (_whole_number("block:", x, least=1) for x in (rows, columns))
+    rows, columns = (check_whole("block:", x, 1) for x in (rows, columns))
     name = f"{rows}x{columns}"
     return _pattern(name, _block(name, rows, columns, kept_axes(axes)))
 
@@ -181,7 +179,7 @@ def channels(
     Groups(pattern='channels', split=(3, 3, 8, 16), axes=(0, 1, 2), num_active=None)
     """
     if axis not in ("inputs", "outputs"):
-        axis = _whole_number("channels: axis", axis)
+        axis = check_whole("channels: axis", axis)
     name = "channels" if axis in ("outputs", -1) else f"channels({axis})"
     return _pattern(name, _channels(name, axis, kept_axes(axes)))
 
@@ -210,20 +208,6 @@ def _pattern(name: str, cut_leaf: CutLeaf) -> Pattern:
 def _of_shape(cut_leaf: CutLeaf) -> Callable[[tuple[int, ...]], Groups]:
     """The groups of a shape alone, which is one of Flax's layouts."""
     return lambda shape: cut_leaf("", shape)
-
-
-def _whole_number(name: str, value: Any, least: int | None = None) -> int:
-    """Returns what Python and NumPy take for an index, and no bool."""
-    try:
-        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or (least is not None and number < least):
-        raise ValueError(
-            f"{name} {value!r} must be a whole number"
-            + (f", at least {least}" if least is not None else "")
-        )
-    return number
 
 
 def _axis(axis: int, shape: tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ import operator
 from bisect import bisect_left
 from typing import get_args
 
-from jaxsparse.integers import whole_number
+from jaxsparse.checks import check_in, check_whole
 from jaxsparse.types import CycleShape, OptionError, StepSchedule
 
 
@@ -152,8 +152,7 @@ def cyclic(
     >>> [round(f(t), 6) for t in (0, 1, 2, 3, 4, 6, 8, 100)]
     [1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 1.0, 1.0]
     """
-    if not 1.0 <= multiplier < math.inf:
-        raise OptionError("multiplier", multiplier, "must be a finite number of at least 1")
+    multiplier = check_in("multiplier", multiplier, "[1, inf)")
     if shape not in get_args(CycleShape):
         raise OptionError("shape", shape, f"must be {' or '.join(map(repr, get_args(CycleShape)))}")
     ends = (0, *cycle_ends(num_cycles=num_cycles, cycle_steps=cycle_steps, growth=growth))
@@ -166,7 +165,7 @@ def cyclic(
         # 0 at both ends, 1 in the middle, and the same before the middle as after it.
         x = 2 * min(step - start, stop - step) / (stop - start)
         wave = x if shape == "triangular" else (1.0 - math.cos(math.pi * x)) / 2.0
-        return 1.0 + (float(multiplier) - 1.0) * wave
+        return 1.0 + (multiplier - 1.0) * wave
 
     return schedule
 
@@ -177,15 +176,12 @@ def cycle_ends(*, num_cycles: int, cycle_steps: int, growth: float = 1.0) -> tup
     >>> cycle_ends(num_cycles=3, cycle_steps=10), cycle_ends(num_cycles=3, cycle_steps=10, growth=2)
     ((10, 20, 30), (10, 30, 70))
     """
-    for name, value, least in (("num_cycles", num_cycles, 0), ("cycle_steps", cycle_steps, 1)):
-        number = whole_number(value)
-        if number is None or number < least:
-            raise OptionError(name, value, f"must be a whole number, at least {least}")
-    if not 0.0 < growth < math.inf:
-        raise OptionError("growth", growth, "must be a finite number above 0")
+    num_cycles = check_whole("num_cycles", num_cycles, 0)
+    cycle_steps = check_whole("cycle_steps", cycle_steps, 1)
+    growth = check_in("growth", growth, "(0, inf)")
     # A product at a time: a power of floats may overflow, a product is infinite.
     lengths = itertools.accumulate(
-        [float(growth)] * (int(num_cycles) - 1), operator.mul, initial=float(cycle_steps)
+        [growth] * (num_cycles - 1), operator.mul, initial=float(cycle_steps)
     )
     steps = [max(round(min(length, 2.0**31)), 1) for length in lengths][:num_cycles]
     return tuple(itertools.accumulate(steps))

@@ -12,11 +12,11 @@ from jax import lax
 
 from jaxsparse.comparable import comparable
 from jaxsparse.counting import count_true
+from jaxsparse.event_rows import take_fraction
 from jaxsparse.keys import fold_key
 from jaxsparse.scores import gradient, magnitude, score_leaves
 from jaxsparse.selection.best_of_group import best_in_groups
 from jaxsparse.selection.top_k import top_k, top_k_with_minimum
-from jaxsparse.timetable import take_fraction
 from jaxsparse.types import Leaves, Rounding, Row, Score, Scores, Selected, Stage
 from jaxsparse.units import GroupsByPath, fixed, full_groups
 

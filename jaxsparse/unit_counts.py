@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxsparse.distributions import count_together, erk, leaf_counts
-from jaxsparse.integers import whole_number
+from jaxsparse.checks import check_whole
+from jaxsparse.distributions import erk
+from jaxsparse.event_rows import check_countable, event_rows
 from jaxsparse.paths import listed
-from jaxsparse.timetable import Timetable, check_countable, event_rows
+from jaxsparse.rounded_counts import count_together, leaf_counts
+from jaxsparse.timetable import Timetable
 from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shapes
 from jaxsparse.units import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
 
@@ -130,9 +132,8 @@ def check_options(scope: str, distribution: Distribution | None, min_keep: int |
         raise ValueError(
             f"distribution {said} must be a function such as erk(), of (shapes, density)"
         )
-    number = 0 if min_keep is None else whole_number(min_keep)
-    if number is None or number < 0:
-        raise OptionError("min_keep", min_keep, "must be at least 0, and a whole number")
+    if min_keep is not None:
+        check_whole("min_keep", min_keep, 0)
 
 
 def _is_distribution(distribution: Any) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxsparse
-from jaxsparse.distributions import total_count
+from jaxsparse.rounded_counts import total_count
 from jaxsparse.scores import random
 from jaxsparse.types import Event
 
@@ -319,10 +319,10 @@ def test_n_of_m_takes_no_cycles():
         ({"cycle_interval": 25}, "25 has no multiple between the steps 0 and 20, .* at most 10"),
         ({"cycle_interval": 20}, "cycle_interval 20 has no multiple between"),
         ({"cycle_interval": 0}, "cycle_interval 0 must be a whole number of steps, at least 1"),
-        ({"multiplier": 0.5}, "multiplier 0.5 must be a finite number of at least 1"),
+        ({"multiplier": 0.5}, "multiplier 0.5 must be in \\[1, inf\\)"),
         ({"num_cycles": -1}, "num_cycles -1 must be a whole number, at least 0"),
         ({"shape": "square"}, "shape 'square' must be 'cosine' or 'triangular'"),
-        ({"growth": -1.0}, "growth -1.0 must be a finite number above 0"),
+        ({"growth": -1.0}, "growth -1.0 must be in \\(0, inf\\)"),
     ],
 )
 def test_out_of_range(options, message):

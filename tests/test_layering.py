@@ -15,8 +15,17 @@ ROOT = Path(jaxsparse.__file__).parent
 # What each module or folder may import; the ground comes first, and no arrow points upward.
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
 GROUND |= {"checks", "text_table"}
-TOOLS = GROUND | {"distributions", "schedules", "units", "scores", "selection"}
-PLANNED = TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts", "tracing", "plan"}
+TOOLS = GROUND | {"distributions", "rounded_counts", "schedules", "units", "scores", "selection"}
+PLANNED = TOOLS | {
+    "timetable",
+    "event_rows",
+    "patterns",
+    "pattern_rules",
+    "unit_counts",
+    "tracing",
+    "planned_counts",
+    "plan",
+}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
 METHODS = EVENTS | {"method", "cycles", "variants"}
 STATES = GROUND | {
@@ -44,6 +53,7 @@ MAY_IMPORT = {
     "units": {"types"},
     "kernels": {"counting", "kernels"},
     "distributions": GROUND,
+    "rounded_counts": GROUND,
     "schedules": GROUND,
     "scores": GROUND | {"units", "tracing"},
     "selection": GROUND | {"units", "kernels", "tracing", "selection"},
@@ -51,9 +61,11 @@ MAY_IMPORT = {
     "pattern_rules": GROUND | {"units", "patterns"},
     "timetable": TOOLS,
     "tracing": GROUND | {"tracing"},
-    "unit_counts": TOOLS | {"timetable"},
-    "plan": TOOLS | {"timetable", "tracing"},
-    "stages": TOOLS | {"timetable"},
+    "event_rows": TOOLS | {"timetable"},
+    "unit_counts": TOOLS | {"timetable", "event_rows"},
+    "planned_counts": TOOLS | {"timetable"},
+    "plan": TOOLS | {"timetable", "tracing", "planned_counts"},
+    "stages": TOOLS | {"event_rows"},
     "one_shot": TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts"},
     "event": PLANNED | {"one_shot", "stages"},
     "method": EVENTS - {"stages"},
@@ -78,7 +90,7 @@ MAY_IMPORT = {
     "train_state": STATES | {"event_counts", "mask_history", "sparse_optimizer"},
     "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
-    | {"distributions", "method", "inside_optax"}
+    | {"distributions", "rounded_counts", "method", "inside_optax"}
     | {"metrics", "nn", "sparse", "sparse_optimizer"},
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.distributions import leaf_counts
 from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
+from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.unit_counts import one_shot_row
 from tests.trees import FIXED, NUM_WEIGHTS, fill, others, prunable
 
@@ -161,9 +161,9 @@ def test_inside_jit_and_no_compilation_at_the_second_call(caplog):
     ("options", "message"),
     [
         ({}, "leaf blocks/0/kernel has no N:M pattern, so its sparsity= must be given"),
-        ({"sparsity": 1.0}, "sparsity 1.0 must be at least 0 and below 1"),
-        ({"sparsity": -0.1}, "sparsity -0.1 must be at least 0 and below 1"),
-        ({"sparsity": math.nan}, "sparsity nan must be at least 0 and below 1"),
+        ({"sparsity": 1.0}, "sparsity 1.0 must be in \\[0, 1\\)"),
+        ({"sparsity": -0.1}, "sparsity -0.1 must be in \\[0, 1\\)"),
+        ({"sparsity": math.nan}, "sparsity nan must be in \\[0, 1\\)"),
         (
             {"sparsity": 0.99},
             "the target of 1 active weights of 61 is below 2 for each of 4 layers; the sparsity "
@@ -171,7 +171,7 @@ def test_inside_jit_and_no_compilation_at_the_second_call(caplog):
         ),
         ({"sparsity": 0.99, "scope": "layer"}, "leaves 1 active weights for 4 layers, below 2 a l"),
         ({"sparsity": 0.5, "scope": "leaf"}, "scope 'leaf' must be 'global' or 'layer'"),
-        ({"sparsity": 0.5, "min_keep": -1}, "min_keep -1 must be at least 0"),
+        ({"sparsity": 0.5, "min_keep": -1}, "min_keep -1 must be a whole number, at least 0"),
         (
             {"sparsity": 0.5, "distribution": jaxsparse.erk()},
             "scope 'global' ranks all leaves together, so that a distribution= would have no say; "

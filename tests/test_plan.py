@@ -65,15 +65,15 @@ def test_table():
     assert str(method.plan(PARAMS)).splitlines() == [
         "granet_st: 3 events in 4,000 steps, 20 of 80 weights active at the end (sparsity 0.75)",
         "",
-        "      step        active  sparsity     drop    replaced",
-        "         0            40    0.5000   0.0000           0",
-        "     1,000            23    0.7125   0.5000          12",
-        "     2,000            20    0.7500   0.5000          10",
-        "     3,000            20    0.7500   0.5000          10",
+        " step  active  sparsity    drop  replaced",
+        "    0      40    0.5000  0.0000         0",
+        "1,000      23    0.7125  0.5000        12",
+        "2,000      20    0.7500  0.5000        10",
+        "3,000      20    0.7500  0.5000        10",
         "",
-        "layer          weights         start end (estimate)",
-        "a/kernel            16            11              5",  # 5.5 and 14.5
-        "b/kernel            64            29             15",
+        "layer     weights  start  end (estimate)",
+        "a/kernel       16     11               5",  # 5.5 and 14.5
+        "b/kernel       64     29              15",
     ]
 
 
@@ -108,14 +108,14 @@ def test_table_with_flops():
         "rigl: 2 events in 100 steps, 40 of 80 weights active at the end (sparsity 0.5)",
         "FLOPs: training 0.6329 of dense (dense gradient at events), inference 0.6304 of 2,300",
         "",
-        "      step        active  sparsity     drop    replaced               FLOPs",
-        "         0            40    0.5000   0.0000           0               1,450",
-        "        25            40    0.5000   0.2250           9               1,450",
-        "        50            40    0.5000   0.0750           3               1,450",
+        "step  active  sparsity    drop  replaced  FLOPs",
+        "   0      40    0.5000  0.0000         0  1,450",
+        "  25      40    0.5000  0.2250         9  1,450",
+        "  50      40    0.5000  0.0750         3  1,450",
         "",
-        "layer          weights         start            end               FLOPs",
-        "a/kernel            16            11             11               1,100",
-        "b/kernel            64            29             29                 290",
+        "layer     weights  start  end  FLOPs",
+        "a/kernel       16     11   11  1,100",
+        "b/kernel       64     29   29    290",
     ]
 
 
@@ -243,7 +243,7 @@ def test_long_tables_leave_out_the_middle(num_events, num_lines):
     assert len(table) == num_lines
     assert int(table[-1].split()[0].replace(",", "")) == num_events
     if num_events > num_lines:
-        assert table[20].split("(")[1] == f"{num_events + 1 - 24} more events)"
+        assert table[20].split() == ["...", str(num_events + 1 - 24), "events"]
 
 
 def test_tables_of_cycles_show_where_they_turn():
@@ -252,29 +252,29 @@ def test_tables_of_cycles_show_where_they_turn():
     )
     lines = str(method.plan(PARAMS)).splitlines()
     # 80 - floor(80 (1 - .5 f)), f = 1 + (1 - cos .08 pi) / 2 at 4. From 48 to 52 nothing changes.
-    assert [line[:24] for line in lines[3 : lines.index("", 3)]] == [
-        "         0            40",
-        "         4            41",
-        "       ... (9 more event",
-        "        44            79",
-        "        48            80",
-        "        56            79",
-        "       ... (9 more event",
-        "        96            41",
-        "       100            40",
-        "       104            41",
-        "       ... (9 more event",
-        "       144            79",
-        "       148            80",
-        "       156            79",
-        "       ... (9 more event",
-        "       196            41",
-        "       200            40",
-        "       250            40",
-        "       300            40",
-        "       350            40",
-        "       400            40",
-        "       450            40",
+    assert [" ".join(line.split()[:2]) for line in lines[3 : lines.index("", 3)]] == [
+        "0 40",
+        "4 41",
+        "... 9",
+        "44 79",
+        "48 80",
+        "56 79",
+        "... 9",
+        "96 41",
+        "100 40",
+        "104 41",
+        "... 9",
+        "144 79",
+        "148 80",
+        "156 79",
+        "... 9",
+        "196 41",
+        "200 40",
+        "250 40",
+        "300 40",
+        "350 40",
+        "400 40",
+        "450 40",
     ]
 
 
@@ -288,7 +288,7 @@ def test_tables_of_many_cycles_leave_out_some_turns():
     )
     lines = str(method.plan(PARAMS)).splitlines()
     table = lines[3 : lines.index("", 3)]
-    left_out = [int(line.split("(")[1].split()[0]) for line in table if "..." in line]
+    left_out = [int(line.split()[1]) for line in table if "..." in line]
     assert len(table) - len(left_out) <= 24
     assert sum(left_out) + len(table) - len(left_out) == 161
     assert table[-1].split()[:2] == ["480", "40"]

@@ -4,9 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from jaxsparse.methods.checks import check_fraction, check_sparsity
+from jaxsparse.checks import check_in, check_whole
 from jaxsparse.patterns import Pattern, channels, n_of_m
 from jaxsparse.types import Groups, OptionError
 
@@ -137,8 +135,8 @@ def _check_keys(given: dict[str, Any]) -> None:
 
 
 def _check_values(config: Config) -> None:
-    check_sparsity(config.sparsity)
-    check_fraction(config.drop_fraction, "drop_fraction")
+    check_in("sparsity", config.sparsity, "[0, 1)")
+    check_in("drop_fraction", config.drop_fraction, "[0, 1]")
     if not config.is_global and config.dist_type not in ("erk", "uniform"):
         raise OptionError("dist_type", config.dist_type, "must be 'erk' or 'uniform'")
     if config.is_global and config.pattern is not None:
@@ -152,21 +150,16 @@ def _check_values(config: Config) -> None:
 def _check_steps(config: Config) -> None:
     start, end, freq = config.update_start_step, config.update_end_step, config.update_freq
     if start is not None:
-        _check_whole("update_start_step", start, 0)
-        _check_whole("update_end_step", end, start)
+        check_whole("update_start_step", start, 0)
+        check_whole("update_end_step", end, start)
         if start != end:
-            _check_whole("update_freq", freq, 1)
+            check_whole("update_freq", freq, 1)
         if not config.update_steps:
             wrong = f"has no multiple from update_start_step {start} to update_end_step {end}"
             raise OptionError("update_freq", freq, wrong)
     if config.algorithm in DYNAMIC and (start is None or start == end):
         wrong = "would never change its masks without update_start_step below update_end_step"
         raise OptionError("algorithm", config.algorithm, wrong, "static_sparse keeps them")
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise OptionError(name, value, f"must be a whole number, at least {least}")
 
 
 def _pattern(sparsity_type: Any) -> tuple[Pattern | None, float | None]:

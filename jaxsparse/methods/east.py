@@ -5,9 +5,12 @@ east = with_cycles(rigl_itop)
 The other two parts of EAST belong to the network: DyReLU, and weights that residual blocks share.
 """
 
+from typing import Unpack
+
 from jaxsparse.cycles import with_cycles
 from jaxsparse.method import Method
-from jaxsparse.methods.dynamic import rigl_itop
+from jaxsparse.methods.itop import rigl_itop
+from jaxsparse.methods.options import ItopOptions, known
 from jaxsparse.types import CycleShape
 
 
@@ -22,7 +25,7 @@ def east(
     multiplier: float = 3.0,
     shape: CycleShape = "cosine",
     cycle_interval: int = 100,
-    **options,
+    **options: Unpack[ItopOptions],
 ) -> Method:
     """EAST's masks: two cycles that grow up to three times the weights, then RigL-ITOP.
 
@@ -42,7 +45,10 @@ def east(
       cycle_interval: steps between events in the cycles. What the paper's runs had is not known;
         100 is the default of the code's command line. (4000 would be four events a cycle, of which
         the first two nearly triple the weights.)
-      **options: every other option of `rigl_itop`.
+      **options: every other option of `rigl_itop`, with the same defaults.
+
+    Raises:
+      ValueError: as `rigl_itop` and `with_cycles`.
 
     Differs from the official code in: the first exchange after the cycles is at the next multiple
     of `update_interval`, where the code goes on at the cycles' interval for one more (with the
@@ -54,11 +60,13 @@ def east(
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning",
     TMLR 2025.
     """
-    method = rigl_itop(
-        sparsity=sparsity, total_steps=total_steps, update_interval=update_interval, **options
-    )
     method = with_cycles(
-        method,
+        rigl_itop(
+            sparsity=sparsity,
+            total_steps=total_steps,
+            update_interval=update_interval,
+            **known("east", options, ItopOptions),
+        ),
         num_cycles=num_cycles,
         cycle_steps=cycle_steps,
         growth=growth,

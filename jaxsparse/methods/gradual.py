@@ -5,22 +5,19 @@
 The sparsity follows Zhu and Gupta's cubic, counted in events; see `schedules.cubic_sparsity`.
 """
 
+from fractions import Fraction
+from typing import Unpack
+
+from jaxsparse.checks import check_in
 from jaxsparse.method import Method, compose
-from jaxsparse.methods.checks import check_fraction, check_sparsity, check_window
-from jaxsparse.schedules import cosine, cubic_sparsity
-from jaxsparse.scores import gradient, magnitude, random
+from jaxsparse.methods.options import GranetOptions, LayerOptions, gradient_steps, known
+from jaxsparse.methods.timetables import check_grid, cubic_timetable
+from jaxsparse.schedules import cosine
+from jaxsparse.scores import gradient, magnitude
 from jaxsparse.stages import exchange, prune
-from jaxsparse.timetable import check_steps, make_timetable
-from jaxsparse.types import (
-    DenseGradient,
-    Distribution,
-    OptionError,
-    Rules,
-    Scope,
-    Score,
-    Stage,
-    StepSchedule,
-)
+from jaxsparse.types import Scope, Score
+
+_STOP = Fraction(1, 2)
 
 
 def gmp(
@@ -33,10 +30,8 @@ def gmp(
     stop_step: int | None = None,
     scope: Scope = "global",
     score: Score = magnitude,
-    distribution: Distribution | None = None,
-    min_keep: int | None = None,
     legacy_end: bool = False,
-    prunable: Rules | None = None,
+    **layers: Unpack[LayerOptions],
 ) -> Method:
     """Gradual magnitude pruning: from dense to `sparsity` along a cubic, smallest |w| first.
 
@@ -53,11 +48,9 @@ def gmp(
       scope: "global": one threshold over all layers; "layer": every layer to the density that
         `distribution` gives it.
       score: what is kept first.
-      distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
-      min_keep: fewest weights of each layer, at the start and after pruning; 0: it may be emptied.
-        None: 1, but 0 for what a global threshold leaves.
       legacy_end: leave out the cubic's last event, as GraNet's code does.
-      prunable: which leaves; as in `prunable_paths`.
+      **layers: `distribution`, of the initial masks and with scope "layer" of every target;
+        `min_keep`; `prunable`; see `methods.options.LayerOptions`.
 
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
@@ -69,22 +62,14 @@ def gmp(
 
     Reference: Zhu and Gupta, "To prune, or not to prune", 2017; as in GraNet (Liu et al. 2021).
     """
-    return _gradual(
+    grid = check_grid(total_steps, update_interval, start_step, stop_step, default_stop=_STOP)
+    return compose(
         "gmp",
         [prune(score)],
-        drop_fraction=None,
-        dense_gradient="never",
-        sparsity=sparsity,
-        initial_sparsity=initial_sparsity,
-        total_steps=total_steps,
-        update_interval=update_interval,
-        start_step=start_step,
-        stop_step=stop_step,
+        cubic_timetable(sparsity, grid, initial_sparsity=initial_sparsity, legacy_end=legacy_end),
         scope=scope,
-        distribution=distribution,
-        min_keep=min_keep,
-        legacy_end=legacy_end,
-        prunable=prunable,
+        dense_gradient="never",
+        **known("gmp", layers, LayerOptions),
     )
 
 
@@ -101,10 +86,8 @@ def granet(
     scope: Scope = "global",
     drop: Score = magnitude,
     grow: Score = gradient,
-    distribution: Distribution | None = None,
-    min_keep: int | None = None,
     legacy_end: bool = False,
-    prunable: Rules | None = None,
+    **layers: Unpack[LayerOptions],
 ) -> Method:
     """GraNet: gradual pruning with zero-cost neuroregeneration, dense to sparse.
 
@@ -128,11 +111,9 @@ def granet(
       scope: of the pruning, "global" (published) or "layer"; the exchange is always per layer.
       drop: what active weights are worth, in pruning and exchange.
       grow: what inactive positions are worth.
-      distribution: of the initial masks, and with scope "layer" of every target; None is `erk()`.
-      min_keep: fewest weights of each layer, at the start and after pruning; 0: it may be emptied.
-        None: 1, but 0 for what a global threshold leaves.
       legacy_end: leave out the cubic's last event, as the code does since 2022.
-      prunable: which leaves; as in `prunable_paths`.
+      **layers: `distribution`, of the initial masks and with scope "layer" of every target;
+        `min_keep`; `prunable`; see `methods.options.LayerOptions`.
 
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
@@ -146,30 +127,32 @@ def granet(
     Reference: Liu et al., "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
     NeurIPS 2021, section 4.
     """
-    drop_fraction = check_fraction(drop_fraction, "drop_fraction")
-    final_drop_fraction = check_fraction(final_drop_fraction, "final_drop_fraction")
-    (total_steps,) = check_steps(total_steps=total_steps)
-    return _gradual(
+    grid = check_grid(total_steps, update_interval, start_step, stop_step, default_stop=_STOP)
+    drop_fraction = check_in("drop_fraction", drop_fraction, "[0, 1]")
+    final_drop_fraction = check_in("final_drop_fraction", final_drop_fraction, "[0, 1]")
+    timetable = cubic_timetable(
+        sparsity,
+        grid,
+        initial_sparsity=initial_sparsity,
+        legacy_end=legacy_end,
+        drop_fraction=cosine(drop_fraction, final_drop_fraction, grid.total_steps),
+    )
+    return compose(
         "granet" if initial_sparsity == 0 else "granet_st",
         [prune(drop), exchange(drop, grow, rounding="ceil")],
-        drop_fraction=cosine(drop_fraction, final_drop_fraction, total_steps),
-        dense_gradient="never" if grow is random else "events",
-        sparsity=sparsity,
-        initial_sparsity=initial_sparsity,
-        total_steps=total_steps,
-        update_interval=update_interval,
-        start_step=start_step,
-        stop_step=stop_step,
+        timetable,
         scope=scope,
-        distribution=distribution,
-        min_keep=min_keep,
-        legacy_end=legacy_end,
-        prunable=prunable,
+        dense_gradient=gradient_steps(grow),
+        **known("granet", layers, LayerOptions),
     )
 
 
 def granet_st(
-    *, sparsity: float, total_steps: int, initial_sparsity: float = 0.5, **options
+    *,
+    sparsity: float,
+    total_steps: int,
+    initial_sparsity: float = 0.5,
+    **options: Unpack[GranetOptions],
 ) -> Method:
     """GraNet-ST: GraNet from an already sparse start, so that training is sparse throughout.
 
@@ -177,67 +160,18 @@ def granet_st(
       sparsity: final share of prunable weights that are 0, at least `initial_sparsity`.
       total_steps: length of the run.
       initial_sparsity: of the random ERK masks at the start; published: 0.5.
-      **options: every other option of `granet`.
+      **options: every other option of `granet`, with the same defaults.
+
+    Raises:
+      ValueError: as `granet`.
 
     Differs from the official code in: as `granet`.
 
     Reference: Liu et al. 2021, section 4 (GraNet, sparse-to-sparse).
     """
     return granet(
-        sparsity=sparsity, total_steps=total_steps, initial_sparsity=initial_sparsity, **options
-    )
-
-
-def _gradual(
-    name: str,
-    stages: list[Stage],
-    *,
-    drop_fraction: StepSchedule | None,
-    dense_gradient: DenseGradient,
-    sparsity: float,
-    initial_sparsity: float,
-    total_steps: int,
-    update_interval: int,
-    start_step: int,
-    stop_step: int | None,
-    scope: Scope,
-    distribution: Distribution | None,
-    min_keep: int | None,
-    legacy_end: bool,
-    prunable: Rules | None,
-) -> Method:
-    sparsity = check_sparsity(sparsity)
-    initial_sparsity = check_sparsity(initial_sparsity, "initial_sparsity")
-    if initial_sparsity > sparsity:
-        raise OptionError("initial_sparsity", initial_sparsity, f"is above sparsity {sparsity}")
-    total_steps, update_interval = check_steps(
-        total_steps=total_steps, update_interval=update_interval
-    )
-    stop_step = total_steps // 2 if stop_step is None else stop_step
-    start_step, stop_step = check_window(start_step, stop_step, total_steps)
-    target = cubic_sparsity(
-        initial_sparsity=initial_sparsity,
         sparsity=sparsity,
-        start_step=start_step,
-        stop_step=stop_step,
-        update_interval=update_interval,
-        legacy_end=legacy_end,
-    )
-    timetable = make_timetable(
         total_steps=total_steps,
-        update_interval=update_interval,
-        start_step=start_step,
-        initial_density=1.0 - initial_sparsity,
-        density=lambda step: 1.0 - target(step),
-        drop_fraction=drop_fraction,
-    )
-    return compose(
-        name,
-        stages,
-        timetable,
-        distribution=distribution,
-        scope=scope,
-        min_keep=min_keep,
-        prunable=prunable,
-        dense_gradient=dense_gradient,
+        initial_sparsity=initial_sparsity,
+        **known("granet_st", options, GranetOptions),
     )

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
-from jaxsparse.distributions import total_count
 from jaxsparse.paths import prunable_leaves
+from jaxsparse.rounded_counts import total_count
 from jaxsparse.types import OptionError, Rules
 
 

@@ -91,7 +91,7 @@ def test_what_no_prune_ignores():
         ({"algorithm": "magnitude_ste"}, "straight-through estimators keep dense weights"),
         ({"dist_type": "even"}, "dist_type 'even' must be 'erk' or 'uniform'"),
         ({"dist_type": None}, "dist_type None must be 'erk' or 'uniform'"),
-        ({"sparsity": 1.0}, "sparsity 1.0 must be at least 0 and below 1"),
+        ({"sparsity": 1.0}, "sparsity 1.0 must be in \\[0, 1\\)"),
         ({"drop_fraction": 1.5}, r"drop_fraction 1.5 must be in \[0, 1\]"),
         ({"sparsity_type": "2:4"}, "sparsity_type '2:4' must be such as 'nm_2,4'"),
         ({"sparsity_type": "block_2"}, "sparsity_type 'block_2' must be such as"),

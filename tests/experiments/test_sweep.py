@@ -50,7 +50,7 @@ def main(*argv):
         (["--model=lenet5", "--schedules", "rigle"], "unknown schedule 'rigle'; did you mean 'rig"),
         (
             ["--model=lenet5", "--sparsities", "1.0"],
-            "--sparsity=1.0 must be at least 0 and below 1",
+            "--sparsity=1.0 must be in [0, 1)",
         ),
         (
             ["--model=lenet5", "--sparsities", "0.9", "0.90"],

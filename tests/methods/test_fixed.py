@@ -49,7 +49,7 @@ def test_static_with_the_masks_of_a_sparse_model(key):
     [
         ({}, "static takes either sparsity= or masks=, exactly one of them"),
         ({"sparsity": 0.5, "masks": PARAMS}, "static takes either sparsity= or masks="),
-        ({"sparsity": 1.0}, "sparsity 1.0 must be at least 0 and below 1"),
+        ({"sparsity": 1.0}, "sparsity 1.0 must be in \\[0, 1\\)"),
         ({"sparsity": -0.1}, "sparsity -0.1 must be"),
         ({"sparsity": float("nan")}, "sparsity nan must be"),
     ],

@@ -1,10 +1,14 @@
-"""The type of a number decides nothing: Python's, NumPy's and JAX's make the same method."""
+"""Options of the methods: numbers of every type, mistyped names, lists that several share."""
+
+import inspect
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsparse
+from jaxsparse.method import compose
+from jaxsparse.methods.options import GranetOptions, ItopOptions, LayerOptions
 
 STEPS = 40_000  # of uint16, whose products overflow
 METHODS = {
@@ -49,3 +53,32 @@ def test_total_steps_is_one_integer(name, steps):
         ValueError, match="total_steps .* must be a whole number of steps, at least"
     ):
         make(total_steps=steps, **options)
+
+
+FACTORIES = {name: make for name, (make, _) in METHODS.items()} | {
+    "snfs": jaxsparse.snfs,
+    "set_itop": jaxsparse.set_itop,
+}
+
+
+@pytest.mark.parametrize("name", sorted(FACTORIES.keys() - {"dense"}))
+def test_a_mistyped_option_is_named_with_its_method(name):
+    make = FACTORIES[name]
+    with pytest.raises(TypeError, match=rf"{make.__name__}\(\) got an unexpected .* 'min_keeep'"):
+        make(sparsity=0.75, total_steps=100_000, min_keeep=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "own"),
+    [
+        (LayerOptions, compose, {"scope", "observe", "skip_step", "dense_gradient"}),
+        (ItopOptions, jaxsparse.rigl_itop, {"sparsity", "total_steps", "update_interval"}),
+        (GranetOptions, jaxsparse.granet, {"sparsity", "total_steps", "initial_sparsity"}),
+    ],
+)
+def test_shared_options_are_those_of_the_function_that_takes_them(kind, parent, own):
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    parameters = inspect.signature(parent).parameters.values()
+    names = {parameter.name for parameter in parameters if parameter.kind is keyword_only}
+    rest = set() if parent is compose else set(LayerOptions.__annotations__)
+    assert set(kind.__annotations__) == (names - own) | rest

@@ -34,9 +34,9 @@ def test_defaults_are_the_ones_of_the_readme():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--sparsity=1.0"], "--sparsity=1.0 must be at least 0 and below 1"),
-        (["--sparsity=-0.1"], "--sparsity=-0.1 must be at least 0 and below 1"),
-        (["--sparsity=nan"], "--sparsity=nan must be at least 0 and below 1"),
+        (["--sparsity=1.0"], "--sparsity=1.0 must be in [0, 1)"),
+        (["--sparsity=-0.1"], "--sparsity=-0.1 must be in [0, 1)"),
+        (["--sparsity=nan"], "--sparsity=nan must be in [0, 1)"),
         (["--schedule=granet_ts"], "unknown schedule 'granet_ts'; did you mean 'granet_st'?"),
         (["--schedule=zzz"], "unknown schedule 'zzz'; there are dense, static, gmp, set"),
         (["--model=lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
@@ -61,7 +61,7 @@ def test_defaults_are_the_ones_of_the_readme():
         ),
         (["--schedule=rigl", "--dense_layers=("], "--dense_layers=( is no regular expression"),
         (["--schedule=dense", "--dense_layers=a"], "--dense_layers is no option of dense"),
-        (["--min_keep=-5"], "--min_keep=-5 must be at least 0"),
+        (["--min_keep=-5"], "--min_keep=-5 must be a whole number, at least 0"),
         (["--data_dir=no/such/folder"], "no/such/folder"),
         (["--batch_size=5000"], "--batch_size=5000 must be a whole number in [1, 4500]"),
         (["--eval_every=0"], "--eval_every=0 must be a whole number of steps, at least 1"),

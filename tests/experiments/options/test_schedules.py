@@ -170,8 +170,8 @@ def test_floors_at_extreme_sparsity(schedule):
             "--cycles=2 end at step 1200 of 1000; lower --cycle_share=0.6",
         ),
         ("gmp", {"cycles": -1}, "--cycles=-1 must be a whole number, at least 0"),
-        ("east", {"cycle_multiplier": 0.5}, "^--cycle_multiplier=0.5 must be a finite .* 1$"),
-        ("east", {"cycle_growth": 0.0}, "--cycle_growth=0.0 must be a finite number above 0"),
+        ("east", {"cycle_multiplier": 0.5}, "^--cycle_multiplier=0.5 must be in .1, inf.$"),
+        ("east", {"cycle_growth": 0.0}, "--cycle_growth=0.0 must be in \\(0, inf\\)"),
         ("east", {"cycle_shape": "sine"}, "^--cycle_shape=sine must be 'cosine' or 'triangular'$"),
         (
             "static",
@@ -188,8 +188,8 @@ def test_cycles_that_are_refused(schedule, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_keep": -1}, "^--min_keep=-1 must be at least 0"),
-        ({"sparsity": 1.5}, "^--sparsity=1.5 must be at least 0 and below 1$"),
+        ({"min_keep": -1}, "^--min_keep=-1 must be a whole number, at least 0"),
+        ({"sparsity": 1.5}, r"^--sparsity=1.5 must be in \[0, 1\)$"),
         ({"initial_sparsity": 0.95}, "^--initial_sparsity=0.95 is above sparsity 0.9$"),
         ({"drop_fraction": 2.0}, r"^--drop_fraction=2.0 must be in \[0, 1\]$"),
         ({"scope": "all"}, "^--scope=all must be 'global' or 'layer'$"),
