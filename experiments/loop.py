@@ -96,8 +96,8 @@ def opened(
       run: what to train, as it begins.
       out: the run's folder.
       config: written to `config.json`.
-      state: to start with, of any step of the run; None starts with a fresh one, at step 0. It has
-        to be the same whenever the run goes on.
+      state: to start with, of any step of the run; it is copied, and has to be the same whenever
+        the run goes on. None starts with a fresh one, at step 0.
 
     Yields:
       The folder, and how far the run has come: the newest checkpoint, or the start.
@@ -115,7 +115,9 @@ def opened(
         print(note, file=sys.stderr, flush=True)
     start = 0 if state is None else int(state.step)
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.
-    begun = progress.resume(out / "checkpoints", run, create_state(run) if state is None else state)
+    begun = progress.resume(
+        out / "checkpoints", run, create_state(run) if state is None else progress.copy(state)
+    )
     if begun.step == start:
         alarms.check_start(run, begun.state)
     after = None if begun.step == start else begun.step
