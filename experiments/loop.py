@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ from experiments.training.run import MASKS, WEIGHTS, Run, RunState
 from jaxsparse.checks import check_whole
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def check(run: Run) -> Plan:
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
-def peeked(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
+def peeked(batches: Iterator[AnyBatch]) -> tuple[AnyBatch, Iterator[AnyBatch]]:
     """Returns the first batch, and an iterator that still yields it."""
     first = next(batches)
     return first, itertools.chain([first], batches)
