@@ -79,7 +79,7 @@ class Config:
     experiment: str
     """The script that trains a single one: fashion_mnist or cifar."""
     seeds: str
-    """With commas between them."""
+    """The seeds, with commas between them."""
     out: Path
     """The run of seed N goes to OUT-seedN."""
     flags: str = ""
