@@ -93,7 +93,7 @@ class Method(NamedTuple):
 
     @property
     def scope(self) -> Scope:
-        """ "global" if one threshold over all leaves decides what each keeps, else "layer"."""
+        """"global" if one threshold over all leaves decides what each keeps, else "layer"."""
         return "layer" if self.recipe is None else self.recipe.scope
 
     @property

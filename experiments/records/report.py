@@ -128,7 +128,7 @@ def event_scalars(state: TrainState) -> dict[str, Any]:
 
     The list "layer_num_active" is what the cost of training is computed from later.
     """
-    by_layer = jax.device_get(state.event_metrics._asdict())
+    by_layer = jax.device_get(state.event_metrics)._asdict()
     counts = {name: int(np.sum(values, dtype=np.int64)) for name, values in by_layer.items()}
     explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
     empty = int(state.event_metrics.num_empty)
