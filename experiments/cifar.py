@@ -80,7 +80,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     data_dir: Path = Path("data")
     """Folder that prepare.py or TFDS has put the data set in."""
     seed: int = 0
-    """Of the initial weights, the masks, the order of the data and its augmentation."""
+    """Seed of the initial weights, the masks, the order of the data and its augmentation."""
     out: cli.OptionalPath = None
     """Folder of the run. Default: runs/DATA/MODEL-SCHEDULE-SPARSITY-stepsN-seedN."""
     plan: bool = False

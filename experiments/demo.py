@@ -24,11 +24,11 @@ class Config:
     """Trains LeNet-5 dense and with GraNet-ST on the shipped Fashion-MNIST sample."""
 
     sparsity: float = 0.95
-    """Of the sparse run, at least 0.5 and below 1."""
+    """Sparsity of the sparse run, at least 0.5 and below 1."""
     steps: int = 2000
     """Optimizer steps of each run."""
     seed: int = 0
-    """Of the initial weights, the masks and the order of the data."""
+    """Seed of the initial weights, the masks and the order of the data."""
     out: Path = Path("runs/demo")
     """Folder of the demo; an earlier demo in it is replaced."""
 

@@ -47,7 +47,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     steps: int = 2000
     """Optimizer steps."""
     seed: int = 0
-    """Of the initial weights, the masks and the order of the data."""
+    """Seed of the initial weights, the masks and the order of the data."""
     out: cli.OptionalPath = None
     """Folder of the run. Default: runs/DATA/MODEL-SCHEDULE-SPARSITY-stepsN-seedN."""
     data_dir: cli.OptionalPath = None
@@ -58,7 +58,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     learning_rate: float = 0.05
     """At the start."""
     momentum: float = 0.9
-    """Of SGD, with Nesterov."""
+    """Nesterov momentum of SGD."""
     weight_decay: float = 5e-4
     """L2, added to the gradient of every parameter."""
     batch_size: int = 128

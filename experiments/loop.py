@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ from experiments.training.run import MASKS, WEIGHTS, Run, RunState
 from jaxsparse.checks import check_whole
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[str, Any]:
@@ -96,8 +98,8 @@ def opened(
       run: what to train, as it begins.
       out: the run's folder.
       config: written to `config.json`.
-      state: to start with, of any step of the run; None starts with a fresh one, at step 0. It has
-        to be the same whenever the run goes on.
+      state: to start with, of any step of the run; it is copied, and has to be the same whenever
+        the run goes on. None starts with a fresh one, at step 0.
 
     Yields:
       The folder, and how far the run has come: the newest checkpoint, or the start.
@@ -115,7 +117,9 @@ def opened(
         print(note, file=sys.stderr, flush=True)
     start = 0 if state is None else int(state.step)
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.
-    begun = progress.resume(out / "checkpoints", run, create_state(run) if state is None else state)
+    begun = progress.resume(
+        out / "checkpoints", run, create_state(run) if state is None else progress.copy(state)
+    )
     if begun.step == start:
         alarms.check_start(run, begun.state)
     after = None if begun.step == start else begun.step
@@ -229,7 +233,7 @@ def check(run: Run) -> Plan:
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
-def peeked(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
+def peeked(batches: Iterator[AnyBatch]) -> tuple[AnyBatch, Iterator[AnyBatch]]:
     """Returns the first batch, and an iterator that still yields it."""
     first = next(batches)
     return first, itertools.chain([first], batches)

@@ -1,8 +1,8 @@
 """Alarms of a run: layers and whole networks through which no path leads any more.
 
-At extreme sparsity masks can cut off a layer, a residual branch or the network. Methods that move
-their masks may find back: there it is recorded and said once. Masks that never change stay as they
-are, so that a network which they cut is refused before it is trained.
+At extreme sparsity masks can cut off a layer, a residual branch or the network. A method that moves
+its masks may open a path again, so the loop records the cut and warns once. Masks that never change
+stay as they are, so a network that they cut is refused before it is trained.
 """
 
 import functools
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from experiments.records.run_folder import RunFolder
 from experiments.training.phase import with_relu
 from experiments.training.run import Run, RunState
+from jaxsparse.counting import count_true
 from jaxsparse.nn import without_dyrelu
 from jaxsparse.paths import check_rules, prunable_leaves, prunable_paths
 from jaxsparse.tracing.connectivity import Connectivity, LayerPaths, live_weights, where_paths_end
@@ -29,8 +30,8 @@ Normalise = Callable[[jax.Array], jax.Array]
 def find_paths(run: Run, state: RunState) -> Connectivity:
     """Returns how many weights of each layer are active, and how many of them lie on a path.
 
-    DyReLU, which lets everything through, counts as the ReLU that it becomes. It costs a forward
-    and a backward pass of one image, and is compiled once.
+    DyReLU lets everything through; it counts as the ReLU that it becomes. A call costs a forward
+    and a backward pass of one image. The function is compiled once.
     """
     rules = check_rules(run.method.prunable)
     image = run.dataset.train.images[:1]
@@ -51,11 +52,12 @@ def _counts(
     masks: Any,
     image: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The active and the live weights of each layer, int32[layers]."""
+    """Returns the active and the live weights of each layer, int32[layers] each."""
     forward = _forward(model, normalise, variables)
     live = live_weights(forward, variables["params"], masks, image, prunable=rules)
-    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
-    count_all = lambda tree: jnp.stack([count(m) for m in prunable_leaves(tree, rules).values()])
+    count_all = lambda tree: jnp.stack(
+        [count_true(mask)[0] for mask in prunable_leaves(tree, rules).values()]
+    )
     return count_all(masks), count_all(live)
 
 
@@ -66,7 +68,7 @@ def _forward(
 
 
 def _with_relu(run: Run, state: RunState) -> tuple[nn.Module, dict[str, Any], Any]:
-    """The network, its variables and masks without DyReLU."""
+    """Returns the network, its variables and its masks, without DyReLU."""
     return with_relu(run.model), *without_dyrelu((state.variables, state.masks))
 
 
@@ -86,7 +88,7 @@ def check_start(run: Run, state: RunState) -> None:
 
 
 def record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str, list[int]]:
-    """Returns what is recorded of paths; what is dead or cut is a line of warning, once."""
+    """Returns the record of paths; warns once of each layer that is dead, and of a cut network."""
     found = find_paths(run, state)
     for warning in warnings(run, state, found, folder.warned):
         bar.write(warning, file=sys.stderr)
@@ -94,13 +96,14 @@ def record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str,
 
 
 def warnings(run: Run, state: RunState, found: Connectivity, warned: set[str]) -> list[str]:
-    """Returns a line for every layer that is found dead for the first time, or for the network.
+    """Returns a line for each layer that is dead for the first time; one line if all are cut off.
 
     Args:
       run: what is trained.
       state: after a mask update, or at the start.
-      found: what `find_paths` says of it.
-      warned: the paths of layers that have had their line, "" for the network; new ones are added.
+      found: what `find_paths` returned for it.
+      warned: the paths of layers that have had their line, and "" if the network has had its own;
+        new ones are added.
     """
     step = int(state.step)
     when = f"after step {step}" if step else "at the start"
@@ -114,7 +117,7 @@ def warnings(run: Run, state: RunState, found: Connectivity, warned: set[str]) -
             for layer in found.layers
             if layer.is_dead
         }
-    if not step:  # later it is said when the last weight goes
+    if not step:  # later on, `report.emptied` warns when the last weight goes
         empty = {layer.path for layer in found.layers if not layer.num_active}
         lines |= {path: f"warning: no weight is in {path} {when}" for path in empty}
     new = {path: line for path, line in lines.items() if path not in warned}

@@ -1,4 +1,4 @@
-"""What a finished run cost: FLOPs from its own record of events, and peak memory."""
+"""The cost of a finished run: FLOPs from its own record of events, and peak memory."""
 
 import resource
 import sys
@@ -26,7 +26,7 @@ def flops_of_model(model: nn.Module, params: Any, image: Any) -> dict[str, int]:
 def shapes_and_flops(model: nn.Module, image: Any) -> tuple[Any, dict[str, int]]:
     """Returns the shapes of the model's parameters, and its dense forward FLOPs by path.
 
-    Of a network with DyReLU those of the network that training ends with; see `extras`.
+    DyReLU is left out, as it is at the end of training; `extras` counts it.
     """
     model = with_relu(model)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
@@ -36,19 +36,20 @@ def shapes_and_flops(model: nn.Module, image: Any) -> tuple[Any, dict[str, int]]
 def extras(
     model: nn.Module, image: Any, phase: Phase | None, batch_size: int | None, active: int
 ) -> dict[str, Any]:
-    """Returns what DyReLU costs beside the network, and what sharing makes of the sparsity.
+    """Returns the cost of DyReLU, and the sparsity with respect to a network without sharing.
 
     Args:
-      model: as training begins with it.
+      model: as it is when training begins.
       image: of batch 1, or its shape.
-      phase: of its DyReLUs.
-      batch_size: images a step; None where that is not known.
+      phase: of the model's DyReLUs; None if it has none.
+      batch_size: images a step; None if it is not known, which leaves "dyrelu_train_flops" out.
       active: weights at the end.
 
     Returns:
-      With DyReLU its parameters, their forward FLOPs an image, and with a batch size those of all
-      training steps that have it; with sharing the prunable weights of the network without, and the
-      sparsity in them.
+      For DyReLU: "dyrelu_params", its parameters; "dyrelu_flops", their forward FLOPs an image;
+      "dyrelu_train_flops", the FLOPs of all training steps that have it. For weight sharing:
+      "num_unshared", the prunable weights of the network without it; "unshared_sparsity", the share
+      of these that the active weights leave out.
     """
     found: dict[str, Any] = {}
     if phase is not None:
@@ -67,14 +68,14 @@ def extras(
 
 
 def num_unshared(model: nn.Module, image: Any) -> int | None:
-    """Returns the prunable weights of the network without sharing; None where it shares none."""
+    """Returns the prunable weights of the network without sharing; None if it shares none."""
     if getattr(model, "num_owners", None) is None:
         return None
     return sharing_of(with_relu(model), image).unshared
 
 
 def describe_extras(found: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each of what `extras` found."""
+    """Returns the costs that `extras` found, as lines."""
     lines = []
     if "dyrelu_params" in found:
         training = found.get("dyrelu_train_flops")
@@ -100,14 +101,14 @@ def flops_of_run(
 ) -> dict[str, float]:
     """Returns the FLOPs of training and of one forward pass at the end, and of a dense run.
 
-    Nothing but the records is needed, so that a run which was stopped and went on counts as one.
+    The records alone are enough, so that a run which was stopped and went on counts as one.
 
     Args:
       dense: dense forward FLOPs of one example by path, from `layer_flops`.
       records: of `metrics.jsonl`; "layer_num_active" at step 0 and at every event lists the active
         weights of each prunable leaf.
       sizes: weights of the prunable leaves by path, in the order of the lists.
-      method: what was run.
+      method: that chose the masks.
       batch_size: examples a step.
 
     Raises:
@@ -138,14 +139,14 @@ def flops_of_run(
 
 
 def peak_memory(devices: Iterable[Any] | None = None) -> dict[str, Any]:
-    """Returns the peak so far in MiB, and what it is the peak of.
+    """Returns the peak memory so far in MiB, and whose peak it is.
 
-    On an accelerator that of the fullest device, "device"; on CPU, whose devices keep no count,
-    that of the whole Python process, "process": interpreter, compiler, data and earlier runs in the
-    same process included.
+    On an accelerator it is the peak of the fullest device, "device". CPU devices keep no count;
+    there it is the peak of the whole Python process, "process", including interpreter, compiler,
+    data and earlier runs in the same process.
 
     Args:
-      devices: what to ask, with JAX's `memory_stats()`; None is all local devices.
+      devices: to ask for their JAX `memory_stats()`; None asks all local devices.
     """
     devices = jax.local_devices() if devices is None else devices
     stats = [device.memory_stats() or {} for device in devices]

@@ -1,8 +1,8 @@
-"""Gradient flow: how long the gradient is that the active weights receive.
+"""Gradient flow: the norm of the gradient that the active weights receive.
 
 A network that is too sparse, or sparse in the wrong places, does not learn because little gradient
-reaches its weights; what masks do to that is what Evci et al., "Gradient flow in sparse neural
-networks and how lottery tickets win", AAAI 2022, study (there as the square of the norm).
+reaches its weights. Evci et al., "Gradient flow in sparse neural networks and how lottery tickets
+win", AAAI 2022, study how masks change it (they take the square of the norm).
 """
 
 import functools
@@ -27,9 +27,9 @@ from jaxsparse.types import Rules
 def gradient_flow(run: Run, state: RunState) -> dict[str, Any]:
     """Measures the masked gradient of the training loss, always on the same images.
 
-    They are the first of the training set, as many as a step takes at once, without augmentation
-    and with the same dropout at every call. What it costs is a step; it is compiled once, or where
-    the execution of a training step would be compiled anew.
+    The images are the first of the training set, as many as a step takes at once, without
+    augmentation and with the same dropout at every call. A call costs about a training step. The
+    function is compiled once; under sparse execution again whenever a training step would be.
 
     Returns:
       "grad_norm", the L2 norm over all parameters; "layer_grad_norm", that of each prunable layer

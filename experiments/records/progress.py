@@ -103,6 +103,6 @@ def restore(folder: Path, arrays: Any) -> Restored | None:
     return restored
 
 
-def copy(variables: Any) -> Any:
+def copy(tree: Any) -> Any:
     """Returns a copy of the arrays, since the next step donates the originals."""
-    return jax.tree.map(jnp.copy, variables)
+    return jax.tree.map(jnp.copy, tree)

@@ -1,4 +1,4 @@
-"""What comes out of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
+"""The results of a run: accuracy, counts of events, FLOPs, the summary and the plot."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ from jaxsparse.sparse import Positions
 def evaluate(run: Run, variables: Any, split: Split, batch_size: int = 1000) -> float | None:
     """Returns the share of images of the split that are classified correctly, in [0, 1].
 
-    None for a split without images.
+    A split without images gives None.
 
     Raises:
       ValueError: the network gives NaN, which would count as the first class.
@@ -70,18 +70,18 @@ def _count(
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The number of images that are classified correctly, and of those with a NaN."""
+    """Returns the number of images classified correctly, and the number of those with a NaN."""
     with sparse_execution(positions):
         logits = jnp.asarray(model.apply(variables, normalise(images)))
     return (jnp.argmax(logits, -1) == labels).sum(), jnp.isnan(logits).any(-1).sum()
 
 
 def describe_plan(run: Run, image: Any) -> str:
-    """Returns what --plan prints: all events, what DyReLU and sharing add, the form of layers.
+    """Returns what --plan prints: events, costs of DyReLU and sharing, how layers are executed.
 
     Args:
       run: what would be trained.
-      image: the shape of one, with a batch axis.
+      image: the shape of an image, with a batch axis.
     """
     plan = run.method.plan(*shapes_and_flops(run.model, image))
     found = extras(run.model, image, run.phase, run.batch_size, plan.rows[-1].num_active)
@@ -95,13 +95,13 @@ def density_of(state: TrainState) -> float:
 
 
 def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = None) -> str:
-    """Returns a line where a run will not have the sparsity that was asked for; else nothing.
+    """Returns a line if a run will not have the sparsity that was asked for, else "".
 
     Args:
       plan: of the run.
       config: its flags.
-      unshared: prunable weights of the network without sharing, whose sparsity was asked for; None
-        where nothing is shared.
+      unshared: prunable weights of the network without sharing, to which the sparsity asked for
+        refers; None if the network shares nothing.
     """
     asked = config.get("sparsity")
     planned = 1.0 - plan.rows[-1].num_active / (unshared or plan.num_prunable)
@@ -124,14 +124,12 @@ def layer_counts(state: TrainState) -> list[int]:
 
 
 def event_scalars(state: TrainState) -> dict[str, Any]:
-    """Returns the last event's counts summed over layers, its churn, and what was ever active.
+    """Returns the last event's counts summed over layers, its churn, and the exploration rate.
 
-    With the list "layer_num_active" metrics.jsonl alone says what training cost.
+    The list "layer_num_active" is what the cost of training is computed from later.
     """
-    counts = {
-        name: int(np.asarray(values, np.int64).sum())
-        for name, values in state.event_metrics._asdict().items()
-    }
+    by_layer = jax.device_get(state.event_metrics)._asdict()
+    counts = {name: int(np.sum(values, dtype=np.int64)) for name, values in by_layer.items()}
     explored = jaxsparse.exploration_rate(state.explored, state.method.prunable)
     empty = int(state.event_metrics.num_empty)
     sizes = [x.size for x in prunable_leaves(state.masks, state.method.prunable).values()]
@@ -141,24 +139,22 @@ def event_scalars(state: TrainState) -> dict[str, Any]:
         "num_empty": empty,
         "churn": float(jaxsparse.churn(state.event_metrics).total),
         "exploration_rate": float(explored),
-        "layer_num_active": np.asarray(state.event_metrics.num_active).tolist(),
+        "layer_num_active": by_layer["num_active"].tolist(),
     }
 
 
 def check_structure(state: TrainState) -> None:
     """Raises a ValueError if the masks lack the pattern that the method asks for."""
-    recipe = state.method.recipe
-    if recipe is not None and recipe.pattern:
-        jaxsparse.check_pattern(state.masks, recipe.pattern, state.method.prunable)
+    if state.method.pattern:
+        jaxsparse.check_pattern(state.masks, state.method.pattern, state.method.prunable)
 
 
 def emptied(state: TrainState) -> list[str]:
-    """Returns a warning for each layer that the last event took the last weight of."""
+    """Returns a warning for each layer that lost its last weight in the last event."""
     paths = jaxsparse.prunable_paths(state.params, state.method.prunable)
     active, dropped = state.event_metrics.num_active, state.event_metrics.num_dropped
-    recipe = state.method.recipe
-    everywhere = recipe is not None and recipe.scope == "global"
-    advice = "; --min_keep=N leaves N in every layer" if everywhere else ""
+    is_global = state.method.scope == "global"
+    advice = "; --min_keep=N leaves N in every layer" if is_global else ""
     return [
         f"warning: no weight is left in {path} after step {state.step}{advice}"
         for path, left, gone in zip(paths, active.tolist(), dropped.tolist(), strict=True)
@@ -169,7 +165,7 @@ def emptied(state: TrainState) -> list[str]:
 def summarise(
     begun: Run, reached: Progress, config: dict[str, Any], records: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Checks the masks' invariants once more, looks at the test images, and says what came out.
+    """Checks the masks' invariants once more, evaluates on the test images, and sums up the run.
 
     Args:
       begun: the run as it began.
@@ -239,20 +235,20 @@ def draw(folder: RunFolder, state: TrainState, title: str) -> None:
 
 
 def folder_of(data: str, config: Mapping[str, Any], steps: int) -> Path:
-    """Returns where a run goes unless --out says otherwise."""
+    """Returns the folder of a run without --out."""
     sparsity = "" if config["schedule"] == "dense" else f"-{config['sparsity']:g}"
     run = f"{config['model']}-{config['schedule']}{sparsity}-steps{steps}-seed{config['seed']}"
     return Path("runs") / data / run
 
 
 def title_of(config: Mapping[str, Any]) -> str:
-    """Returns what the progress bar and the plot call a run."""
+    """Returns the name of a run in its progress bar and plot."""
     sparsity = "" if config["schedule"] == "dense" else f" {config['sparsity']:g}"
     return f"{config['model']} {config['schedule']}{sparsity}"
 
 
 def _worst(alarms: Sequence[str]) -> list[str]:
-    """The alarms, those of thin layers last and only the first of many."""
+    """Returns the alarms, those of thin layers last, of which many are cut to the first two."""
     thin = [alarm for alarm in alarms if alarm.endswith(" outputs")]
     others = [alarm for alarm in alarms if alarm not in thin]
     if len(thin) <= 3:
@@ -261,7 +257,7 @@ def _worst(alarms: Sequence[str]) -> list[str]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A few lines that say what came out."""
+    """Returns the summary as a few lines."""
     best = (
         ", without validation images"
         if summary["best_val_accuracy"] is None

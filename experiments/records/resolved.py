@@ -1,4 +1,4 @@
-"""What a run made of its flags: of those left out, and of those that are shares of training."""
+"""The settings a run used: defaults filled in, shares of training turned into steps."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ from experiments.training.run import Run
 
 
 def resolved(run: Run) -> dict[str, Any]:
-    """Returns what is in force in a run, in steps, for `summary.json`.
+    """Returns the settings of a run, in steps, for `summary.json`.
 
     Args:
       run: as it began.
 
     Returns:
-      Where there are mask updates outside cycles, "update_interval", "first_update_step" and
-      "last_update_step" of them; where the density changes, "final_density_step", the last change.
-      With cycles "cycle_ends", "cycle_interval" and "cycle_multiplier"; with DyReLU
-      "dyrelu_start_step", to which it is whole (or absent, with "dyrelu_late"),
-      "dyrelu_stop_step", "dyrelu_blend" and "dyrelu_reduction"; with weight sharing
-      "sharing_owners", the blocks of a stage that have kernels of their own.
+      Some of these, by name:
+        mask updates outside cycles: "update_interval", "first_update_step", "last_update_step";
+        changes of density: "final_density_step", the last of them;
+        cycles: "cycle_ends", "cycle_interval", "cycle_multiplier";
+        DyReLU: "dyrelu_start_step" (it counts in full up to then, or not at all if "dyrelu_late"),
+        "dyrelu_stop_step", "dyrelu_late", "dyrelu_blend", "dyrelu_reduction";
+        weight sharing: "sharing_owners", the blocks of a stage that have kernels of their own.
     """
     found: dict[str, Any] = {}
-    table, recipe = run.method.timetable, run.method.recipe
-    cycles = None if recipe is None else recipe.cycles
-    own = [event.step for event in table.events if cycles is None or event.step > cycles.stop_step]
+    table, cycles = run.method.timetable, run.method.cycles
+    own = [event.step for event in table.events if event.step > run.method.cycles_end]
     if own:
         found["update_interval"] = table.update_interval
         found |= {"first_update_step": own[0], "last_update_step": own[-1]}

@@ -24,7 +24,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ class Config:
     experiment: str
     """The script that trains a single one: fashion_mnist or cifar."""
     seeds: str
-    """With commas between them."""
+    """The seeds, with commas between them."""
     out: Path
     """The run of seed N goes to OUT-seedN."""
     flags: str = ""
@@ -222,8 +222,9 @@ def compile_step(
         def step(seed: jax.Array, state: RunState, batch: Batch) -> tuple[RunState, jax.Array]:
             return train_step(run._replace(seed=seed), event, state, batch)
 
-        # The images of a batch are those of all runs, its indices are each run's own.
-        together = functools.partial(jax.vmap(step, in_axes=(0, 0, Indexed(None, None, 0))), seeds)
+        shared, own = cast(Any, None), cast(Any, 0)  # axes: all runs have the same images
+        axes = (0, 0, Indexed(shared, shared, own))
+        together = functools.partial(jax.vmap(step, in_axes=axes), seeds)
         return jax.jit(together, donate_argnums=0).lower(states, batch).compile()
 
     steps = {event: compiled(event) for event in kinds(run)}

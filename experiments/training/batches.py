@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: images on the device, or an iterator of arrays.
+"""The batches of a run: from images on the device, or from an iterator of arrays.
 
 A step takes a batch and asks it for its images inside the compiled function. A batch of images on
 the device is only a list of indices, so that the gather is part of the step's program. A batch

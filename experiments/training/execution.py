@@ -215,11 +215,8 @@ def highest_counts(method: Method, params: Any) -> Highest:
 
 
 def _end_of_known_cycles(method: Method) -> int:
-    """The last step of the cycles; 0 without, or where scores decide what a layer has in them."""
-    recipe = method.recipe
-    if recipe is None or recipe.cycles is None or recipe.scope != "layer" or recipe.pattern:
-        return 0
-    return recipe.cycles.stop_step
+    """Returns the last step of the cycles; 0 without them, or if scores decide the counts."""
+    return method.cycles_end if method.has_known_counts and not method.pattern else 0
 
 
 def forms_of(
@@ -237,10 +234,10 @@ def forms_of(
       capacity: of the forms before the last mask update.
       step: completed steps.
     """
-    recipe, events = run.method.recipe, run.method.timetable.events
-    own = recipe.cycles.stop_step if recipe is not None and recipe.cycles is not None else 0
-    changing = any(event.density is not None and event.step > max(step, own) for event in events)
-    exact = not changing and recipe is not None and recipe.scope == "layer"
+    method, since = run.method, max(step, run.method.cycles_end)
+    changes = [event for event in method.timetable.events if event.density is not None]
+    changing = any(event.step > since for event in changes)
+    exact = not changing and method.scope == "layer"
     images = _images(run, run.batch_size // run.accumulate)
     return choose_forms(run.model, images, active, capacity, exact=exact)
 

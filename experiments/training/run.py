@@ -1,4 +1,4 @@
-"""What one run of an experiment needs: the parts that the loop and its report share."""
+"""One run of an experiment: the parts that the loop and its report share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Surgery(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one run needs.
+    """The parts of one run.
 
     Attributes:
       model: maps float[batch, height, width, channels] to float32[batch, classes] logits; called

@@ -101,3 +101,75 @@ def test_the_best_is_looked_for_after_the_last_change_of_sparsity():
     assert loop.settled_step(make_run(phase=Phase(3, 13))) == 13
     assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 13))) == 13
     assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 9))) == 12
+
+
+def test_a_run_starts_from_the_masks_it_is_given(tmp_path):
+    """GraNet-ST prunes on from them; a method of constant sparsity keeps their number."""
+    scores = loop.create_state(make_run()).params
+    masks = jaxsparse.magnitude_masks(scores, sparsity=0.25)
+    granet = jaxsparse.granet_st(
+        sparsity=0.9, initial_sparsity=0.5, total_steps=20, update_interval=4, stop_step=12
+    )
+    for name, method in {"rigl": make_run().method, "granet": granet}.items():
+        run = make_run(method=method, masks=masks)
+        assert bits(loop.create_state(run).masks) == bits(masks)
+        loop.train(run, tmp_path / name, CONFIG, title="")
+    densities = {
+        name: [r["density"] for r in read_metrics(tmp_path / name) if "density" in r]
+        for name in ("rigl", "granet")
+    }
+    assert set(densities["rigl"]) == {densities["rigl"][0]}
+    assert densities["granet"][0] == densities["rigl"][0] == pytest.approx(0.75, abs=0.01)
+    assert densities["granet"][-1] == pytest.approx(0.1, abs=0.01)
+
+
+def prune_and_rewind(run, out):
+    """Trains dense, keeps the larger half of the weights, and trains it again from step 6."""
+
+    def fit(name, method, state=None, **fields):
+        stretch = run._replace(method=method, **fields)
+        with loop.opened(stretch, out / name, CONFIG, state=state) as (folder, begun):
+            return loop.fit(begun, folder).state
+
+    early = fit("early", jaxsparse.dense(total_steps=6))
+    dense = jaxsparse.dense(total_steps=20)
+    late = fit("late", dense, early.replace(method=dense))
+    masks = jaxsparse.magnitude_masks(late.params, sparsity=0.5)
+    static = jaxsparse.static(masks=masks, total_steps=20)
+    params = jaxsparse.apply_masks(early.params, masks)
+    ticket = early.replace(method=static, params=params, masks=masks, explored=masks)
+    return fit("ticket", static, ticket)
+
+
+@pytest.fixture(scope="module")
+def rewound(tmp_path_factory):
+    """The folder and the end of a driver that was never cut off."""
+    out = tmp_path_factory.mktemp("driver")
+    return out, prune_and_rewind(make_run(**FULL), out)
+
+
+# The driver takes 6, 14 and 14 steps, each of which is recorded.
+@pytest.mark.parametrize("cut", [4, 21, 33])
+def test_a_driver_that_fits_three_times_goes_on_to_the_same_bits(
+    cut, rewound, tmp_path, monkeypatch
+):
+    """Cut off within a stretch, or in the first step of one, when those before have ended."""
+    record, run, calls = loop.record, make_run(**FULL), []
+
+    def cut_off(*args):
+        calls.append(args[2])
+        if len(calls) == cut:
+            raise KeyboardInterrupt
+        return record(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "record", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            prune_and_rewind(run, tmp_path)
+    straight, state = rewound
+    found = prune_and_rewind(run, tmp_path)
+    assert bits(found) == bits(state)
+    assert found.sparsity == pytest.approx(0.5, abs=0.01) and int(found.step) == 20
+    for name in ("early", "late", "ticket"):
+        assert read_metrics(tmp_path / name) == read_metrics(straight / name)
+    assert [r["step"] for r in read_metrics(tmp_path / "ticket")] == list(range(6, 21))
