@@ -31,7 +31,7 @@ def test_size_and_dense_flops():
     assert (dense.train_flops_ratio, dense.test_flops_ratio) == (1.0, 1.0)
 
 
-# Spec 3.3.
+# Evci et al. 2020, section 3 (ERK): eps is its factor, by which d = eps (in + out) / (in out).
 @pytest.mark.parametrize(
     ("density", "eps", "num_dense", "conv1", "fc", "erk", "first_dense"),
     [
@@ -55,7 +55,7 @@ def test_erk_and_uniform(density, eps, num_dense, conv1, fc, erk, first_dense):
     assert uniform.test_flops_ratio == pytest.approx(first_dense, abs=1e-4)
 
 
-# Item 17. RigL's formula is one event in Delta T + 1 steps, to the end.
+# Evci et al. 2020, appendix on FLOPs: one event in Delta T + 1 steps, to the end.
 @pytest.mark.parametrize(
     ("sparsity", "rigl", "snfs"), [(0.8, 0.4157, 0.6092), (0.9, 0.2443, 0.4946)]
 )
@@ -132,7 +132,7 @@ def test_estimates_for_granet(schedule, sparsity, train, test, capsys):
     assert line.startswith(f"FLOPs: training about {train} of dense, inference about {test} of")
 
 
-# Item 17: GraNet's pairs, inference known, the cubic over 30 of 100 epochs. Its events come at the
+# Liu et al. 2021 (GraNet): published pairs, the cubic over 30 of 100 epochs. Its events come at the
 # end of their interval, so that training is 0.0005 to 0.0016 above the mean of the cubic.
 @pytest.mark.parametrize(
     ("schedule", "sparsity", "test", "mean", "published"),
@@ -161,7 +161,10 @@ def test_training_follows_from_inference(schedule, sparsity, test, mean, publish
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--schedule=rigl", "--test_flops=0.3"], "goes with pruning over all layers; rigl has"),
+        (
+            ["--schedule=rigl", "--test_flops=0.3"],
+            "--test_flops needs pruning over all layers; rigl has none",
+        ),
         (["--schedule=granet", "--test_flops=0"], "--test_flops=0.0 must be in (0, 1]"),
         (["--schedule=granet", "--test_flops=1.1"], "--test_flops=1.1 must be in (0, 1]"),
     ],
