@@ -3,14 +3,15 @@
     python experiments/data/prepare.py cifar10 --data_dir=data
     python experiments/cifar.py --model=resnet20 --schedule=granet_st --sparsity=0.95
 
-The full recipe takes 160 epochs, which an accelerator should do. With --epochs=10 everything
-shrinks with it: the learning rate still falls at 1/2 and 3/4 of training, pruning still ends at
-1/2, and GraNet still has 56 mask updates.
+The full recipe takes 160 epochs, which need an accelerator. A shorter run, say --epochs=10, is the
+same in small: the learning rate still falls at 1/2 and 3/4 of training, pruning still ends at 1/2,
+and GraNet still has 56 mask updates.
 
-Images are cropped at random out of 4 more pixels on each side (reflected for CIFAR-10, zero for
-CIFAR-100) and mirrored. GraNet trains on 45,000 images of CIFAR-10 and on all 50,000 of CIFAR-100,
-RigL on all; here the held-out 5,000 select the model, and where there are none the last is taken.
-The tail of an epoch that fills no batch is left out: 351 steps where GraNet's code has 352.
+Images are padded by 4 pixels on each side (reflected for CIFAR-10, zero for CIFAR-100), cropped at
+random, and mirrored at random. GraNet trains on 45,000 images of CIFAR-10 and on all 50,000 of
+CIFAR-100; RigL trains on all. The held-out 5,000 select the model here; without them the last model
+is taken. Images at the end of an epoch that fill no batch are left out, so that an epoch has 351
+steps, where GraNet's code has 352.
 """
 
 import dataclasses
@@ -33,17 +34,18 @@ from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
 from experiments.options import cli, flags, tricks
-from experiments.options.schedules import make_method
+from experiments.options.schedules import make_method, said_in_flags
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
 from jaxsparse import Method
+from jaxsparse.checks import check_whole
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet
 
 NUM_TRAIN = 50_000
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
-# Each takes num_classes and dtype.
+# Constructors, called with num_classes and dtype.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{n}": functools.partial(cifar_resnet, n) for n in (8, 20, 32, 56)},
     **{f"resnet{n}": functools.partial(resnet, n, stem="cifar") for n in (18, 34, 101)},
@@ -53,7 +55,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **{f"vgg{n}": functools.partial(VGG, n) for n in (16, 19)},
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Loader, and the padding of GraNet's runs.
+# The loader, and the padding that GraNet's runs have.
 DATASETS: dict[str, tuple[ModuleType, str]] = {
     "cifar10": (cifar10, "reflect"),
     "cifar100": (cifar100, "zero"),
@@ -89,7 +91,7 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     east (250 epochs, as granet, gradient cut to norm 1). It gives the flags below their defaults.
     Default: granet, with the schedule east its own."""
     epochs: cli.OptionalFloat = None
-    """Length of the run, which all else adapts to. Default: the recipe's."""
+    """Length of the run, to which schedules adapt. Default: the recipe's."""
     steps: cli.OptionalInt = None
     """Length of the run in optimizer steps, in place of --epochs."""
     learning_rate: cli.OptionalFloat = None
@@ -128,7 +130,7 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def run_of(config: Config, dataset: Dataset | None = None) -> Run:
-    """The run that the flags ask for, with its data, which is read unless given."""
+    """Returns the run that the flags ask for; its data is read unless given."""
     recipe, (loader, mode), steps = recipe_of(config), dataset_of(config), steps_of(config)
     method = method_of(config)
     return Run(
@@ -150,17 +152,17 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
 
 
 def dataset_of(config: Config) -> tuple[ModuleType, str]:
-    """Loader and padding."""
+    """Returns the loader of the data set, and the padding of its images."""
     return DATASETS[cli.nearest(config.dataset, DATASETS, kind="dataset")]
 
 
 def data_of(config: Config) -> str:
-    """The name of the data that the run trains on."""
+    """Returns the name of the data that the run trains on."""
     return config.dataset
 
 
 def blank(config: Config) -> Dataset:
-    """Black images in place of the data set's, for what needs their number alone."""
+    """Returns black images in place of the data set's, if only their number matters."""
     images = np.broadcast_to(np.uint8(0), (NUM_TRAIN, 32, 32, 3))
     every = Split(images, np.broadcast_to(np.int32(0), NUM_TRAIN))
     train, val = hold_out(every, val_fraction_of(config))
@@ -168,7 +170,7 @@ def blank(config: Config) -> Dataset:
 
 
 def model_of(config: Config) -> nn.Module:
-    """The network that the flags ask for."""
+    """Returns the network that the flags ask for."""
     make = MODELS[cli.nearest(config.model, MODELS, kind="model")]
     dtype = DTYPES[cli.nearest(config.dtype, DTYPES, kind="dtype")]
     model = make(num_classes=dataset_of(config)[0].NUM_CLASSES, dtype=dtype)
@@ -176,7 +178,7 @@ def model_of(config: Config) -> nn.Module:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The recipe with what the flags change in it."""
+    """Returns the recipe, with the changes that the flags ask for."""
     named = config.recipe or ("east" if config.schedule == "east" else "granet")
     recipe = RECIPES[cli.nearest(named, RECIPES, kind="recipe")]
     names = ("epochs", "learning_rate", "weight_decay", "batch_size")
@@ -185,18 +187,18 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def val_fraction_of(config: Config) -> float:
-    """The share of the training images that is held out."""
+    """Returns the share of the training images that is held out."""
     if config.val_fraction is not None:
         return config.val_fraction
     return recipe_of(config).held_out.get(config.dataset, 0.0)
 
 
 def steps_of(config: Config) -> int:
-    """Optimizer steps of the run.
+    """Returns the number of optimizer steps of the run.
 
     Raises:
       ValueError: --steps and --epochs are both given, the run has no step or too many, or an
-        epoch none.
+        epoch has no step.
     """
     if config.steps is not None and config.epochs is not None:
         raise ValueError(f"--steps={config.steps} and --epochs={config.epochs}: pass one of them")
@@ -204,25 +206,25 @@ def steps_of(config: Config) -> int:
         return config.steps
     epochs, batch_size = recipe_of(config).epochs, recipe_of(config).batch_size
     num_train = len(blank(config).train.labels)
-    if not 1 <= batch_size <= num_train:
-        raise ValueError(f"--batch_size {batch_size} must be in [1, {num_train}]")
+    with said_in_flags():
+        check_whole("batch_size", batch_size, 1, num_train)
     per_epoch = num_train // batch_size
     if not math.isfinite(epochs):
-        raise ValueError(f"--epochs {epochs} must be a finite number")
+        raise ValueError(f"--epochs={epochs} must be a finite number")
     if not epochs * per_epoch > 0.5:
-        raise ValueError(f"--epochs {epochs} must be at least a step, 1 / {per_epoch} of an epoch")
+        raise ValueError(f"--epochs={epochs} must be at least a step, 1 / {per_epoch} of an epoch")
     if epochs * per_epoch >= 2**31 - 1:
         most = (2**31 - 1) // per_epoch
         raise ValueError(
-            f"--epochs {epochs:.10g} must be at most {most}: steps are counted in 32 bits"
+            f"--epochs={epochs:.10g} must be at most {most}: steps are counted in 32 bits"
         )
     return round(epochs * per_epoch)
 
 
 def method_of(config: Config) -> Method:
-    """The method that the flags ask for."""
+    """Returns the method that the flags ask for."""
     sparsity = config.sparsity
-    if config.schedule != "dense":  # which has none
+    if config.schedule != "dense":  # dense ignores the sparsity
         sparsity = tricks.sparsity_of(model_of(config), IMAGE, sparsity)
     return make_method(
         config.schedule,
@@ -233,7 +235,7 @@ def method_of(config: Config) -> Method:
 
 
 def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8[n, h, w, 3] pixels to float32 of mean 0 and standard deviation 1 by channel."""
+    """Maps uint8[n, h, w, 3] pixels to float32 with mean 0 and deviation 1 in each channel."""
     of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
     return (images.astype(jnp.float32) / 255.0 - of_channels(mean)) / of_channels(std)
 

@@ -2,8 +2,8 @@
 
     python experiments/demo.py
 
-Trains LeNet-5 twice on the Fashion-MNIST sample of the repository, about a minute and a half on two
-cores, and leaves both runs and a plot in runs/demo.
+It trains LeNet-5 twice on the Fashion-MNIST sample of the repository, in about a minute and a half
+on two cores, and leaves both runs and a plot in runs/demo.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from experiments.options import cli
 from experiments.options.schedules import make_method
 from experiments.records import plots
 from experiments.records.run_folder import read_metrics, series
+from jaxsparse.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,13 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains both networks and prints how they compare."""
-    make_method("granet_st", sparsity=config.sparsity, steps=config.steps)  # refuse it right away
+    make_method(
+        "granet_st", sparsity=config.sparsity, steps=config.steps
+    )  # refuse wrong flags before training
     summaries = {}
     for schedule in ("dense", "granet_st"):
         folder = config.out / schedule
-        if (folder / "config.json").exists():  # an earlier demo, and nothing else
+        if (folder / "config.json").exists():  # an earlier demo and nothing else
             shutil.rmtree(folder)
         summaries[schedule] = fashion_mnist.train(
             fashion_mnist.Config(
@@ -60,21 +63,25 @@ def main(config: Config) -> None:
 
 
 def table(summaries: dict[str, dict]) -> str:
-    """One line per run: accuracy on the test images, what is left of the network, its cost.
+    """Returns a table of the runs: test accuracy, active weights and cost.
 
-    The ratios are to the dense network: of a forward pass at the end, and of all of training.
+    Ratios are to the dense network. "FLOPs/image" counts a forward pass at the end, "training" all
+    of training.
     """
-    lines = [
-        f"{'':<10} {'test acc.':>9} {'sparsity':>9} {'active':>7} {'FLOPs/image':>12} {'ratio':>6} "
-        f"{'training':>9}"
-    ]
+    rows = [["", "test acc.", "sparsity", "active", "FLOPs/image", "ratio", "training"]]
     for name, row in summaries.items():
-        lines.append(
-            f"{name:<10} {row['test_accuracy']:>9.4f} {row['sparsity']:>9.4f} "
-            f"{row['num_active']:>7,} {row['test_flops']:>12,.0f} {row['test_flops_ratio']:>6.3f} "
-            f"{row['train_flops_ratio']:>9.3f}"
+        rows.append(
+            [
+                name,
+                f"{row['test_accuracy']:.4f}",
+                f"{row['sparsity']:.4f}",
+                f"{row['num_active']:,}",
+                f"{row['test_flops']:,.0f}",
+                f"{row['test_flops_ratio']:.3f}",
+                f"{row['train_flops_ratio']:.3f}",
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join(text_table(rows))
 
 
 if __name__ == "__main__":

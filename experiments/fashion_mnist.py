@@ -7,8 +7,8 @@ validation and 1,000 test images. The full set is fetched once by
 
     python experiments/data/prepare.py fashion_mnist --data_dir=DIR
 
-Recipe: SGD with Nesterov momentum, learning rate divided by 10 at 1/2 and 3/4 of training, as in
-GraNet's CIFAR runs; no augmentation.
+The recipe is SGD with Nesterov momentum, whose learning rate is divided by 10 at 1/2 and 3/4 of
+training, as in GraNet's CIFAR runs. Images are not augmented.
 """
 
 import dataclasses
@@ -87,12 +87,12 @@ def train(config: Config) -> dict:
 
 
 def data_of(config: Config) -> str:
-    """The name of the data that the run trains on."""
+    """Returns the name of the data that the run trains on."""
     return "fashion_mnist_sample" if config.data_dir is None else "fashion_mnist"
 
 
 def run_of(config: Config) -> Run:
-    """The run that the flags ask for, with its data."""
+    """Returns the run that the flags ask for, with its data."""
     steps, method = config.steps, method_of(config)
     return Run(
         model=model_of(config),
@@ -112,13 +112,13 @@ def run_of(config: Config) -> Run:
 
 
 def model_of(config: Config) -> nn.Module:
-    """The network that the flags ask for."""
+    """Returns the network that the flags ask for."""
     model = MODELS[cli.nearest(config.model, MODELS, kind="model")]()
     return tricks.with_tricks(model, config)
 
 
 def method_of(config: Config) -> Method:
-    """The method that the flags ask for."""
+    """Returns the method that the flags ask for."""
     return make_method(
         config.schedule,
         sparsity=config.sparsity,
@@ -128,7 +128,7 @@ def method_of(config: Config) -> Method:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """GraNet's, with the rate, momentum, decay and batch size of the flags."""
+    """Returns GraNet's recipe with the rate, momentum, decay and batch size of the flags."""
     return RECIPES["granet"]._replace(
         learning_rate=config.learning_rate,
         momentum=config.momentum,
@@ -138,7 +138,7 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """uint8[...] pixels to float32[...] of mean 0 and standard deviation 1."""
+    """Maps uint8[...] pixels to float32[...] with mean 0 and standard deviation 1."""
     return (images.astype(jnp.float32) / 255.0 - MEAN) / STD
 
 

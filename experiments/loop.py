@@ -1,25 +1,35 @@
 """The training loop that all experiments share: one run, from data and method to its folder.
 
-Data lives on the device as uint8; a step takes indices and does the rest inside the compiled
-function. The loop itself is plain Python over two compiled steps, one with a mask update and one
-without, because on CPU a convolution inside a `lax.scan` or `lax.cond` is several times slower.
+`train` is a whole run. A driver that trains more than once, as for lottery tickets, calls `fit`
+once for each stretch, in a folder of its own:
+
+    with loop.opened(run, out / "dense", config) as (folder, begun):
+        trained = loop.fit(begun, folder)
+    masks = jaxsparse.magnitude_masks(trained.state.params, sparsity=0.9)
+    loop.train(run._replace(masks=masks), out / "sparse", config, title="")
+
+Killed anywhere and started again, such a driver comes to the same bits: a stretch that had ended is
+read from its last checkpoint, the one that was cut off goes on.
+
+The loop is plain Python over two compiled steps, one with a mask update and one without. On CPU a
+convolution inside a `lax.scan` or `lax.cond` would be several times slower.
 """
 
 import contextlib
 import functools
+import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
-from experiments.options.schedules import plan_of
+from experiments.options.schedules import plan_of, said_in_flags
 from experiments.records import alarms, progress
 from experiments.records.cost import num_unshared
 from experiments.records.gradient_flow import gradient_flow
@@ -36,10 +46,11 @@ from experiments.records.report import (
     summarise,
 )
 from experiments.records.run_folder import RunFolder, check_folder, naming
-from experiments.training import phase
-from experiments.training.execution import check_execution, make_execution
-from experiments.training.run import FIRST_EPOCH, MASKS, WEIGHTS, Run, RunState
-from jaxsparse.nn import without_dyrelu
+from experiments.training import surgery
+from experiments.training.batches import Batch
+from experiments.training.execution import Live, check_execution, make_execution
+from experiments.training.run import MASKS, WEIGHTS, Run, RunState
+from jaxsparse.checks import check_whole
 from jaxsparse.plan import Plan
 from jaxsparse.timetable import check_steps
 
@@ -47,15 +58,15 @@ from jaxsparse.timetable import check_steps
 def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[str, Any]:
     """Trains, evaluates, and leaves a folder with metrics, summary, plot and the trained state.
 
-    Called again for a run that was cut off, it goes on from the newest checkpoint, and what comes
-    out is that of the uninterrupted run to the bit (on the same devices; but for the timing). The
-    order makes it so: at a step's checkpoint its mask update is done and its record written, and
-    records after the checkpoint are removed before the steps are taken again.
+    Called again for a run that was cut off, it goes on from the newest checkpoint. The result then
+    equals that of the uninterrupted run to the bit, on the same devices and except for timings. Two
+    things make it so: a checkpoint follows the mask update and the record of its step, and records
+    after the checkpoint are removed before their steps are taken again.
 
-    The model is selected by validation only: "last" is what the run ends with, "best" has the
-    highest validation accuracy among the evaluations at the final sparsity and with ReLU alone
-    (before it, a denser network would win); without validation images it is the last. Test images
-    are looked at once, after training.
+    Validation alone selects the model: "last" is the model at the end, "best" has the highest
+    validation accuracy among the evaluations of the final network at the final sparsity. (A denser
+    network, earlier, would win otherwise.) Without validation images "best" is the last. Test
+    images are looked at once, after training.
 
     Args:
       run: what to train.
@@ -67,67 +78,122 @@ def train(run: Run, out: Path, config: dict[str, Any], *, title: str) -> dict[st
       The summary, as in `summary.json`.
 
     Raises:
-      ValueError: the folder holds a finished run or one of another configuration, its checkpoints
-        or metrics do not fit, there are fewer images than a batch, masks that never change cut
-        the network, or the training diverged.
+      ValueError: as `opened` and `fit`.
       OSError: the folder cannot be written. The run can go on when it can.
+    """
+    with opened(run, out, config) as (folder, begun):
+        reached = fit(begun, folder, title=title)
+        return finish(run, folder, reached, config, title)
+
+
+@contextlib.contextmanager
+def opened(
+    run: Run, out: Path, config: dict[str, Any], *, state: RunState | None = None
+) -> Iterator[tuple[RunFolder, Progress]]:
+    """Opens the folder of a run that starts or goes on; closes it at the end of the context.
+
+    Args:
+      run: what to train, as it begins.
+      out: the run's folder.
+      config: written to `config.json`.
+      state: to start with, of any step of the run; None starts with a fresh one, at step 0. It has
+        to be the same whenever the run goes on.
+
+    Yields:
+      The folder, and how far the run has come: the newest checkpoint, or the start.
+
+    Raises:
+      ValueError: the folder holds a finished run or one of another configuration, its checkpoints
+        or metrics do not fit, there are fewer images than a batch, or masks that never change cut
+        the network.
+      OSError: the folder cannot be read or written.
     """
     plan = check(run)
     check_folder(out, config)
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    if note := sparsity_note(plan, config, num_unshared(run.model, image)):
+    if run.masks is None and (note := sparsity_note(plan, config, num_unshared(run.model, image))):
         print(note, file=sys.stderr, flush=True)
-    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    begun = run
+    start = 0 if state is None else int(state.step)
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.
-    first, state, best, seconds, capacity = progress.resume(
-        out / "checkpoints", functools.partial(phase.state_after, run, create_state(run))
-    )
-    run = phase.run_after(run, first)
-    if first == 0:
-        alarms.check_start(run, state)
-    indices = batches(jax.random.key(run.seed), len(labels), run.batch_size, start=first)
+    begun = progress.resume(out / "checkpoints", run, create_state(run) if state is None else state)
+    if begun.step == start:
+        alarms.check_start(run, begun.state)
+    after = None if begun.step == start else begun.step
+    with naming(out), RunFolder.create(out, config, after=after, start=start) as folder:
+        yield folder, begun
 
-    with (
-        naming(out),
-        RunFolder.create(out, config, after=first or None) as folder,
-        progress_bar(run.steps, title, first) as bar,
-    ):
-        execution = make_execution(run, state, (images, labels), capacity)
-        clock = Stopwatch(seconds)
-        if first == 0:
+
+def fit(begun: Progress, folder: RunFolder, *, title: str = "") -> Progress:
+    """Trains to the end of the run, with records and checkpoints in its folder.
+
+    Args:
+      begun: from `opened`. Its state is donated.
+      folder: from `opened`.
+      title: of the progress bar.
+
+    Returns:
+      How far it has come: the state at the end, and the run with the model that surgeries made. A
+      run that had ended before comes back as it is.
+
+    Raises:
+      ValueError: the training diverged, or masks lack the pattern of the method.
+    """
+    step, run, state, best, seconds, capacity = begun
+    if step == run.steps:
+        return begun
+    first, batches = peeked(run.batches(step))
+    execution = make_execution(run, state, first, capacity)
+    with progress_bar(run.steps, title, step) as bar:
+        if not folder.read_metrics():
             log_start(run, folder, state, bar)
         live = execution.start(state, capacity)
         if note := execution.note(live):
             bar.write(note, file=sys.stderr)
-        for step in range(first + 1, run.steps + 1):
-            live, loss = execution.step(live, run.method.is_due(step), next(indices))
-            if phase.ends(run, step):
-                with clock.paused(live):
-                    state = phase.state_after(run, execution.full(live), step)
-                    best = best._replace(variables=without_dyrelu(best.variables))
-                    run, capacity = phase.run_after(run, step), execution.capacity(live)
-                    execution = make_execution(run, state, (images, labels), capacity)
-                    live = execution.start(state, capacity)
-            bar.update()
-            if not is_looked_at(run, step):
-                continue
+        clock = Stopwatch(seconds)
+        while step < run.steps:
+            step, live, loss = to_next_look(run, execution.step, live, batches, step, bar)
             with clock.paused(live):
-                state = execution.full(live)
+                state, capacity = execution.full(live), execution.capacity(live)
+                if surgery.is_due(run, step):
+                    run, state = surgery.after(run, state, step)
+                    best = best._replace(variables=progress.copy(state.variables))
+                    execution = make_execution(run, state, first, capacity)
+                    live = execution.start(state, capacity)
+                    state, capacity = execution.full(live), execution.capacity(live)
                 best = record(run, folder, step, state, loss, best, bar)
+                begun = Progress(step, run, state, best, clock.seconds, capacity)
                 if checkpoint_is_due(run, step):
                     keep = 1 if step == run.steps else 2
-                    capacity = execution.capacity(live)
-                    reached = Progress(step, state, best, clock.seconds, capacity)
-                    progress.save(folder.path / "checkpoints", reached, keep=keep)
-        return finish(begun, folder, state, best, config, title, clock.seconds)
+                    progress.save(folder.path / "checkpoints", begun, keep=keep)
+    return begun
+
+
+def to_next_look(
+    run: Run,
+    take_step: Callable[[Live, bool, Batch], tuple[Live, jax.Array]],
+    live: Live,
+    batches: Iterator[Batch],
+    step: int,
+    bar: tqdm,
+) -> tuple[int, Live, jax.Array]:
+    """Takes the steps after `step`, up to the next one that is looked at.
+
+    Returns:
+      That step, the state after it, and its loss.
+    """
+    while True:
+        step += 1
+        live, loss = take_step(live, run.method.is_due(step), next(batches))
+        bar.update()
+        if is_looked_at(run, step):
+            return step, live, loss
 
 
 class Stopwatch:
     """Counts the seconds of training.
 
     Attributes:
-      seconds: so far, without the pauses.
+      seconds: up to the last pause, without the pauses.
     """
 
     def __init__(self, seconds: float):
@@ -136,7 +202,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self, arrays: Any) -> Iterator[None]:
-        """Stops once the arrays are there, until the end of the context."""
+        """Stops when the arrays are computed, until the end of the context."""
         jax.block_until_ready(arrays)
         self.seconds += time.perf_counter() - self._since
         yield
@@ -144,38 +210,42 @@ class Stopwatch:
 
 
 def check(run: Run) -> Plan:
-    """Refuses what cannot work before anything is written; returns the plan of the rest.
+    """Refuses what cannot work before anything is written; returns the plan of the run.
 
     Raises:
       ValueError: names the flag, its value and its range.
     """
-    num_images = len(run.dataset.train.labels)
-    if not 1 <= run.batch_size <= num_images:
-        raise ValueError(f"batch_size {run.batch_size} must be in [1, {num_images}]")
-    check_steps(eval_every=run.eval_every, log_every=run.log_every)
-    if not 0 <= run.seed < 2**32:
-        raise ValueError(f"seed {run.seed} must be in [0, {2**32})")
-    if run.checkpoint_every < 0:
-        raise ValueError(f"checkpoint_every {run.checkpoint_every} must be at least 0")
-    if run.accumulate < 1 or run.batch_size % run.accumulate:
-        raise ValueError(
-            f"accumulate {run.accumulate} must be at least 1 and divide batch_size {run.batch_size}"
-        )
+    with said_in_flags():
+        if run.source is None:
+            check_whole("batch_size", run.batch_size, 1, len(run.dataset.train.labels))
+        check_steps(eval_every=run.eval_every, log_every=run.log_every)
+        check_whole("seed", run.seed, 0, 2**32 - 1)
+        check_whole("checkpoint_every", run.checkpoint_every, 0)
+        check_whole("accumulate", run.accumulate, 1)
+    if run.batch_size % run.accumulate:
+        raise ValueError(f"--accumulate={run.accumulate} must divide --batch_size={run.batch_size}")
     check_execution(run)
-    phase.check_phase(run)
+    surgery.check_surgeries(run)
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
 
 
+def peeked(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
+    """Returns the first batch, and an iterator that still yields it."""
+    first = next(batches)
+    return first, itertools.chain([first], batches)
+
+
 def log_start(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> None:
-    """Records what the run starts with."""
+    """Records the densities that the run starts with, and its live weights."""
     values = {"density": density_of(state), "layer_num_active": layer_counts(state)}
-    folder.log(0, **values, **alarms.record(run, folder, state, bar))
+    folder.log(int(state.step), **values, **alarms.record(run, folder, state, bar))
 
 
 def is_looked_at(run: Run, step: int) -> bool:
-    """Whether anything is recorded or saved after this step."""
+    """Whether anything is recorded, saved or changed after this step, beside the weights."""
     logs = step % run.log_every == 0 or checkpoint_is_due(run, step)
-    return logs or is_validated(run, step) or run.method.is_due(step)
+    changes = run.method.is_due(step) or surgery.is_due(run, step)
+    return logs or is_validated(run, step) or changes
 
 
 def record(
@@ -187,7 +257,7 @@ def record(
     best: Best,
     bar: tqdm,
 ) -> Best:
-    """Logs what there is to say of a step that is looked at; returns the best model so far.
+    """Logs the values of a step that is looked at; returns the best model so far.
 
     Raises:
       ValueError: the loss is not finite, or the masks lack their pattern.
@@ -206,23 +276,21 @@ def record(
 def finish(
     run: Run,
     folder: RunFolder,
-    state: RunState,
-    best: Best,
+    reached: Progress,
     config: dict[str, Any],
     title: str,
-    seconds: float,
 ) -> dict[str, Any]:
     """Looks at the test images, and writes plot and summary, of the run as it began."""
-    summary = summarise(run, state, best, config, folder.read_metrics()) | {
-        "steps_per_second": run.steps / seconds
+    summary = summarise(run, reached, config, folder.read_metrics()) | {
+        "steps_per_second": run.steps / reached.seconds
     }
-    draw(folder, state, title)
+    draw(folder, reached.state, title)
     folder.finish(summary)
     return summary
 
 
 def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str, float], Best]:
-    """Returns what is recorded of an evaluation after this step, and the best model so far."""
+    """Evaluates after a step; returns the record of it, and the best model so far."""
     accuracy = evaluate(run, state.variables, run.dataset.val)
     record = {"density": density_of(state)}
     if accuracy is None:
@@ -236,9 +304,9 @@ def validate(run: Run, state: RunState, step: int, best: Best) -> tuple[dict[str
 
 
 def settled_step(run: Run) -> int:
-    """The step after which neither sparsity nor network change any more; 0 if they never do."""
+    """Returns the last step at which sparsity or network change; 0 if they never do."""
     changes = [event.step for event in run.method.timetable.events if event.density is not None]
-    return max([0, *changes, *([] if run.phase is None else [run.phase.stop])])
+    return max([0, *changes, *(each.step for each in surgery.surgeries(run))])
 
 
 def is_validated(run: Run, step: int) -> bool:
@@ -255,7 +323,7 @@ def loss_record(run: Run, step: int, loss: float) -> dict[str, float]:
     """Returns the loss where it is recorded.
 
     Raises:
-      ValueError: it is not finite. No checkpoint shall follow, which could only diverge again.
+      ValueError: it is not finite. A checkpoint of this step could only diverge again.
     """
     if not math.isfinite(loss):
         raise ValueError(
@@ -266,7 +334,7 @@ def loss_record(run: Run, step: int, loss: float) -> dict[str, float]:
 
 
 def progress_bar(steps: int, title: str, first: int) -> tqdm:
-    """A bar for a terminal; in a log file a line every ten seconds."""
+    """Returns a progress bar for a terminal, which is a line every ten seconds in a log file."""
     return tqdm(
         total=steps,
         initial=first,
@@ -278,7 +346,7 @@ def progress_bar(steps: int, title: str, first: int) -> tqdm:
 
 
 def event_record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dict[str, Any]:
-    """Returns what is recorded of the last event; a layer that it emptied is a line of warning."""
+    """Returns the record of the last event, and warns of each layer that it emptied."""
     check_structure(state)
     for warning in emptied(state):
         bar.write(warning, file=sys.stderr)
@@ -286,7 +354,7 @@ def event_record(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> dic
 
 
 def create_state(run: Run) -> RunState:
-    """Initial weights and masks."""
+    """Returns the state that a run starts with: initial weights, and its masks or the method's."""
     variables = jax.jit(functools.partial(initial_variables, run))()
     return RunState.create(
         apply_fn=run.model.apply,
@@ -295,33 +363,12 @@ def create_state(run: Run) -> RunState:
         tx=run.tx,
         method=run.method,
         key=run.key(MASKS),
+        masks=run.masks,
         track_exploration=True,
     )
 
 
 def initial_variables(run: Run) -> dict[str, Any]:
-    """Initial weights, and other variables: the same seed gives every method the same ones."""
+    """Returns the initial variables: with the same seed they are the same for every method."""
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
     return dict(run.model.init(run.key(WEIGHTS), image))
-
-
-def batches(
-    key: jax.Array, num_images: int, batch_size: int, start: int = 0
-) -> Iterator[np.ndarray]:
-    """Yields int32[batch_size] indices forever: a fresh permutation every epoch, the tail left out.
-
-    The order follows from the key and the number of the epoch alone.
-
-    Args:
-      key: of all epochs.
-      num_images: to draw from, at least batch_size.
-      batch_size: indices of one step.
-      start: completed steps; what is yielded first belongs to the step after them.
-    """
-    per_epoch = num_images // batch_size
-    epoch, done = divmod(start, per_epoch)
-    while True:
-        order = jax.random.permutation(jax.random.fold_in(key, FIRST_EPOCH + epoch), num_images)
-        order = np.asarray(order)  # an array of the device is slow to walk through
-        yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
-        epoch, done = epoch + 1, 0

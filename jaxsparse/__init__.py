@@ -22,6 +22,7 @@ from jaxsparse.export import (
     save_safetensors,
 )
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.invariants import check
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
 from jaxsparse.masks import (
     apply_mask,
@@ -31,7 +32,7 @@ from jaxsparse.masks import (
     num_active,
     sparsity,
 )
-from jaxsparse.method import Method, compose, with_pattern
+from jaxsparse.method import Method, compose
 from jaxsparse.methods import (
     dense,
     east,
@@ -45,10 +46,11 @@ from jaxsparse.methods import (
     snfs,
     static,
 )
-from jaxsparse.metrics import check, dead_channels, summary
+from jaxsparse.metrics import dead_channels, summary
 from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
-from jaxsparse.patterns import Pattern, block, channels, check_pattern, n_of_m
+from jaxsparse.pattern_rules import check_pattern
+from jaxsparse.patterns import Pattern, block, channels, n_of_m
 from jaxsparse.selection.top_k import top_k, top_k_mask
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
@@ -60,6 +62,7 @@ from jaxsparse.tracing.training_flops import training_flops
 from jaxsparse.train_state import TrainState, with_masks
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import Event, EventMetrics, KernelAxes
+from jaxsparse.variants import starting_from, with_pattern
 
 __version__ = "0.1.0"
 
@@ -133,6 +136,7 @@ __all__ = [
     "sparse_optimizer",
     "sparsity",
     "stacked",
+    "starting_from",
     "static",
     "summary",
     "to_csr",

@@ -1,8 +1,8 @@
-"""What the axes of a kernel are: inputs, outputs, taps of a convolution, or kernels in a stack.
+"""The roles of a kernel's axes: inputs, outputs, taps of a convolution, or kernels in a stack.
 
-A shape does not say it: (768, 12, 64) is the query of an attention, a matrix of 768 inputs and 768
-outputs, or a convolution of 768 taps. `kernel_axes` finds out by tracing the function that uses the
-kernel. Where nobody traces, the path and the shape decide, by the first of these that fits:
+A shape alone does not tell: (768, 12, 64) may be the query of an attention, a matrix of 768 inputs
+and 768 outputs, or a convolution of 768 taps. `kernel_axes` finds the axes by tracing the function
+that uses the kernel. Without tracing, path and shape decide, by the first of these rules that fits:
 
     leaf                                rank   axes
     weight, weight_ih, ...              2+     (out, in, taps ...), as in Equinox and PyTorch
@@ -13,9 +13,9 @@ kernel. Where nobody traces, the path and the shape decide, by the first of thes
                                                larger than axis 1
     all others, as in Flax              1+     (taps ..., in, out)
 
-The name is that of the leaf, or of the module of a leaf called "kernel" or "w". A convolution of
-rank 3 called "query" has fewer taps than channels and is taken as one; one called "out" needs a
-rule, see `axes_by_rules`, or tracing.
+The name is that of the leaf, or of its module if the leaf is called "kernel" or "w". A convolution
+of rank 3 called "query" is recognised, because it has fewer taps than channels. One called "out"
+needs a rule (see `axes_by_rules`) or tracing.
 """
 
 import math
@@ -51,8 +51,8 @@ def default_axes(path: str, shape: Sequence[int]) -> KernelAxes:
     """Returns the axes of a leaf by the rules at the top of this module.
 
     Args:
-      path: of the leaf; "[3]" at its end, one layer of a stack, does not count.
-      shape: of the leaf; a vector has outputs only, a scalar has no axes.
+      path: path of the leaf. An index such as "[3]" at its end (one layer of a stack) is ignored.
+      shape: shape of the leaf. A vector has only outputs; a scalar has no axes.
 
     >>> default_axes("attn/query/kernel", (768, 12, 64))
     KernelAxes(inputs=(0,), outputs=(1, 2), window=(), batch=())
@@ -80,7 +80,7 @@ def default_axes(path: str, shape: Sequence[int]) -> KernelAxes:
 
 
 def _input_of_heads(joint: str | None, shape: Sequence[int]) -> int:
-    """The axis of the inputs in (..., in, heads, features); -1: it is a convolution."""
+    """The axis of the inputs in (..., in, heads, features), or -1 for a convolution."""
     n = len(shape)
     if joint and n >= 4 and shape[-3] == len(joint):
         return n - 4
@@ -88,16 +88,16 @@ def _input_of_heads(joint: str | None, shape: Sequence[int]) -> int:
 
 
 def axes_of(path: str, shape: Sequence[int], axes: AxesByPath | KeptAxes = ()) -> KernelAxes:
-    """Returns the axes of a leaf, rising and none negative: the given ones, else the default.
+    """Returns the axes of a leaf, in rising order and not negative: given ones, or the default.
 
     Args:
-      path: of the leaf; or of one layer of a stack with "[3]" at its end, as `stacked` makes it,
-        whose axes are those of the stack without the leading ones.
-      shape: of the leaf or layer.
-      axes: by path, as `kernel_axes` returns them; leaves without an entry go by `default_axes`.
+      path: path of the leaf. A path that ends in an index such as "[3]" is one layer of a stack, as
+        `stacked` makes it; its axes are those of the stack without the leading ones.
+      shape: shape of the leaf or layer.
+      axes: axes by path, as `kernel_axes` returns them; leaves without an entry use `default_axes`.
 
     Raises:
-      ValueError: the given ones are not each axis of the leaf once.
+      ValueError: the given axes do not name each axis of the leaf once.
     """
     given = dict(axes)
     found = given.get(path)
@@ -109,10 +109,10 @@ def axes_of(path: str, shape: Sequence[int], axes: AxesByPath | KeptAxes = ()) -
 
 
 def kept_axes(axes: AxesByPath | None) -> KeptAxes:
-    """Returns axes by path as a tuple, which is hashable; none for None.
+    """Returns axes by path as a tuple, which is hashable; an empty one for None.
 
     Raises:
-      ValueError: an entry that is no `KernelAxes` of whole numbers; names its path.
+      ValueError: an entry is no `KernelAxes` of whole numbers; names its path.
     """
     kept = []
     for path, given in sorted((axes or {}).items()):
@@ -124,7 +124,7 @@ def kept_axes(axes: AxesByPath | None) -> KeptAxes:
 
 
 def axes_by_rules(rules: Sequence[tuple[str, KernelAxes]], params: PyTree) -> dict[str, KernelAxes]:
-    """Returns axes by path, as `axes=` takes them, of the leaves that a rule is about.
+    """Returns axes by path, as `axes=` takes them, for the leaves that match a rule.
 
     Args:
       rules: (path regex, axes) pairs; for each leaf the first regex found in its path decides.
@@ -133,7 +133,7 @@ def axes_by_rules(rules: Sequence[tuple[str, KernelAxes]], params: PyTree) -> di
       params: any pytree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: a rule is nobody's first match, or does not name each axis of its leaf once.
+      ValueError: a rule is the first match of no leaf, or does not name each axis of its leaf once.
 
     >>> mixer = {"tokens": {"kernel": np.zeros((8, 4, 16))}, "head": {"kernel": np.zeros((16, 10))}}
     >>> axes_by_rules([("^tokens", KernelAxes((0,), (2,), (), (1,)))], mixer)
@@ -149,7 +149,7 @@ def axes_by_rules(rules: Sequence[tuple[str, KernelAxes]], params: PyTree) -> di
 
 
 def num_places(shape: Sequence[int], axes: Iterable[int]) -> int:
-    """Returns how many places some axes have together, such as the outputs of a query's heads.
+    """Returns the product of some axes' sizes, such as the number of outputs of a query.
 
     >>> num_places((768, 12, 64), (1, 2))
     768
@@ -158,7 +158,7 @@ def num_places(shape: Sequence[int], axes: Iterable[int]) -> int:
 
 
 def fan_in(shape: Sequence[int], axes: KernelAxes) -> int:
-    """Returns how many weights an output sums over.
+    """Returns how many weights each output sums over.
 
     >>> fan_in((3, 3, 16, 32), default_axes("conv/kernel", (3, 3, 16, 32)))
     144

@@ -1,9 +1,9 @@
-"""Functions that are equal when they were made alike.
+"""Functions that are equal if the same factory made them from equal arguments.
 
-Python compares functions by identity, and a factory such as `erk()` makes a new one at every call.
-JAX compares the static parts of a tree: with functions among them, two train states made from the
-same parts would have different structures, would not stack, and would compile every step again. A
-factory under `comparable` returns functions that compare, hash and print by its arguments.
+Python compares functions by identity, and a factory such as `erk()` makes a new function at every
+call. JAX compares the static parts of trees. If these hold functions, two train states made from
+equal parts have different structures, do not stack, and compile every step again. A factory
+decorated by `comparable` returns functions that compare, hash and print by its arguments.
 """
 
 import functools
@@ -15,15 +15,16 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Comparable:
-    """A function with the factory and the arguments that it was made of.
+    """A function together with the factory and the arguments that made it.
 
     Attributes:
-      function: what is called.
+      function: the function that a call runs.
+      factory: the function that made it, without its decorator.
     """
 
     def __init__(self, factory: Callable[..., Any], arguments: dict[str, Any], function: Any):
         self.function = function
-        self._factory, self._arguments = factory, arguments
+        self.factory, self._arguments = factory, arguments
         self._key = _key(tuple(arguments.values()))
         functools.update_wrapper(self, function, assigned=("__module__", "__doc__"), updated=())
 
@@ -34,23 +35,24 @@ class Comparable:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Comparable):
             return NotImplemented
-        return self is other or (self._factory is other._factory and self._key == other._key)
+        return self is other or (self.factory is other.factory and self._key == other._key)
 
     def __hash__(self) -> int:
-        return hash((self._factory, self._key))
+        return hash((self.factory, self._key))
 
     def __repr__(self) -> str:
         said = (f"{name}={_short(value)}" for name, value in self._arguments.items())
-        return f"{self._factory.__name__}({', '.join(said)})"
+        return f"{self.factory.__name__}({', '.join(said)})"
 
 
 def comparable(factory: Factory) -> Factory:
-    """Makes what a factory returns compare, hash and print by the factory and its arguments.
+    """Makes the functions of a factory compare, hash and print by the factory and its arguments.
 
-    Arguments compare by value. Arrays, and all else that cannot be hashed, compare by identity.
+    Arguments compare by value. Arrays, and other values that cannot be hashed, compare by identity;
+    lists, tuples and dicts compare by what they hold.
 
     Args:
-      factory: a function that returns a function, and the same one for the same arguments.
+      factory: a function that returns a function, with the same behaviour for equal arguments.
 
     >>> @comparable
     ... def plus(n):
@@ -63,7 +65,7 @@ def comparable(factory: Factory) -> Factory:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
         function = factory(*args, **kwargs)
-        if isinstance(function, Comparable):  # of another factory, which knows better
+        if isinstance(function, Comparable):  # from another factory, whose arguments say more
             return function
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -72,8 +74,20 @@ def comparable(factory: Factory) -> Factory:
     return cast(Factory, make)
 
 
+def made_by(function: Any, factory: Callable[..., Any]) -> bool:
+    """Whether a function was made by a factory under `comparable`.
+
+    >>> @comparable
+    ... def plus(n):
+    ...     return lambda x: x + n
+    >>> made_by(plus(1), plus), made_by(abs, plus)
+    (True, False)
+    """
+    return isinstance(function, Comparable) and function.factory is inspect.unwrap(factory)
+
+
 class _Same:
-    """Compares what it holds by identity."""
+    """Compares the value that it holds by identity."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -86,7 +100,7 @@ class _Same:
 
 
 def _key(value: Any) -> Any:
-    """The value itself where it can be hashed, else something that can and compares like it."""
+    """The value itself if it can be hashed, else something hashable that compares like it."""
     try:
         hash(value)
     except TypeError:

@@ -1,6 +1,7 @@
-"""Counting True in one pass: on one device one reduction, on a mesh one small all-reduce."""
+"""Counting True in one pass: one reduction on one device, one small all-reduce on a mesh."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,14 +13,14 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 
-@functools.partial(jax.jit, inline=True)  # op by op, it would be compiled again at every call
+@functools.partial(jax.jit, inline=True)  # without jit, every call would compile it again
 def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns int32[] per mask, the number of True in it, in one pass over what they share.
+    """Returns int32[] for each mask: its number of True. Reads all masks in one pass.
 
-    Masks may be sharded in any way: every device counts its own part and only the counts travel, as
-    all-reduces. (Under `vmap`, and with the older GSPMD partitioner, XLA gathers the counts of the
-    parts instead.) A program for a mesh that holds such a count cannot be serialised by
-    `jax.export`; for one device it can.
+    Masks may be sharded in any way. Every device counts its own part, and all-reduces add up the
+    counts. (Under `vmap`, and with the older GSPMD partitioner, XLA gathers the counts of the parts
+    instead.) `jax.export` cannot serialise a program for a mesh that contains such a count; it can
+    for one device.
 
     Args:
       *masks: bool, all of one shape.
@@ -31,25 +32,44 @@ def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
     first, *others = masks
     if others:
         return _count(*masks)
-    # On CPU a reduction of one operand would first store it as integers; of two it would not. The
-    # barrier keeps the second.
+    # On CPU, a reduction of one operand first stores the mask as integers, a reduction of two does
+    # not. The barrier keeps XLA from removing the second operand.
     return lax.optimization_barrier(_count(first, ~first))[:1]
 
 
+def num_true(masks: Iterable[jax.Array | np.ndarray]) -> list[int]:
+    """Returns the number of True in each mask, as Python ints; waits for the device.
+
+    JAX arrays are counted on their devices, and only the counts come to the host. They may be
+    sharded over devices and processes. In an array of another dtype, entries other than 0 count.
+
+    >>> num_true([jnp.array([True, False, True]), np.zeros(3, bool)])
+    [2, 0]
+    """
+    counts = [_num_set(x) if isinstance(x, jax.Array) else np.count_nonzero(x) for x in masks]
+    return [int(count) for count in jax.device_get(counts)]
+
+
+@jax.jit
+def _num_set(x: jax.Array) -> jax.Array:
+    return count_true(x != 0)[0]
+
+
 def _count_plainly(*masks: jax.Array) -> tuple[jax.Array, ...]:
-    # One variadic reduction: on CPU, separate sums would each compute and read their mask.
+    # One variadic reduction: separate sums would not be fused on CPU, so each would read its mask.
     ones = [mask.astype(jnp.int32) for mask in masks]
     add = lambda a, b: tuple(map(lax.add, a, b))
     return tuple(lax.reduce(ones, [np.int32(0)] * len(ones), add, range(masks[0].ndim)))
 
 
 def _count_parts(axes: tuple[str, ...], *masks: jax.Array) -> tuple[jax.Array, ...]:
-    """The counts over a mesh, from one device's part of the masks."""
+    """The counts over a mesh, computed from one device's part of the masks."""
     counts = _count_plainly(*masks)
     return tuple(lax.psum(jnp.stack(counts), axes)) if axes else counts
 
 
-# Left to itself, XLA gathers the parts of a variadic reduction instead of adding them up.
+# Without this rule XLA gathers the partial results of a variadic reduction instead of adding them
+# up.
 @custom_partitioning
 def _count_on_any_mesh(*masks: jax.Array) -> tuple[jax.Array, ...]:
     return _count_plainly(*masks)
@@ -57,7 +77,7 @@ def _count_on_any_mesh(*masks: jax.Array) -> tuple[jax.Array, ...]:
 
 def _partition(mesh: Any, args: Any, results: Any) -> tuple[Any, ...]:
     sharding = args[0].sharding
-    if not isinstance(sharding, NamedSharding):  # no mesh is known: every device counts all of it
+    if not isinstance(sharding, NamedSharding):  # no mesh is known: every device counts everything
         everywhere = SingleDeviceSharding(jax.devices()[0])
         return mesh, _count_plainly, (everywhere,) * len(results), (everywhere,) * len(args)
     counting = lambda *masks: _count_parts(_axes(sharding.spec), *masks)
@@ -74,7 +94,7 @@ def _rule(mesh: Any, args: Any, results: Any) -> str:
 
 
 def _axes(spec: PartitionSpec) -> tuple[str, ...]:
-    """The names of all mesh axes that a layout uses."""
+    """The names of all mesh axes that a sharding uses."""
     names = (name if isinstance(name, tuple) else (name,) for name in spec if name is not None)
     return tuple(name for group in names for name in group)
 

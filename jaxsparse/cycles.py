@@ -4,7 +4,7 @@ import itertools
 from bisect import bisect_right
 
 from jaxsparse.event import Cycles
-from jaxsparse.method import Method, remade
+from jaxsparse.method import Method, recipe_of, remade
 from jaxsparse.schedules import cycle_ends, cyclic
 from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import grow as grow_by
@@ -56,9 +56,9 @@ def with_cycles(
         them: for SET and GMP the FLOPs of the plan are then a little above the true ones.
 
     Raises:
-      ValueError: a number outside its range; cycles that do not fit into training; a method without
-        a recipe to change (`static(masks=...)`), or with cycles already. When called with params:
-        an N:M pattern, which fixes the density.
+      ValueError: a number outside its range; cycles that do not fit into training; no method of
+        `compose`, or one that has cycles already. When called with params: an N:M pattern, which
+        fixes the density.
 
     Differs from the official code of EAST in: counts are exact, above all at the end of a cycle (at
     an interval of 4000 steps that code goes on with 1.585 times its budget); the layers' add up,
@@ -74,9 +74,7 @@ def with_cycles(
     >>> method.name, [(e.step, round(e.density, 3)) for e in method.timetable.events[:4]]
     ('static cycles', [(50, 0.2), (100, 0.3), (150, 0.2), (200, 0.1)])
     """
-    if not isinstance(method, Method):
-        raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
-    recipe, table = method.recipe, method.timetable
+    recipe, table = recipe_of(method), method.timetable
     (cycle_interval,) = check_steps(cycle_interval=cycle_interval)
     if cycle_steps is None:
         cycle_steps = max(table.total_steps // 5, 1)
@@ -85,8 +83,6 @@ def with_cycles(
     ends = cycle_ends(**lengths)
     if not ends or multiplier == 1.0:
         return method
-    if recipe is None:
-        raise ValueError(f"method {method.name} keeps the masks it was given: it takes no cycles")
     if recipe.cycles is not None:
         raise ValueError(f"method {method.name} has cycles already")
     _check_ends(ends, cycle_interval, table.total_steps)

@@ -1,7 +1,7 @@
 """What methods do, as pure functions of a recipe: initial masks, events, targets."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsparse.comparable import made_by
 from jaxsparse.counting import count_true
 from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
-from jaxsparse.masks import all_finite, check_masks, dense_masks
+from jaxsparse.masks import all_finite, check_masks, dense_masks, pruned_only
 from jaxsparse.one_shot import random_masks
 from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_paths, with_leaves
-from jaxsparse.patterns import PatternRules, groups_of
+from jaxsparse.pattern_rules import check_given, groups_of
+from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Targets
+from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import Timetable, row_at
 from jaxsparse.types import (
     Distribution,
@@ -34,7 +37,15 @@ from jaxsparse.types import (
     Stage,
 )
 from jaxsparse.unit_counts import check_sizes, initial_counts, rows_in_units
-from jaxsparse.units import GroupsByPath, fixed, from_units, to_units, unit_shapes, whole
+from jaxsparse.units import (
+    GroupsByPath,
+    fixed,
+    from_units,
+    group_size,
+    to_units,
+    unit_shapes,
+    whole,
+)
 
 
 class Cycles(NamedTuple):
@@ -71,6 +82,8 @@ class Recipe(NamedTuple):
       pattern: which structure; no rules is none.
       cycles: the first events of the timetable, where they have other stages; None: they do not.
       observes: whether events read what the method's `observe` made of the gradients.
+      masks: a function that returns the masks that training starts with, see `starting_from`; None
+        if they are drawn at random.
     """
 
     stages: tuple[Stage, ...]
@@ -82,10 +95,15 @@ class Recipe(NamedTuple):
     pattern: PatternRules = ()
     cycles: Cycles | None = None
     observes: bool = False
+    masks: Callable[[], PyTree] | None = None
 
 
 def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
     """Returns the masks that training starts with, `Method.init`."""
+    if recipe.masks is not None:
+        masks = check_masks(recipe.masks(), params)
+        check_given(masks, recipe.pattern, recipe.prunable)
+        return pruned_only(masks, recipe.prunable)
     weights = prunable_leaves(params, recipe.prunable)
     shapes = leaf_shapes(weights)
     groups = _groups(recipe, shapes)
@@ -143,8 +161,11 @@ def targets(recipe: Recipe, params: PyTree) -> Targets:
     """Returns the counts that `plan` walks through, `Method.targets`."""
     shapes = leaf_shapes(prunable_leaves(params, recipe.prunable))
     groups = _groups(recipe, shapes)
-    initial = _initial_counts(recipe, shapes, groups)
-    return Targets(shapes, initial, _rows(recipe, shapes, groups))
+    if recipe.masks is None:
+        initial = _initial_counts(recipe, shapes, groups)
+    else:
+        initial = _given_counts(recipe, recipe.masks(), params, groups)
+    return Targets(shapes, initial, _rows(recipe, shapes, groups), _grows(recipe))
 
 
 def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
@@ -171,6 +192,29 @@ def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
 def _initial_counts(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> dict[str, int]:
     density = recipe.timetable.initial_density
     return initial_counts(recipe.distribution, shapes, groups, density, recipe.min_keep)
+
+
+def _given_counts(
+    recipe: Recipe, masks: PyTree, params: PyTree, groups: GroupsByPath
+) -> dict[str, int]:
+    """The active units of every leaf in given masks, which have the pattern."""
+    masks = check_masks(masks, params)
+    check_given(masks, recipe.pattern, recipe.prunable)
+    leaves = prunable_leaves(masks, recipe.prunable)
+    return {
+        path: int(np.count_nonzero(np.asarray(mask))) // group_size(groups.get(path))
+        for path, mask in leaves.items()
+    }
+
+
+def _grows(recipe: Recipe) -> tuple[bool, ...]:
+    """Whether each event brings leaves with too few weights up to their target.
+
+    Cycles do. `prune` and `exchange` do not, and a stage of someone's own is taken to do so.
+    """
+    own = not all(made_by(stage, prune) or made_by(stage, exchange) for stage in recipe.stages)
+    end = 0 if recipe.cycles is None else recipe.cycles.stop_step
+    return tuple(own or event.step <= end for event in recipe.timetable.events)
 
 
 def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:

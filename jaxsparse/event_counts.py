@@ -1,4 +1,4 @@
-"""What became of the events of a run: how many were taken, left out, or forgotten by the loop."""
+"""Counts of a run's events: how many were taken, left out, or forgotten by the loop."""
 
 from bisect import bisect_right
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from jaxsparse.method import Method
 from jaxsparse.types import EventMetrics, PyTree
 
 UNKNOWN = -(2**30)
-"""In place of a count: the checkpoint is from before events were counted."""
+"""Stands for a count that is not known: the checkpoint is older than the counting of events."""
 
 
 class EventCounts(NamedTuple):
-    """Events so far.
+    """Numbers of events so far.
 
     Attributes:
-      num_taken: int32[].
-      num_left_out: int32[], those asked for on a step whose gradient was not finite.
+      num_taken: int32[], events that were carried out.
+      num_left_out: int32[], events left out because the gradient of their step was not finite.
     """
 
     num_taken: jax.Array
@@ -27,7 +27,7 @@ class EventCounts(NamedTuple):
 
 
 def no_event(num_leaves: int) -> EventMetrics:
-    """Returns the metrics of a run that has had no event yet: zeros."""
+    """Returns the event metrics of a run before its first event: zeros."""
     leaves = [jnp.zeros(num_leaves, jnp.int32) for _ in range(5)]
     return EventMetrics(*leaves, num_left_out=jnp.zeros((), jnp.int32))
 
@@ -39,29 +39,29 @@ def counted(events: EventCounts, metrics: EventMetrics) -> EventCounts:
 
 
 def num_due(method: Method, step: int) -> int:
-    """Returns how many events the timetable has up to a step, that step included."""
+    """Returns how many events the timetable has up to and including a step."""
     return bisect_right(method.timetable.events, step, key=lambda event: event.step)
 
 
 def event_notes(
     method: Method, step: int, events: EventCounts, params: PyTree, masks: PyTree
 ) -> list[str]:
-    """Says what of the method did not happen: one line each, on the host.
+    """Returns messages about events that did not happen; waits for the device.
 
     Args:
       method: the method.
-      step: completed steps.
-      events: the counts after them.
-      params: only shapes are looked at.
-      masks: the masks after them.
+      step: number of completed steps.
+      events: the counts after `step`.
+      params: only their shapes are used.
+      masks: the masks after `step`.
 
     Returns:
-      Lines about events that the loop did not ask for, about events that were left out because the
-      gradient was not finite, and about a sparsity that is not reached and has no event left.
+      At most three lines: the loop did not ask for some events; events were left out because the
+      gradient was not finite; the final sparsity is not reached, and no event is left to reach it.
     """
     taken, left_out, due = int(events.num_taken), int(events.num_left_out), num_due(method, step)
     notes = []
-    left_out = min(left_out, due - taken)  # others were taken at a later step
+    left_out = min(left_out, due - taken)  # the others were made up for at a later step
     if taken >= 0 and taken + left_out < due:
         notes.append(
             f"{taken} of the {due} events due by step {step:,} were taken; the loop has to pass "
@@ -77,9 +77,9 @@ def event_notes(
 
 
 def unreached(method: Method, step: int, params: PyTree, masks: PyTree) -> str | None:
-    """Returns a line about a final sparsity that no event after `step` will bring, or None.
+    """Returns a message if no event after `step` can reach the final sparsity, else None.
 
-    Methods of constant sparsity keep the number of weights that they are given: they have no line.
+    A method of constant sparsity keeps the number of weights that it is given: always None.
     """
     steps = [event.step for event in method.timetable.events if event.density is not None]
     if not steps or steps[-1] > step:

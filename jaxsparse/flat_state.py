@@ -1,7 +1,7 @@
-"""A state as arrays by path, and back: what a checkpoint is made of, with no file format in it.
+"""A state as arrays by path, and back: the content of a checkpoint, independent of file formats.
 
-The flat form has no containers, so it can be described in JSON, compared with another state leaf
-by leaf, and taken apart without the classes that it came from.
+The flat form has no containers. It can be described in JSON, compared with another state leaf by
+leaf, and taken apart without the classes that it came from.
 """
 
 import zlib
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class Record(NamedTuple):
-    """What is known of one saved leaf without its values.
+    """A description of one saved leaf, without its values.
 
     Attributes:
-      dtype: as a string; "key<fry>" for a typed key.
-      shape: of the leaf; of a key without the integers that it is made of.
+      dtype: dtype as a string; "key<fry>" for a typed key.
+      shape: shape of the leaf; for keys, without the axis of the integers that make a key.
       checksum: CRC-32 of the bytes in C order.
     """
 
@@ -33,20 +33,20 @@ class Record(NamedTuple):
 
 
 def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Record]]:
-    """Returns the arrays of a state by path, keys as the integers they are made of, and records.
+    """Returns the arrays of a state and their records, both by path.
 
-    Leaves of no entries are left out: they hold nothing.
+    Typed keys become arrays of integers. Leaves without entries are left out.
 
     Args:
-      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay as they are, but the
+      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay sharded, but their
         checksum needs all of their entries on this process.
 
     Raises:
-      ValueError: names a leaf that is none of these, or no leaf has entries.
+      ValueError: a leaf is none of these (names it), or no leaf has entries.
     """
     leaves = check_leaves(state)
     if not leaves:
-        raise ValueError("state has no leaf with entries, there is nothing to save")
+        raise ValueError("state has no leaf with entries, so there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
     records = {
         name: Record(dtype_of(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
@@ -56,11 +56,11 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
 
 
 def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
-    """Returns `state` with its leaves replaced, each in its own type and on its own devices.
+    """Returns `state` with new values; every leaf keeps its type and its devices.
 
     Args:
-      state: like the one that was flattened; its values do not matter.
-      values: from `flatten`, on the host. Leaves without one stay.
+      state: a tree like the one that was flattened; its values do not matter.
+      values: arrays of `flatten` by path, on the host. Leaves without a value stay as they are.
     """
     leaves = leaves_by_path(state)
     values = renamed(values, leaves)
@@ -69,12 +69,15 @@ def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
 
 
 def check_fits(records: Mapping[str, Record], state: PyTree, *, name: str) -> None:
-    """Raises a ValueError that names the first leaf of another path, shape or dtype.
+    """Checks that a state has the paths, shapes and dtypes of some records.
 
     Args:
-      records: from `flatten`.
+      records: records of `flatten`.
       state: the state at hand.
-      name: of what the records describe.
+      name: name of the state that the records describe, for messages.
+
+    Raises:
+      ValueError: names the first leaf with another path, shape or dtype.
     """
     ours = check_leaves(state)
     records = renamed(records, ours)
@@ -96,7 +99,7 @@ def check_leaves(state: PyTree) -> dict[str, Any]:
     """Returns the leaves with entries by path.
 
     Raises:
-      ValueError: names a leaf that is no array or number, or only the shape of one.
+      ValueError: a leaf is no array or number, or is only the shape of one; names it.
     """
     leaves = leaves_by_path(state)
     for name, leaf in leaves.items():
@@ -105,7 +108,7 @@ def check_leaves(state: PyTree) -> dict[str, Any]:
         if not _is_number(leaf):
             raise ValueError(
                 f"state at {name} is {leaf!r}; only arrays and numbers can be saved and restored, "
-                f"filter the rest out"
+                f"so filter the rest out"
             )
     return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
 
@@ -116,15 +119,16 @@ def checksum(array: jax.Array | np.ndarray) -> int:
 
 
 def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict[str, T]:
-    """Returns saved leaves under the paths that the state at hand has for them.
+    """Returns saved leaves under the paths that they have in the state at hand.
 
-    Old versions left the last "value" out of every path, today's only where it has no siblings:
-    the leaf "memory/value" beside "memory/key" was saved as "memory". Others may write all of it.
+    Old versions left out the last part "value" of every path. Today's version leaves it out only if
+    it has no siblings. The leaf "memory/value" beside "memory/key" was thus saved as "memory".
+    Other programs may write every "value".
 
     Args:
-      leaves: by the path that they were saved under.
-      paths: of the state at hand. None if there is none: then a leaf that others lie inside gets
-        its "value" back.
+      leaves: leaves by the path under which they were saved.
+      paths: paths of the state at hand, or None if there is none. Then only a leaf at a path that
+        other leaves are inside gets its "value" back.
 
     >>> renamed({"memory": 1, "memory/key": 2})
     {'memory/value': 1, 'memory/key': 2}
@@ -145,10 +149,10 @@ def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict
 
 
 def nested(leaves: Mapping[str, Any]) -> Any:
-    """Returns nested dicts, one level for every "/" in a path; the leaf itself at the path "".
+    """Returns nested dicts, one level for every "/" in a path; a single leaf at "" is itself.
 
     Raises:
-      ValueError: a leaf lies inside another one; names both.
+      ValueError: a leaf is inside another one; names both.
 
     >>> nested({"a/kernel": 1, "a/bias": 2})
     {'a': {'kernel': 1, 'bias': 2}}
@@ -173,20 +177,20 @@ def nested(leaves: Mapping[str, Any]) -> Any:
 def placed(
     value: np.ndarray, record: Record, like: Any = None, *, name: str
 ) -> jax.Array | np.ndarray:
-    """Returns a leaf of values from `flatten` as an array of its own dtype.
+    """Returns a leaf as an array of its saved dtype.
 
     Args:
-      value: on the host.
-      record: of the leaf.
-      like: an array or `jax.ShapeDtypeStruct` with the sharding to take; anything else has none.
-      name: of the leaf, for the error.
+      value: array of `flatten`, on the host.
+      record: record of the leaf.
+      like: an array or `jax.ShapeDtypeStruct` whose sharding is used; anything else has none.
+      name: name of the leaf, for the error.
 
     Returns:
-      A JAX array on the default device or sharded as `like`; NumPy's if JAX would cut it to 32
-      bits.
+      A JAX array, sharded as `like` or on the default device; a NumPy array if JAX would cut it to
+      32 bits.
 
     Raises:
-      ValueError: a key of a kind that JAX does not have.
+      ValueError: the leaf is a key of a kind that JAX does not have.
     """
     sharding = sharding_of(like)
     if record.dtype.startswith("key<"):
@@ -202,24 +206,24 @@ def placed(
 
 
 def sharding_of(leaf: Any) -> Any:
-    """Returns the sharding of an array that is committed to it, or that a shape names, or None."""
+    """Returns the sharding of a committed array or of a shape, or None if there is none."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.sharding
     return leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
 
 
 def _heads(path: str) -> Iterator[str]:
-    """The paths above: "a" and "a/b" of "a/b/c"."""
+    """The paths above a path: "a" and "a/b" for "a/b/c"."""
     return (path[:end] for end, character in enumerate(path) if character == "/")
 
 
 def _is_number(leaf: Any) -> bool:
-    """Whether it is an array or number; NumPy's arrays may also be of objects, text or dates."""
+    """Whether a leaf is a number or an array of numbers; NumPy also has arrays of text or dates."""
     if isinstance(leaf, jax.Array):
         return True
     if not isinstance(leaf, np.ndarray | np.generic | bool | int | float):
         return False
-    dtype = np.asarray(leaf).dtype  # that of an integer beyond 64 bits is object
+    dtype = np.asarray(leaf).dtype  # object, for an integer beyond 64 bits
     return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
@@ -241,7 +245,7 @@ def _raw(leaf: Any) -> jax.Array | np.ndarray:
 def _like(leaf: Any, value: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return value if isinstance(leaf, np.ndarray) else type(leaf)(value[()])
-    # An array that was committed to no device stays so, to follow those that it meets.
+    # An array that was not committed to a device stays uncommitted.
     sharding = sharding_of(leaf)
     if _is_key(leaf):
         key = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(leaf))

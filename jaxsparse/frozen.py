@@ -18,7 +18,7 @@ from jax.extend import core
 from jaxsparse.method import Method, remade
 from jaxsparse.overwritten import has_overwritten, trained_part
 from jaxsparse.paths import leaf_paths, listed, prunable_paths
-from jaxsparse.tracing.jaxprs import called, opened
+from jaxsparse.tracing.jaxprs import branches, walk
 from jaxsparse.types import PyTree, Rules
 
 # They give 0 where every one of their operands is 0, and where one is.
@@ -66,8 +66,8 @@ def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method
 
     Their masks stay all True: they are neither pruned nor counted in the sparsity, which the method
     shares out among the other leaves. `TrainState.create` and `sparse_optimizer` do this with
-    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that keeps given
-    masks (`static(masks=...)`) is returned as it is.
+    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that was given its
+    masks and has no events (`static(masks=...)`) is returned as it is.
 
     Args:
       method: for all leaves.
@@ -78,6 +78,8 @@ def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method
       ValueError: all of the leaves that the method may prune are frozen.
     """
     if method.recipe is None or not frozen:
+        return method
+    if method.recipe.masks is not None and not method.timetable.events:
         return method
     paths = prunable_paths(params, method.prunable)
     left_out = [path for path in paths if path in frozen]
@@ -107,26 +109,14 @@ def _without(rules: Rules | None, frozen: Sequence[str], others: Sequence[str]) 
 
 def _zeros(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
     """Whether each output is surely 0, from whether each input is."""
-    zero: dict[Any, bool] = dict(zip(jaxpr.invars, inputs, strict=True))
+    is_zero = lambda atom, value: isinstance(atom, core.Literal) and not np.any(np.asarray(value))
+    return walk(jaxpr, inputs, _operation, is_zero)
 
-    def of(atom: Any) -> bool:
-        if isinstance(atom, core.Literal):
-            return not np.any(np.asarray(atom.val))
-        return zero.get(atom, False)
 
-    for eqn in jaxpr.eqns:
-        operands, name = [of(atom) for atom in eqn.invars], eqn.primitive.name
-        outputs = [False] * len(eqn.outvars)
-        if name == "cond":
-            branches = (_zeros(opened(b), operands[1:]) for b in eqn.params["branches"])
-            outputs = [all(choices) for choices in zip(*branches, strict=True)]
-        elif name in _ALL:
-            outputs = [all(operands[name == "select_n" :])]
-        elif name in _ANY:
-            outputs = [any(operands)]
-        elif name in ("jit", "pjit", "custom_jvp_call", "remat2", "checkpoint", "closed_call"):
-            inner = called(eqn)
-            if inner is not None:
-                outputs = _zeros(inner.jaxpr, operands[-len(inner.jaxpr.invars) :])
-        zero.update(zip(eqn.outvars, outputs, strict=True))
-    return [of(atom) for atom in jaxpr.outvars]
+def _operation(eqn: Any, operands: list[bool]) -> list[bool]:
+    name = eqn.primitive.name
+    if name == "cond":
+        return branches(eqn, operands, _zeros, all)
+    if name in _ALL:
+        return [all(operands[name == "select_n" :])]
+    return [any(operands)] if name in _ANY else [False] * len(eqn.outvars)

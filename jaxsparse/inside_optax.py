@@ -1,7 +1,7 @@
-"""What is inside an optax transformation: which optimizers it is made of, what it can be handed.
+"""Inspection of optax transformations: which optimizers they contain, which arguments they take.
 
-optax composes closures and keeps no record of what it composed. Some optimizers have a state of
-their own class; the rest are told by the functions that their closures hold.
+optax composes closures and keeps no record of what it composed. Some optimizers are known by the
+class of their state, the others by the functions that their closures hold.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ import optax
 
 from jaxsparse.types import PyTree
 
-# Optimizers whose slots can be found, but that masks would break in silence or obscurely: by the
-# class of their state, and by the function that makes them where others have the same state.
+# Optimizers whose slots can be found, but that would break silently or obscurely with masks. They
+# are known by the class of their state, or by the function that makes them if others share it.
 _STATES = {
     optax.LookaheadState: "optax.lookahead steps two copies of params; average them outside (EMA)",
 }
 _EARLY = (
     "divides by its second moment before it has seen a gradient, so that a weight that an event "
-    "grows is thrown far away; take "
+    "grows is thrown far away; use "
 )
 _ACPROP = f"optax.contrib.acprop {_EARLY}optax.adabelief or optax.contrib.adopt"
 _MAKERS = {
@@ -34,19 +34,19 @@ _MAKERS = {
 
 
 def is_hole(node: Any) -> bool:
-    """Whether optax left it out of a state: a leaf, or whole subtree, that an optimizer skips.
+    """Returns whether a node of a state stands for a leaf or subtree that the optimizer skips.
 
-    `optax.masked`, `optax.partition` and Muon leave such a `MaskedNode` behind.
+    `optax.masked`, `optax.partition` and Muon put such a `MaskedNode` in its place.
     """
     return isinstance(node, optax.MaskedNode)
 
 
 def why_refused(tx: optax.GradientTransformation, state: PyTree) -> str | None:
-    """Returns why masks cannot go around this optimizer, or None.
+    """Returns why this optimizer cannot train with masks, or None if it can.
 
     Args:
       tx: any optax transformation.
-      state: what its `init` returned.
+      state: the state that its `init` returned.
     """
     refused = tuple(_STATES)
     for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, refused)):
@@ -54,7 +54,7 @@ def why_refused(tx: optax.GradientTransformation, state: PyTree) -> str | None:
             return _STATES[type(node)]
     for function in _functions(tx):
         maker = function.__qualname__.removesuffix(".<locals>.update_fn")
-        # ADOPT's clipping keeps such steps small.
+        # ADOPT's clipping keeps the first steps small.
         if maker in _MAKERS and not _held(function).get("use_clipping"):
             return _MAKERS[maker]
     return None
@@ -63,9 +63,9 @@ def why_refused(tx: optax.GradientTransformation, state: PyTree) -> str | None:
 def update_with_masks(tx: optax.GradientTransformation) -> Callable[..., tuple[PyTree, PyTree]]:
     """Returns `tx.update` as a function that takes any extra arguments, masks among them.
 
-    Masks are handed on unless an update inside `tx` has arguments of its own and takes no others,
-    as that of `optax.contrib.sam` (optax asks for `**extra_args`). Other extra arguments are handed
-    on as optax does it, and to anything that takes `**`, such as `optax.MultiSteps`.
+    Masks are passed on unless an update inside `tx` has arguments of its own and takes no others,
+    such as that of `optax.contrib.sam` (optax asks for `**extra_args`). Other extra arguments are
+    passed on as optax does it, and to anything that takes `**`, such as `optax.MultiSteps`.
 
     Args:
       tx: any optax transformation.
@@ -84,7 +84,7 @@ def update_with_masks(tx: optax.GradientTransformation) -> Callable[..., tuple[P
 
 
 def _functions(tx: optax.GradientTransformation) -> Iterator[types.FunctionType]:
-    """All functions that a transformation is made of, through closures, methods and partials."""
+    """Yields all functions inside a transformation: in closures, methods and partials."""
     waiting: list[Any] = [tx.init, tx.update]
     seen: set[int] = set()
     while waiting:
@@ -120,7 +120,7 @@ def _held(function: types.FunctionType) -> dict[str, Any]:
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # one that Python cannot look into
+    except (TypeError, ValueError):  # Python cannot inspect it
         return []
 
 
@@ -129,7 +129,7 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def _has_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is an update that has extra arguments of its own."""
+    """Returns whether a function is an update that has extra arguments of its own."""
     parameters = _parameters(function)
     first = [p.name for p in parameters[:2]]
     return first == ["updates", "state"] and any(p.kind is p.KEYWORD_ONLY for p in parameters)

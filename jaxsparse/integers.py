@@ -1,4 +1,4 @@
-"""Whole numbers as people give them: Python's, NumPy's and JAX's, by one rule."""
+"""Whole numbers from Python, NumPy and JAX, accepted by one rule."""
 
 import operator
 from typing import Any
@@ -10,10 +10,10 @@ from jax.core import Tracer
 
 
 def whole_number(value: Any) -> int | None:
-    """Returns what counts as an index, as Python's int; None for anything else.
+    """Returns an integer as Python's int, or None for anything else.
 
-    An integer of any type and width counts, and so does an array of one without axes. A bool, a
-    float, an array with axes and a traced value do not.
+    Integers of any type and width are accepted, and integer arrays without axes. A bool, a float,
+    an array with axes and a traced value give None.
 
     >>> import numpy as np
     >>> whole_number(np.uint32(4_000_000_000)), whole_number(3.0), whole_number(True)
@@ -28,15 +28,15 @@ def whole_number(value: Any) -> int | None:
 
 
 def to_int32(value: Any, name: str) -> jax.Array:
-    """Returns a count or a step as int32[], whatever integer it is given as.
+    """Returns a count or a step of any integer type as int32[].
 
     Args:
-      value: an integer as in `whole_number`, or a traced one of any type, which is cut to what
-        int32 holds.
-      name: for messages.
+      value: an integer as in `whole_number`, or a traced integer of any type. A traced integer is
+        clipped to the range of int32.
+      name: name of the value, for messages.
 
     Raises:
-      ValueError: it is no integer; or it is known and not within (-2**31, 2**31).
+      ValueError: the value is no integer, or is known and not in (-2**31, 2**31).
 
     >>> int(jax.jit(lambda k: to_int32(k, "k"))(np.uint32(4_000_000_000)))
     2147483647
@@ -46,7 +46,7 @@ def to_int32(value: Any, name: str) -> jax.Array:
         if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
             raise ValueError(f"{name} is {value}; it must be one integer")
         held = np.iinfo(value.dtype)
-        if limits.min <= held.min and held.max <= limits.max:  # not looked at: no wait
+        if limits.min <= held.min and held.max <= limits.max:  # it fits: no wait for the device
             return value.astype(jnp.int32)
         if isinstance(value, Tracer) or not value.is_fully_addressable:
             low, high = (value.dtype.type(n) for n in (max(limits.min, held.min), limits.max))

@@ -1,4 +1,4 @@
-"""Random keys: one key from the caller, and everything that is drawn folds in what it is for."""
+"""Random keys: the caller gives one key, and each use of it folds in its purpose."""
 
 import zlib
 
@@ -6,9 +6,12 @@ import jax
 
 
 def fold_key(key: jax.Array | None, *data: int | str | jax.Array) -> jax.Array | None:
-    """Folds tags, steps and paths into a key, in order; strings by a hash that never changes.
+    """Folds data into a key, in order.
 
-    None stays None, so that a method that needs no randomness needs no key.
+    Args:
+      key: a key, or None. None stays None, so a method that draws nothing needs no key.
+      *data: integers such as steps, or strings such as tags and paths. A string is folded in by its
+        CRC-32, which is the same in every version.
     """
     for item in data:
         if key is None:

@@ -1,4 +1,4 @@
-"""Masks over time: what two masks share, how much an event replaced, what has ever been active."""
+"""Masks over time: overlap of two masks, churn of an event, and weights that were ever active."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from jaxsparse.types import EventMetrics, PyTree, Rules
 
 
 class Shares(NamedTuple):
-    """A share of weights, per leaf and of all of them together.
+    """A share of weights, per leaf and over all leaves.
 
     Attributes:
       layers: float32[leaves] in [0, 1], in the order of `prunable_paths(params)`.
-      total: float32[] in [0, 1], over all leaves: their counts added up, no mean of shares.
+      total: float32[] in [0, 1], from the counts of all leaves added up, not a mean of shares.
     """
 
     layers: jax.Array
@@ -24,18 +24,18 @@ class Shares(NamedTuple):
 
 
 def overlap(a: PyTree, b: PyTree, prunable: Rules | None = None) -> Shares:
-    """How alike two trees of masks are: Jaccard's index, 1 for the same and 0 for disjoint masks.
+    """Returns Jaccard's index of two trees of masks: 1 for equal and 0 for disjoint masks.
 
         |a and b| / |a or b|
 
-    It is symmetric, also for masks of different density. Two masks of one density d drawn at random
-    have about d / (2 - d); of masks of one density that have the overlap J, each has the share
-    2 J / (1 + J) of the other's weights. Two empty leaves are the same. Works under jit.
+    It is symmetric, even if the masks differ in density. Two random masks of density d have an
+    overlap of about d / (2 - d). Two masks of equal density with overlap J share 2 J / (1 + J) of
+    their active weights. Two empty leaves have overlap 1. Works under jit.
 
     Args:
       a: masks.
-      b: masks of the same network, at another step, say, or of another seed.
-      prunable: which leaves count; as in `prunable_paths`.
+      b: masks of the same network, for example at another step or from another seed.
+      prunable: which leaves count, as in `prunable_paths`.
 
     Raises:
       ValueError: the trees differ, or a leaf is not bool; names the first one.
@@ -54,11 +54,11 @@ def overlap(a: PyTree, b: PyTree, prunable: Rules | None = None) -> Shares:
 
 
 def churn(metrics: EventMetrics) -> Shares:
-    """The share of the active weights that an event brought in: num_grown / num_active.
+    """Returns the share of active weights that an event grew: num_grown / num_active.
 
-    Weights that one event both drops and grows again were never gone and do not count, so it is at
-    most the drop fraction (rounded up to a weight) and less where growth chooses what was just
-    dropped. An empty leaf has 0. Works under jit.
+    Weights that an event both drops and grows again do not count. The churn is therefore at most
+    the drop fraction (rounded up to a weight), and less if growth chooses weights that were just
+    dropped. An empty leaf has churn 0. Works under jit.
 
     Args:
       metrics: `event.metrics`, or a train state's `event_metrics`.
@@ -67,17 +67,17 @@ def churn(metrics: EventMetrics) -> Shares:
 
 
 def explore(explored: PyTree, masks: PyTree) -> PyTree:
-    """Adds the masks after an event to all that has been active so far; works under jit.
+    """Returns the union of all masks so far, including those after an event; works under jit.
 
     Args:
-      explored: bool, like masks: the union of all masks so far. Start with the initial masks.
-      masks: the new masks.
+      explored: bool, like masks: the union of all masks before. Start with the initial masks.
+      masks: the masks after the event.
     """
     return jax.tree.map(jnp.logical_or, explored, masks)
 
 
 def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Array:
-    """R_s, the share of prunable weights that were active at some time, float32[] in [0, 1].
+    """Returns R_s, the share of prunable weights that were ever active: float32[] in [0, 1].
 
         R_s = |M_0 or M_1 or ... or M_t| / N
 
@@ -97,8 +97,8 @@ def exploration_rate(explored: PyTree, prunable: Rules | None = None) -> jax.Arr
 
 
 def _shares(part: jax.Array, whole: jax.Array, *, nothing: float) -> Shares:
-    """Shares of int32[leaves] in another, `nothing` where the other is 0."""
-    # Sums of counts can pass int32, and float32 is precise enough for a share.
+    """Divides int32[leaves] by int32[leaves], per leaf and in total; `nothing` if `whole` is 0."""
+    # Sums of counts can exceed int32, and float32 is precise enough for a share.
     part, whole = (x.astype(jnp.float32) for x in (part, whole))
     share = lambda p, w: jnp.where(w > 0, p / jnp.maximum(w, 1.0), nothing)
     return Shares(share(part, whole), share(part.sum(), whole.sum()))

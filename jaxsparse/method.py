@@ -17,10 +17,10 @@ import optax
 from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
 from jaxsparse.distributions import erk
-from jaxsparse.event import Recipe, initial_masks, run_event, targets
+from jaxsparse.event import Cycles, Recipe, initial_masks, run_event, targets
 from jaxsparse.masks import all_finite
 from jaxsparse.paths import check_rules, dense_shapes, leaf_paths
-from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, patterns_in
+from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan, Targets, make_plan
 from jaxsparse.timetable import Segment, Timetable
 from jaxsparse.tracing.flops import OTHER
@@ -66,8 +66,8 @@ class Method(NamedTuple):
         it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
         gives the dense gradient in any case. Of the scores to grow by, the published methods know
         `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
-      recipe: what `init`, `update` and `targets` are made of, for `with_pattern` and `with_cycles`;
-        None where masks come from elsewhere.
+      recipe: what `init`, `update` and `targets` are made of, for `with_pattern`, `with_cycles` and
+        `starting_from`; None for a method that `compose` did not make.
     """
 
     name: str
@@ -85,6 +85,36 @@ class Method(NamedTuple):
         """One line: JAX prints static parts of trees in its errors."""
         events, steps = len(self.timetable.events), self.timetable.total_steps
         return f"Method({self.name}, {events:,} events in {steps:,} steps)"
+
+    @property
+    def pattern(self) -> PatternRules:
+        """The structure of the masks, as `check_pattern` takes it; `()` if they have none."""
+        return () if self.recipe is None else self.recipe.pattern
+
+    @property
+    def scope(self) -> Scope:
+        """Whether targets are one number over all leaves ("global") or one per leaf ("layer")."""
+        return "layer" if self.recipe is None else self.recipe.scope
+
+    @property
+    def has_known_counts(self) -> bool:
+        """Whether the number of active weights of every leaf is known before training.
+
+        It is not if events prune or grow over all leaves together: the scores then decide, and
+        `plan` gives estimates.
+        """
+        changes = any(event.density is not None for event in self.timetable.events)
+        return self.scope == "layer" or not changes
+
+    @property
+    def cycles(self) -> Cycles | None:
+        """The cycles of density that `with_cycles` put in front; None if there are none."""
+        return None if self.recipe is None else self.recipe.cycles
+
+    @property
+    def cycles_end(self) -> int:
+        """The last step of the last cycle of density; 0 if there are no cycles."""
+        return 0 if self.cycles is None else self.cycles.stop_step
 
     def plan(
         self,
@@ -207,60 +237,6 @@ def compose(
     )
 
 
-def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
-    """Returns the method with masks of a structure: N:M, blocks, whole channels.
-
-        jaxsparse.with_pattern(jaxsparse.rigl(sparsity=0.5, ...), jaxsparse.n_of_m(2, 4))
-
-    Blocks and channels are single weights to the method: it scores one by the sum over its entries,
-    counts them, drops and grows them. The targets of the timetable are rounded to whole groups, at
-    least one a leaf where a leaf keeps at least one weight; `plan` shows what is left. With scope
-    "global" beware: sums differ little within a layer, so one threshold takes whole layers (to 80 %
-    in blocks of 4 x 4 it empties 8 of the 53 of a ResNet-50 as initialised). Take scope "layer", or
-    set `min_keep`.
-
-    N:M fixes the density of its leaves at n/m, whatever the distribution says; other leaves follow
-    it at the method's sparsity. An event drops anywhere in the leaf by score, then every group that
-    lost entries grows as many. Methods that change the sparsity on the way are refused, and so is
-    sparsity 0.
-
-    Methods that grow by gradient (RigL, SNFS, GraNet) find none for output channels in front of a
-    ReLU: their masks would stand still, see `channels`. Give them `channels("inputs")`.
-
-    Initial masks have the pattern, and so have masks after every event. Masks from elsewhere had
-    better have it too (`check_pattern` tells, `pattern_masks` makes some): of N:M an event restores
-    it, but a block or channel with one active entry counts as active, so that unstructured masks
-    come out nearly dense. And a method without events hands on what it is given: `static`, and
-    `gmp` whose initial sparsity is the final one.
-
-    Args:
-      method: one that `compose` made, as all published ones are.
-      pattern: for all prunable leaves; or ordered (path regex, pattern or None) pairs: for each
-        leaf the first regex found in its path decides, and one without a match is unstructured.
-
-    Raises:
-      ValueError: no method; it has no recipe to change (`static(masks=...)`), or a pattern already.
-        When called with params: a rule is nobody's first match, a pattern does not divide its leaf,
-        a sparsity that n/m rules out or that changes beside N:M, or leaves that are ranked together
-        (scope "global") have groups of different sizes.
-
-    >>> from jaxsparse import block, channels, rigl, with_pattern
-    >>> rules = [("^conv1/", None), ("fc/", channels()), (".*", block((4, 4)))]
-    >>> with_pattern(rigl(sparsity=0.9, total_steps=1000), rules).name
-    'rigl channels+4x4'
-    """
-    if not isinstance(method, Method):
-        raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
-    recipe, rules = method.recipe, check_pattern_rules(pattern)
-    if recipe is None:
-        raise ValueError(f"method {method.name} keeps the masks it was given: it takes no pattern")
-    if recipe.pattern:
-        raise ValueError(f"method {method.name} has a pattern already")
-    names = patterns_in(rules)
-    name = f"{method.name} {'+'.join(names)}" if names else method.name
-    return remade(method, recipe._replace(pattern=rules), name=name)
-
-
 def observing(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns the transformation as a method's `observe`.
 
@@ -281,6 +257,19 @@ def _observing(update: Callable[..., Any]) -> Any:
     return observe
 
 
+def recipe_of(method: Method) -> Recipe:
+    """Returns what a method is made of.
+
+    Raises:
+      ValueError: it is no method, or one that `compose` did not make.
+    """
+    if not isinstance(method, Method):
+        raise ValueError(f"method {method!r} must be a method such as rigl(sparsity=0.9, ...)")
+    if method.recipe is None:
+        raise ValueError(f"method {method.name} must be one that compose made")
+    return method.recipe
+
+
 def remade(method: Method, recipe: Recipe, **fields: Any) -> Method:
     """Returns the method with another recipe, and what follows from it; and with other fields."""
     return method._replace(timetable=recipe.timetable, **_functions(recipe), **fields)
@@ -290,7 +279,7 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
     """The fields of a method that follow from its recipe."""
     return {
         "init": _init_of(recipe),
-        "update": _update_of(recipe),
+        "update": _update_of(recipe._replace(masks=None)),  # one for all masks to start from
         "targets": _targets_of(recipe),
         "recipe": recipe,
     }

@@ -1,25 +1,29 @@
-"""Looking at masks: a table per layer, alarms, dead channels, a check of the invariants."""
+"""Statistics of masks: a table of layers, alarms, and dead channels."""
 
+import functools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsparse.axes import AxesByPath, axes_of, num_places
+from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import dense_shapes, describe_dense, leaf_paths, listed, prunable_leaves
+from jaxsparse.paths import dense_shapes, describe_dense, listed, prunable_leaves
+from jaxsparse.text_table import text_table
 from jaxsparse.types import KernelAxes, PyTree, Rules, Shapes
 
 
 class DeadChannels(NamedTuple):
-    """Channels of one leaf without an active weight.
+    """Numbers of channels of one leaf that have no active weight.
 
     Attributes:
       num_in: input channels that no active weight reads.
-      num_out: output channels that no active weight feeds; such a channel is constant.
+      num_out: output channels that no active weight feeds; the output of such a channel is
+        constant.
     """
 
     num_in: int
@@ -27,15 +31,15 @@ class DeadChannels(NamedTuple):
 
 
 class LayerSummary(NamedTuple):
-    """One prunable leaf.
+    """Counts of one prunable leaf.
 
     Attributes:
-      path: its path.
-      shape: its shape.
-      num_active: active weights.
-      size: all weights.
-      dead: its channels without an active weight.
-      num_outputs: its output channels.
+      path: path of the leaf.
+      shape: shape of the leaf.
+      num_active: number of active weights.
+      size: number of all weights.
+      dead: numbers of channels without an active weight.
+      num_outputs: number of output channels.
     """
 
     path: str
@@ -52,11 +56,10 @@ class LayerSummary(NamedTuple):
 
     @property
     def alarm(self) -> str | None:
-        """What is wrong with a layer, or None: it is empty, or no active weight reaches an output.
+        """A message if the layer is empty or no active weight reaches some output, else None.
 
-        Such an output is constant whatever the input. An alarm, no error: ERK and global pruning
-        get there at high sparsity, and a residual branch or a wide layer can do without some
-        channels.
+        Such an output is constant for every input. This is no error: ERK and global pruning cause
+        it at high sparsity, and a residual branch or a wide layer can work without some channels.
         """
         if not self.size:
             return None
@@ -71,13 +74,13 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """All prunable leaves; `print(summary)` shows the table.
+    """Counts of all prunable leaves; `print(summary)` shows a table.
 
     Attributes:
-      layers: in the order of the tree.
+      layers: one entry per prunable leaf, in the order of the tree.
       dense: shapes of the leaves that stay dense (biases, norms, embeddings), by path.
-      frozen: shapes of the leaves that the optimizer never moves, by path; they are counted apart.
-      notes: what of the method did not happen, see `events.event_notes`.
+      frozen: shapes of the leaves that the optimizer never moves, by path; counted apart.
+      notes: messages about events that did not happen, see `event_counts.event_notes`.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -87,22 +90,22 @@ class Summary(NamedTuple):
 
     @property
     def num_other(self) -> int:
-        """Parameters in leaves that stay dense, not counted in the sparsity."""
+        """Number of parameters in leaves that stay dense; not counted in the sparsity."""
         return sum(map(math.prod, self.dense.values()))
 
     @property
     def num_frozen(self) -> int:
-        """Parameters in leaves that are frozen, not counted in the sparsity."""
+        """Number of parameters in frozen leaves; not counted in the sparsity."""
         return sum(map(math.prod, self.frozen.values()))
 
     @property
     def num_active(self) -> int:
-        """Active prunable weights."""
+        """Number of active prunable weights."""
         return sum(layer.num_active for layer in self.layers)
 
     @property
     def num_prunable(self) -> int:
-        """All prunable weights."""
+        """Number of all prunable weights."""
         return sum(layer.size for layer in self.layers)
 
     @property
@@ -112,16 +115,19 @@ class Summary(NamedTuple):
 
     @property
     def dead(self) -> DeadChannels:
-        """Channels without an active weight, over all layers."""
+        """Numbers of channels without an active weight, summed over all layers."""
         return DeadChannels(*map(sum, zip(*(layer.dead for layer in self.layers), strict=True)))
 
     @property
     def alarms(self) -> list[str]:
-        """One message for each layer that has one, see `LayerSummary.alarm`."""
+        """The messages of `LayerSummary.alarm`, for layers that have one."""
         return [layer.alarm for layer in self.layers if layer.alarm]
 
     def __str__(self) -> str:
-        """A line per layer and the total, what stays dense; dead channels and alarms if any."""
+        """A table of layers with a total, what stays dense, and alarms.
+
+        The columns of dead channels are left out if no channel is dead.
+        """
         total = LayerSummary("total", (), self.num_active, self.num_prunable, self.dead)
         cells = [("layer", "shape", "active", "weights", "sparsity", "dead in", "dead out")] + [
             (
@@ -137,12 +143,7 @@ class Summary(NamedTuple):
         ]
         if not any(self.dead):
             cells = [row[:-2] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        align = ("<", "<", *">>>>>"[: len(widths) - 2])
-        lines = [
-            "  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True))
-            for row in cells
-        ]
+        lines = text_table(cells, align="<<")
         lines.append(describe_dense(self.dense))
         if self.frozen:
             lines.append(f"and {self.num_frozen:,} frozen parameters: {listed(self.frozen)}")
@@ -157,15 +158,17 @@ def summary(
     frozen: Collection[str] = (),
     axes: AxesByPath | None = None,
 ) -> Summary:
-    """Counts active weights per layer, on the host.
+    """Counts active weights and dead channels per layer; waits for the device.
+
+    Masks may be sharded in any way: only counts come to the host.
 
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
       prunable: as in `prunable_paths`.
       frozen: paths of leaves that the optimizer never moves, see `frozen_paths`.
-      axes: what is an input and what an output, by path, from `kernel_axes` or by hand; leaves
-        without an entry, and all where it is None, go by the rules of `jaxsparse.axes`.
+      axes: which axes are inputs and which are outputs, by path, from `kernel_axes` or by hand.
+        Leaves without an entry follow the rules of `jaxsparse.axes`; so do all leaves if None.
 
     Raises:
       ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
@@ -182,34 +185,38 @@ def summary(
     """
     masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
-    given = axes or {}
-    layers = tuple(_layer(path, np.asarray(mask), given) for path, mask in leaves.items())
+    found = {path: axes_of(path, np.shape(mask), axes or {}) for path, mask in leaves.items()}
+    counts = jax.device_get({path: _counts(mask, found[path]) for path, mask in leaves.items()})
+    layers = tuple(
+        _layer(path, np.shape(mask), found[path], *counts[path]) for path, mask in leaves.items()
+    )
     others = dense_shapes(masks, prunable)
     apart = {path: shape for path, shape in others.items() if path in frozen}
     dense = {path: shape for path, shape in others.items() if path not in apart}
     return Summary(layers, dense, apart)
 
 
-def _layer(path: str, mask: np.ndarray, given: AxesByPath) -> LayerSummary:
-    found = axes_of(path, mask.shape, given)
-    outputs = num_places(mask.shape, (*found.batch, *found.outputs))
-    num_active = int(np.count_nonzero(mask))
-    dead = dead_channels(mask, found)
-    return LayerSummary(path, mask.shape, num_active, mask.size, dead, outputs)
+def _layer(
+    path: str, shape: tuple[int, ...], axes: KernelAxes, num_active: Any, num_in: Any, num_out: Any
+) -> LayerSummary:
+    dead = DeadChannels(int(num_in), int(num_out))
+    num_outputs = num_places(shape, (*axes.batch, *axes.outputs))
+    return LayerSummary(path, shape, int(num_active), math.prod(shape), dead, num_outputs)
 
 
 def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) -> DeadChannels:
-    """Counts the channels of one leaf without an active weight, on the host.
+    """Counts the channels of one leaf that have no active weight; waits for the device.
 
-    A channel is one place of all input axes together, or of all output axes: each feature of each
-    head of an attention's query. Of a convolution in groups the input channels are those of one
-    group. The kernels of a batch have channels of their own.
+    A channel is one index into all input axes together, or into all output axes together. The
+    query of an attention, for example, has one output channel for each feature of each head. The
+    input channels of a grouped convolution are those of one group. Each kernel of a batch has its
+    own channels.
 
     Args:
-      mask: bool, of any rank.
-      axes: of the leaf; None is Flax's layout: the last axis is the outputs, the one before it the
-        inputs, others are taps. A stack of layers is then one leaf, whose channel is dead where it
-        is dead in all of them, and a leaf of rank 1 has outputs only.
+      mask: bool, any rank, sharded in any way.
+      axes: axes of the leaf. None means Flax's layout: the last axis is the outputs, the one before
+        it the inputs, and the others are taps. A stack of layers then counts as one leaf, whose
+        channel is dead if it is dead in every layer. A leaf of rank 1 has only outputs.
 
     Raises:
       ValueError: axes do not name each axis of the leaf once.
@@ -219,68 +226,29 @@ def dead_channels(mask: jax.Array | np.ndarray, axes: KernelAxes | None = None) 
     >>> dead_channels(np.eye(3, 5, dtype=bool), KernelAxes(inputs=(1,), outputs=(0,)))
     DeadChannels(num_in=2, num_out=0)
     """
+    given = {} if axes is None else {"mask": axes}
+    _, *dead = jax.device_get(_counts(mask, axes_of("mask", np.shape(mask), given)))
+    return DeadChannels(*map(int, dead))
+
+
+def _counts(mask: jax.Array | np.ndarray, axes: KernelAxes) -> tuple[Any, Any, Any]:
+    """Active weights, dead inputs and dead outputs, counted where the mask is: host or device."""
+    if isinstance(mask, jax.Array):
+        return _counts_on_device(mask, axes)
     mask = np.asarray(mask)
-    found = axes_of("mask", mask.shape, {} if axes is None else {"mask": axes})
-
-    def num_dead(side: tuple[int, ...]) -> int:
-        others = tuple(i for i in range(mask.ndim) if i not in (*side, *found.batch))
-        return int(np.count_nonzero(~mask.any(others))) if side else 0
-
-    return DeadChannels(num_dead(found.inputs), num_dead(found.outputs))
+    return np.count_nonzero(mask), *_num_dead(mask, axes)
 
 
-def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
-    """Checks that every inactive weight and optimizer slot is exactly 0, on the host.
-
-    Slots are found without the optimizer: every part of its state with the structure of params is
-    a tree of slots; elsewhere (under `optax.masked` or `optax.partition`) a slot belongs to the
-    parameter with the longest path that its own path ends in. The shapes must agree as well.
-
-    Args:
-      params: any pytree of arrays.
-      opt_state: any pytree; pass () to check only params.
-      masks: bool, the structure and shapes of params.
-
-    Raises:
-      ValueError: names the first bad leaf, how many entries are bad, and the first of them.
-
-    >>> import jax.numpy as jnp
-    >>> check({"kernel": jnp.array([[0.0, 3.0]])}, (), {"kernel": jnp.array([[True, False]])})
-    Traceback (most recent call last):
-    ...
-    ValueError: params at kernel: 1 of 1 inactive entries are not 0, the first at (0, 1) is 3.0
-    """
-    masks = check_masks(masks, params)
-    by_path = dict(zip(leaf_paths(masks), jax.tree.leaves(masks), strict=True))
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        _check_leaf(f"params at {path}", leaf, by_path[path])
-    for name, slot, path in _slots(opt_state, params):
-        if np.shape(slot) == by_path[path].shape:
-            _check_leaf(f"optimizer slot {name}", slot, by_path[path])
+@functools.partial(jax.jit, static_argnums=1)
+def _counts_on_device(mask: jax.Array, axes: KernelAxes) -> tuple[Any, Any, Any]:
+    return *count_true(mask != 0), *_num_dead(mask, axes)
 
 
-def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, str]]:
-    """Yields (name, slot, path of its parameter); a slot without a parameter is left out."""
-    structure, paths = jax.tree.structure(params), leaf_paths(params)
+def _num_dead(mask: Any, axes: KernelAxes) -> tuple[Any, Any]:
+    """Dead inputs and dead outputs; `mask` is an array of NumPy or of JAX."""
 
-    def like_params(node: PyTree) -> bool:
-        return jax.tree.structure(node) == structure
+    def num_dead(side: tuple[int, ...]) -> Any:
+        others = tuple(i for i in range(mask.ndim) if i not in (*side, *axes.batch))
+        return (~mask.any(others)).sum() if side else 0
 
-    nodes = jax.tree.leaves(opt_state, is_leaf=like_params)
-    for name, node in zip(leaf_paths(opt_state, is_leaf=like_params), nodes, strict=True):
-        if like_params(node):
-            for path, slot in zip(paths, jax.tree.leaves(node), strict=True):
-                yield f"{name}/{path}".strip("/"), slot, path
-        elif owners := [path for path in paths if f"/{name}".endswith(f"/{path}")]:
-            yield name, node, max(owners, key=len)
-
-
-def _check_leaf(name: str, leaf: jax.Array, mask: jax.Array) -> None:
-    inactive = ~np.asarray(mask)
-    bad = inactive & (np.asarray(leaf) != 0)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{name}: {bad.sum()} of {inactive.sum()} inactive entries are not 0, "
-            f"the first at {where} is {np.asarray(leaf)[where]}"
-        )
+    return num_dead(axes.inputs), num_dead(axes.outputs)

@@ -1,21 +1,22 @@
-"""What the name of a leaf says about it: a weight to prune, or an embedding, a position, a norm.
+"""Which leaves are weights to prune, by their names, and which are embeddings, positions or norms.
 
-A leaf is a weight if its own name is one of those that libraries give to what they multiply by
-(kernel, weight, w, weight_ih, recurrent_kernel) and nothing tells it apart as a table or a norm.
-Three things may: the class of the module that holds it, the name of that module, and a first part
-of its own name (token_embed_weight). Names are read as words, so "normal" is no norm and
-"embedding_to_hidden" no embedding. `tests/test_names.py` has the names of thirty kinds of network.
+A leaf is a weight if its own name is one that libraries give to weights (kernel, weight, w,
+weight_ih, recurrent_kernel), and nothing marks it as a table or a norm. Three things can mark it:
+the class of the module that holds it, the name of that module, and the first part of its own name
+(token_embed_weight). Names are split into words, so "normal" is no norm and "embedding_to_hidden"
+is no embedding. `tests/test_names.py` lists the names of thirty kinds of network.
 
-The embedding of an image's patches is a convolution or projection of pixels, pruned like any first
-layer; so is an output layer (head, lm_head, classifier). SViTE prunes both (Chen et al. 2021,
-"Chasing Sparsity in Vision Transformers"), and leaves out positions and class tokens.
+The embedding of image patches is a convolution or projection of pixels, so it is pruned like any
+first layer. Output layers (head, lm_head, classifier) are pruned too. SViTE prunes both (Chen et
+al. 2021, "Chasing Sparsity in Vision Transformers"), and leaves out positions and class tokens.
 """
 
 import re
 from collections.abc import Iterable
 
-# What is multiplied by, and the part before it: in_proj_weight. The suffixes are those of recurrent
-# cells (PyTorch, Equinox, Haiku) and of PyTorch's weight normalisation, whose direction is v.
+# Names of weights, and the part before them: in_proj_weight. The suffixes are those of recurrent
+# cells (PyTorch, Equinox, Haiku) and of PyTorch's weight normalisation, which calls its direction
+# v.
 _WEIGHT = re.compile(
     r"(?:(?P<of>.+)_)?(?:kernel|weight)|w"
     r"|(?:kernel|weight|w)_(?:ih|hh|hr|i|h|x|v)(?:_l\d+)?(?:_reverse)?",
@@ -39,10 +40,10 @@ def is_weight(path: str, rank: int, classes: Iterable[type] = ()) -> bool:
     """Returns whether a leaf is pruned by default.
 
     Args:
-      path: of the leaf, such as "Dense_0/kernel".
-      rank: its number of axes; vectors and scalars are no weights.
-      classes: the class of the node that holds it and those that this one derives from. Where one
-        of them says what it is (Embedding, LayerNorm, Linear), names of modules do not count.
+      path: path of the leaf, such as "Dense_0/kernel".
+      rank: number of axes of the leaf; vectors and scalars are no weights.
+      classes: the class of the node that holds the leaf, and its base classes. If one of them
+        decides (Embedding, LayerNorm, Linear), names of modules do not count.
 
     >>> [is_weight(path, rank=2) for path in ("fc/kernel", "wte/weight", "cell/weight_ih")]
     [True, False, True]
@@ -61,13 +62,18 @@ def is_weight(path: str, rank: int, classes: Iterable[type] = ()) -> bool:
 def says(name: str, rank: int) -> bool | None:
     """Returns what the name of a module, or of its class, says about a weight in it.
 
-    A norm is told by its last word (layer_norm, bn1), or by its first (ln_f) unless it names a
-    projection (norm_proj). A table is told by its last word (tok_embed, wte). One with three axes
-    or more is a convolution, such as the embedding of the patches of an image, unless it is of
+    The last word marks a norm (layer_norm, bn1); so does the first (ln_f), unless another word
+    names a projection (norm_proj). The last word marks a table (tok_embed, wte). A table with three
+    axes or more is a convolution, such as the embedding of image patches, unless it holds
     positions. "patch_embed" is a projection of the image, whatever its shape.
 
+    Args:
+      name: name of a module or class.
+      rank: number of axes of the weight.
+
     Returns:
-      True: a layer that multiplies. False: an embedding, a position or a norm. None: nothing.
+      True for a layer that multiplies; False for an embedding, a position or a norm; None if the
+      name does not tell.
 
     >>> [says(name, rank=2) for name in ("LayerNorm_0", "pos_embedding", "Conv2d", "normal")]
     [False, False, True, None]
@@ -91,9 +97,10 @@ def says(name: str, rank: int) -> bool | None:
 
 
 def _owner(above: list[str]) -> str:
-    """The name of the module that holds a leaf; of one in a list, that of a list of such modules.
+    """The name of the module that holds a leaf; for a module in a list, the name of the list.
 
-    "norms/0" is a norm, but "time_embed/0" a layer of something that is called an embedding.
+    The name of a list counts only if it is a plural: "norms/0" is a norm, but "time_embed/0" is a
+    layer of something called an embedding. Else the name is "".
     """
     if above and above[-1].isdecimal():
         return above[-2] if len(above) > 1 and above[-2].endswith("s") else ""

@@ -10,7 +10,8 @@ import jax
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import dense_masks
 from jaxsparse.paths import leaf_shapes, prunable_leaves, with_leaves
-from jaxsparse.patterns import Pattern, PatternRules, check_pattern_rules, groups_of
+from jaxsparse.pattern_rules import check_pattern_rules, groups_of
+from jaxsparse.patterns import Pattern, PatternRules
 from jaxsparse.scores import as_given, magnitude, random, score_leaves
 from jaxsparse.selection.best_of_group import best_in_groups
 from jaxsparse.selection.top_k import top_k, top_k_with_minimum

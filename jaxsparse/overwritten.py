@@ -1,8 +1,8 @@
-"""Leaves that take their gradient as their next value, such as Flax's fp8 scales.
+"""Leaves whose gradient is their next value, such as Flax's fp8 scales.
 
-Flax keeps them in a collection of their own beside "params": the gradient that `jax.grad` returns
-for them is no gradient but the new value (`flax.linen.fp8_ops`). No optimizer moves them, so its
-state has slots for the other leaves alone.
+Flax keeps them in their own collection beside "params". What `jax.grad` returns for them is not a
+gradient but the new value (`flax.linen.fp8_ops`). The optimizer does not move them, so its state
+has slots for the other leaves only.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ OVERWRITTEN = "_overwrite_with_gradient"
 
 
 def has_overwritten(tree: PyTree) -> bool:
-    """Whether a tree of variables, of their gradients or masks, has leaves that are overwritten."""
+    """Returns whether a tree of variables, gradients or masks has leaves that are overwritten."""
     return isinstance(tree, Mapping) and OVERWRITTEN in tree
 
 
 def trained_part(tree: PyTree) -> PyTree:
-    """Returns what the optimizer moves: all, or the collection "params" beside what is overwritten.
+    """Returns what the optimizer moves: the whole tree, or only "params" if it has such leaves.
 
     >>> trained_part({"params": {"kernel": 1.0}, "_overwrite_with_gradient": {"scale": 2.0}})
     {'kernel': 1.0}
@@ -28,7 +28,7 @@ def trained_part(tree: PyTree) -> PyTree:
 
 
 def with_trained(variables: PyTree, grads: PyTree, trained: PyTree) -> PyTree:
-    """Returns variables with new values: `trained`, and of what is overwritten its gradient."""
+    """Returns new variables: `trained`, and the gradients of the leaves that are overwritten."""
     if not has_overwritten(variables):
         return trained
     return type(variables)({"params": trained, OVERWRITTEN: grads[OVERWRITTEN]})

@@ -1,7 +1,7 @@
-"""Leaves by path: how trees of any kind are named and compared, and which leaves are prunable.
+"""Leaves by path: names and comparison of trees of any kind, and which leaves are prunable.
 
-The core works on any pytree by the paths of its leaves ("Dense_0/kernel"), so linen dicts, NNX
-states, Equinox modules, lists and NamedTuples are all served the same way.
+The core works on any pytree by the paths of its leaves ("Dense_0/kernel"). It therefore treats
+linen dicts, NNX states, Equinox modules, lists and NamedTuples in the same way.
 """
 
 import math
@@ -19,8 +19,8 @@ from jaxsparse.types import Leaves, OptionError, PyTree, Rules, Shapes
 def leaf_paths(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     """Returns the path of every leaf, in the tree's order, such as "Dense_0/kernel".
 
-    A last "value" without siblings is left out: it is the box of an NNX variable or of a linen
-    `Partitioned`. So one rule serves linen and NNX, boxed or not.
+    A last part "value" without siblings is left out: it is the box of an NNX variable or of a linen
+    `Partitioned`. One rule thus serves linen and NNX, boxed or not.
 
     >>> leaf_paths({"a": {"kernel": 1.0, "bias": 2.0}})
     ['a/bias', 'a/kernel']
@@ -33,7 +33,7 @@ def leaf_paths(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> li
 def _places(
     tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
 ) -> list[tuple[str, type | None]]:
-    """The path of every leaf and the class of the node that holds it, boxes left out."""
+    """The path of every leaf and the class of the node that holds it, without boxes."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     places = []
     for (keys, _), above in zip(leaves, _nodes_above(structure), strict=True):
@@ -76,10 +76,17 @@ def with_leaves(tree: PyTree, leaves: Leaves) -> PyTree:
 def check_like(tree: PyTree, reference: PyTree, *, name: str, like: str) -> PyTree:
     """Returns the tree in the containers of `reference`, whose leaves have the same paths.
 
-    Flax NNX holds the same leaves in variables or without them, others in tuples or lists.
+    The containers may differ: Flax NNX holds the same leaves with or without variables, other trees
+    hold them in tuples or lists.
+
+    Args:
+      tree: any pytree.
+      reference: a pytree whose leaves have the same paths and shapes.
+      name: name of `tree`, for messages.
+      like: name of `reference`, for messages.
 
     Raises:
-      ValueError: the trees differ; names the first leaf of another path or shape.
+      ValueError: the trees differ; names the first leaf with another path or shape.
 
     >>> check_like([1.0], (2.0,), name="grads", like="params")
     (1.0,)
@@ -106,16 +113,17 @@ def prunable_paths(params: PyTree, prunable: Rules | None = None) -> list[str]:
 
     Args:
       params: any pytree of arrays (or of masks, or of `jax.ShapeDtypeStruct`).
-      prunable: ordered (path regex, True, False or None) pairs; for each leaf the first regex
-        found in its path (`re.search`) decides, and a leaf without a match stays dense. None in a
-        rule leaves it to the default: `((r"^head/", False), (r"", None))` is the default but for
-        the head. None for all rules is the default: leaves of rank 2 or more that are weights by
-        their name (kernel, weight, w, weight_ih), unless an embedding, a position or a norm holds
-        them, by its class where params are Equinox modules, else by its name (`jaxsparse.names`).
+      prunable: ordered pairs of a path regex and True, False or None. For each leaf the first regex
+        found in its path (`re.search`) decides; a leaf without a match stays dense. A rule with
+        None leaves the decision to the default: `((r"^head/", False), (r"", None))` is the default
+        without the head. If `prunable` itself is None, the default decides for all leaves. By
+        default a leaf is prunable if it has rank 2 or more and the name of a weight (kernel,
+        weight, w, weight_ih), unless an embedding, a position or a norm holds it. The holder is
+        known by its class in Equinox modules, else by its name (`jaxsparse.names`).
 
     Raises:
-      ValueError: a rule is nobody's first match, no leaf is left, two leaves share a path, or a
-        leaf is too large to count.
+      ValueError: a rule is the first match of no leaf, no leaf is prunable, two leaves share a
+        path, or a leaf has 2**31 entries or more.
 
     >>> import jax.numpy as jnp
     >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}}
@@ -159,7 +167,7 @@ def prunable_leaves(
     Args:
       tree: params, or a tree like it.
       prunable: as in `prunable_paths`.
-      paths: the paths, where they are known already; then `prunable` is not looked at.
+      paths: the prunable paths if they are known already; then `prunable` is not used.
     """
     paths = prunable_paths(tree, prunable) if paths is None else paths
     leaves = leaves_by_path(tree)
@@ -167,7 +175,7 @@ def prunable_leaves(
 
 
 def dense_shapes(params: PyTree, prunable: Rules | None = None) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the leaves that methods leave dense, by path, in the tree's order.
+    """Returns the shapes of the leaves that stay dense, by path, in the tree's order.
 
     Args:
       params: as in `prunable_paths`.
@@ -179,7 +187,7 @@ def dense_shapes(params: PyTree, prunable: Rules | None = None) -> dict[str, tup
 
 
 def describe_dense(shapes: Shapes) -> str:
-    """Returns a line about the leaves that stay dense: the largest first, vectors only counted.
+    """Returns a line about the leaves that stay dense: largest first, vectors only counted.
 
     >>> print(describe_dense({"tok_embed/weight": (90, 8), "fc/bias": (8,), "cls": (1, 1, 8)}))
     and 736 parameters that stay dense: tok_embed/weight (90, 8); and 2 vectors
@@ -205,7 +213,7 @@ def leaf_shapes(leaves: Leaves) -> dict[str, tuple[int, ...]]:
 
 
 def check_rules(prunable: Rules | None) -> tuple[tuple[str, bool | None], ...] | None:
-    """Returns the rules as a tuple of pairs, raises a ValueError if they are anything else."""
+    """Returns the rules as a tuple of pairs, None for None; raises a ValueError otherwise."""
     if prunable is None:
         return None
     try:
@@ -224,8 +232,13 @@ def first_matches(
 ) -> dict[str, int | None]:
     """Returns for each path the index of the first regex found in it, or None.
 
+    Args:
+      patterns: regexes.
+      paths: paths of leaves.
+      name: what a pattern is called in messages, such as "prunable rule".
+
     Raises:
-      ValueError: a pattern that is no regex, or nobody's first match; `name` says what it is.
+      ValueError: a pattern is no regex, or is the first match of no path.
     """
     for pattern in patterns:
         try:
@@ -244,7 +257,7 @@ def first_matches(
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """Returns the names as an error message lists them, of many only the first.
+    """Returns names as a list for a message: the first `most` of them, and how many more.
 
     >>> listed(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -254,7 +267,7 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 
 
 def _by_default(params: PyTree) -> dict[str, bool]:
-    """Whether each leaf is prunable by default, by path."""
+    """By path, whether each leaf is prunable by default."""
     places = zip(_places(params), jax.tree.leaves(params), strict=True)
     return {
         path: is_weight(path, np.ndim(leaf), holder.__mro__ if holder else ())

@@ -23,11 +23,14 @@ class Targets(NamedTuple):
       shapes: shapes of the prunable leaves, by path.
       initial: active weights at the start, by path; units where `rows.groups` counts in units.
       rows: the targets of all events, from `event_rows`, counted alike.
+      grows: whether each event also grows up to its target. One that only prunes leaves a layer as
+        it is if the layer has fewer weights than its target, which given masks may have.
     """
 
     shapes: Shapes
     initial: dict[str, int]
     rows: Row
+    grows: tuple[bool, ...]
 
 
 class PlanRow(NamedTuple):
@@ -249,9 +252,13 @@ def _walk(
     table = [planned(0, 0.0)]
     for i, event in enumerate(timetable.events):
         if event.density is not None and isinstance(targets.rows.target, dict):
-            active = {p: int(targets.rows.target[p][i]) for p in active}
+            wanted = {p: int(targets.rows.target[p][i]) for p in active}
+            grows = targets.grows[i]
+            active = {p: n if grows else min(n, active[p]) for p, n in wanted.items()}
         elif event.density is not None:
             total = int(targets.rows.target[i])
+            if not targets.grows[i]:
+                total = min(total, sum(active.values()))
             if total < sum(least.values()):
                 least = _estimate(targets, least, total, axes)
             active = _grown(targets, least, total)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.keys import fold_key
+from jaxsparse.tracing.jaxprs import walk
 from jaxsparse.types import Leaves, Score, Scores
 from jaxsparse.units import GroupsByPath, pool, whole
 
@@ -113,5 +114,6 @@ def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:
     """Whether the score makes use of its key."""
     if key is None:
         return False
-    jaxpr = jax.make_jaxpr(score)(leaf, leaf, key).jaxpr
-    return any(jaxpr.invars[-1] in eqn.invars for eqn in jaxpr.eqns)
+    operation = lambda eqn, operands: [any(operands)] * len(eqn.outvars)
+    closed = jax.make_jaxpr(score)(leaf, leaf, key)
+    return any(walk(closed, [False, False, True], operation, lambda atom, value: False))

@@ -1,4 +1,4 @@
-"""An optimizer and a method in one: for training loops of one's own, over any tree of params.
+"""An optimizer and a method in one, for your own training loop over any tree of params.
 
     optimizer = jaxsparse.sparse_optimizer(method, optax.adam(1e-3))
     params, state = optimizer.init(params, key=key)
@@ -11,10 +11,10 @@
     for n in range(1, total_steps + 1):
         params, state = step(params, state, batch, event=method.is_due(n))
 
-All that a method asks of a loop is in it: masks are applied, the gradient of every step is observed
-(SNFS), the optimizer step is left out at the events of RigL, SET and SNFS, what an event does not
-keep starts again at 0, frozen leaves stay as they are, and Flax's fp8 scales are overwritten.
-`TrainState` is the same in Flax's clothes.
+It does everything that a method asks of a loop. It applies the masks, observes the gradient of
+every step (SNFS), leaves out the optimizer step at the events of RigL, SET and SNFS, restarts at 0
+what an event does not keep, leaves frozen leaves as they are, and overwrites Flax's fp8 scales.
+`TrainState` does the same as a Flax train state.
 """
 
 from collections.abc import Callable, Collection
@@ -29,27 +29,28 @@ from jaxsparse.axes import AxesByPath
 from jaxsparse.comparable import comparable
 from jaxsparse.event_counts import EventCounts, counted, event_notes, no_event
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.invariants import check
 from jaxsparse.masks import apply_masks, check_masks, pruned_only
 from jaxsparse.method import Method
-from jaxsparse.metrics import Summary, check, summary
+from jaxsparse.metrics import Summary, summary
 from jaxsparse.overwritten import trained_part, with_trained
 from jaxsparse.paths import check_like, prunable_paths
-from jaxsparse.patterns import check_pattern
+from jaxsparse.pattern_rules import check_given
 from jaxsparse.transforms import apply_event, masked
 from jaxsparse.types import EventMetrics, PyTree
 
 
 class SparseState(NamedTuple):
-    """All that changes beside params; a pytree of arrays.
+    """What changes during training beside params; a pytree of arrays.
 
     Attributes:
       step: int32[], completed steps, RigL's skipped ones included.
       masks: bool, the structure and shapes of params.
       opt_state: the state of the optimizer, without masks in it.
       observe_state: the state of `method.observe`.
-      key: the key of all events; each folds in its step and the paths of the leaves.
-      event_metrics: of the last event; zeros before the first one.
-      events: how many events there were.
+      key: the key of all events; each event folds in its step and the paths of the leaves.
+      event_metrics: those of the last event; zeros before the first one.
+      events: how many events were taken, and how many were left out.
     """
 
     step: jax.Array
@@ -62,16 +63,16 @@ class SparseState(NamedTuple):
 
 
 class SparseOptimizer(NamedTuple):
-    """What `sparse_optimizer` returns. Two of them that are made of equal parts are equal.
+    """What `sparse_optimizer` returns. Two of them made of equal parts are equal.
 
     Attributes:
       init: (params, *, key, masks=None) -> (params, state): draws the masks, or takes the given
         ones, and applies them.
       update: (grads, state, params, *, event=False, **tx_args) -> (params, state): one step, pure.
         `grads` is the dense gradient at params. `event` is a Python bool, `method.is_due(n)` for
-        the n-th step, and static under `jit`. Further arguments go to the optimizer.
-      method: the method, as it was given.
-      tx: the optimizer, as it was given.
+        the n-th step; static under `jit`. Further arguments go to the optimizer.
+      method: the method as given.
+      tx: the optimizer as given.
     """
 
     init: Callable[..., tuple[PyTree, SparseState]]
@@ -82,27 +83,30 @@ class SparseOptimizer(NamedTuple):
     def summary(
         self, params: PyTree, state: SparseState, axes: AxesByPath | None = None
     ) -> Summary:
-        """The table per layer, and what of the method did not happen (waits for the device).
+        """Returns the table of layers, with notes on events that did not happen.
 
-        `axes` is as in `jaxsparse.summary`.
+        Waits for the device. `axes` is as in `jaxsparse.summary`.
         """
         frozen = frozen_paths(self.tx, params)
         method = leave_out(self.method, frozen, params)
         return run_summary(method, params, state, frozen, axes=axes)
 
     def check(self, params: PyTree, state: SparseState) -> None:
-        """Raises a ValueError if an inactive weight or slot is not 0, or an event was forgotten."""
+        """Raises a ValueError if an inactive weight or slot is not 0, or an event was forgotten.
+
+        Waits for the device.
+        """
         frozen = frozen_paths(self.tx, params)
         check_run(leave_out(self.method, frozen, params), params, state)
 
 
 def sparse_optimizer(method: Method, tx: optax.GradientTransformation) -> SparseOptimizer:
-    """Joins a method and an optimizer, for a loop of one's own; see the top of this module.
+    """Joins a method and an optimizer for your own training loop; see the top of this module.
 
     Args:
-      method: chooses and changes the masks. Leaves that the optimizer never moves (see
-        `frozen_paths`) are left as they are, and are not counted in the sparsity.
-      tx: any optimizer that `masked` goes around, not yet masked.
+      method: chooses and changes the masks. It leaves alone the leaves that the optimizer never
+        moves (see `frozen_paths`); they are not counted in the sparsity.
+      tx: any optimizer that `masked` accepts, not yet masked.
 
     >>> import jaxsparse
     >>> method = jaxsparse.gmp(sparsity=0.5, total_steps=4, update_interval=2)
@@ -133,7 +137,7 @@ def _update_of(method: Method, tx: optax.GradientTransformation) -> Any:
         grads: PyTree, state: SparseState, params: PyTree, *, event: bool = False, **tx_args: Any
     ) -> tuple[PyTree, SparseState]:
         here = method
-        if _asked(event):  # masks of other steps are handed on, whatever leaves they are of
+        if _asked(event):  # other steps use only method.observe
             here = leave_out(method, frozen_paths(tx, params), params)
         return take_step(here, masked(tx), grads, state, params, event=event, **tx_args)
 
@@ -153,26 +157,27 @@ def start(
       method: chooses the masks.
       tx: `masked` around the optimizer.
       params: any pytree of arrays.
-      key: of the initial masks and all events.
-      masks: in place of `method.init`; see `TrainState.create`.
+      key: key of the initial masks and all events.
+      masks: initial masks; None draws them with `method.init`. See `TrainState.create`.
 
     Raises:
-      ValueError: masks that do not fit params or lack the method's pattern, or that it cannot draw.
+      ValueError: the masks do not fit params or lack the method's pattern, or the method cannot
+        draw masks.
     """
     if masks is None:
         masks = method.init(key, params)
     else:
         masks = check_masks(masks, params)
-        _check_given(masks, method)
+        check_given(masks, method.pattern, method.prunable)
     masks = pruned_only(masks, method.prunable)
     params = apply_masks(params, masks)
-    # Buffers of its own throughout: a step that donates the state must neither donate one buffer
-    # twice nor delete what the caller still holds.
+    # Every leaf gets its own buffer: a step that donates the state must not donate one buffer
+    # twice, and must not delete what the caller still holds.
     own = lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x
     state = SparseState(
         step=jnp.zeros((), jnp.int32),
         masks=masks,
-        opt_state=tx.init(trained_part(params)),  # Prodigy and others keep the initial params there
+        opt_state=tx.init(trained_part(params)),  # Prodigy and others keep the initial params in it
         observe_state=method.observe.init(params),
         key=key,
         event_metrics=no_event(len(prunable_paths(params, method.prunable))),
@@ -191,14 +196,14 @@ def take_step(
     event: bool,
     **tx_args: Any,
 ) -> tuple[PyTree, SparseState]:
-    """One optimizer step, followed by a mask update where `event`; pure.
+    """Takes an optimizer step, then updates the masks if `event`; pure.
 
-    The event sees the gradient that the step was taken with, at the weights before it. A method
-    with `skip_step` (RigL) leaves the optimizer step out there: the step count advances, the
-    optimizer's own counts (of its learning-rate schedule, say) do not.
+    The event uses the gradient of the step, at the weights before the step. A method with
+    `skip_step` (RigL) leaves out the optimizer step at an event: the step count advances, but the
+    optimizer's own counts (such as that of its learning-rate schedule) do not.
 
-    An event on a step whose gradient is not finite changes nothing but `events.num_left_out`. The
-    next event of the method makes up for it. Under loss scaling, the next step can: ask for
+    If the gradient is not finite, an event changes nothing but `events.num_left_out`. The method's
+    next event makes up for it. Under loss scaling the next step can make up for it: use
 
         waits = method.is_due(n - 1) and bool(state.event_metrics.num_left_out)
         event = method.is_due(n) or waits
@@ -207,20 +212,20 @@ def take_step(
       method: chooses the masks.
       tx: `masked` around the optimizer.
       grads: the dense gradient at params.
-      state: before the step.
-      params: before the step, masked.
-      event: Python bool.
-      **tx_args: of the optimizer's update, such as `value`.
+      state: the state before the step.
+      params: the parameters before the step, masked.
+      event: Python bool, whether to update the masks.
+      **tx_args: extra arguments of the optimizer's update, such as `value`.
 
     Raises:
-      ValueError: trees that differ, or an `event` that is traced.
+      ValueError: trees differ, or `event` is traced.
     """
     step = state.step + 1
     grads = check_like(grads, params, name="grads", like="params")
     signal, observe_state = method.observe.update(grads, state.observe_state, params)
     trained, opt_state = trained_part(params), state.opt_state
     if not (_asked(event) and method.skip_step):
-        tx = optax.with_extra_args_support(tx)  # it is one; the type does not say so
+        tx = optax.with_extra_args_support(tx)  # it has it already, but its type does not say so
         masks = trained_part(state.masks)
         updates, opt_state = tx.update(
             trained_part(grads), opt_state, trained, masks=masks, **tx_args
@@ -234,8 +239,8 @@ def take_step(
 def _asked(event: bool) -> bool:
     if isinstance(event, Tracer):
         raise ValueError(
-            "event is traced, and it decides what is compiled: make it a static argument of jit "
-            "(static_argnames='event'), with the Python bool method.is_due(n)"
+            "event is traced, but it decides what is compiled: make it a static argument of jit "
+            "(static_argnames='event') and pass the Python bool method.is_due(n)"
         )
     return bool(event)
 
@@ -272,7 +277,7 @@ def run_summary(
     *,
     axes: AxesByPath | None = None,
 ) -> Summary:
-    """The table per layer with the frozen leaves apart, and notes on the events so far."""
+    """Returns the table of layers, with frozen leaves apart, and notes on the events so far."""
     notes = event_notes(method, int(state.step), state.events, params, state.masks)
     table = summary(params, state.masks, method.prunable, frozen=frozen, axes=axes)
     return table._replace(notes=tuple(notes))
@@ -284,10 +289,3 @@ def check_run(method: Method, params: PyTree, state: SparseState) -> None:
     notes = event_notes(method, int(state.step), state.events, params, state.masks)
     if notes:
         raise ValueError("; ".join(notes))
-
-
-def _check_given(masks: PyTree, method: Method) -> None:
-    pattern = () if method.recipe is None else method.recipe.pattern
-    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if pattern and all(map(here, jax.tree.leaves(masks))):
-        check_pattern(masks, pattern, method.prunable)

@@ -1,6 +1,6 @@
 """A Flax train state that carries masks: everything a sparse run needs, in one pytree.
 
-`TrainState` is one, `with_masks` makes one of a train state class that a script has already.
+`TrainState` is such a class. `with_masks` adds masks to a train state class that you already have.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ class TrainState(train_state.TrainState):
         for n in range(1, total_steps + 1):
             state = train_step(state, batch, event=method.is_due(n))
 
-    `event` is a Python bool, so there are two compiled steps, and the one without an event holds no
-    trace of the other. A step that has no argument for it finds it in the state, which it leaves
-    with `event=False`: `state = step(state.replace(event=method.is_due(n)), batch)`.
+    `event` is a Python bool, so there are two compiled steps, and the one without an event contains
+    nothing of the event. If your step has no such argument, set it in the state:
+    `state = step(state.replace(event=method.is_due(n)), batch)`. The new state has `event=False`.
 
     Subclass it to carry more, such as batch statistics, or see `with_masks`.
 
@@ -55,16 +55,17 @@ class TrainState(train_state.TrainState):
       opt_state: the state of `tx`, without masks in it.
       masks: bool, the structure and shapes of params.
       observe_state: the state of `method.observe`.
-      key: the key of all events; each folds in its step and the paths of the leaves.
-      event_metrics: of the last event; zeros before the first one.
-      events: how many events were taken, and left out because the gradient was not finite.
-      explored: the union of all masks so far, or None if it is not tracked.
+      key: the key of all events; each event folds in its step and the paths of the leaves.
+      event_metrics: those of the last event; zeros before the first one.
+      events: how many events were taken, and how many were left out because the gradient was not
+        finite.
+      explored: bool like masks, the union of all masks so far; None if it is not tracked.
       apply_fn: usually `model.apply`.
       tx: `masked` around the optimizer.
-      method: what chooses the masks.
-      event: whether the next `apply_gradients` updates the masks; a Python bool and no leaf, so
-        that jit compiles a step for either.
-      frozen: paths of the leaves that the optimizer never moves (`optax.set_to_zero`): the method
+      method: chooses the masks.
+      event: whether the next `apply_gradients` updates the masks; a Python bool, not a leaf, so jit
+        compiles one step for each value.
+      frozen: paths of the leaves that the optimizer never moves (`optax.set_to_zero`). The method
         leaves them as they are. Static.
     """
 
@@ -75,7 +76,7 @@ class TrainState(train_state.TrainState):
     events: EventCounts
     explored: PyTree | None
     method: Method = struct.field(pytree_node=False)
-    # By keyword, so that fields of a subclass need no default.
+    # Keyword-only, so that fields of a subclass need no default.
     event: bool = struct.field(pytree_node=False, default=False, kw_only=True)
     frozen: tuple[str, ...] = struct.field(pytree_node=False, default=(), kw_only=True)
 
@@ -95,23 +96,23 @@ class TrainState(train_state.TrainState):
         """Draws the masks, applies them to params, and wraps the optimizer in `masked`.
 
         Args:
-          apply_fn: kept for the caller, usually `model.apply`.
+          apply_fn: stored for the caller, usually `model.apply`.
           params: any pytree of arrays.
           tx: the optimizer, not yet masked.
           method: chooses the masks.
-          key: for the initial masks and all events.
-          masks: used in place of `method.init` where given; leaves that are not prunable are taken
-            as all True. Only a target that changes moves their number: a method of fixed sparsity
-            keeps as many as are given, whatever its own sparsity. Under `with_pattern` they must
-            have the pattern; `pattern_masks` makes such ones. (Traced ones, or those of which other
-            processes hold a part, are not looked at.)
-          track_exploration: keep the union of all masks (one byte a weight), for
-            `exploration_rate`.
-          **fields: of a subclass.
+          key: key of the initial masks and all events.
+          masks: initial masks; None draws them with `method.init`. Leaves that are not prunable are
+            taken as all True. A method of fixed sparsity keeps the number of active weights that
+            it is given, whatever its own sparsity; only a target that changes over time moves it.
+            Under `with_pattern` the masks must have the pattern; `pattern_masks` makes such masks.
+            (The pattern is not checked if masks are traced, or partly on other processes.)
+          track_exploration: whether to keep the union of all masks, for `exploration_rate`; takes
+            one byte per weight.
+          **fields: fields of a subclass.
 
         Raises:
-          ValueError: masks that do not fit params or lack the method's pattern, or that it cannot
-            draw.
+          ValueError: the masks do not fit params or lack the method's pattern, or the method cannot
+            draw masks.
         """
         frozen = tuple(frozen_paths(tx, params))
         method = leave_out(method, frozen, params)
@@ -132,11 +133,13 @@ class TrainState(train_state.TrainState):
 
     @property
     def sparsity(self) -> float:
-        """Share of the method's prunable weights that are inactive (waits for the device)."""
+        """Share of the method's prunable weights that are inactive; waits for the device."""
         return sparsity(self.masks, self.method.prunable)
 
     def summary(self, axes: AxesByPath | None = None) -> Summary:
-        """The table per layer, and what of the method did not happen (waits for the device).
+        """Returns the table of layers, with notes on events that did not happen.
+
+        Waits for the device.
 
         Args:
           axes: as in `jaxsparse.summary`.
@@ -144,11 +147,13 @@ class TrainState(train_state.TrainState):
         return run_summary(self.method, self.params, self._sparse_state(), self.frozen, axes=axes)
 
     def check(self) -> None:
-        """Checks that what is inactive is 0, and that the loop took its events, on the host.
+        """Checks that inactive weights and slots are 0, and that all events were taken.
+
+        Waits for the device.
 
         Raises:
-          ValueError: names the first leaf or slot with an inactive entry that is not 0; or says
-            how many events were forgotten or left out, or that a sparsity will not be reached.
+          ValueError: an inactive entry is not 0 (names the first leaf or slot), events were
+            forgotten or left out (says how many), or the final sparsity will not be reached.
         """
         check_run(self.method, self.params, self._sparse_state())
 
@@ -160,15 +165,15 @@ class TrainState(train_state.TrainState):
         tx_args: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Self:
-        """One optimizer step, followed by a mask update where `event`; see `take_step`.
+        """Takes an optimizer step, then updates the masks if `event`; see `take_step`.
 
         Args:
           grads: the dense gradient at `params`, a tree like params.
-          event: Python bool, `method.is_due(n)` for the n-th step; static under jit. None: what
-            the state says, which is False unless it was replaced.
+          event: Python bool, `method.is_due(n)` for the n-th step; static under jit. None takes
+            `state.event`, which is False unless you replaced it.
           tx_args: extra arguments of the optimizer's update, such as `value` for
             `optax.contrib.reduce_on_plateau`.
-          **fields: replaced in the new state, such as batch statistics.
+          **fields: new values of other fields, such as batch statistics.
         """
         event = self.event if event is None else event
         params, state = take_step(
@@ -210,15 +215,13 @@ class TrainState(train_state.TrainState):
 
 
 def _replace(self: TrainState, **changes: Any) -> TrainState:
-    """Returns the state with other values; a method that can do nothing more is refused.
+    """Returns the state with other values.
 
-    With another method what belongs to it is made anew: the state of its `observe`, and the count
-    of events, where those that it would have had so far count as taken. Leaves that the optimizer
-    never moves stay left out.
+    A new method gets a new state of `observe` and new event counts: the events that it would have
+    had so far count as taken. Leaves that the optimizer never moves stay left out.
 
     Raises:
-      ValueError: a method whose last pruning event is over, and whose sparsity would so never be
-        reached.
+      ValueError: the new method's sparsity is not reached, and its last pruning event is over.
     """
     method = changes.get("method", self.method)
     if method != self.method:
@@ -227,35 +230,36 @@ def _replace(self: TrainState, **changes: Any) -> TrainState:
     return dataclasses.replace(self, **changes)
 
 
-setattr(TrainState, "replace", _replace)  # noqa: B010 - whose type would be another
+setattr(TrainState, "replace", _replace)  # noqa: B010 - an assignment would have another type
 
 
 def with_masks(cls: type[train_state.TrainState]) -> Any:
-    """Makes a train state class that a script has already one that carries masks; a decorator.
+    """Adds masks to a train state class that a script already has; a class decorator.
 
         @jaxsparse.with_masks
         class TrainState(flax.training.train_state.TrainState):
             batch_stats: Any
 
-    What the class adds or overrides stays, and what its methods call through `super()` is that of
-    `jaxsparse.TrainState`: `create` needs `method=` and `key=` as well, and a step with an event is
+    The class keeps what it adds or overrides, and its calls of `super()` reach those of
+    `jaxsparse.TrainState`. `create` then also needs `method=` and `key=`, and a step with an event
+    is
 
         state = train_step(state.replace(event=method.is_due(n)), batch)
 
-    An override of `apply_gradients` that changes params after `super()` is to apply the masks to
+    If an override of `apply_gradients` changes params after `super()`, it must apply the masks to
     them again: `apply_masks(params, state.masks)`.
 
     Args:
-      cls: a subclass of `flax.training.train_state.TrainState`. A field `key` of its own, as Flax's
-        guide to dropout has it, is the key of the masks too: what the methods draw from it is
-        independent of what `fold_in` with a step draws. Other names of our fields are taken.
+      cls: a subclass of `flax.training.train_state.TrainState`. If it has a field `key`, as in
+        Flax's guide to dropout, that key serves the masks too: methods draw from it independently
+        of `fold_in` with a step. It must not use any other name of our fields.
 
     Returns:
-      A subclass of `cls` and of `jaxsparse.TrainState`, of the same name; of Flax's own class
-      `jaxsparse.TrainState` itself.
+      A subclass of `cls` and of `jaxsparse.TrainState` with the name of `cls`. Flax's own class
+      gives `jaxsparse.TrainState` itself.
 
     Raises:
-      TypeError: another class, or one that has something of the name of one of our fields.
+      TypeError: `cls` is another class, or has an attribute with the name of one of our fields.
     """
     if not (isinstance(cls, type) and issubclass(cls, train_state.TrainState)):
         raise TypeError(
@@ -267,7 +271,7 @@ def with_masks(cls: type[train_state.TrainState]) -> Any:
         return cls
     _check_names(cls)
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    # `cls` first: its overrides come before ours, and ours before Flax's.
+    # `cls` comes first, so its overrides precede ours, and ours precede Flax's.
     return types.new_class(
         cls.__name__, (cls, TrainState), exec_body=lambda body: body.update(names)
     )

@@ -23,45 +23,47 @@ def masked(inner: optax.GradientTransformation) -> optax.GradientTransformationE
         updates, opt_state = tx.update(grads, opt_state, params, masks=masks)
         params = optax.apply_updates(params, updates)
 
-    NOT to be confused with `optax.masked`, which chooses whole leaves and passes the others on:
-    this one works element by element, and masks are an argument of every update, never state.
-    `masked(optax.masked(...))` does both, the other way round is refused.
+    This is NOT `optax.masked`, which picks whole leaves and passes the others on. This function
+    works element by element, and takes masks as an argument of every update, never as state.
+    `masked(optax.masked(...))` does both; the other way round is refused.
 
-    The gradient is masked before `inner` sees it, and so is every parameter-shaped slot of its
-    state (momentum, second moments). Off the mask the update is -p, so that `optax.apply_updates`
-    lands on exactly 0 whatever `inner` does there (weight decay, noise, Muon's dense update), as
-    long as the weight itself is finite. Hence `masked` goes outermost: what is chained after it
-    could undo that. Clipping by global norm inside sees the norm of the masked gradient, before it
-    that of the dense one; both are legitimate.
+    The gradient and every parameter-shaped slot (momentum, second moments) are masked before
+    `inner` sees them. Off the mask the update is -p, so `optax.apply_updates` lands on exactly 0
+    whatever `inner` does there (weight decay, noise, Muon's dense update), as long as the weight is
+    finite. `masked` must therefore be outermost: a transformation chained after it could undo this.
+    Clipping by global norm sees the masked gradient if it is inside `masked`, and the dense one if
+    it comes before; both are legitimate.
 
-    Slots are masked on entry, fused into the step's own reads; on exit it would take another pass
-    over them (1.6 times the bytes of the whole step). So what an optimizer itself puts off the mask
-    stands until the next step reads it as 0: the epsilon that Adafactor, AdaBelief and AdaMax add
-    to their second moments, and what noise or `optax.centralize` ahead of a momentum leave in it.
+    Slots are masked on entry, because XLA fuses this into the reads of the step. Masking them on
+    exit would take another pass (1.6 times the bytes of the whole step). Values that an optimizer
+    itself writes off the mask therefore stay until the next step reads them as 0. Examples are the
+    epsilon that Adafactor, AdaBelief and AdaMax add to their second moments, and what noise or
+    `optax.centralize` before a momentum leave in it.
 
-    With `optax.MultiSteps` let events fall on steps that emit an update, and give RigL and SET
-    `skip_step=False`: a skipped step would not count as one of the accumulated ones. A weight that
-    an event grows starts with the slots of the optimizer's own `init` (0, Adagrad's initial
-    accumulator, Rprop's step size). Adam's bias correction goes by the count of all steps, so that
-    a weight grown late takes first steps up to 6.6 times the learning rate: see
+    If you use `optax.MultiSteps`, let events fall on steps that emit an update, and give RigL and
+    SET `skip_step=False`: a skipped step would not count as an accumulated one. A weight that an
+    event grows starts with the slots of the optimizer's own `init` (0, Adagrad's initial
+    accumulator, Rprop's step size). Adam corrects its bias by the count of all steps, so the first
+    steps of a weight that is grown late are up to 6.6 times the learning rate; see
     `jaxsparse.scale_by_age`.
 
     Args:
       inner: any optax transformation whose slots have the shape of their parameters. Slots of other
         shapes (Adafactor's factored rows and columns, GaLore's projected moments) cannot be masked
-        and are left alone. It is handed `masks=` like every other extra argument, unless an update
-        in it takes none but its own (`optax.contrib.sam`). A function of params that it calls
-        itself (`grad_fn` of SAM's opaque mode, Sophia's `obj_fn`) gives dense gradients.
+        and are left alone. `inner` receives `masks=` like every other extra argument, unless an
+        update inside it accepts only its own arguments (`optax.contrib.sam`). If it calls a
+        function of params itself (`grad_fn` of SAM's opaque mode, Sophia's `obj_fn`), it gets dense
+        gradients from it.
 
     Returns:
-      A transformation with the state of `inner` and no more. Its `update(grads, state, params, *,
-      masks, **extra)` takes masks, a tree of bool like params, as a keyword, and needs params.
+      A transformation whose state is that of `inner`. Its `update(grads, state, params, *, masks,
+      **extra)` needs params, and takes masks, a tree of bool like params, by keyword.
 
     Raises:
-      TypeError: `update` without masks.
-      ValueError: `init` of an optimizer whose slots cannot be found or that could not train with
-        masks (lookahead, SM3, L-BFGS, ACProp), with the reason; `update` without params, or with
-        trees that differ, naming the first leaf.
+      TypeError: `update` is called without masks.
+      ValueError: `init` cannot find the optimizer's slots, or the optimizer could not train with
+        masks (lookahead, SM3, L-BFGS, ACProp); says why. `update` is called without params, or with
+        trees that differ; names the first leaf.
     """
     # optax's type of an update does not say that extra arguments may be required.
     init, update = cast(Any, _init_of(inner)), cast(Any, _update_of(inner))
@@ -76,7 +78,7 @@ def _init_of(inner: optax.GradientTransformation) -> Callable[[PyTree], PyTree]:
             raise ValueError(f"masked cannot serve this optimizer: {reason}")
         try:
             jax.eval_shape(lambda state: mask_slots(inner, state, dense_masks(params)), state)
-        except Exception as error:  # whatever this optimizer's own init makes of a placeholder
+        except Exception as error:  # this optimizer's init may do anything to a placeholder
             raise ValueError(
                 "masked cannot tell which parts of this optimizer's state belong to which "
                 "parameter, so it could not keep them at 0 off the mask"
@@ -106,8 +108,8 @@ def _update_of(inner: optax.GradientTransformation) -> Callable[..., tuple[PyTre
             )
         if any(is_hole(leaf) for leaf in jax.tree.leaves(params, is_leaf=is_hole)):
             raise ValueError(
-                "masked(...) stands inside optax.masked or optax.partition, which hand it only "
-                "some of the leaves; put it outermost: masked(optax.partition(...))"
+                "masked(...) is inside optax.masked or optax.partition, which pass it only some of "
+                "the leaves; put it outermost: masked(optax.partition(...))"
             )
         masks = check_masks(masks, params)
         updates = check_like(updates, params, name="grads", like="params")
@@ -120,11 +122,11 @@ def _update_of(inner: optax.GradientTransformation) -> Callable[..., tuple[PyTre
 
 
 def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTree) -> PyTree:
-    """Returns the optimizer state with every parameter-shaped slot at 0 off the masks.
+    """Returns the optimizer state with every parameter-shaped slot set to 0 off the masks.
 
     Args:
       tx: the transformation that made the state; only its `init` is used.
-      opt_state: its state.
+      opt_state: the state of `tx`.
       masks: bool, the structure and shapes of params.
     """
 
@@ -139,10 +141,10 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
 def apply_event(
     tx: optax.GradientTransformation, event: Event, params: PyTree, opt_state: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Carries out an event: a weight that is not kept is 0, and its slots are as at the start.
+    """Carries out an event: sets weights that are not kept to 0, and resets their slots.
 
-    Slots of an active weight become what `tx.init` gives them: 0 for momentum and Adam, Adagrad's
-    initial accumulator, Rprop's step size. Those of an inactive one become 0.
+    A slot of an active weight becomes what `tx.init` gives it: 0 for momentum and Adam, the initial
+    accumulator for Adagrad, the step size for Rprop. A slot of an inactive weight becomes 0.
 
     Args:
       tx: the `masked` transformation in use.
@@ -151,10 +153,10 @@ def apply_event(
       opt_state: the state of `tx`.
 
     Returns:
-      params and opt_state, to go on with under `event.masks`.
+      params and opt_state, from which training continues under `event.masks`.
 
     Raises:
-      ValueError: the trees differ; or the slots are in other containers than params.
+      ValueError: the trees differ, or the slots are in other containers than params.
     """
     kept = trained_part(check_masks(event.kept, params))
     masks = trained_part(check_masks(event.masks, params))
@@ -166,7 +168,7 @@ def apply_event(
 def _join_slots(
     tx: optax.GradientTransformation, kept: PyTree, opt_state: PyTree, first: PyTree
 ) -> PyTree:
-    """The optimizer state with every parameter-shaped slot of `first` where it is not kept."""
+    """The optimizer state, with slots of weights that are not kept taken from `first`."""
     is_slot = lambda slot, keep: not is_hole(slot) and np.shape(slot) == np.shape(keep)
     join = lambda keep, old, new: old if keep is True else select(keep, old, new.astype(old.dtype))
     try:
@@ -187,6 +189,6 @@ def _join_slots(
 
 
 def _land_on_zero(update: jax.Array, param: jax.Array, mask: jax.Array) -> jax.Array:
-    """The update on the mask, -p off it, in a dtype that holds -p exactly."""
+    """The update where the mask is True and -p elsewhere, in a dtype that holds -p exactly."""
     dtype = jnp.promote_types(update.dtype, param.dtype)
     return select(mask, update.astype(dtype), -param.astype(dtype))

@@ -1,8 +1,8 @@
-"""The vocabulary: aliases, protocols, small tuples that pass between the parts, and an error.
+"""Shared types: aliases, protocols, small tuples that pass between modules, and an error.
 
-Everything below the methods works on *leaves by path*: a plain dict that maps the path of each
-prunable leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `jax.tree.map`,
-`jit` and `eval_shape` take it; leaves that stay dense never get there.
+All code below the methods works on *leaves by path*: a plain dict from the path of each prunable
+leaf ("Dense_0/kernel") to an array. A dict of arrays is a pytree, so `jax.tree.map`, `jit` and
+`eval_shape` accept it. Leaves that stay dense are not in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +24,16 @@ DenseGradient: TypeAlias = Literal["never", "events", "always"]
 
 
 class OptionError(ValueError):
-    """A value that an option does not take, in parts, for a caller whose options have other names.
+    """An error about the value of an option.
+
+    The message is kept in parts, so that a caller whose options have other names (a command line)
+    can say it in its own names.
 
     Attributes:
-      option: its name, such as "scope".
-      value: what it was given.
-      wrong: why that will not do, a sentence that begins with the option and its value.
-      advice: what else to do, in the names of the library; "" where `wrong` says it.
+      option: name of the option, such as "scope".
+      value: the value that was given.
+      wrong: what is wrong with it; the message is "option value wrong".
+      advice: what to do instead, in the names of the library; "" if `wrong` says it already.
 
     >>> str(OptionError("scope", "all", "must be 'global' or 'layer'"))
     "scope 'all' must be 'global' or 'layer'"
@@ -49,11 +52,11 @@ class EventMetrics(NamedTuple):
     """What an event did, counted per prunable leaf in the order of `prunable_paths(params)`.
 
     Attributes:
-      num_active: int32[leaves], active after the event.
-      num_dropped: int32[leaves], active before and inactive after.
-      num_grown: int32[leaves], inactive before and active after.
-      num_restarted: int32[leaves], active after the event but starting again at 0: the grown ones,
-        and those that one stage removed and a later stage brought back.
+      num_active: int32[leaves], weights that are active after the event.
+      num_dropped: int32[leaves], weights that were active before and are inactive after.
+      num_grown: int32[leaves], weights that were inactive before and are active after.
+      num_restarted: int32[leaves], weights that are active after the event but restart at 0: the
+        grown ones, and those that one stage removed and a later stage brought back.
       num_nan: int32[leaves], NaN scores among the entries that a selection could choose from. NaN
         orders last, so the counts stay exact, but a number above 0 is a sign of a broken run.
       num_left_out: int32[], 1 if the event was left out because the gradient of its step was not
@@ -80,7 +83,7 @@ class Event(NamedTuple):
       masks: the new masks, a tree of bool like params.
       kept: a tree of bool within `masks`: the active weights whose value and optimizer slots
         survive. Every other active weight starts again at 0.
-      metrics: what happened, per leaf.
+      metrics: counts of what the event did, per leaf.
     """
 
     masks: PyTree
@@ -89,16 +92,16 @@ class Event(NamedTuple):
 
 
 class KernelAxes(NamedTuple):
-    """What each axis of one leaf is in the product that uses it; see `jaxsparse.axes`.
+    """The role of each axis of one leaf in the product that uses it; see `jaxsparse.axes`.
 
-    Every axis of the leaf is named once. A number may be negative, as in NumPy, where one writes
-    them by hand.
+    Every axis of the leaf is named once. Axes written by hand may be negative, as in NumPy.
 
     Attributes:
-      inputs: the product sums over them.
-      outputs: they are axes of the result.
-      window: the taps of a convolution, summed over as well.
-      batch: each place has a kernel of its own, such as a layer of `nn.scan` or an expert.
+      inputs: axes that the product sums over.
+      outputs: axes of the result.
+      window: the taps of a convolution; the product sums over them too.
+      batch: axes along which each index has its own kernel, such as the layers of `nn.scan` or
+        experts.
     """
 
     inputs: tuple[int, ...]
@@ -108,10 +111,10 @@ class KernelAxes(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What a method's `observe` made of the gradients so far; `update` takes it in their place.
+    """The output of a method's `observe`, which `update` takes in place of the gradients.
 
     Attributes:
-      signal: a tree like params.
+      signal: a tree like params, such as an average of the gradients so far.
     """
 
     signal: PyTree
@@ -121,11 +124,11 @@ class Groups(NamedTuple):
     """How a pattern cuts one leaf into groups of equal size; see `jaxsparse.units`.
 
     Attributes:
-      pattern: its name, such as "2:4".
-      split: a shape for the leaf's entries in their order, in which `axes` can name the groups.
-      axes: the axes of `split` that run within a group, rising.
-      num_active: how many entries of every group are active, n of N:M; None: a group is active as a
-        whole or not at all.
+      pattern: name of the pattern, such as "2:4".
+      split: a shape to which the leaf is reshaped, so that `axes` can describe the groups.
+      axes: the axes of `split` that run within a group, in rising order.
+      num_active: number of active entries in every group, the N of N:M; None if a group is either
+        wholly active or wholly inactive.
     """
 
     pattern: str
@@ -135,18 +138,19 @@ class Groups(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is asked of one event: integers, computed on the host.
+    """The targets of one event: integers, computed on the host.
 
-    What counts as one weight is one entry, or one group of a leaf whose groups are active as a
-    whole: its masks then have the shape of the groups (`groups.unit_shape`).
+    One weight is one entry. If the groups of a leaf are active as a whole, one weight is one group,
+    and the leaf's masks have the shape of its groups (`units.unit_shape`).
 
     Attributes:
-      target: int32[] active weights over all leaves together (scope "global"), or a dict of
-        int32[] by path (scope "layer"): how many there should be after the event.
+      target: number of active weights after the event: int32[] over all leaves together (scope
+        "global"), or a dict of int32[] by path (scope "layer").
       drop: (numerator, denominator), int32[] each: the exact share of a leaf's active weights that
-        an exchange replaces; denominator below 46341 so that products stay within int32.
-      min_keep: Python int, fewest weights that a global target may leave to each leaf; 0 is none.
-      groups: by path, of the leaves that have a pattern.
+        an exchange replaces. The denominator is below 46341, so that products fit into int32.
+      min_keep: Python int, the fewest weights that a global target may leave to each leaf; 0 for no
+        limit.
+      groups: groups by path, for the leaves that have a pattern.
     """
 
     target: Any
@@ -156,11 +160,11 @@ class Row(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Scores that are computed where they are needed instead of being stored.
+    """Scores that are computed when they are needed instead of being stored.
 
     Attributes:
       inputs: a pytree of arrays.
-      compute: inputs -> float arrays by path; cheap, since a search calls it at every pass.
+      compute: inputs -> float arrays by path. It must be cheap: a search calls it at every pass.
     """
 
     inputs: Any
@@ -168,12 +172,12 @@ class Scores(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What a selection chooses from, in lists with an array of each leaf.
+    """What a selection chooses from: lists with one array per leaf.
 
     Attributes:
-      eligible: bool arrays; None: all entries are.
-      given: bool arrays, entries that are in without being chosen, and no candidates; None: none.
-      num: int32[leaves], the number of candidates where it is known already, or None.
+      eligible: bool arrays, entries that may be chosen. None if all may.
+      given: bool arrays, entries already in the mask, hence not candidates. None if there are none.
+      num: int32[leaves], the number of candidates; None if it is not known yet.
     """
 
     eligible: list[jax.Array] | None
@@ -182,7 +186,7 @@ class Candidates(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """What a selection or a stage returns.
+    """The result of a selection or a stage.
 
     Attributes:
       masks: bool arrays by path.
@@ -194,7 +198,7 @@ class Selected(NamedTuple):
 
 
 class Score(Protocol):
-    """What a weight is worth: higher means keep, or grow. Called once per leaf.
+    """A criterion for weights: a higher score means keep, or grow. Called once per leaf.
 
     A new criterion is a new function of this form; see `jaxsparse.scores`.
     """
@@ -204,23 +208,23 @@ class Score(Protocol):
 
         Args:
           w: float[shape], the weights (0 where inactive).
-          g: float[shape], the dense gradient, or what the method's `observe` made of it.
-          key: the leaf's own key for this event, or None where the caller gave no key.
+          g: float[shape], the dense gradient, or the output of the method's `observe`.
+          key: the leaf's own key for this event, or None if the caller gave no key.
 
         Returns:
-          float[shape], any range; infinities are ordered, NaN is last.
+          float[shape], any range; infinities are ordered, NaN orders last.
         """
         ...
 
 
 class Distribution(Protocol):
-    """How a density is shared out among layers; see `jaxsparse.distributions`."""
+    """A rule that distributes a density over layers; see `jaxsparse.distributions`."""
 
     def __call__(self, shapes: Shapes, density: float) -> dict[str, float]:
         """Returns the density in [0, 1] of every leaf, by path; `leaf_counts` makes it integers.
 
-        A shape may have a size of 0: an empty leaf, or one whose density a pattern fixes already.
-        It takes no share of the density, and what is returned for it counts for nothing.
+        A shape may have size 0: the leaf is empty, or a pattern fixes its density already. Such a
+        leaf takes no share of the density, and the value returned for it is ignored.
         """
         ...
 
@@ -233,14 +237,14 @@ class Stage(Protocol):
     ) -> Selected:
         """Returns the masks after this stage, for the same paths.
 
-        Weights and signal have the shapes of the leaves; masks too, but for leaves that
-        `row.groups` counts in units. `scores.score_leaves` brings scores into the masks' shapes.
+        Weights and signal have the shapes of the leaves. So do masks, except for leaves that
+        `row.groups` counts in units. `scores.score_leaves` gives scores the shapes of the masks.
         """
         ...
 
 
 class StepSchedule(Protocol):
-    """A number over optimizer steps, evaluated on the host in float64; see `schedules`."""
+    """A number as a function of the step, evaluated on the host in float64; see `schedules`."""
 
     def __call__(self, step: int) -> float:
         """Returns the value at `step`, counted from 1."""
@@ -251,8 +255,8 @@ class PlannedEvent(NamedTuple):
     """One entry of a timetable.
 
     Attributes:
-      step: the optimizer step, counted from 1, right after which the event happens.
-      density: the target density, or None where the number of active weights is held.
+      step: the optimizer step, counted from 1; the event happens right after it.
+      density: the target density, or None if the number of active weights stays as it is.
       drop_fraction: exact share of each leaf's active weights to replace, in [0, 1].
     """
 

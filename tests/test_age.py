@@ -168,7 +168,7 @@ def test_without_masks_it_changes_nothing():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"b1": 1.0}, "b1 1.0 must be at least 0 and below 1"), ({"b2": -0.1}, "b2 -0.1 must be")],
+    [({"b1": 1.0}, r"b1 1.0 must be in \[0, 1\)"), ({"b2": -0.1}, "b2 -0.1 must be")],
 )
 def test_decays_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):

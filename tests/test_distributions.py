@@ -65,7 +65,7 @@ def test_erk_small(shapes, density, expected):
     assert erk()(shapes, density) == pytest.approx(expected, abs=1e-6)
 
 
-# Item 7: spec 3.3.
+# ResNet-50 on ImageNet: ERK (Evci et al. 2020, section 3) by layer, and shares of the dense FLOPs.
 TABLE = [
     # density     eps  dense  conv1      fc  ERK/dense  uniform with conv1 dense
     (0.50, 303.952, 32, 1.0000, 0.4524, 0.7143, 0.5144),
@@ -101,7 +101,6 @@ def test_uniform_resnet50_with_first_layer_dense(density, ratio):
     assert flops_ratio(distribution(RESNET50, density)) == pytest.approx(ratio, abs=1e-4)
 
 
-# Item 6.
 def test_erk_does_not_see_the_layout():
     shapes = {"conv": (3, 3, 8, 16), "fc": (8, 32)}
     expected = erk()(shapes, 0.3)
@@ -124,7 +123,7 @@ def test_erdos_renyi_ignores_the_kernel_size():
     assert densities == pytest.approx({"conv": 0.3, "fc": 0.3})
 
 
-# Case 8: 768 x 768 by either of its shapes, beside a matrix of 768 x 3072.
+# A matrix of 768 x 768 by either of its shapes, beside a matrix of 768 x 3072.
 @pytest.mark.parametrize(
     ("path", "shape"),
     [("q", (768, 12, 64)), ("attn/out/kernel", (12, 64, 768)), ("q", (768, 768))],
@@ -197,7 +196,7 @@ def test_counts_have_the_exact_total(distribution, shapes, density):
     assert all(min(1, size[path]) <= counts[path] <= size[path] for path in shapes)
 
 
-# Item 8: RigL's own cases, and where floats mislead.
+# The first three are cases of RigL's own tests; in the others floats mislead.
 @pytest.mark.parametrize(
     ("size", "sparsity", "expected"),
     [

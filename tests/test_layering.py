@@ -16,17 +16,18 @@ ROOT = Path(jaxsparse.__file__).parent
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
 GROUND |= {"checks", "text_table"}
 TOOLS = GROUND | {"distributions", "schedules", "units", "scores", "selection"}
-PLANNED = TOOLS | {"timetable", "patterns", "unit_counts", "tracing", "plan"}
+PLANNED = TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts", "tracing", "plan"}
 EVENTS = PLANNED | {"stages", "one_shot", "event"}
-METHODS = EVENTS | {"method", "cycles"}
+METHODS = EVENTS | {"method", "cycles", "variants"}
 STATES = GROUND | {
+    "invariants",
     "method",
     "metrics",
     "overwritten",
     "tracing",
     "transforms",
     "frozen",
-    "patterns",
+    "pattern_rules",
 }
 MAY_IMPORT = {
     "types": set(),
@@ -38,24 +39,26 @@ MAY_IMPORT = {
     "comparable": set(),
     "keys": {"types"},
     "paths": {"types", "names"},
-    "masks": {"types", "paths"},
+    "masks": {"types", "counting", "paths"},
     "axes": {"types", "paths"},
     "units": {"types"},
     "kernels": {"counting", "kernels"},
     "distributions": GROUND,
     "schedules": GROUND,
-    "scores": GROUND | {"units"},
-    "selection": GROUND | {"units", "kernels", "selection"},
+    "scores": GROUND | {"units", "tracing"},
+    "selection": GROUND | {"units", "kernels", "tracing", "selection"},
     "patterns": GROUND | {"units"},
+    "pattern_rules": GROUND | {"units", "patterns"},
     "timetable": TOOLS,
     "tracing": GROUND | {"tracing"},
     "unit_counts": TOOLS | {"timetable"},
     "plan": TOOLS | {"timetable", "tracing"},
     "stages": TOOLS | {"timetable"},
-    "one_shot": TOOLS | {"timetable", "patterns", "unit_counts"},
-    "event": PLANNED | {"one_shot"},
+    "one_shot": TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts"},
+    "event": PLANNED | {"one_shot", "stages"},
     "method": EVENTS - {"stages"},
     "cycles": EVENTS | {"method"},
+    "variants": EVENTS | {"method"},
     "methods": METHODS | {"methods"},
     "inside_optax": {"types"},
     "overwritten": {"types"},
@@ -63,6 +66,7 @@ MAY_IMPORT = {
     "frozen": GROUND | {"overwritten", "tracing", "method"},
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
+    "invariants": GROUND,
     "metrics": GROUND,
     "mask_history": GROUND,
     "csr": GROUND,

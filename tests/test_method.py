@@ -34,7 +34,7 @@ def counts(masks):
     return jax.tree.map(lambda mask: int(mask.sum()), masks)
 
 
-# Item 8: RigL's own cases.
+# Cases of RigL's own tests.
 @pytest.mark.parametrize(
     ("shape", "sparsity", "expected"),
     [((30, 4), 0.5, 60), ((1, 2, 1, 4), 0.8, 2), ((30,), 0.1, 27), ((4, 4), 0.0, 16)],
@@ -303,3 +303,17 @@ def test_a_method_with_rules_in_a_list_is_hashable_for_jit():
     rules = [(r"kernel", True)]
     method = jaxsparse.rigl(sparsity=0.5, total_steps=10, update_interval=2, prunable=rules)
     assert isinstance(hash(method), int)
+
+
+def test_a_method_answers_what_loops_ask_of_it():
+    options = {"sparsity": 0.9, "total_steps": 1000}
+    plain = jaxsparse.rigl(**options)
+    assert plain.pattern == () and plain.cycles is None and plain.cycles_end == 0
+    assert plain.scope == "layer" and plain.has_known_counts
+    blocks = jaxsparse.with_pattern(plain, jaxsparse.block((4, 4)))
+    assert [regex for regex, _ in blocks.pattern] == [""]
+    cyclic = jaxsparse.with_cycles(plain, num_cycles=2, cycle_steps=200)
+    assert cyclic.cycles.ends == (200, 400) and cyclic.cycles_end == 400
+    for scope, known in (("global", False), ("layer", True)):
+        method = jaxsparse.gmp(**options, update_interval=100, scope=scope)
+        assert method.scope == scope and method.has_known_counts == known

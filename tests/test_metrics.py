@@ -1,9 +1,8 @@
-"""The table of a summary, its alarms, and the check that names the first bad leaf."""
+"""The table of a summary, its alarms, and dead channels."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxsparse
@@ -131,7 +130,7 @@ def test_alarms_name_the_layers_near_empty(conv, fc, alarms):
     assert jaxsparse.summary(PARAMS, masks_with(conv, fc)).alarms == alarms
 
 
-# Case 10: attention kernels, whose outputs are those of all heads; and other layouts.
+# Attention kernels, whose outputs are those of all heads; and other layouts.
 @pytest.mark.parametrize(
     ("path", "shape", "active", "alarm", "dead"),
     [
@@ -173,89 +172,3 @@ def test_alarms_of_a_scalar_and_of_a_leaf_without_entries():
     masks = {"a": jnp.zeros((), bool), "b": jnp.ones((), bool), "c": jnp.ones((0, 3), bool)}
     params = jax.tree.map(lambda m: jnp.ones(m.shape), masks)
     assert jaxsparse.summary(params, masks, rules).alarms == ["a: no weight is left"]
-
-
-# --- check
-
-MASKS = masks_with(20, 1000)
-SOUND = jaxsparse.apply_masks(PARAMS, MASKS)
-
-
-@pytest.mark.parametrize("value", [3.0, jnp.inf, jnp.nan, -1e-30])
-def test_check_names_the_first_bad_weight(value):
-    bad = SOUND | {"fc": SOUND["fc"] | {"kernel": SOUND["fc"]["kernel"].at[10:12, 5].set(value)}}
-    message = r"params at fc/kernel: 2 of 3000 inactive entries .* the first at \(10, 5\) is "
-    with pytest.raises(ValueError, match=message):
-        jaxsparse.check(bad, (), MASKS)
-
-
-@pytest.mark.parametrize(
-    ("inner", "slots"),
-    [
-        (optax.sgd(0.1, momentum=0.9), ["0/trace"]),
-        (optax.adam(0.1), ["0/mu", "0/nu"]),
-        (optax.chain(optax.clip(1.0), optax.adam(0.1)), ["1/0/mu", "1/0/nu"]),
-        (
-            optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
-            ["acc_grads", "inner_opt_state/0/mu", "inner_opt_state/0/nu"],
-        ),
-        (optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9), ["inner_state/0/trace"]),
-        (
-            optax.masked(optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
-            ["inner_state/trace"],
-        ),
-    ],
-    ids=["momentum", "adam", "chain", "multi_steps", "injected", "holes"],
-)
-def test_check_names_the_first_bad_slot_of_every_optimizer(inner, slots):
-    state = jaxsparse.masked(inner).init(SOUND)
-    jaxsparse.check(SOUND, state, MASKS)
-    paths = jax.tree_util.tree_flatten_with_path(state)[0]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-    for slot in slots:
-        name = f"{slot}/conv/kernel"
-        index = names.index(name)
-        leaves = jax.tree.leaves(state)
-        leaves[index] = leaves[index].at[2, 2, 0, 3].set(0.5)
-        bad = jax.tree.unflatten(jax.tree.structure(state), leaves)
-        message = rf"optimizer slot {name}: 1 of 16 .* at \(2, 2, 0, 3\) is 0.5"
-        with pytest.raises(ValueError, match=message):
-            jaxsparse.check(SOUND, bad, MASKS)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda x, y: {"kernel": x, "a": {"kernel": y}},  # one path ends in the other
-        lambda x, y: {"trace": {"kernel": x}, "kernel": y},  # ... and in the name of a slot
-        lambda x, y: [x, [y, x]],
-        lambda x, y: (y, {"0": x, "1": y}),
-    ],
-)
-def test_check_takes_each_slot_for_its_own_parameter(build):
-    masks = build(jnp.eye(2, dtype=bool), ~jnp.eye(2, dtype=bool))
-    params = jax.tree.map(lambda m: jnp.where(m, 1.0, 0.0), masks)
-    tx = jaxsparse.masked(optax.sgd(0.1, momentum=0.9))
-    state = tx.init(params)
-    updates, state = tx.update(params, state, params, masks=masks)
-    assert all(jax.tree.leaves(jax.tree.map(lambda x: bool(x.any()), state)))
-    jaxsparse.check(params, state, masks)
-    leaves = jax.tree.leaves(state)
-    for index, leaf in enumerate(leaves):
-        bad = [*leaves]
-        bad[index] = jnp.ones_like(leaf)
-        with pytest.raises(ValueError, match="optimizer slot .* 2 of 2"):
-            jaxsparse.check(params, jax.tree.unflatten(jax.tree.structure(state), bad), masks)
-
-
-def test_check_of_params_that_are_one_array():
-    mask = jnp.eye(3, dtype=bool)
-    state = optax.sgd(0.1, momentum=0.9).init(jnp.ones((3, 3)))
-    jaxsparse.check(jnp.eye(3), state, mask)
-    with pytest.raises(ValueError, match="optimizer slot 0/trace: 6 of 6"):
-        jaxsparse.check(jnp.eye(3), jax.tree.map(jnp.ones_like, state), mask)
-
-
-def test_check_wants_masks_of_bool():
-    with pytest.raises(ValueError, match="masks at conv/bias has dtype float32"):
-        jaxsparse.check(PARAMS, (), PARAMS)

@@ -56,7 +56,7 @@ def test_rigl_moves_input_channels():
     for n in range(1, 9):
         state = step(state, gradient(state.params), event=state.method.is_due(n))
         if state.method.is_due(n):
-            jaxsparse.check_pattern(state.masks, state.method.recipe.pattern)
+            jaxsparse.check_pattern(state.masks, state.method.pattern)
             seen.append(state.masks["conv2"]["kernel"])
     moved = [bool((a != b).any()) for a, b in zip(seen, seen[1:], strict=False)]
     assert moved == [True] * 2

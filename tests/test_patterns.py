@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.patterns import groups_of
+from jaxsparse.pattern_rules import groups_of
 from jaxsparse.selection.best_of_group import best_in_groups
 from jaxsparse.stages import exchange
 from jaxsparse.types import Groups, KernelAxes, Row
@@ -65,7 +65,7 @@ def test_how_leaves_are_cut(pattern, shape, split, axes):
     assert (groups.split, groups.axes) == (split, axes)
 
 
-# Case 9, and what else has its inputs and outputs elsewhere.
+# The kernels of attention, and other leaves whose inputs and outputs are elsewhere.
 @pytest.mark.parametrize(
     ("pattern", "path", "shape", "split", "axes"),
     [
@@ -626,12 +626,11 @@ def test_combinations_that_are_refused(make, pattern, message):
 
 
 def test_methods_that_take_no_pattern():
-    masks = {"kernel": jnp.ones((4, 4), bool)}
     with pytest.raises(ValueError, match="method <function rigl .* must be a method such as rigl"):
         jaxsparse.with_pattern(jaxsparse.rigl, TWO_OF_FOUR)
-    given = jaxsparse.static(masks=masks, total_steps=10)
-    with pytest.raises(ValueError, match="static keeps the masks it was given: it takes no patt"):
-        jaxsparse.with_pattern(given, TWO_OF_FOUR)
+    by_hand = METHODS["rigl"](0.5)._replace(recipe=None)
+    with pytest.raises(ValueError, match="method rigl must be one that compose made"):
+        jaxsparse.with_pattern(by_hand, TWO_OF_FOUR)
     once = jaxsparse.with_pattern(METHODS["rigl"](0.5), TWO_OF_FOUR)
     with pytest.raises(ValueError, match="method rigl 2:4 has a pattern already"):
         jaxsparse.with_pattern(once, jaxsparse.channels())

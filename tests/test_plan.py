@@ -17,7 +17,7 @@ PARAMS = {
 
 
 def test_global_plan():
-    # Item 1: T = 4, s_f = .9 of 80 weights: 80 - floor(80 s), and s = .9 gives 8.
+    # Zhu and Gupta 2017, eq. 1: T = 4, s_f = .9 of 80 weights: 80 - floor(80 s), and .9 gives 8.
     plan = jaxsparse.gmp(sparsity=0.9, total_steps=8, update_interval=1).plan(PARAMS)
     assert plan.num_prunable == 80
     assert tuple(row[:5] for row in plan.rows) == (
@@ -37,7 +37,7 @@ def test_layer_plan():
     plan = jaxsparse.gmp(sparsity=0.5, total_steps=8, update_interval=1, scope="layer").plan(PARAMS)
     assert [row.num_active for row in plan.rows] == [80, 57, 45, 41, 40]
     assert plan.rows[0].layers == {"a/kernel": 16, "b/kernel": 64}
-    assert plan.rows[-1].layers == {"a/kernel": 11, "b/kernel": 29}  # item 4
+    assert plan.rows[-1].layers == {"a/kernel": 11, "b/kernel": 29}  # ERK: .714 of 16, .446 of 64
     assert not plan.layers_are_estimates
 
 

@@ -14,7 +14,7 @@ def cubic(**options):
     return cubic_sparsity(**{"initial_sparsity": 0.0, "sparsity": 0.9} | window | options)
 
 
-# Item 1: T = 4, s_f = 0.9.
+# Zhu and Gupta 2017, eq. 1, with T = 4 and s_f = 0.9.
 @pytest.mark.parametrize(
     ("initial", "expected"),
     [
@@ -36,7 +36,8 @@ def test_cubic_is_monotone():
     assert values[56] > 0.3
 
 
-# Item 2: i counts events, floors on both sides; between events nothing changes.
+# GraNet's code puts the number i of the event for the step: floors on both sides; between events
+# nothing changes.
 @pytest.mark.parametrize(
     ("start", "steps"),
     [
@@ -78,7 +79,8 @@ def test_cubic_that_is_there_already_needs_no_event():
     assert [s(step) for step in (0, 5, 100)] == [0.9, 0.9, 0.9]
 
 
-# Item 3.
+# The cosine from a first to a last value of GraNet (Liu et al. 2021), and of RigL, where it is
+# alpha / 2 (1 + cos(pi t / T_end)) (Evci et al. 2020, section 3).
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -96,7 +98,7 @@ def test_drop_fractions(schedule, expected):
     assert {step: schedule(step) for step in expected} == pytest.approx(expected, abs=1e-6)
 
 
-# EAST, item 11. Cosine: 1 + (1 - cos 2 pi p) at p = 0, 1/8, 1/4, 3/8, 1/2.
+# EAST's cycles. Cosine: 1 + (1 - cos 2 pi p) at p = 0, 1/8, 1/4, 3/8, 1/2.
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

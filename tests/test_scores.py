@@ -16,7 +16,7 @@ G = jnp.array([[-1.0, 0.5], [4.0, -0.25]])
     [
         (magnitude, [[2.0, 3.0], [0.0, 0.5]]),
         (gradient, [[1.0, 0.5], [4.0, 0.25]]),
-        (saliency, [[2.0, 1.5], [0.0, 0.125]]),  # item 16: |g w|
+        (saliency, [[2.0, 1.5], [0.0, 0.125]]),  # |g w| of SNIP
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -1,8 +1,17 @@
-"""An event on 8 devices is the event on one, bit for bit, however the weights are laid out."""
+"""An event on 8 devices is the event on one, bit for bit, however the weights are laid out.
+
+Masks are counted where they are: on 8 devices, and on a mesh of two processes.
+"""
 
 import functools
+import json
 import math
+import os
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -12,7 +21,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
+from jaxsparse.export import masks_to_torch
 from jaxsparse.selection.bisection import CANDIDATES
+from tests.two_processes import counted
+from tests.two_processes import drawn as drawn_masks
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 16, 32)},
@@ -108,3 +120,57 @@ def test_an_event_adds_up_a_few_integers_and_gathers_nothing(make, layout, key):
         assert {dtype for dtype, _ in shapes} <= {"s32", "pred"}  # counts, and what is finite
         elements = sum(math.prod(map(int, filter(None, dims.split(",")))) for _, dims in shapes)
         assert elements <= len(SHAPES) * CANDIDATES
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [("output", AxisType.Auto), ("input", AxisType.Auto), ("output", AxisType.Explicit)],
+)
+def test_counts_of_masks_on_eight_devices(layout, kind):
+    params, masks = drawn(0), jaxsparse.dense_masks(drawn(0))
+    masks = jax.tree.map(lambda mask, p: np.array(mask) & (p > 0.5), masks, params)
+    masks["fc"]["kernel"][:, 5:9] = False
+    params = jaxsparse.apply_masks(params, masks)
+    theirs, there = laid_out(params, layout, kind), laid_out(masks, layout, kind)
+    assert jaxsparse.num_active(there) == jaxsparse.num_active(masks)
+    assert jaxsparse.sparsity(there) == jaxsparse.sparsity(masks)
+    assert jaxsparse.summary(theirs, there) == jaxsparse.summary(params, masks)
+    assert jaxsparse.summary(theirs, there).layers[1].dead.num_out >= 4
+    assert float(jaxsparse.exploration_rate(there)) == float(jaxsparse.exploration_rate(masks))
+    assert jaxsparse.overlap(there, there).total == 1.0
+    chex.assert_trees_all_equal(masks_to_torch(there), masks_to_torch(masks))
+    jaxsparse.check(theirs, (), there)
+    theirs["fc"]["kernel"] = laid_out(jax.tree.map(np.ones_like, drawn(0)), layout, kind)["fc"][
+        "kernel"
+    ]
+    num = masks["fc"]["kernel"].size - np.count_nonzero(masks["fc"]["kernel"])
+    first = tuple(int(i) for i in np.argwhere(~masks["fc"]["kernel"])[0])
+    message = f"params at fc/kernel: {num} of {num} inactive .* first at {re.escape(str(first))} is"
+    with pytest.raises(ValueError, match=f"{message} 1.0"):
+        jaxsparse.check(theirs, (), there)
+
+
+def test_counts_of_masks_that_two_processes_hold_parts_of():
+    """Each process can read only its own parts: bringing a mask to the host would raise."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    worker = str(Path(__file__).with_name("two_processes.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, worker, rank, port],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    params, masks = drawn_masks()
+    others = jax.tree.map(lambda mask: np.roll(mask, 1, 0), masks)
+    here = json.loads(json.dumps(counted(params, masks, others)))
+    for stdout, stderr in outputs:
+        assert stdout, stderr
+        assert json.loads(stdout.splitlines()[-1]) == here
+    assert "the first at (60, 3) is 2.5" in here["bad"]

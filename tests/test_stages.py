@@ -28,7 +28,7 @@ def run(stage, weights, masks, row, *, signal=None, key=None):
     return {p: "".join("01"[int(bit)] for bit in mask) for p, mask in selected.masks.items()}
 
 
-# Item 9: eight weights, four to keep: .9, .5, .3, .2.
+# Eight weights, four to keep: .9, .5, .3, .2.
 TWO_LEAVES = {"A": [0.9, -0.1, 0.3, 0.0], "B": [-0.5, 0.2, 0.05, -0.02]}
 DENSE = {"A": "1111", "B": "1111"}
 
@@ -140,7 +140,7 @@ def test_grow_takes_nan_last_and_reports_it():
     assert selected.num_nan.tolist() == [1]  # that of an active weight is none
 
 
-# Item 10. Position      0    1    2     3    4  |  5   6     7    (the last three inactive)
+# Position               0    1    2     3    4  |  5   6     7    (the last three inactive)
 W = {"A": np.array([1.0, -0.8, 0.6, -0.4, 0.2, 0.0, 0.0, 0.0], np.float32)}
 G = {"A": np.array([9.0, -9.0, 0.1, 0.3, -0.05, 0.2, -0.4, 0.01], np.float32)}
 ACTIVE = {"A": "11111000"}
@@ -161,7 +161,6 @@ def test_exchange(rounding, expected):
     assert run(exchange(rounding=rounding), W, ACTIVE, row, signal=smaller) == {"A": expected}
 
 
-# Item 12.
 @pytest.mark.parametrize(
     ("mask", "ratio", "expected"),
     [

@@ -38,7 +38,7 @@ def cubic_density(stop_step, update_interval, start_step=0):
     return lambda step: 1.0 - s(step)
 
 
-# Item 2.
+# 1 - s of Zhu and Gupta 2017, eq. 1, in GraNet's form: s_f = .9, up to step 4000.
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
@@ -58,7 +58,7 @@ def test_gradual_events(start, expected):
     assert all(e.drop_fraction == 0 for e in table.events)
 
 
-# Item 3: T_end 75; an event each 25 steps; at 75 and after it there is none.
+# RigL's cosine with T_end 75, and an event each 25 steps: at 75 and after it there is none.
 def test_rigl_events():
     table = make_timetable(
         total_steps=100, update_interval=25, drop_fraction=until(cosine(0.3, 0.0, 75), 75)

@@ -1,25 +1,25 @@
 """How far a run has come: all that the next process needs to go on, in memory and on disk."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments.training.run import RunState
+from experiments.training import surgery
+from experiments.training.run import Run, RunState
 from jaxsparse.checkpoint import Restored, restore_checkpoint, save_checkpoint
 
 
 class Best(NamedTuple):
     """The evaluation with the highest validation accuracy at the final sparsity.
 
-    Without validation images it is the last.
+    Without validation images it is the last one.
 
     Attributes:
-      val_accuracy: in [0, 1]; -1 before there is one, and without validation images.
+      val_accuracy: in [0, 1]; -1 before the first evaluation, and without validation images.
       step: of the evaluation.
-      variables: of the model then; the initial ones before there is one.
+      variables: of the model at that step; before the first evaluation, those of an earlier model.
     """
 
     val_accuracy: float
@@ -28,11 +28,13 @@ class Best(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds. The position in the data follows from the step.
+    """How far a run has come. The position in the data follows from the step.
 
     Attributes:
       step: completed optimizer steps.
-      state: the state after them.
+      run: as it is after them, with the model that surgeries have made. A checkpoint does not hold
+        it: who goes on has the run as it began.
+      state: after them.
       best: the best model so far.
       seconds: of training so far, over all processes, without evaluating, saving, and compiling
         before the first step. Steps that a crash has lost are not in it.
@@ -40,54 +42,55 @@ class Progress(NamedTuple):
     """
 
     step: int
+    run: Run
     state: RunState
     best: Best
     seconds: float
     capacity: dict[str, int] | None = None
 
 
-def start(state: RunState) -> Progress:
-    """The progress of a fresh state."""
-    return Progress(0, state, Best(-1.0, 0, copy(state.variables)), 0.0)
+def start(run: Run, state: RunState) -> Progress:
+    """Returns the progress of a run that starts with this state, at the state's step."""
+    return Progress(int(state.step), run, state, Best(-1.0, 0, copy(state.variables)), 0.0)
 
 
 def save(folder: Path, progress: Progress, *, keep: int = 2) -> None:
     """Saves the progress as a checkpoint; raises what `save_checkpoint` does."""
-    step, state, best, seconds, capacity = progress
+    best = progress.best
     extras = {
         "val_accuracy": best.val_accuracy,
         "best_step": best.step,
-        "seconds": seconds,
-        "capacity": capacity,
+        "seconds": progress.seconds,
+        "capacity": progress.capacity,
     }
-    arrays = {"state": state, "best": best.variables}
-    save_checkpoint(folder, step, arrays, keep=keep, extras=extras)
+    arrays = {"state": progress.state, "best": best.variables}
+    save_checkpoint(folder, progress.step, arrays, keep=keep, extras=extras)
 
 
-def resume(folder: Path, state_at: Callable[[int], RunState]) -> Progress:
+def resume(folder: Path, run: Run, state: RunState) -> Progress:
     """Returns the progress of the newest checkpoint that can be read, and says so in a line.
 
     Args:
       folder: the run's checkpoints; it may be missing.
-      state_at: from a number of completed steps to a state like the run's is then; at 0 a fresh
-        one, which it starts with where there is no checkpoint.
+      run: as it began.
+      state: the one that the run began with. Without a checkpoint, the run starts with it.
 
     Raises:
       ValueError: as `restore_checkpoint`.
     """
+    runs = {}
 
     def arrays(step: int) -> dict[str, Any]:
-        state = state_at(step)
-        return {"state": state, "best": state.variables}
+        runs[step], like = surgery.after(run, state, step)
+        return {"state": like, "best": like.variables}
 
     restored = restore(folder, arrays)
     if restored is None:
-        return start(state_at(0))
-    extras = restored.extras
+        return start(run, state)
+    step, extras = restored.step, restored.extras
     best = Best(extras["val_accuracy"], extras["best_step"], restored.state["best"])
-    state = restored.state["state"]
     capacity = extras.get("capacity", extras.get("rooms"))  # the name in folders of early versions
-    return Progress(restored.step, state, best, extras["seconds"], capacity)
+    return Progress(step, runs[step], restored.state["state"], best, extras["seconds"], capacity)
 
 
 def restore(folder: Path, arrays: Any) -> Restored | None:
@@ -101,5 +104,5 @@ def restore(folder: Path, arrays: Any) -> Restored | None:
 
 
 def copy(variables: Any) -> Any:
-    """A copy of the arrays: the next step donates the originals."""
+    """Returns a copy of the arrays, since the next step donates the originals."""
     return jax.tree.map(jnp.copy, variables)

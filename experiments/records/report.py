@@ -23,13 +23,13 @@ from experiments.records.cost import (
     peak_memory,
     shapes_and_flops,
 )
-from experiments.records.progress import Best
+from experiments.records.progress import Progress
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder, series
 from experiments.training.execution import describe_execution, executed
-from experiments.training.phase import run_after
-from experiments.training.run import Run, RunState
+from experiments.training.run import Run
 from jaxsparse import TrainState
+from jaxsparse.counting import count_true
 from jaxsparse.nn import sparse_execution
 from jaxsparse.paths import prunable_leaves
 from jaxsparse.plan import Plan
@@ -118,7 +118,9 @@ def sparsity_note(plan: Plan, config: Mapping[str, Any], unshared: int | None = 
 
 def layer_counts(state: TrainState) -> list[int]:
     """Returns the active weights of every prunable layer, in the order of `prunable_paths`."""
-    return [layer.num_active for layer in state.summary().layers]
+    leaves = prunable_leaves(state.masks, state.method.prunable)
+    counts = jax.device_get([count_true(mask)[0] for mask in leaves.values()])
+    return [int(count) for count in counts]
 
 
 def event_scalars(state: TrainState) -> dict[str, Any]:
@@ -165,22 +167,17 @@ def emptied(state: TrainState) -> list[str]:
 
 
 def summarise(
-    begun: Run,
-    state: RunState,
-    best: Best,
-    config: dict[str, Any],
-    records: list[dict[str, Any]],
+    begun: Run, reached: Progress, config: dict[str, Any], records: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Checks the masks' invariants once more, looks at the test images, and says what came out.
 
     Args:
       begun: the run as it began.
-      state: at the end.
-      best: the best model.
+      reached: how it ended.
       config: of the run.
       records: its metrics.
     """
-    run = run_after(begun, begun.steps)
+    run, state, best = reached.run, reached.state, reached.best
     jaxsparse.check(state.params, state.opt_state, state.masks)
     check_structure(state)
     paths = find_paths(run, state)

@@ -56,7 +56,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: Mapping[str, Any], *, after: int | None = None
+        cls, path: Path, config: Mapping[str, Any], *, after: int | None = None, start: int = 0
     ) -> "RunFolder":
         """Starts a run in a new folder, or goes on in the folder of an unfinished run.
 
@@ -65,6 +65,7 @@ class RunFolder:
           config: what `config.json` says: nested dicts and lists of numbers, strings and paths.
           after: keep the metrics of an unfinished run up to this step, that of the checkpoint from
             which it goes on, so that no step appears twice. None: start over, with none of them.
+          start: the step that the run started with.
 
         Returns:
           The folder, open for `log`.
@@ -77,7 +78,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         lock = locked(path)
         try:
-            kept = [] if after is None else _records_until(path / "metrics.jsonl", after)
+            kept = [] if after is None else _records_until(path / "metrics.jsonl", after, start)
             _write_json(path / "config.json", config)
             _write_text(path / "metrics.jsonl", "".join(kept))
             return cls(path, lock)
@@ -272,7 +273,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _records_until(path: Path, step: int) -> list[str]:
+def _records_until(path: Path, step: int, start: int) -> list[str]:
     """Returns the lines up to this step, without one cut short; the summary needs the first."""
     lines = path.read_text("utf-8").splitlines(True) if path.exists() else []
     try:
@@ -281,10 +282,10 @@ def _records_until(path: Path, step: int) -> list[str]:
         raise ValueError(
             f"{path} cannot be read: {error}; pass another --out, or delete the folder"
         ) from None
-    if 0 not in steps:
+    if start not in steps:
         raise ValueError(
-            f"{path} has no record of step 0, without which the run cannot go on from step {step}; "
-            f"pass another --out, or delete the folder"
+            f"{path} has no record of step {start}, without which the run cannot go on from step "
+            f"{step}; pass another --out, or delete the folder"
         )
     return [line for line, of in zip(lines, steps, strict=False) if of <= step]
 

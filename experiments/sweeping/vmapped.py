@@ -1,18 +1,19 @@
 """Seeds of one run trained together: a step of all of them is one compiled function, by `jax.vmap`.
 
-An accelerator that a small network leaves idle trains several in nearly the time of one. On CPU it
-is no gain, where a convolution with other weights for every seed is slow. The seeds draw what they
-would draw alone, but sums are taken in another order: accuracies are not those of single runs to
-the bit. So the flag `vmapped` stands in config.json, and nothing takes one kind for the other.
+An accelerator that a small network leaves idle trains several in nearly the time of one. On CPU
+there is no gain, since a convolution whose weights differ between seeds is slow. Each seed draws
+what it would draw alone, but sums are taken in another order, so that accuracies do not equal those
+of single runs to the bit. Therefore config.json has the flag `vmapped`, and the two kinds are never
+mixed.
 
 `sweep.py --vmap_seeds` keeps folders and results under the grid's name with -vmapped after it, and
 starts this as a program:
 
     vmapped.py --experiment=cifar --seeds=0,1,2 --flags="model=resnet20 steps=2000" --out=DIR/rigl
 
-leaves a folder for each seed, DIR/rigl-seed0 and so on, like those of single runs.
-DIR/rigl-seeds0-1-2 holds the checkpoints of them all until they are finished; the same command goes
-on from the newest.
+It leaves a folder for each seed, DIR/rigl-seed0 and so on, like those of single runs. Until all are
+finished, DIR/rigl-seeds0-1-2 holds the checkpoints of them all; the same command goes on from the
+newest.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import functools
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from experiments.records import alarms, progress, report
 from experiments.records.progress import Best, Progress
 from experiments.records.run_folder import RunFolder, check_folder, naming
 from experiments.sweeping.jobs import SCRIPTS
+from experiments.training.batches import Batch, Indexed, shuffled
 from experiments.training.run import Run, RunState
 from experiments.training.steps import kinds, train_step
 from jaxsparse.checkpoint import save_checkpoint
@@ -58,10 +60,10 @@ class Together(NamedTuple):
     """How far the runs have come.
 
     Attributes:
-      step: completed optimizer steps, of each.
+      step: completed optimizer steps of each run.
       states: one `RunState` whose arrays have the runs as their first axis.
-      bests: of each, the best model so far.
-      seconds: of training so far, of all.
+      bests: the best model so far of each run.
+      seconds: of training all runs so far.
     """
 
     step: int
@@ -75,13 +77,13 @@ class Config:
     """Trains some seeds of one run together."""
 
     experiment: str
-    """The script that trains one of them: fashion_mnist or cifar."""
+    """The script that trains a single one: fashion_mnist or cifar."""
     seeds: str
     """With commas between them."""
     out: Path
     """The run of seed N goes to OUT-seedN."""
     flags: str = ""
-    """Of the script, as name=value with spaces between them."""
+    """Flags of the script, as name=value with spaces between them."""
 
 
 def main(config: Config) -> None:
@@ -91,7 +93,7 @@ def main(config: Config) -> None:
     lanes = []
     for seed in map(int, config.seeds.split(",")):
         parsed = cli.parse(script.Config, [*given, f"--seed={seed}"])
-        # The first has read the data, which is that of all.
+        # The first lane has read the data, which all share.
         run = lanes[0].run._replace(seed=seed) if lanes else script.run_of(parsed)
         out = config.out.with_name(f"{config.out.name}-seed{seed}")
         lanes.append(Lane(run, out, cli.as_dict(parsed) | {"vmapped": True}))
@@ -102,10 +104,10 @@ def main(config: Config) -> None:
 
 
 def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, Any]]:
-    """Trains runs that differ in their seed alone; what `loop.train` does for one.
+    """Trains runs that differ in their seed alone, as `loop.train` trains one.
 
     Args:
-      lanes: the runs, at least one. What is finished already stays as it is.
+      lanes: the runs, at least one. A run that is finished already stays as it is.
       group: folder for the checkpoints of all, removed at the end.
       title: of the progress bar.
 
@@ -113,61 +115,49 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
       The summaries of the runs that it finished.
 
     Raises:
-      ValueError: as `loop.train`; or micro-batches, sparse execution or DyReLU, which are not
-        served here.
+      ValueError: as `loop.train`; or micro-batches, sparse execution, or a network that changes on
+        the way, which are not served here.
       OSError: as `loop.train`.
     """
     run = lanes[0].run
     check(lanes)
-    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    first, states, bests, seconds = resume(group, [loop.create_state(lane.run) for lane in lanes])
+    step, states, bests, seconds = resume(group, [loop.create_state(lane.run) for lane in lanes])
+    start = step == 0
     for lane, state in zip(lanes, unstacked(states), strict=True):
-        if first == 0 and not is_finished(lane):
+        if start and not is_finished(lane):
             alarms.check_start(lane.run, state)
-    orders = [
-        loop.batches(jax.random.key(lane.run.seed), len(labels), run.batch_size, start=first)
-        for lane in lanes
-    ]
-    with (
-        naming(group),
-        contextlib.ExitStack() as opened,
-        loop.progress_bar(run.steps, title, first) as bar,
-    ):
-        folders = {
-            lane.run.seed: opened.enter_context(
-                RunFolder.create(lane.out, lane.config, after=first or None)
-            )
+    with naming(group), contextlib.ExitStack() as stack:
+        folders = [
+            None
+            if is_finished(lane)
+            else stack.enter_context(RunFolder.create(lane.out, lane.config, after=step or None))
             for lane in lanes
-            if not is_finished(lane)
-        }
-        steps = compile_steps(lanes, states, images, labels)
+        ]
+        bar = stack.enter_context(loop.progress_bar(run.steps, title, step))
+        first, batches = loop.peeked(batches_of(lanes, step))
+        take_step = compile_step(lanes, states, first)
+        for lane, folder, state in zip(lanes, folders, unstacked(states), strict=True):
+            if start and folder is not None:
+                loop.log_start(lane.run, folder, state, bar)
         clock = loop.Stopwatch(seconds)
-        if first == 0:
-            for lane, state in zip(lanes, unstacked(states), strict=True):
-                if lane.run.seed in folders:
-                    loop.log_start(lane.run, folders[lane.run.seed], state, bar)
-        for step in range(first + 1, run.steps + 1):
-            indices = np.stack([next(order) for order in orders])
-            states, losses = steps[run.method.is_due(step)](states, images, labels, indices)
-            bar.update()
-            if not loop.is_looked_at(run, step):
-                continue
+        while step < run.steps:
+            step, states, losses = loop.to_next_look(run, take_step, states, batches, step, bar)
             with clock.paused(states.params):
+                each = zip(lanes, folders, unstacked(states), losses, bests, strict=True)
                 bests = [
-                    loop.record(lane.run, folders[lane.run.seed], step, state, loss, best, bar)
-                    if lane.run.seed in folders
-                    else best
-                    for lane, state, loss, best in zip(
-                        lanes, unstacked(states), losses, bests, strict=True
-                    )
+                    best
+                    if folder is None
+                    else loop.record(lane.run, folder, step, state, loss, best, bar)
+                    for lane, folder, state, loss, best in each
                 ]
                 if loop.checkpoint_is_due(run, step):
                     save(group, Together(step, states, bests, clock.seconds))
-        ends = zip(lanes, unstacked(states), bests, strict=True)
         summaries = [
-            finish(lane, folders[lane.run.seed], Progress(run.steps, state, best, clock.seconds))
-            for lane, state, best in ends
-            if lane.run.seed in folders
+            finish(lane, folder, Progress(step, lane.run, state, best, clock.seconds))
+            for lane, folder, state, best in zip(
+                lanes, folders, unstacked(states), bests, strict=True
+            )
+            if folder is not None
         ]
     shutil.rmtree(group)
     return summaries
@@ -188,6 +178,8 @@ def check(lanes: Sequence[Lane]) -> None:
             "DyReLU is not served for seeds trained together; leave out --vmap_seeds, or pass "
             "--dyrelu=False"
         )
+    if run.surgeries or run.source is not None:
+        raise ValueError("surgeries and other batches are not served for seeds trained together")
     served = {"accumulate": 1, "execution": "masked"}
     for flag, value in served.items():
         if getattr(run, flag) != value:
@@ -202,40 +194,51 @@ def is_finished(lane: Lane) -> bool:
     return (lane.out / "summary.json").exists()
 
 
-def compile_steps(
-    lanes: Sequence[Lane], states: RunState, images: jax.Array, labels: jax.Array
-) -> dict[bool, Callable[..., tuple[RunState, jax.Array]]]:
-    """Compiles the training step of all, without and with a mask update.
+def batches_of(lanes: Sequence[Lane], first: int) -> Iterator[Indexed]:
+    """Yields batches whose indices have the runs as their first axis; the images are shared."""
+    run = lanes[0].run
+    images, labels = map(jnp.asarray, run.dataset.train)
+    orders = [
+        shuffled(jax.random.key(lane.run.seed), len(labels), run.batch_size, start=first)
+        for lane in lanes
+    ]
+    while True:
+        yield Indexed(images, labels, np.stack([next(order) for order in orders]))
+
+
+def compile_step(
+    lanes: Sequence[Lane], states: RunState, batch: Indexed
+) -> Callable[[RunState, bool, Batch], tuple[RunState, jax.Array]]:
+    """Compiles the training step of all runs, without and with a mask update.
 
     Returns:
-      By whether there is a mask update: (states, images, labels, int32[runs, batch_size] indices)
-      to the next states and float32[runs] losses. The states are donated.
+      (states, whether there is a mask update, batch) to the next states and float32[runs] losses.
+      The states are donated.
     """
     run = lanes[0].run
     seeds = jnp.asarray([lane.run.seed for lane in lanes], jnp.uint32)
 
     def compiled(event: bool) -> Callable[..., tuple[RunState, jax.Array]]:
-        def step(
-            seed: jax.Array, state: RunState, images: jax.Array, labels: jax.Array, taken: jax.Array
-        ) -> tuple[RunState, jax.Array]:
-            return train_step(run._replace(seed=seed), event, state, images, labels, taken)
+        def step(seed: jax.Array, state: RunState, batch: Batch) -> tuple[RunState, jax.Array]:
+            return train_step(run._replace(seed=seed), event, state, batch)
 
-        together = functools.partial(jax.vmap(step, in_axes=(0, 0, None, None, 0)), seeds)
-        taken = jnp.zeros((len(lanes), run.batch_size), jnp.int32)
-        return jax.jit(together, donate_argnums=0).lower(states, images, labels, taken).compile()
+        # The images of a batch are those of all runs, its indices are each run's own.
+        together = functools.partial(jax.vmap(step, in_axes=(0, 0, Indexed(None, None, 0))), seeds)
+        return jax.jit(together, donate_argnums=0).lower(states, batch).compile()
 
-    return {event: compiled(event) for event in kinds(run)}
+    steps = {event: compiled(event) for event in kinds(run)}
+    return lambda states, event, batch: steps[event](states, batch)
 
 
 def stacked(states: Sequence[RunState]) -> RunState:
-    """One state whose arrays have the runs as their first axis."""
-    # They share the tree of the first, whose optimizer is not the same object as the others'.
+    """Returns one state whose arrays have the runs as their first axis."""
+    # All take the tree of the first: each state has an optimizer object of its own in its tree.
     leaves = zip(*(jax.tree.leaves(state) for state in states), strict=True)
     return jax.tree.unflatten(jax.tree.structure(states[0]), map(jnp.stack, leaves))
 
 
 def unstacked(states: RunState) -> list[RunState]:
-    """The states of the single runs."""
+    """Returns the states of the single runs."""
     leaves, structure = jax.tree.flatten(states)
     return [jax.tree.unflatten(structure, each) for each in zip(*leaves, strict=True)]
 
@@ -254,7 +257,7 @@ def save(group: Path, progress: Together) -> None:
 
 def resume(group: Path, states: Sequence[RunState]) -> Together:
     """Returns the progress of the newest checkpoint; starts with the states if there is none."""
-    bests = [progress.start(state).best for state in states]
+    bests = [Best(-1.0, 0, progress.copy(state.variables)) for state in states]
     fresh = Together(0, stacked(states), bests, 0.0)
     arrays = {"states": fresh.states, "bests": [best.variables for best in bests]}
     restored = progress.restore(group, arrays)
@@ -272,9 +275,7 @@ def finish(lane: Lane, folder: RunFolder, reached: Progress) -> dict[str, Any]:
     """Leaves a run's folder as `loop.train` does: with its trained state, summary and plot."""
     progress.save(lane.out / "checkpoints", reached, keep=1)
     title = report.title_of(lane.config)
-    return loop.finish(
-        lane.run, folder, reached.state, reached.best, lane.config, title, reached.seconds
-    )
+    return loop.finish(lane.run, folder, reached, lane.config, title)
 
 
 if __name__ == "__main__":

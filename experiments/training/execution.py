@@ -1,6 +1,6 @@
 """How the steps of a run are executed: on dense kernels with masks, or by active weights alone.
 
-Both take a train state through the same steps; what is recorded, saved and evaluated is always the
+Both take a train state through the same steps. Records, checkpoints and evaluations always see the
 state in full, so that a checkpoint does not depend on how it came about.
 """
 
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
+from experiments.training.batches import Batch
 from experiments.training.run import Run, RunState
 from experiments.training.steps import compile_steps, kinds
 from jaxsparse import Method
@@ -27,79 +27,76 @@ from jaxsparse.sparse import (
     find_positions,
 )
 
-Data = tuple[jax.Array, jax.Array]
-Indices = jax.Array | np.ndarray
 Live = Any
-"""A state as the execution keeps it between two steps."""
+"""A state in the form that the execution keeps between two steps."""
 
 
 class Execution(Protocol):
-    """Takes steps. What it is given it donates."""
+    """Takes steps. It donates the states that it is given."""
 
     def start(self, state: RunState, capacity: Mapping[str, int] | None) -> Live:
-        """From a state in full, and the capacity of the checkpoint that it comes from."""
+        """Takes over a state in full, with the capacity of the checkpoint that it comes from."""
         ...
 
-    def step(self, live: Live, event: bool, indices: Indices) -> tuple[Live, jax.Array]:
-        """One step on the images at `indices`; returns the mean loss too."""
+    def step(self, live: Live, event: bool, batch: Batch) -> tuple[Live, jax.Array]:
+        """Takes one step on a batch, with a mask update if `event`; returns the mean loss too."""
         ...
 
     def full(self, live: Live) -> RunState:
-        """The state in full; nothing is donated."""
+        """Returns the state in full; nothing is donated."""
         ...
 
     def capacity(self, live: Live) -> dict[str, int]:
-        """What a checkpoint is to keep of how the state is executed."""
+        """Returns what a checkpoint has to keep of how the state is executed."""
         ...
 
     def note(self, live: Live) -> str:
-        """A line on how the network is executed, where there is anything to say."""
+        """Returns a line on how the network is executed, or "" if there is nothing to say."""
         ...
 
 
 def make_execution(
-    run: Run, state: RunState, data: Data, capacity: Mapping[str, int] | None = None
+    run: Run, state: RunState, batch: Batch, capacity: Mapping[str, int] | None = None
 ) -> Execution:
-    """Returns what executes the run's steps, compiled for the state at hand.
+    """Compiles the run's steps for the state at hand, and returns what executes them.
 
     Args:
       run: what to train.
       state: to start from.
-      data: images and labels.
-      capacity: of the checkpoint that the state comes from; None: it is a fresh one.
+      batch: the first one; all others have its kind, shapes and shardings.
+      capacity: of the checkpoint that the state comes from; None for a fresh state.
     """
     if run.execution == "sparse":
-        return Sparse(run, state, data, capacity)
-    return Masked(run, state, data)
+        return Sparse(run, state, batch, capacity)
+    return Masked(run, state, batch)
 
 
 class Masked:
-    """Dense kernels, masked."""
+    """Executes on dense kernels, with masks."""
 
-    def __init__(self, run: Run, state: RunState, data: Data):
-        self._data = data
-        self._steps = compile_steps(run, state, data, kinds(run))
+    def __init__(self, run: Run, state: RunState, batch: Batch):
+        self._steps = compile_steps(run, state, batch, kinds(run))
 
     def start(self, state: RunState, capacity: Mapping[str, int] | None) -> RunState:
-        """The state itself."""
+        """Returns the state itself."""
         del capacity
         return state
 
-    def step(self, live: RunState, event: bool, indices: Indices) -> tuple[RunState, jax.Array]:
+    def step(self, live: RunState, event: bool, batch: Batch) -> tuple[RunState, jax.Array]:
         """As in `Execution`."""
-        return self._steps[event](live, *self._data, indices)
+        return self._steps[event](live, batch)
 
     def full(self, live: RunState) -> RunState:
-        """The state itself."""
+        """Returns the state itself."""
         return live
 
     def capacity(self, live: RunState) -> dict[str, int]:
-        """None."""
+        """Returns an empty dict."""
         del live
         return {}
 
     def note(self, live: RunState) -> str:
-        """Nothing."""
+        """Returns an empty string."""
         del live
         return ""
 
@@ -119,72 +116,72 @@ class Compressed(NamedTuple):
 
 
 class Sparse:
-    """By active weights, where that is faster.
+    """Executes by active weights where that is faster.
 
-    Between events a step reads and writes active weights only. An event looks at the state in full.
-    Where the method grows by gradient, its step takes the dense gradient, which costs as much as a
-    step of dense kernels; else the gradient of the active weights will do.
+    Between events a step reads and writes active weights only. An event needs the state in full. If
+    the method grows by gradient, the step before its event computes the dense gradient, which costs
+    as much as a step on dense kernels; otherwise the gradient of the active weights is enough.
 
-    A step is compiled anew when an event has changed which layers are sparse, or the capacity that
-    they
-    need: never at a constant number of weights a layer, once after cycles of density, during which
-    there is capacity for the most that they ask for, else a few times.
+    A step is compiled again when an event has changed which layers are sparse or how much capacity
+    they need. That never happens if every layer keeps its number of weights. With cycles of density
+    it happens once, after the last: until then every layer has capacity for the most weights that
+    the cycles give it. With other changes of density it happens a few times.
     """
 
-    def __init__(self, run: Run, state: RunState, data: Data, capacity: Mapping[str, int] | None):
+    def __init__(self, run: Run, state: RunState, batch: Batch, capacity: Mapping[str, int] | None):
         self._run = run
-        self._data = data
         self._dense_steps = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._highest = highest_counts(run.method, state.params)
         if run.method.dense_gradient == "events" and run.method.timetable.events:
-            self._dense_steps = compile_steps(run, state, data, (True,))
+            self._dense_steps = compile_steps(run, state, batch, (True,))
         live = self.start(state, capacity)
         for event in kinds(run):
             if event not in self._dense_steps:
-                self._sparse_step(live, event)
+                self._sparse_step(live, event, batch)
 
     def start(self, state: RunState, capacity: Mapping[str, int] | None) -> Compressed:
         """Chooses the form of every layer, and compresses the state."""
         active = count_active(state.masks, self._run.method.prunable)
         step = int(state.step)
         if step < self._highest.stop_step:
-            active, capacity = self._highest.counts, None
-        # A masked run has left no capacity.
+            # Masks that the run was given may have more than the method asks for.
+            most = self._highest.counts
+            active, capacity = {path: max(n, active[path]) for path, n in most.items()}, None
+        # The checkpoint of a masked run has an empty capacity, which counts as none.
         forms = forms_of(self._run, active, capacity or None, step=step)
         positions = find_positions(state.masks, self._run.method.prunable, capacity=forms.capacity)
         return Compressed(_compress(state, positions), positions, forms)
 
-    def step(self, live: Compressed, event: bool, indices: Indices) -> tuple[Compressed, jax.Array]:
+    def step(self, live: Compressed, event: bool, batch: Batch) -> tuple[Compressed, jax.Array]:
         """As in `Execution`."""
         if event and self._dense_steps:
-            state, loss = self._dense_steps[True](self.full(live), *self._data, indices)
+            state, loss = self._dense_steps[True](self.full(live), batch)
             return self.start(state, live.forms.capacity), loss
-        step = self._sparse_step(live, event)
-        state, loss = step(live.state, *self._data, indices, live.positions)
+        step = self._sparse_step(live, event, batch)
+        state, loss = step(live.state, batch, live.positions)
         if event:
             return self.start(state, live.forms.capacity), loss
         return live._replace(state=state), loss
 
     def full(self, live: Compressed) -> RunState:
-        """The state in full."""
+        """Returns the state in full."""
         return _expand(live.state, live.positions)
 
     def capacity(self, live: Compressed) -> dict[str, int]:
-        """Of the leaves that are executed by their active weights."""
+        """Returns the capacity of the leaves that are executed by their active weights."""
         return live.forms.capacity
 
     def note(self, live: Compressed) -> str:
-        """How many layers are sparse now, and what computes them."""
+        """Says how many layers are sparse now, and what computes them."""
         return f"sparse execution: {' '.join(backend())}; {str(live.forms).splitlines()[0]}"
 
-    def _sparse_step(self, live: Compressed, event: bool) -> Callable[..., Any]:
+    def _sparse_step(self, live: Compressed, event: bool, batch: Batch) -> Callable[..., Any]:
         key = (event, live.forms.model, tuple(live.forms.capacity.items()))
         if key not in self._compiled:
             run = self._run._replace(model=live.forms.model)
-            self._compiled[key] = compile_steps(
-                run, live.state, self._data, (event,), live.positions
-            )[event]
+            steps = compile_steps(run, live.state, batch, (event,), live.positions)
+            self._compiled[key] = steps[event]
         return self._compiled[key]
 
 
@@ -194,11 +191,11 @@ _expand = jax.jit(expand)
 
 
 class Highest(NamedTuple):
-    """What cycles of density ask for.
+    """The most active weights that cycles of density ask for.
 
     Attributes:
-      counts: the most active weights of every leaf while they last, by path.
-      stop_step: of the last cycle; 0 without cycles, or where it is not known before.
+      counts: by path, for every leaf, over all cycles.
+      stop_step: of the last cycle; 0 without cycles, or if the counts are not known beforehand.
     """
 
     counts: dict[str, int]
@@ -212,7 +209,7 @@ def highest_counts(method: Method, params: Any) -> Highest:
         return Highest({}, 0)
     found = method.targets(params)
     inside = [i for i, event in enumerate(method.timetable.events) if event.step <= stop]
-    # At the start there may be more than at any event: none at all, where all is dense until later.
+    # The start may have more than any event: there is none if all stays dense until later.
     most = lambda path, row: max([found.initial[path], *(int(row[i]) for i in inside)])
     return Highest({path: most(path, row) for path, row in found.rows.target.items()}, stop)
 
@@ -232,13 +229,13 @@ def forms_of(
     *,
     step: int = 0,
 ) -> Forms:
-    """How the network is trained at some numbers of active weights, by path.
+    """Returns how each layer is executed in training, given its number of active weights.
 
     Args:
       run: what is trained.
-      active: the numbers.
+      active: the numbers by path; within cycles of density, the highest ones.
       capacity: of the forms before the last mask update.
-      step: completed steps. In cycles of density the numbers are to be the highest ones.
+      step: completed steps.
     """
     recipe, events = run.method.recipe, run.method.timetable.events
     own = recipe.cycles.stop_step if recipe is not None and recipe.cycles is not None else 0
@@ -253,7 +250,7 @@ def describe_execution(run: Run, plan: Plan) -> str:
     if run.execution == "masked":
         return ""
     lines = [f"sparse execution: {' '.join(backend())}"]
-    # In cycles there is capacity for the most from the start on.
+    # With cycles, there is capacity for their highest counts from the start on.
     first = [row.layers for row in plan.rows if row.step <= _end_of_known_cycles(run.method)]
     start = {path: max(layers[path] for layers in first) for path in plan.sizes}
     for when, active in {"at the start": start, "at the end": plan.rows[-1].layers}.items():
@@ -262,9 +259,9 @@ def describe_execution(run: Run, plan: Plan) -> str:
 
 
 def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """How a trained network is applied: the model, its variables, the positions that go with them.
+    """Returns how a trained network is applied: the model, its variables, and their positions.
 
-    What is active is told by the weights themselves.
+    A weight counts as active if it is not 0.
     """
     if run.execution == "masked":
         return run.model, variables, {}
@@ -278,7 +275,7 @@ def executed(run: Run, variables: Any, batch_size: int) -> tuple[nn.Module, Any,
 
 
 def compressed(run: Run, state: RunState) -> tuple[nn.Module, Any, dict[str, Positions]]:
-    """How a network in training is applied: the model, its params, the positions with them."""
+    """Returns how a network in training is applied: the model, its params, and their positions."""
     if run.execution == "masked":
         return run.model, state.params, {}
     forms = forms_of(run, count_active(state.masks, run.method.prunable))
@@ -288,28 +285,24 @@ def compressed(run: Run, state: RunState) -> tuple[nn.Module, Any, dict[str, Pos
 
 
 def _seldom_changing(forms: Forms) -> dict[str, int]:
-    """The capacity rounded up to powers of two.
+    """Returns the capacity rounded up to powers of two, so that few evaluations compile anew.
 
-    The numbers of active weights differ from one evaluation to the next, by mask updates and where
-    weights are still 0.
+    The number of active weights changes from one evaluation to the next: by mask updates, and
+    because a weight that has just grown is still 0.
     """
     sizes = {form.path: form.size for form in forms.layers}
     return {p: min(1 << (n - 1).bit_length(), sizes[p]) for p, n in forms.capacity.items() if n}
 
 
 def _images(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:
-    """The shape of a batch as the network takes it."""
+    """Returns the shape of a batch as the network takes it."""
     size = run.dataset.train.images.shape[1:]
     pixels = jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8)
     return jax.eval_shape(run.normalise, pixels)
 
 
 def check_execution(run: Run) -> None:
-    """Refuses what sparse execution cannot do.
-
-    Raises:
-      ValueError: names the flag, its value and its range.
-    """
+    """Refuses what sparse execution cannot do; the ValueError names flag, value and range."""
     if run.execution not in ("masked", "sparse"):
         raise ValueError(f"--execution={run.execution} must be masked or sparse")
     if run.execution == "masked":

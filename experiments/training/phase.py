@@ -1,11 +1,12 @@
-"""The phase in which a run's network turns from DyReLU into ReLU, and what the loop then does."""
+"""The phase in which a run's network turns from DyReLU into ReLU."""
 
+import functools
 import math
 from typing import Any
 
 from flax import linen as nn
 
-from experiments.training.run import Phase, Run, RunState
+from experiments.training.run import Phase, Run, RunState, Surgery
 from jaxsparse.nn import phase_out, with_beta
 
 
@@ -19,46 +20,41 @@ def make_phase(steps: int, *, start: float, stop: float, late: bool = False) -> 
       late: as in `jaxsparse.nn.beta_of`.
 
     Raises:
-      ValueError: names the flag.
+      ValueError: a share outside its range; names the flag.
     """
     if not (math.isfinite(stop) and 0.0 < stop <= 1.0):
-        raise ValueError(f"--dyrelu_stop {stop} must be above 0 and at most 1, a share of training")
+        raise ValueError(f"--dyrelu_stop={stop} must be in (0, 1], a share of training")
     if not 0.0 <= start < stop:
-        raise ValueError(
-            f"--dyrelu_start {start} must be at least 0 and below --dyrelu_stop {stop}"
-        )
+        raise ValueError(f"--dyrelu_start={start} must be in [0, {stop}), below --dyrelu_stop")
     last = max(round(steps * stop), 1)
     return Phase(min(round(steps * start), last - 1), last, late)
 
 
 def with_relu(model: nn.Module) -> nn.Module:
-    """Returns the network without DyReLU; any other one as it is."""
+    """Returns the network without DyReLU; a network that has none is returned as it is."""
     return model if getattr(model, "dyrelu", None) is None else model.clone(dyrelu=None)
 
 
-def run_after(run: Run, step: int) -> Run:
-    """Returns the run as it is after `step` completed steps: with or without DyReLU."""
-    if run.phase is None or step < run.phase.stop:
-        return run
-    return run._replace(model=with_relu(run.model), phase=None)
+def ends(phase: Phase | None) -> list[Surgery]:
+    """Returns the surgery that removes DyReLU, in a list; an empty one without a phase."""
+    return [] if phase is None else [Surgery(phase.stop, functools.partial(_remove, phase))]
 
 
-def state_after(run: Run, state: RunState, step: int) -> RunState:
-    """Returns what is left of a state of the run's start, or of the step before, after `step`."""
-    if run.phase is None or step < run.phase.stop:
-        return state
-    if int(state.step) < step:  # it only has to look like one of that step, when beta is 0
+def _remove(phase: Phase, model: nn.Module, state: RunState) -> tuple[nn.Module, RunState]:
+    if (
+        int(state.step) < phase.stop
+    ):  # a fresh state, which only has to take the form of a later one
         state = state.replace(collections=with_beta(state.collections, 0.0))
-    return phase_out(run.model, state)[1]
+    return phase_out(model, state)
 
 
-def ends(run: Run, step: int) -> bool:
-    """Whether DyReLU is gone after this step."""
-    return run.phase is not None and step == run.phase.stop
+def after(phase: Phase | None, step: int) -> Phase | None:
+    """Returns the phase as it is after `step` completed steps; None if it is over."""
+    return None if phase is None or phase.stop <= step else phase
 
 
 def check_phase(run: Run) -> None:
-    """Refuses a phase without a network that has one, and the other way round.
+    """Refuses a phase without DyReLU in the network, and DyReLU without a phase.
 
     Raises:
       ValueError: says which of them is missing.

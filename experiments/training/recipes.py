@@ -1,11 +1,11 @@
 """How the papers train on CIFAR, in shares of the run: a shorter run is the same in small.
 
-Differs from EAST's code in: networks start as ours do, convolutions with normals of variance
-2 / fan_out, where that code has PyTorch's default (`jaxsparse.nn.PYTORCH_INIT`); the second drop is
-at 3/4 of training, half an epoch after its 187th of 250; an epoch has 351 steps, not 352; what
-`max_norm` says. As there, norms, scalars of shared kernels and DyReLU decay like all else, and no
-flag keeps them out. In `fashion_mnist.py` the schedule `east` keeps GraNet's recipe, as all others
-do: EAST's own is for CIFAR.
+Differs from EAST's code in: the initial weights of convolutions are normals of variance 2 / fan_out
+as in all our networks, not PyTorch's default (`jaxsparse.nn.PYTORCH_INIT`); the second drop is at
+3/4 of training, half an epoch after that code's 187th of 250; an epoch has 351 steps, not 352; and
+in the norm that `max_norm` limits, see `Recipe`. As in that code, weight decay covers norms,
+scalars of shared kernels and DyReLU too, and no flag excludes them. In `fashion_mnist.py` the
+schedule `east` keeps GraNet's recipe, like all others: EAST's own is for CIFAR.
 """
 
 import math
@@ -22,15 +22,15 @@ class Recipe(NamedTuple):
       epochs: length of the published run.
       batch_size: images a step.
       learning_rate: at the start.
-      drops: (share of the run, factor): from the nearest step on the rate is multiplied by the
-        factor; shares ascend.
-      held_out: share of the training images that is held out, by data set; 0 of all others.
+      drops: (share of the run, factor) pairs with ascending shares: from the step nearest to the
+        share on, the rate is multiplied by the factor.
+      held_out: share of the training images that is held out, by data set; 0 for all others.
       momentum: of SGD.
-      nesterov: look ahead.
+      nesterov: whether the momentum is Nesterov's.
       weight_decay: L2, added to the gradient of every parameter, norms and biases too.
-      max_norm: a longer gradient is cut to it before the decay is added; infinity never. It is
-        the norm over active weights and all that is dense; EAST's code has that over all weights,
-        which sparse execution does not know.
+      max_norm: a longer gradient is scaled to this norm before the decay is added; infinity leaves
+        every gradient as it is. The norm is over active weights and all dense parameters. EAST's
+        code takes it over all weights, which sparse execution does not know.
     """
 
     epochs: float
@@ -63,7 +63,7 @@ RECIPES = {
 
 
 def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
-    """Makes the optimizer of a run of so many steps.
+    """Returns the optimizer of a run of so many steps.
 
     Raises:
       ValueError: a rate, momentum or decay that is negative or not finite; names the flag.
@@ -75,7 +75,7 @@ def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     for flag in ("learning_rate", "momentum", "weight_decay"):
         value = getattr(recipe, flag)
         if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{flag} {value} must be a finite number of at least 0")
+            raise ValueError(f"--{flag}={value} must be in [0, inf)")
     clip = [] if math.isinf(recipe.max_norm) else [optax.clip_by_global_norm(recipe.max_norm)]
     return optax.chain(
         *clip,
@@ -89,5 +89,5 @@ def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
     drops: dict[int, float] = {}
     for share, factor in recipe.drops:
         step = round(steps * share)
-        drops[step] = drops.get(step, 1.0) * factor  # in a run of a few steps they may coincide
+        drops[step] = drops.get(step, 1.0) * factor  # two drops of a very short run may coincide
     return optax.piecewise_constant_schedule(recipe.learning_rate, drops)

@@ -1,6 +1,6 @@
 """What one run of an experiment needs: the parts that the loop and its report share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,21 +8,23 @@ import optax
 from flax import linen as nn
 
 from experiments.data.dataset import Dataset
+from experiments.training.batches import Batch, on_device
 from jaxsparse import Method, TrainState
 
 
 class RunState(TrainState):
-    """A train state with what else the model has.
+    """A train state that also carries the model's other variables.
 
     Attributes:
-      collections: the model's variables beside its params, {"batch_stats": ...} or {}.
+      collections: the model's variables beside its params: {"batch_stats": ...}, or {} if it has
+        no others.
     """
 
     collections: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `apply_fn` takes."""
+        """The variables as `apply_fn` takes them."""
         return {"params": self.params, **self.collections}
 
 
@@ -30,14 +32,27 @@ class Phase(NamedTuple):
     """When the DyReLUs of a network fade into ReLUs, in steps.
 
     Attributes:
-      start: the last step that has all of DyReLU.
-      stop: the step after which it is gone, and its parameters with it.
-      late: ReLU until `start`, in place of DyReLU.
+      start: the last step at which DyReLU counts in full.
+      stop: the step after which DyReLU is removed, together with its parameters.
+      late: use ReLU instead of DyReLU until `start`.
     """
 
     start: int
     stop: int
     late: bool = False
+
+
+class Surgery(NamedTuple):
+    """A change of the network in the middle of a run, such as merging two layers into one.
+
+    Attributes:
+      step: the step after which it happens, in [1, steps of the run].
+      operate: (model, state) to the model and state that training goes on with; `after` in
+        `surgery.py` says what it has to keep.
+    """
+
+    step: int
+    operate: Callable[[nn.Module, RunState], tuple[nn.Module, RunState]]
 
 
 class Run(NamedTuple):
@@ -47,20 +62,26 @@ class Run(NamedTuple):
       model: maps float[batch, height, width, channels] to float32[batch, classes] logits; called
         as `jaxsparse.nn` says.
       dataset: training, validation and test images.
-      normalise: uint8 images to floats, inside the compiled step.
+      normalise: turns uint8 images into floats, inside the compiled step.
       method: chooses the masks.
       tx: the optimizer, not yet masked.
       batch_size: images a step.
       seed: of the initial weights, the masks, the order of the data and its augmentation, in
         [0, 2^32).
       eval_every: steps between validations.
-      augment: (key, step, uint8 images) to uint8 images, inside the compiled step; None is none.
-      checkpoint_every: steps between checkpoints; 0 is only one, at the end.
+      augment: (key, step, uint8 images) to uint8 images, inside the compiled step; None trains on
+        the images as they are.
+      checkpoint_every: steps between checkpoints; 0 saves only one, at the end.
       accumulate: micro-batches that a step's batch is cut into, to save memory.
       log_every: steps between records of the training loss.
-      execution: "masked" is dense kernels with masks, "sparse" by active weights where faster.
-      phase: of the model's DyReLUs, None where it has none.
+      execution: "masked" runs dense kernels with masks, "sparse" computes by active weights where
+        that is faster.
+      phase: of the model's DyReLUs; None if it has none.
       gradient_flow: whether the norm of the gradient is recorded at every validation.
+      masks: the initial masks, a tree like params; None lets the method draw them.
+      surgeries: changes of the network on the way; the end of DyReLU follows from `phase`.
+      source: completed steps to the batches of the steps that follow; None takes the training
+        images from the device, see `batches.on_device`.
     """
 
     model: nn.Module
@@ -78,17 +99,27 @@ class Run(NamedTuple):
     execution: str = "masked"
     phase: Phase | None = None
     gradient_flow: bool = False
+    masks: Any = None
+    surgeries: tuple[Surgery, ...] = ()
+    source: Callable[[int], Iterator[Batch]] | None = None
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the run."""
         return self.method.timetable.total_steps
 
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Returns the batches of the steps after `first` completed ones."""
+        if self.source is not None:
+            return self.source(first)
+        key = jax.random.key(self.seed)
+        return on_device(self.dataset.train, key, self.batch_size, first)
+
     def key(self, purpose: int) -> jax.Array:
-        """One of the run's keys, by what it is for: one of the numbers below."""
+        """Returns the run's key for a purpose, one of the numbers below."""
         return jax.random.fold_in(jax.random.key(self.seed), purpose)
 
 
-# Purposes of keys; epoch e has FIRST_EPOCH + e.
-WEIGHTS, MASKS, FIRST_EPOCH = 0, 1, 2
+# Purposes of keys. (The order of the images in epoch e has 2 + e, see `batches.py`.)
+WEIGHTS, MASKS = 0, 1
 AUGMENTATION, DROPOUT = 2**31 - 1, 2**31 - 2

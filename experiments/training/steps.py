@@ -9,46 +9,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.training.batches import Batch
 from experiments.training.run import AUGMENTATION, DROPOUT, Run, RunState
 from jaxsparse.nn import beta_of, sparse_execution, with_beta
 from jaxsparse.sparse import Positions, expand, expand_leaves
 
-Data: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | np.ndarray]
-"""All images, all labels, and int32[n] indices of those to take."""
-
 Step: TypeAlias = Callable[..., tuple[RunState, jax.Array]]
 
 Parts: TypeAlias = tuple[jax.Array, Any, Any]
-"""Of a batch: its mean loss, the gradient, and the model's collections after it."""
+"""The mean loss of a batch, its gradient, and the model's collections after it."""
 
 
 def compile_steps(
     run: Run,
     state: RunState,
-    data: tuple[jax.Array, jax.Array],
+    batch: Batch,
     events: Iterable[bool],
     *positions: Mapping[str, Positions],
 ) -> dict[bool, Step]:
     """Compiles training steps, before the clock starts.
 
-    The seed is an argument of theirs, and no constant: to JAX's compilation cache, where there is
-    one, runs that differ in nothing else are the same program.
+    The seed is an argument of the compiled function, not a constant: runs that differ in their seed
+    alone are then one program to JAX's compilation cache.
 
     Args:
       run: what to train.
-      state: the steps take one of its structure.
-      data: all images and all labels.
-      events: whether a mask update follows, of each step to compile.
-      *positions: of the active weights of a compressed state; the steps take them too. A step with
-        a mask update returns the state in full.
+      state: the steps take states of its structure.
+      batch: the steps take batches of its kind, shapes and shardings.
+      events: for each step to compile, whether a mask update follows.
+      *positions: of the active weights, if the state is compressed; the steps take them too. A step
+        with a mask update then returns the state in full.
 
     Returns:
-      By whether there is a mask update: (state, images, labels, int32[batch_size] indices) to the
-      next state and the mean loss of the batch. The state is donated, but for a compressed one
-      that comes out in full.
+      By whether there is a mask update: (state, batch, *positions) to the next state and the mean
+      loss of the batch. The state is donated, except a compressed one that comes out in full.
     """
     if run.accumulate > 1:
-        return accumulating_steps(run, state, data, events, *positions)
+        return accumulating_steps(run, state, batch, events, *positions)
 
     seed = jnp.uint32(run.seed)
 
@@ -56,10 +53,9 @@ def compile_steps(
         def step(seed: jax.Array, *args: Any) -> tuple[RunState, jax.Array]:
             return train_step(run._replace(seed=seed), event, *args)
 
-        indices = jnp.zeros(run.batch_size, jnp.int32)
-        # Nothing of a compressed state can be reused where it becomes one in full.
+        # A compressed state has no buffer that one in full could reuse.
         jitted = jax.jit(step, donate_argnums=() if event and positions else 1)
-        program = jitted.lower(seed, state, *data, indices, *positions).compile()
+        program = jitted.lower(seed, state, batch, *positions).compile()
         return functools.partial(program, seed)
 
     return {event: compiled(event) for event in events}
@@ -69,16 +65,14 @@ def train_step(
     run: Run,
     event: bool,
     state: RunState,
-    images: jax.Array,
-    labels: jax.Array,
-    indices: jax.Array,
+    batch: Batch,
     positions: Mapping[str, Positions] | None = None,
 ) -> tuple[RunState, jax.Array]:
     """One step, not yet compiled; returns the next state and the mean loss of the batch."""
     positions = positions or {}
     with sparse_execution(positions):
         loss, grads, collections = loss_and_grads(
-            run, state.params, state.collections, state.step, (images, labels, indices)
+            run, state.params, state.collections, state.step, batch
         )
     return apply(state, grads, collections, positions, event), loss
 
@@ -90,7 +84,7 @@ def apply(
     positions: Mapping[str, Positions],
     event: bool,
 ) -> RunState:
-    """Ends a step; a mask update looks at a compressed state in full, and leaves it so."""
+    """Ends a step. A mask update needs a compressed state in full, and returns it so."""
     if event and positions:
         grads = expand_leaves(grads, positions)
         state = expand(state, positions)
@@ -98,7 +92,7 @@ def apply(
 
 
 def kinds(run: Run) -> Iterable[bool]:
-    """Whether a mask update follows, for each step that the run has to compile."""
+    """Returns, for each step that the run has to compile, whether a mask update follows."""
     return (False, True) if run.method.timetable.events else (False,)
 
 
@@ -107,37 +101,36 @@ def loss_and_grads(
     params: Any,
     collections: Any,
     step: jax.Array | int,
-    data: Data,
+    batch: Batch,
     part: jax.Array | int = 0,
 ) -> Parts:
-    """The mean loss of a batch, its gradient, and the collections that the forward pass leaves.
+    """Returns the mean loss of a batch, its gradient, and the collections after the forward pass.
 
     Args:
       run: model, normalisation, augmentation and seed.
       params: of the model.
-      collections: of the model, beside the params.
-      step: completed steps; with the seed it fixes augmentation and dropout.
-      data: what to take, and where from.
+      collections: the model's other variables.
+      step: completed steps; together with the seed it determines augmentation and dropout.
+      batch: what to train on.
       part: number of the micro-batch.
     """
-    images, labels, indices = data
-    batch, targets = images[indices], labels[indices]
+    images, targets = batch.take()
     if run.phase is not None:
         start, stop, late = run.phase
         beta = beta_of(jnp.asarray(step) + 1, start_step=start, stop_step=stop, late=late)
         collections = with_beta(collections, beta)
     if run.augment is not None:
-        batch = run.augment(
-            jax.random.fold_in(run.key(AUGMENTATION), part), jnp.asarray(step), batch
+        images = run.augment(
+            jax.random.fold_in(run.key(AUGMENTATION), part), jnp.asarray(step), images
         )
-    batch = run.normalise(batch)
+    images = run.normalise(images)
     dropout = jax.random.fold_in(run.key(DROPOUT), step)
-    rngs = {"dropout": jax.random.fold_in(dropout, part)}  # for networks that have some
+    rngs = {"dropout": jax.random.fold_in(dropout, part)}  # a network without dropout ignores it
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = run.model.apply(
             {"params": params, **collections},
-            batch,
+            images,
             train=True,
             mutable=list(collections),
             rngs=rngs,
@@ -152,23 +145,24 @@ def loss_and_grads(
 def accumulating_steps(
     run: Run,
     state: RunState,
-    data: tuple[jax.Array, jax.Array],
+    batch: Batch,
     events: Iterable[bool],
     *positions: Mapping[str, Positions],
 ) -> dict[bool, Step]:
     """Compiles steps that average loss and gradients over micro-batches, then update once.
 
-    This is how to train with less memory than a batch needs: to the masks it is one step, with the
-    gradient of the whole batch. Under `optax.MultiSteps` every micro-batch is a step to whatever
-    counts them, a mask update has to fall on the last one and sees its gradient alone, and RigL's
-    skipped step leaves out only that one. The loop over micro-batches is Python's: on CPU a
-    convolution in a `lax.scan` is several times slower, and where the loop is unrolled inside one
-    program, XLA keeps the activations of all parts alive at the same time.
+    This saves the memory of a large batch: to the masks it is one step, with the gradient of the
+    whole batch. `optax.MultiSteps` would make every micro-batch a step for whatever counts steps: a
+    mask update would have to fall on the last one and would see its gradient alone, and RigL's
+    skipped step would leave out only that one.
 
-    Norms take the statistics of a micro-batch, one after the other.
+    The loop over micro-batches is Python's. On CPU a convolution inside a `lax.scan` is several
+    times slower; and if the loop is unrolled inside one program, XLA keeps the activations of all
+    parts alive at the same time.
 
-    Returns:
-      As `compile_steps`.
+    Batch norms update their running statistics with one micro-batch after the other.
+
+    Arguments and result are those of `compile_steps`.
     """
     num_parts, seed = run.accumulate, jnp.uint32(run.seed)
 
@@ -181,24 +175,22 @@ def accumulating_steps(
         total: Parts,
         params: Any,
         step: jax.Array,
-        data: Data,
+        batch: Batch,
         part: jax.Array,
         *positions: Mapping[str, Positions],
     ) -> Parts:
-        images, labels, indices = data
-        chosen = (images, labels, jnp.reshape(indices, (num_parts, -1))[part])
+        chosen = batch.part(part, num_parts)
         with sparse_execution(positions[0] if positions else {}):
             here = run._replace(seed=seed)
             *more, collections = loss_and_grads(here, params, total[2], step, chosen, part)
         mean = jax.tree.map(lambda so_far, x: so_far + x / num_parts, list(total[:2]), more)
         return *mean, collections
 
-    all_data = (*data, jnp.zeros(run.batch_size, jnp.int32))
     total = jax.eval_shape(nothing, state)
     compiled_nothing = jax.jit(nothing).lower(state).compile()
     compiled_add = (
         jax.jit(add, donate_argnames="total")
-        .lower(seed, total, state.params, state.step, all_data, np.int32(0), *positions)
+        .lower(seed, total, state.params, state.step, batch, np.int32(0), *positions)
         .compile()
     )
 
@@ -209,17 +201,11 @@ def accumulating_steps(
         compiled_apply = jitted_apply.lower(state, *total[1:], where, event=event).compile()
 
         def step(
-            state: RunState,
-            images: jax.Array,
-            labels: jax.Array,
-            indices: jax.Array | np.ndarray,
-            *positions: Mapping[str, Positions],
+            state: RunState, batch: Batch, *positions: Mapping[str, Positions]
         ) -> tuple[RunState, jax.Array]:
             total = compiled_nothing(state)
-            for part in range(num_parts):
-                data = (images, labels, indices)
-                part = np.int32(part)
-                total = compiled_add(seed, total, state.params, state.step, data, part, *positions)
+            for part in map(np.int32, range(num_parts)):
+                total = compiled_add(seed, total, state.params, state.step, batch, part, *positions)
             loss, grads, collections = total
             where = positions[0] if positions else {}
             return compiled_apply(state, grads, collections, where), loss

@@ -1,6 +1,6 @@
-"""Checkpoints with Orbax: a whole state to the bit, or one clear reason why not.
+"""Checkpoints with Orbax: a whole state to the bit, or one clear error.
 
-    restored = restore_checkpoint("checkpoints", state)  # so that the same command goes on
+    restored = restore_checkpoint("checkpoints", state)  # the same command continues the run
     start, state = (0, state) if restored is None else (restored.step, restored.state)
     for n in range(start + 1, total_steps + 1):
         state = train_step(state, batch_of(n), event=method.is_due(n))
@@ -10,13 +10,13 @@
     params = restore_part("checkpoints", "params")  # to evaluate: no optimizer, no method, no model
 
 A state is any pytree of arrays and numbers: a `TrainState`, or a dict of params, masks, optimizer
-state and key. Its leaves are kept by path ("masks/Dense_0/kernel") with dtype, shape and checksum,
-so that a part of it can be read without what made the rest, and damage does not go unnoticed: Orbax
-itself does not see that a byte inside an array has changed.
+state and key. Leaves are saved by path ("masks/Dense_0/kernel") with dtype, shape and checksum. A
+part can therefore be read without the code that made the rest, and damage is found: Orbax itself
+does not notice that a byte inside an array has changed.
 
 Saving is synchronous, from one process with any number of devices. When `save_checkpoint` returns,
-the checkpoint is whole, and the next step may donate the state; an error is the caller's own and
-not a thread's. This package is not part of `import jaxsparse`, which Orbax would slow down.
+the checkpoint is complete, and the next step may donate the state. Errors are raised in the caller,
+not in a thread. `import jaxsparse` does not import this package, because Orbax is slow to import.
 """
 
 from jaxsparse.checkpoint.parts import restore_masks, restore_part, restore_parts

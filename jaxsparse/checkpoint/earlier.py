@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions: the leaves that they lack."""
+"""Leaves that checkpoints of earlier versions lack."""
 
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 ADDED: tuple[tuple[str, int | float], ...] = (
-    (r"(^|/)events/num_(taken|left_out)$", -(2**30)),  # unknown, see events.UNKNOWN
+    (r"(^|/)events/num_(taken|left_out)$", -(2**30)),  # unknown, see event_counts.UNKNOWN
     (r"(^|/)event_metrics/num_left_out$", 0),  # no event was left out
 )
-"""(regex of a path, value) of the leaves that a later version added to the states it makes.
+"""(path regex, value) for the leaves that later versions added to the states they make.
 
-A checkpoint that was saved before lacks them, and is restored with the value in every entry."""
+An older checkpoint lacks these leaves; it is restored with the value in every entry."""
 
 
 def added_since(
@@ -20,13 +20,13 @@ def added_since(
     leaves: Mapping[str, Any],
     added: Iterable[tuple[str, int | float]] = ADDED,
 ) -> dict[str, np.ndarray]:
-    """Returns the values, by path, of leaves that a checkpoint of an earlier version lacks.
+    """Returns values, by path, for the leaves that a checkpoint of an earlier version lacks.
 
     Args:
-      saved: the paths that the checkpoint has.
+      saved: paths of the leaves in the checkpoint.
       leaves: arrays and numbers of the state at hand, by path.
-      added: (path regex, value); the first regex found in a path decides (`re.search`). A leaf
-        without one is left out: it is missing for another reason.
+      added: (path regex, value) pairs; the first regex found in a path decides (`re.search`). A
+        missing leaf that matches none is left out: it is missing for another reason.
 
     >>> added_since({"step"}, {"step": 1, "runs": np.ones(2, int)}, [("runs$", -1)])
     {'runs': array([-1, -1])}

@@ -1,4 +1,4 @@
-"""What goes wrong with a file, in a few words; the system's errors are no damage."""
+"""Errors of reading and writing: which ones are the system's, and a short reason for each."""
 
 import errno
 import os
@@ -6,7 +6,19 @@ import re
 
 
 def raise_if_of_system(error: Exception, name: str) -> None:
-    """Raises what the system, and not the checkpoint, is to blame for: all but a missing file."""
+    """Raises an error that does not mean that the checkpoint is damaged.
+
+    Such errors are a lack of memory, and errors of the operating system (permissions, too many open
+    files). A missing file is damage, so nothing is raised for it.
+
+    Args:
+      error: the error of a read.
+      name: name of the checkpoint, for the message.
+
+    Raises:
+      MemoryError: the error itself.
+      OSError: the system did not let the checkpoint be read.
+    """
     if isinstance(error, MemoryError):
         raise error
     if _os_error_code(error) not in (None, errno.ENOENT):
@@ -14,7 +26,10 @@ def raise_if_of_system(error: Exception, name: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The reason in a few words: of the pages that TensorStore prints, the system's own."""
+    """Returns an error's reason, at most 120 characters.
+
+    An error of the system gives the system's own words, not the pages that TensorStore prints.
+    """
     if code := _os_error_code(error):
         return os.strerror(code)
     text = " ".join(str(error).split()) or type(error).__name__
@@ -22,7 +37,7 @@ def reason(error: BaseException) -> str:
 
 
 def _os_error_code(error: BaseException) -> int | None:
-    """The system's number of an error, of Python's or in the text of TensorStore's."""
+    """The error number of an OSError, or the one in the text of an error of TensorStore."""
     if isinstance(error, OSError):
         return error.errno
     code = re.search(r"os_error_code='(\d+)'", str(error))

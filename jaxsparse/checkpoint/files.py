@@ -1,4 +1,4 @@
-"""A checkpoint's files, written and read by Orbax: arrays by path, and their records as JSON."""
+"""The files of a checkpoint, through Orbax: arrays by path, and their records as JSON."""
 
 import contextlib
 import logging
@@ -30,11 +30,11 @@ def write(
     """Writes a checkpoint, then deletes the oldest beyond `keep`.
 
     Args:
-      folder: of the checkpoints.
-      step: the name of this one.
-      arrays: by path.
-      contents: what JSON takes.
-      keep: checkpoints to keep, this one included.
+      folder: the folder of the checkpoints.
+      step: the step, which is the name of the checkpoint.
+      arrays: arrays by path.
+      contents: records and extras, all of types that JSON has.
+      keep: number of checkpoints to keep, this one included.
     """
     items = ocp.args.Composite(
         arrays=ocp.args.PyTreeSave(arrays), contents=ocp.args.JsonSave(contents)
@@ -57,7 +57,16 @@ def read_contents(folder: Path, step: int) -> tuple[dict[str, Record], dict[str,
 
 
 def read_arrays(folder: Path, step: int, records: Mapping[str, Record]) -> dict[str, np.ndarray]:
-    """Reads the arrays of these records to the host and compares their checksums."""
+    """Reads arrays to the host.
+
+    Args:
+      folder: the folder of the checkpoints.
+      step: the step of the checkpoint.
+      records: records by path, of the arrays to read.
+
+    Raises:
+      ValueError: an array has another checksum than its record; names it.
+    """
     item = dict.fromkeys(records, 0)
     as_numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in records}
     arrays = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
@@ -70,9 +79,9 @@ def read_arrays(folder: Path, step: int, records: Mapping[str, Record]) -> dict[
 
 
 def remove_half_done(folder: Path) -> None:
-    """Removes what a save that failed, or one that was killed, has left: it would fill the disk.
+    """Removes the files of saves that failed or were killed, which would fill the disk.
 
-    Threads of the save that failed write on for a moment, and may put some of it back.
+    Threads of a failed save go on for a moment and may write files again, so it tries repeatedly.
     """
     for _ in range(20):
         half_done = list(folder.glob("*.orbax-checkpoint-tmp"))
@@ -85,11 +94,12 @@ def remove_half_done(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
-    """A manager for one operation, silent: what goes wrong is said once, by the caller.
+    """A manager for one operation, which prints nothing: the caller reports an error once.
 
-    An operation that fails leaves threads behind that log pages, reads that print that their event
-    loop is closed, and writes whose own error nobody fetched: they stay silenced, once for all
-    failures. After one that succeeds there are none.
+    A failed operation leaves three things behind: threads that log pages of text, reads that print
+    that their event loop is closed, and writes whose error was never retrieved. These stay silenced
+    after the operation, and later failures do not silence them again. A successful operation leaves
+    nothing behind, so the silence ends with it.
     """
     hook = sys.unraisablehook
     silenced = isinstance(hook, _WithoutLostReads)
@@ -107,7 +117,7 @@ def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
 
 
 class _WithoutLostReads(NamedTuple):
-    """A `sys.unraisablehook` that hands on all but the reads of an operation that failed."""
+    """A `sys.unraisablehook` that ignores the reads left behind by a failed operation."""
 
     hook: Callable[[Any], None]
 

@@ -10,20 +10,22 @@ from jaxsparse.types import PyTree
 
 
 def under(names: Iterable[str], part: str) -> dict[str, str]:
-    """Returns the paths under the outermost field or key `part`: below it -> in the state.
+    """Returns the leaves of a part, as a dict from the path below the part to the whole path.
+
+    If several fields or keys have the name, the outermost one is the part.
 
     Args:
-      names: paths.
-      part: a name, or several with "/" between them.
+      names: paths of all leaves of a state.
+      part: a name, or several names joined by "/".
 
     Raises:
-      ValueError: there is none, or more than one equally far out; says what there is.
+      ValueError: no field has the name, or several at the same depth; says which there are.
 
     >>> under(["step", "run/masks/a/kernel", "run/old/masks/a/kernel"], "masks")
     {'a/kernel': 'run/masks/a/kernel'}
     """
     names = list(names)
-    above: dict[str, str] = {}  # what stands before the part, for each path that has it
+    above: dict[str, str] = {}  # for each path that contains the part: what comes before it
     for name in names:
         head, found, _ = f"/{name}/".partition(f"/{part}/")
         if found:
@@ -40,7 +42,7 @@ def under(names: Iterable[str], part: str) -> dict[str, str]:
 
 
 def fields(names: Iterable[str]) -> list[str]:
-    """Returns the outermost fields or keys; of a single one those inside it, as paths.
+    """Returns the outermost fields or keys of some paths; below a single one, those inside it.
 
     >>> fields(["run/params/kernel", "run/step"])
     ['run/params', 'run/step']
@@ -53,10 +55,10 @@ def fields(names: Iterable[str]) -> list[str]:
 
 
 def fields_by_fit(records: Mapping[str, Record], state: PyTree) -> tuple[list[str], list[str]]:
-    """Returns the fields of a checkpoint that a state has leaf for leaf, and all other fields.
+    """Returns the fields that a checkpoint and a state share leaf for leaf, and all others.
 
     Args:
-      records: from `flatten`.
+      records: records of the checkpoint, as `flatten` makes them.
       state: the state at hand.
 
     >>> from jaxsparse.flat_state import flatten

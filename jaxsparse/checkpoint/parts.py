@@ -1,8 +1,8 @@
-"""Parts of a checkpoint, by name: params to evaluate, masks, whatever another optimizer can take.
+"""Parts of a checkpoint by name, such as params to evaluate, or masks for another optimizer.
 
-params = restore_part(folder, "params")                      # nested dicts, as linen has them
+params = restore_part(folder, "params")                      # nested dicts, as in linen
 params = restore_part(folder, "params", like=params)         # NNX, Equinox, any containers
-found = restore_parts(folder, ["params", "masks"]).state     # of one checkpoint
+found = restore_parts(folder, ["params", "masks"]).state     # from one checkpoint
 state = TrainState.create(apply_fn=model.apply, params=found["params"], masks=found["masks"],
                           tx=another_optimizer, method=method, key=key)
 """
@@ -19,7 +19,8 @@ from jaxsparse.checkpoint.errors import raise_if_of_system, reason
 from jaxsparse.checkpoint.files import read_arrays, read_contents
 from jaxsparse.checkpoint.names import under
 from jaxsparse.checkpoint.restore import Restored
-from jaxsparse.checkpoint.steps import StrPath, steps, whole
+from jaxsparse.checkpoint.steps import StrPath, steps
+from jaxsparse.checks import check_whole
 from jaxsparse.flat_state import Record, nested, placed, renamed, sharding_of
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
@@ -28,30 +29,30 @@ from jaxsparse.types import PyTree
 def restore_part(
     path: StrPath, name: str, step: int | None = None, *, like: PyTree | None = None
 ) -> PyTree:
-    """Restores one part of a checkpoint, with no knowledge of what made the rest.
+    """Restores one part of a checkpoint, without the code that made the rest.
 
         params = restore_part("checkpoints", "params")
         logits = model.apply({"params": params}, images)  # no optimizer, no method, no masks
 
     Args:
       path: the folder of the run's checkpoints; it is only read.
-      name: a field or key of the saved state, "params" or "batch_stats" say, or a path below it,
-        "params/Dense_0". If several fields have the name the outermost is taken, and any of them by
-        its longer path, "best/params".
-      step: of the checkpoint; None is the newest.
-      like: a tree whose containers the part shall have; its leaves are arrays or
-        `jax.ShapeDtypeStruct`, whose paths and shapes are compared and whose sharding is taken,
-        and not their values or dtypes. Leaves that are no arrays, such as an Equinox module's
-        functions, stay. None gives nested dicts, which is what linen has; entries of a list or
-        tuple then have the keys "0", "1" and so on.
+      name: a field or key of the saved state, such as "params" or "batch_stats", or a path such as
+        "params/Dense_0". If several fields have the name, the outermost one is restored; a longer
+        path, such as "best/params", selects another one.
+      step: step of the checkpoint; None restores the newest.
+      like: a tree whose containers the part will have. Its leaves are arrays or
+        `jax.ShapeDtypeStruct`: their paths and shapes must be those of the part, and their sharding
+        is used, but not their values or dtypes. Leaves that are no arrays, such as functions in an
+        Equinox module, stay as they are. None gives nested dicts, as in linen; the entries of a
+        list or tuple then have the keys "0", "1" and so on.
 
     Returns:
-      The part to the bit, in the dtypes in which it was saved, as JAX arrays; NumPy's if JAX has
-      64-bit types disabled and would cut them.
+      The part to the bit, in the dtypes in which it was saved, as JAX arrays. Arrays are NumPy's if
+      JAX has 64-bit types disabled and would cut them.
 
     Raises:
-      ValueError: there is no such checkpoint, it is damaged or of another program, it has no part
-        of the name (says what it has), or `like` differs from it (names the first leaf).
+      ValueError: there is no such checkpoint, it is damaged or from another program, it has no part
+        of that name (says which it has), or `like` differs from it (names the first leaf).
       OSError: the system does not let it be read.
     """
     return restore_parts(path, {name: like}, step).state[name]
@@ -62,18 +63,18 @@ def restore_parts(
     parts: Iterable[str] | Mapping[str, PyTree | None],
     step: int | None = None,
 ) -> Restored:
-    """Restores several parts of one and the same checkpoint, as `restore_part` does each.
+    """Restores several parts of one checkpoint, each as `restore_part` does.
 
         restored = restore_parts("checkpoints", {"params": params, "batch_stats": batch_stats})
         print(restored.step, evaluate(**restored.state))
 
     Args:
       path: the folder of the run's checkpoints; it is only read.
-      parts: names, or a dict from name to `like`; both are those of `restore_part`.
-      step: of the checkpoint; None is the newest.
+      parts: names, or a dict from name to `like`; both as in `restore_part`.
+      step: step of the checkpoint; None restores the newest.
 
     Returns:
-      The step, the parts by name and the extras of the checkpoint.
+      The step, the parts by name, and the extras of the checkpoint.
 
     Raises:
       ValueError, OSError: as `restore_part`.
@@ -100,15 +101,15 @@ def restore_parts(
 
 
 def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None = None) -> PyTree:
-    """Restores only the masks: `restore_part` of the name "masks".
+    """Restores only the masks: `restore_part` with the name "masks".
 
     Args:
       path: the folder of the run's checkpoints; it is only read.
-      step: of the checkpoint; None is the newest.
-      like: params, or any tree whose containers the masks shall have, see `restore_part`.
+      step: step of the checkpoint; None restores the newest.
+      like: params, or any tree whose containers the masks will have; see `restore_part`.
 
     Returns:
-      Masks.
+      The masks, a tree of bool.
 
     Raises:
       ValueError, OSError: as `restore_part`.
@@ -121,7 +122,7 @@ def _chosen_step(folder: Path, step: int | None) -> int:
     there = steps(folder)
     if not there:
         raise ValueError(f"{folder} has no checkpoint")
-    step = max(there) if step is None else whole(step, "step", at_least=0)
+    step = max(there) if step is None else check_whole("step", step, 0)
     if step not in there:
         raise ValueError(f"{folder} has no checkpoint {step}, there are {sorted(there)}")
     return step
@@ -130,9 +131,9 @@ def _chosen_step(folder: Path, step: int | None) -> int:
 def _leaves_of(
     part: str, records: Mapping[str, Record], like: PyTree | None, name: str
 ) -> dict[str, str]:
-    """The paths of a part: in `like` -> in the checkpoint `name`."""
+    """The leaves of a part, as a dict from the path in `like` to the path in the checkpoint."""
     if like is not None and not any(np.size(leaf) for leaf in _arrays(like).values()):
-        return {}  # what has no entries was not saved
+        return {}  # leaves without entries were not saved
     try:
         found = under(records, part)
     except ValueError as error:
@@ -142,7 +143,7 @@ def _leaves_of(
     leaves = leaves_by_path(like)
     found = renamed(found, leaves)
     arrays = {path: leaf for path, leaf in _arrays(like).items() if np.size(leaf)}
-    # A number or function of a module is none of its arrays, and is taken if it was saved.
+    # `like` may also hold numbers or functions, as a module does: they are restored if saved.
     others = {path: leaf for path, leaf in leaves.items() if path in found and path not in arrays}
     shape = lambda shape: jax.ShapeDtypeStruct(shape, bool)
     check_like(
@@ -155,7 +156,10 @@ def _leaves_of(
 
 
 def _assembled(found: Mapping[str, str], like: PyTree | None, place: Callable) -> PyTree:
-    """The part in the containers of `like`; `place(path in the checkpoint, leaf of like)`."""
+    """The part in the containers of `like`.
+
+    `place` makes a leaf from its path in the checkpoint and the leaf of `like`.
+    """
     if like is None:
         return nested({path: place(full, None) for path, full in found.items()})
     new = [
@@ -166,7 +170,7 @@ def _assembled(found: Mapping[str, str], like: PyTree | None, place: Callable) -
 
 
 def _empty(leaf: Any) -> Any:
-    """A leaf that was not saved: an array of no entries, or what is no array."""
+    """A leaf that was not saved: an array without entries, or a leaf that is no array."""
     return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 

@@ -1,4 +1,4 @@
-"""A whole state restored, for a run to go on from."""
+"""Restoring a whole state, from which a run continues."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,13 +21,13 @@ from jaxsparse.types import PyTree
 
 
 class Restored(NamedTuple):
-    """What `restore_checkpoint` or `restore_parts` found.
+    """The result of `restore_checkpoint` or `restore_parts`.
 
     Attributes:
-      step: of the checkpoint.
-      state: the saved values, in the containers and on the devices of the state at hand; of
-        `restore_parts` a dict of the parts by name.
-      extras: what was saved beside it.
+      step: step of the checkpoint.
+      state: the saved values. From `restore_checkpoint` they are in the containers and on the
+        devices of the state at hand; from `restore_parts` they are a dict of the parts by name.
+      extras: the extras that were saved beside the state.
       note: one line for the user about newer checkpoints that could not be read, or None.
     """
 
@@ -38,30 +38,30 @@ class Restored(NamedTuple):
 
 
 def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -> Restored | None:
-    """Restores the newest checkpoint that can be read, for a run to go on from.
+    """Restores the newest checkpoint that can be read, so that a run continues from it.
 
-    A damaged one is passed over for the one before it and renamed to `damaged-STEP`, so that the
-    run can save that step again; `note` says so. If none can be read, nothing is renamed. A read
-    that fails for lack of memory, permission or open files is not damage: the error is raised, and
-    the same call may succeed later.
+    If a checkpoint is damaged, the one before it is restored, and the damaged one is renamed to
+    `damaged-STEP`, so that the run can save that step again; `note` says so. If no checkpoint can
+    be read, none is renamed. A read that fails for lack of memory, permission or file handles is
+    not damage: the error is raised, and a later call may succeed.
 
-    The state at hand must have the leaves of the saved one, optimizer included. To take over params
-    or masks alone, for evaluation or another optimizer, see `restore_parts`.
+    The state at hand must have the leaves of the saved state, including the optimizer's. To take
+    over only params or masks, for evaluation or another optimizer, see `restore_parts`.
 
     Args:
       path: the folder of the run's checkpoints.
-      state: the state at hand, such as the fresh one of this run, arrays and not only shapes: its
-        containers, shapes, dtypes and devices are taken, its values are not. Or a function from
-        the checkpoint's step to it, for states whose leaves change on the way.
+      state: the state at hand, such as a new state of this run, with arrays and not only shapes.
+        Its containers, shapes, dtypes and devices are used, its values are not. Or a function from
+        the checkpoint's step to such a state, if its leaves change during the run.
 
     Returns:
-      The checkpoint, or None where the folder has none. Arrays come back to the bit and sharded
-      like those of the state at hand, whatever devices saved them.
+      The checkpoint, or None if the folder has none. Arrays are equal to the saved ones to the bit.
+      They are sharded like those of the state at hand, whatever devices saved them.
 
     Raises:
       ValueError: the checkpoint belongs to another state (names the first leaf that differs, and
-        the parts that fit), all of them are damaged, or another program wrote one. The folder is
-        left as it is.
+        the parts that fit), all checkpoints are damaged, or another program wrote one. The folder
+        is left as it is.
       OSError: the system does not let one be read. The folder is left as it is.
     """
     folder = Path(path).absolute()
@@ -72,7 +72,7 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
         name = f"checkpoint {folder / str(step)}"
         try:
             records, extras = read_contents(folder, step)
-        except Exception as error:  # whatever JSON, TensorStore and Orbax say of damaged files
+        except Exception as error:  # JSON, TensorStore and Orbax raise many types for damage
             raise_if_of_system(error, name)
             damage[step] = reason(error)
             continue
@@ -93,12 +93,12 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
         return Restored(step, fill(like, values | added), extras, set_aside(folder, damage))
     if damage:
         step, why = next(iter(damage.items()))
-        raise ValueError(f"no checkpoint in {folder} can be read, {step} not because: {why}")
+        raise ValueError(f"no checkpoint in {folder} can be read; {step} cannot because: {why}")
     return None
 
 
 def _advice(known: Mapping[str, Record], state: PyTree, *, saved: Iterable[str]) -> str:
-    """Who saved a checkpoint that does not fit, and what of it can be taken over all the same."""
+    """What saved a checkpoint that does not fit, and which of its parts can still be used."""
     fit, differ = fields_by_fit(known, state)
     fit = [name for name in fit if name in fields(saved)]
     if not fit:

@@ -1,34 +1,24 @@
-"""The checkpoints of a folder by their steps."""
+"""The checkpoints in a folder, by their steps."""
 
-import operator
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
-_OF_ORBAX = {"_CHECKPOINT_METADATA", "commit_success.txt"}  # beside the items of any checkpoint
-
-
-def whole(value: Any, name: str, *, at_least: int) -> int:
-    """Returns the integer, of Python, NumPy or JAX; raises a ValueError for anything else."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < at_least:
-        raise ValueError(f"{name} {value!r} must be a whole number, at least {at_least}")
-    return number
+_OF_ORBAX = {"_CHECKPOINT_METADATA", "commit_success.txt"}  # in every checkpoint of Orbax
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints: Orbax gives one its number for a name when all is written.
+    """Returns the steps of the complete checkpoints in a folder, in any order.
+
+    A complete checkpoint has its step as its name: Orbax renames it when everything is written.
 
     Raises:
-      ValueError: another program wrote one of them. It is not ours to rename, and Orbax would
-        delete it as the oldest.
+      ValueError: another program wrote one of them. We must not rename it, and Orbax would delete
+        it as the oldest.
     """
     try:
         entries = list(folder.iterdir())
@@ -36,15 +26,23 @@ def steps(folder: Path) -> list[int]:
         return []
     found = [p for p in entries if re.fullmatch(r"0|[1-9][0-9]*", p.name) and p.is_dir()]
     for path in found:
-        items = {p.name for p in path.glob("*")} - _OF_ORBAX  # none if a run just deleted it
-        # Without contents it can still be what is left of ours, where a kill cut its deletion off.
+        items = {p.name for p in path.glob("*")} - _OF_ORBAX  # empty if a run just deleted it
+        # Without contents it may still be ours, if a kill interrupted its deletion.
         if "contents" not in items and items - {"arrays"}:
             raise ValueError(f"checkpoint {path} was not written by jaxsparse; take another folder")
     return [int(path.name) for path in found]
 
 
 def set_aside(folder: Path, damage: Mapping[int, str]) -> str | None:
-    """Renames damaged checkpoints, never over anything, and says so in one line."""
+    """Renames damaged checkpoints to `damaged-STEP`, without replacing anything.
+
+    Args:
+      folder: the folder of the checkpoints.
+      damage: reasons by step.
+
+    Returns:
+      A line that says what was renamed and why, or None if nothing was.
+    """
     notes = []
     for step, reason in damage.items():
         aside = folder / f"damaged-{step}"

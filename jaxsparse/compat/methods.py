@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jaxsparse.compat.config import DYNAMIC, PRUNING, Config
 from jaxsparse.distributions import erk, uniform, with_overrides
 from jaxsparse.masks import dense_masks
-from jaxsparse.method import Method, compose, with_pattern
+from jaxsparse.method import Method, compose
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.schedules import cosine
 from jaxsparse.scores import gradient, magnitude, random, saliency
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import Timetable, make_timetable
 from jaxsparse.types import Distribution, PlannedEvent, PyTree, Rules, Score, Shapes, Stage
+from jaxsparse.variants import with_pattern
 
 
 def make_method(config: Config, prunable: Rules) -> Method:

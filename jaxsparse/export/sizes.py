@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from jaxsparse.text_table import text_table
+
 Form: TypeAlias = Literal["dense", "csr", "bits"]
 
 
@@ -65,15 +67,7 @@ class SizeReport(NamedTuple):
         cells.append(("header", "", "", "", "", f"{self.header_bytes:,}", ""))
         total = _total(self.leaves)
         cells.append(_cells("file", "", total._replace(stored_bytes=self.file_bytes)))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = (
-            "  ".join(
-                f"{c:{'<' if i < 2 else '>'}{w}}"
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        )
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(text_table(cells, align="<<"))
 
 
 def _total(leaves: Sequence[LeafSize]) -> LeafSize:

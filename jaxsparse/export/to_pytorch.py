@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.axes import AxesByPath
+from jaxsparse.counting import num_true
 from jaxsparse.export.heads import as_tensor, stacked
 from jaxsparse.export.pytorch import Layout, Rename, to_torch_layout, torch_name
 from jaxsparse.masks import check_masks
@@ -104,8 +105,9 @@ def masks_to_torch(
 def _masked_paths(masks: PyTree, prunable: Rules | None) -> list[str]:
     """The prunable paths, if no other leaf has a mask that would be lost."""
     paths = prunable_paths(masks, prunable)
-    for path, mask in leaves_by_path(masks).items():
-        if path not in paths and (num_zero := int((~np.asarray(mask)).sum())):
+    others = {path: mask for path, mask in leaves_by_path(masks).items() if path not in paths}
+    for (path, mask), active in zip(others.items(), num_true(others.values()), strict=True):
+        if num_zero := np.size(mask) - active:
             raise ValueError(
                 f"masks at {path}: {num_zero} of {np.size(mask)} entries are False, but the leaf "
                 "is not prunable and would have no mask in PyTorch; take it into prunable"

@@ -1,17 +1,12 @@
 """Methods whose masks never change: dense, and static sparse training."""
 
-from collections.abc import Callable
-
-import numpy as np
-
-from jaxsparse.comparable import comparable
-from jaxsparse.masks import check_masks, pruned_only
+from jaxsparse.masks import check_masks
+from jaxsparse.masks import sparsity as masks_sparsity
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.checks import check_sparsity
-from jaxsparse.paths import prunable_leaves
-from jaxsparse.plan import Targets
 from jaxsparse.timetable import Timetable, check_steps
-from jaxsparse.types import Distribution, PyTree, Row, Rules
+from jaxsparse.types import Distribution, PyTree, Rules
+from jaxsparse.variants import starting_from
 
 
 def dense(*, total_steps: int, prunable: Rules | None = None) -> Method:
@@ -59,7 +54,10 @@ def static(
     if (sparsity is None) == (masks is None):
         raise ValueError("static takes either sparsity= or masks=, exactly one of them")
     (total_steps,) = check_steps(total_steps=total_steps)
-    density = 1.0 if sparsity is None else 1.0 - check_sparsity(sparsity)
+    if masks is None:
+        density = 1.0 - check_sparsity(sparsity)
+    else:
+        density = 1.0 - masks_sparsity(check_masks(masks, masks), prunable)
     method = compose(
         "static",
         [],
@@ -68,24 +66,4 @@ def static(
         min_keep=min_keep,
         prunable=prunable,
     )
-    if masks is None:
-        return method
-    init, targets = _init_of(masks, method.prunable), _targets_of(masks, method.prunable)
-    return method._replace(init=init, targets=targets, recipe=None)
-
-
-@comparable
-def _init_of(masks: PyTree, prunable: Rules | None) -> Callable[..., PyTree]:
-    return lambda key, params: pruned_only(check_masks(masks, params), prunable)
-
-
-@comparable
-def _targets_of(masks: PyTree, prunable: Rules | None) -> Callable[[PyTree], Targets]:
-    def targets(params: PyTree) -> Targets:
-        check_masks(masks, params)
-        leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
-        shapes = {p: mask.shape for p, mask in leaves.items()}
-        active = {p: int(np.count_nonzero(mask)) for p, mask in leaves.items()}
-        return Targets(shapes, active, Row({}, ((), ())))
-
-    return targets
+    return method if masks is None else starting_from(method, masks)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
+from jaxsparse.tracing.jaxprs import walk
 from jaxsparse.types import Candidates
 
 _DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
@@ -44,19 +44,30 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
     >>> stored(lambda w: [w * w], jnp.array([1.0, -2.0])) is None
     True
     """
-    jaxpr = jax.make_jaxpr(compute)(inputs).jaxpr
-    of_what = {eqn.outvars[0]: eqn.invars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "abs"}
-    arrays = dict(zip(jaxpr.invars, jax.tree.leaves(inputs), strict=True))
-    found, absolute = [], []
-    for score in jaxpr.outvars:
-        if isinstance(score, Literal):  # a number, which no dictionary takes
+    arrays = jax.tree.leaves(inputs)
+    given = [_Source(number, False) for number in range(len(arrays))]
+    closed = jax.make_jaxpr(compute)(inputs)
+    found = []
+    for source in walk(closed, given, _operation, lambda atom, value: None):
+        if source is None or jnp.result_type(arrays[source.number]) not in _DTYPES:
             return None
-        source = of_what.get(score, score)
-        if source not in arrays or source.aval.dtype not in _DTYPES:
-            return None
-        found.append(jnp.asarray(arrays[source]))
-        absolute.append(source is not score)
-    return Stored(found, tuple(absolute))
+        found.append(source)
+    inputs = [jnp.asarray(arrays[source.number]) for source in found]
+    return Stored(inputs, tuple(source.absolute for source in found))
+
+
+class _Source(NamedTuple):
+    """The input that a value is, or is the absolute value of."""
+
+    number: int
+    absolute: bool
+
+
+def _operation(eqn: Any, operands: list[_Source | None]) -> list[_Source | None]:
+    source = operands[0] if operands else None
+    if eqn.primitive.name == "abs" and source is not None and not source.absolute:
+        return [source._replace(absolute=True)]
+    return [None] * len(eqn.outvars)
 
 
 def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:

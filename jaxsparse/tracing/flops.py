@@ -15,6 +15,7 @@ batch in use, or leave it out before the FLOPs are multiplied by the batch size.
 These are theoretical: masked training on dense kernels saves none of them in time.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -24,7 +25,16 @@ import jax
 from jax.extend import core
 
 from jaxsparse.paths import leaves_by_path
-from jaxsparse.tracing.jaxprs import SEPARATE, called, is_foreign, may_multiply, opened, scan_parts
+from jaxsparse.tracing.jaxprs import (
+    SEPARATE,
+    branches,
+    is_foreign,
+    may_multiply,
+    opened,
+    scan_parts,
+    settled,
+    walk,
+)
 from jaxsparse.tracing.owners import (
     Owners,
     averaged,
@@ -105,38 +115,24 @@ def sparse_flops(dense: Mapping[str, int], densities: Mapping[str, float]) -> fl
 
 def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
     """Adds the products of a jaxpr, `times` over, and returns where its outputs come from."""
-    origin: dict[core.Var, _Origin] = dict(zip(jaxpr.invars, origins, strict=True))
+    operation = functools.partial(_operation, flops, times)
+    # A token has no shape.
+    return walk(jaxpr, origins, operation, lambda x, _: constant(getattr(x.aval, "shape", ())))
 
-    def of(atom: Any) -> _Origin:
-        shape = getattr(atom.aval, "shape", ())  # a token has none
-        if isinstance(atom, core.Literal) or atom not in origin:
-            return constant(shape)
-        return origin[atom]
 
-    for eqn in jaxpr.eqns:
-        inputs = [of(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
-        if name == "scan":
-            outputs = _walk_scan(eqn, inputs, flops, times)
-        elif name == "cond":
-            outputs = _walk_cond(eqn, inputs, flops, times)
-        elif name == "shard_map":
-            outputs = _walk_shards(eqn, inputs, flops, times)
-        elif name in SEPARATE:
-            outputs = inputs
-        elif (closed := called(eqn)) is not None:
-            inner = closed.jaxpr
-            outputs = _walk(inner, inputs[len(inputs) - len(inner.invars) :], flops, times)
-        else:
-            if name in PRODUCTS:
-                _charge(flops, inputs[:2], times * PRODUCTS[name](eqn))
-            else:
-                _check_known(eqn, inputs)
-            known = [x for x in inputs if x is not None]
-            is_data = len(known) < len(inputs)
-            outputs = [None] * len(eqn.outvars) if is_data else of_equation(eqn, known)
-        origin.update(zip(eqn.outvars, outputs, strict=True))
-    return [of(atom) for atom in jaxpr.outvars]
+def _operation(flops: _Flops, times: int, eqn: Any, inputs: list[_Origin]) -> Sequence[_Origin]:
+    name = eqn.primitive.name
+    if name in _CONTROL:
+        return _CONTROL[name](eqn, inputs, flops, times)
+    if name in SEPARATE:
+        return inputs
+    if name in PRODUCTS:
+        _charge(flops, inputs[:2], times * PRODUCTS[name](eqn))
+    else:
+        _check_known(eqn, inputs)
+    known = [x for x in inputs if x is not None]
+    is_data = len(known) < len(inputs)
+    return [None] * len(eqn.outvars) if is_data else of_equation(eqn, known)
 
 
 def _charge(flops: _Flops, operands: list[_Origin], count: int) -> None:
@@ -158,16 +154,13 @@ def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> li
     body = opened(eqn.params["jaxpr"])
     first, carry = scan_parts(eqn)  # constants, then the carry, then slices
     last = first + carry
-    inputs = inputs[:last] + [x and averaged(x, [0]) for x in inputs[last:]]
+    before, carried = inputs[:first], inputs[first:last]
+    after = [x and averaged(x, [0]) for x in inputs[last:]]
+    turn = lambda carried: _walk(body, [*before, *carried, *after], {}, times)[:carry]
     # A carry that becomes data in one turn is data in the next, and may make others data there.
-    while True:
-        outputs = _walk(body, inputs, {}, times)
-        carried = [_either(pair) for pair in zip(inputs[first:last], outputs, strict=False)]
-        is_settled = [x is None for x in carried] == [x is None for x in inputs[first:last]]
-        inputs[first:last] = carried
-        if is_settled:
-            break
-    outputs = _walk(body, inputs, flops, times * eqn.params["length"])
+    is_data = lambda origins: [x is None for x in origins]
+    carried = settled(carried, turn, _either, lambda a, b: is_data(a) == is_data(b))
+    outputs = _walk(body, [*before, *carried, *after], flops, times * eqn.params["length"])
     stacked = [
         x and broadcast(x, var.aval.shape, range(1, len(var.aval.shape)))
         for x, var in zip(outputs[carry:], eqn.outvars[carry:], strict=True)
@@ -177,12 +170,15 @@ def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> li
 
 def _walk_cond(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
     """The dearest branch counts."""
-    counts, outputs = [], []
-    for branch in eqn.params["branches"]:
+    counts: list[_Flops] = []
+
+    def run(branch: core.Jaxpr, operands: list[_Origin]) -> list[_Origin]:
         counts.append({})
-        outputs.append(_walk(opened(branch), inputs[1:], counts[-1], times))
+        return _walk(branch, operands, counts[-1], times)
+
+    outputs = branches(eqn, inputs, run, _either)
     _add(flops, max(counts, key=lambda count: sum(count.values())))
-    return [_either(choices) for choices in zip(*outputs, strict=True)]
+    return outputs
 
 
 def _either(origins: Sequence[_Origin]) -> _Origin:
@@ -199,6 +195,9 @@ def _walk_shards(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> 
     ]
     outputs = _walk(body, resized(inputs, body.invars), flops, times * _num_devices(eqn))
     return resized(outputs, eqn.outvars)
+
+
+_CONTROL = {"scan": _walk_scan, "cond": _walk_cond, "shard_map": _walk_shards}
 
 
 def _num_devices(eqn: Any) -> int:

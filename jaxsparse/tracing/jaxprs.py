@@ -1,6 +1,14 @@
-"""Looking into jaxprs: what an equation calls, what kind it is, what cannot be looked into."""
+"""The one walk over jaxprs, and what an equation is: a call, an operation, or code that is opaque.
 
-from typing import Any
+An analysis says what it knows of each input of a function, and what an operation makes of that.
+`walk` carries it from equation to equation, into calls and out again, and returns what is known of
+the outputs. `branches` and `settled` do the same for branches and loops. FLOPs, reach, the axes of
+kernels, frozen leaves and stored scores are such analyses.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from jax.extend import core
 from jax.extend.core import primitives
@@ -29,13 +37,117 @@ ELEMENTWISE = frozenset(
 )
 
 
+# They hold a jaxpr, but do not call it once with their inputs as they are.
+_NO_CALLS = frozenset(
+    "custom_linear_solve pallas_call reduce reduce_window scan shard_map while".split()
+)
+
+Known = TypeVar("Known")
+"""What an analysis knows of a value."""
+
+
+def walk(
+    jaxpr: core.Jaxpr | core.ClosedJaxpr,
+    inputs: Sequence[Known],
+    operation: Callable[[Any, list[Known]], Sequence[Known]],
+    constant: Callable[[Any, Any], Known],
+) -> list[Known]:
+    """Returns what an analysis knows of the outputs of a jaxpr.
+
+    Equations that call a jaxpr once (jit, remat, custom derivatives) are walked into.
+
+    Args:
+      jaxpr: the function.
+      inputs: what is known of each of its inputs.
+      operation: (equation, what is known of its operands) -> what is known of its results. It gets
+        every equation that is no call: operations, and branches and loops, for which it may use
+        `branches` and `settled`.
+      constant: (variable or literal, its value) -> what is known of a constant. The value is None
+        if the jaxpr is not closed over it.
+
+    >>> import jax
+    >>> closed = jax.make_jaxpr(lambda x, y: (jax.jit(lambda a: a + 1)(x) * y, 2.0))(1.0, 1.0)
+    >>> names = lambda eqn, operands: [f"{eqn.primitive.name}({', '.join(operands)})"]
+    >>> walk(closed, ["x", "y"], names, lambda atom, value: str(value))
+    ['mul(add(x, 1.0), y)', '2.0']
+    """
+    inner = opened(jaxpr)
+    values = jaxpr.consts if isinstance(jaxpr, core.ClosedJaxpr) else [None] * len(inner.constvars)
+    constants = dict(zip(inner.constvars, values, strict=True))
+    known: dict[Any, Known] = dict(zip(inner.invars, inputs, strict=True))
+
+    def of(atom: Any) -> Known:
+        if isinstance(atom, core.Literal):
+            return constant(atom, atom.val)
+        return known[atom] if atom in known else constant(atom, constants.get(atom))
+
+    for eqn in inner.eqns:
+        operands = [of(atom) for atom in eqn.invars]
+        body = called(eqn)
+        if body is None:
+            results = operation(eqn, operands)
+        else:
+            taken = operands[len(operands) - len(body.jaxpr.invars) :]
+            results = walk(body, taken, operation, constant)
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [of(atom) for atom in inner.outvars]
+
+
+def branches(
+    eqn: Any,
+    operands: Sequence[Known],
+    run: Callable[[core.Jaxpr, list[Known]], Sequence[Known]],
+    either: Callable[[Sequence[Known]], Known],
+) -> list[Known]:
+    """Returns what is known of the results of a `cond` or `switch`, whichever branch is taken.
+
+    Args:
+      eqn: the equation.
+      operands: what is known of its operands, the index of the branch first.
+      run: walks a branch.
+      either: what is known of a value that is one of several.
+    """
+    outputs = [run(opened(branch), list(operands[1:])) for branch in eqn.params["branches"]]
+    return [either(choices) for choices in zip(*outputs, strict=True)]
+
+
+def settled(
+    carry: Sequence[Known],
+    turn: Callable[[list[Known]], Sequence[Known]],
+    either: Callable[[Sequence[Known]], Known],
+    is_same: Callable[[list[Known], list[Known]], bool] = operator.eq,
+) -> list[Known]:
+    """Returns what is known of the carry of a loop in every turn.
+
+    The carry of one turn is the start or the result of the turn before. What is known can only
+    become less from turn to turn, so the search ends.
+
+    Args:
+      carry: what is known at the start.
+      turn: what one turn of the loop makes of it.
+      either: what is known of a value that is one of several.
+      is_same: whether nothing changed any more.
+
+    >>> settled(["a", "a"], lambda carry: ["a", carry[0]], lambda pair: max(pair))
+    ['a', 'a']
+    >>> settled(["a", "a"], lambda carry: ["b", carry[0]], lambda pair: max(pair))
+    ['b', 'b']
+    """
+    found = list(carry)
+    while True:
+        after = [either(pair) for pair in zip(found, turn(found), strict=True)]
+        if is_same(found, after):
+            return after
+        found = after
+
+
 def called(eqn: Any) -> core.ClosedJaxpr | None:
     """The jaxpr that a jit, remat, custom derivative or rule calls with the equation's inputs.
 
     Its inputs are the last ones of the equation. None: the equation calls nothing, or it is not
     known how often, with what.
     """
-    if eqn.primitive.name == "pallas_call":  # calls its own for every block of the inputs
+    if eqn.primitive.name in _NO_CALLS:
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
         inner = eqn.params.get(name)

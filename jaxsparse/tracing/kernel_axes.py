@@ -25,7 +25,7 @@ from jaxsparse.tracing.axis_operations import (
     unknown,
 )
 from jaxsparse.tracing.axis_views import resized, view_of, without
-from jaxsparse.tracing.jaxprs import called, opened, scan_parts
+from jaxsparse.tracing.jaxprs import branches, opened, scan_parts, settled, walk
 from jaxsparse.types import KernelAxes, PyTree
 
 
@@ -93,36 +93,19 @@ def _written(use: KernelAxes | str) -> str:
 
 
 def _walk(jaxpr: core.Jaxpr, inputs: Sequence[Value], found: Found) -> list[Value]:
-    values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Any) -> Value:
-        return CONSTANT if isinstance(atom, core.Literal) else values.get(atom, CONSTANT)
-
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        if any(operand.views for operand in operands):
-            outputs = _operation(eqn)(eqn, operands, found)
-        else:
-            outputs = [Value({}, source_of(operands))] * len(eqn.outvars)
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return walk(jaxpr, inputs, functools.partial(_operation, found), lambda _, value: CONSTANT)
 
 
-def _operation(eqn: Any) -> Operation:
+def _operation(found: Found, eqn: Any, operands: list[Value]) -> list[Value]:
+    if not any(operand.views for operand in operands):
+        return [Value({}, source_of(operands))] * len(eqn.outvars)
     name = eqn.primitive.name
-    if found := OPERATIONS.get(name) or _FUNCTIONS.get(name):
-        return found
-    return _called if name not in _NO_CALLS and called(eqn) else unknown
-
-
-def _called(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    inner = opened(called(eqn))
-    return _walk(inner, operands[len(operands) - len(inner.invars) :], found)
+    return (OPERATIONS.get(name) or _CONTROL.get(name) or unknown)(eqn, operands, found)
 
 
 def _cond(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    outputs = [_walk(opened(branch), operands[1:], found) for branch in eqn.params["branches"]]
-    return [functools.reduce(_agreed, choices) for choices in zip(*outputs, strict=True)]
+    run = lambda branch, inputs: _walk(branch, inputs, found)
+    return branches(eqn, operands, run, _agreed)
 
 
 def _scan(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
@@ -149,20 +132,22 @@ def _loop(
     """Walks the body with what is true of the carry in every turn; returns it and other outputs."""
     end = num_constants + num_carry
     before, carry, after = first[:num_constants], first[num_constants:end], first[end:]
-    while True:
-        trial = Found(found.num_axes, {}, {})
-        outputs = _walk(body, [*before, *carry, *after], trial)
-        agreed = list(map(_agreed, carry, outputs[:num_carry]))
-        if agreed == carry:
-            break
+    turn = lambda carry: _walk(body, [*before, *carry, *after], Found(found.num_axes, {}, {}))
+    settled_carry = settled(carry, lambda carry: turn(carry)[:num_carry], _agreed)
+    if settled_carry != carry:
         found.lose(carry, "changed by a loop")
-        carry = agreed
-    return carry, _walk(body, [*before, *carry, *after], found)[num_carry:]
+    outputs = _walk(body, [*before, *settled_carry, *after], found)
+    return settled_carry, outputs[num_carry:]
 
 
-def _agreed(one: Value, other: Value) -> Value:
-    views = {path: view for path, view in one.views.items() if other.views.get(path) == view}
-    return Value(views, source_of([one, other]))
+def _agreed(choices: Sequence[Value]) -> Value:
+    first, *others = choices
+    views = {
+        path: view
+        for path, view in first.views.items()
+        if all(other.views.get(path) == view for other in others)
+    }
+    return Value(views, source_of(choices))
 
 
 def _shard_map(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
@@ -175,11 +160,9 @@ def _shard_map(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
     return list(map(fitted, outputs, eqn.outvars))
 
 
-_FUNCTIONS: dict[str, Operation] = {
+_CONTROL: dict[str, Operation] = {
     "cond": _cond,
     "scan": _scan,
     "while": _while,
     "shard_map": _shard_map,
 }
-# They call a jaxpr, but not once with their inputs as they are.
-_NO_CALLS = frozenset(("reduce", "reduce_window", "custom_linear_solve"))

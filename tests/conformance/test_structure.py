@@ -14,7 +14,7 @@ PATTERNED = ["rigl_n_of_m", "set_itop_block", "gmp_block", "granet_channels", "i
 @pytest.mark.parametrize("name", PATTERNED)
 def test_masks_have_their_pattern_after_every_event(name, key):
     method, params, num_events = method_of(name), fill(FIXED, 0), 0
-    rules = method.recipe.pattern
+    rules = method.pattern
     jaxsparse.check_pattern(init(method, key, params), rules)
     moved = np.zeros(4, int)
     for step in train(method, params, OPTIMIZERS["momentum"], key):

@@ -1,31 +1,12 @@
-"""The page's code runs as written, and it tells of every key and algorithm."""
+"""The page on jaxpruner tells of every key and algorithm; its code runs in `test_pages.py`."""
 
 import re
-from pathlib import Path
-
-import jax
-import numpy as np
 
 import jaxsparse
 from jaxsparse.compat.config import Config, all_algorithm_names
+from tests.docs.pages import text_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "from_jaxpruner.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-
-
-def test_the_code_runs_in_order(capsys):
-    names: dict = {}
-    with jax.numpy_rank_promotion("allow"):  # as users have it
-        *theirs, ours = BLOCKS
-        for block in theirs:
-            exec(compile(block, "from_jaxpruner.md", "exec"), names)
-        active = 4096 - int(0.8 * 4096)
-        assert jaxsparse.num_active(names["opt_state"].masks) == active
-        assert np.count_nonzero(names["pruned_params"]["kernel"]) == active
-        assert "_total_sparsity" in capsys.readouterr().out
-        exec(compile(ours, "from_jaxpruner.md", "exec"), names)
-    assert jaxsparse.num_active(names["masks"]) == active
-    jaxsparse.check(names["params"], names["opt_state"], names["masks"])
+PAGE = text_of("docs/from_jaxpruner.md")
 
 
 def test_it_names_what_is_served():

@@ -1,6 +1,5 @@
 """A small network with all that a network can have, and a run of it on random images."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -55,12 +54,11 @@ def make_run(num_val=8, **fields):
 
 def trained(run, steps=None):
     """The losses of so many steps, or of all, and the execution with what it has come to."""
-    images, labels = jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
-    state = loop.create_state(run)
-    execution = make_execution(run, state, (images, labels))
+    state, batches = loop.create_state(run), run.batches(0)
+    first, batches = loop.peeked(batches)
+    execution = make_execution(run, state, first)
     live, losses = execution.start(state, None), []
-    indices = loop.batches(jax.random.key(run.seed), len(labels), run.batch_size)
     for step in range(1, (run.steps if steps is None else steps) + 1):
-        live, loss = execution.step(live, run.method.is_due(step), next(indices))
+        live, loss = execution.step(live, run.method.is_due(step), next(batches))
         losses.append(float(loss))
     return losses, execution, live

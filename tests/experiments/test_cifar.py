@@ -68,18 +68,21 @@ def test_the_help_names_every_choice(capsys):
         (["--schedule=granet_ts"], "unknown schedule 'granet_ts'; did you mean 'granet_st'?"),
         (["--steps=5", "--epochs=2"], "--steps=5 and --epochs=2.0: pass one of them"),
         (["--steps=0"], "--steps=0 must be a whole number of steps, at least 1"),
-        (["--epochs=0"], "--epochs 0.0 must be at least a step, 1 / 351 of an epoch"),
-        (["--epochs=nan"], "--epochs nan must be a finite number"),
-        (["--epochs=inf"], "--epochs inf must be a finite number"),
-        (["--epochs=1e9"], "--epochs 1000000000 must be at most 6118187: steps are counted in 32"),
-        (["--batch_size=0"], "--batch_size 0 must be in [1, 45000]"),
-        (["--batch_size=45001"], "--batch_size 45001 must be in [1, 45000]"),
-        (["--batch_size=45001", "--steps=5"], "batch_size 45001 must be in [1, 45000]"),
+        (["--epochs=0"], "--epochs=0.0 must be at least a step, 1 / 351 of an epoch"),
+        (["--epochs=nan"], "--epochs=nan must be a finite number"),
+        (["--epochs=inf"], "--epochs=inf must be a finite number"),
+        (["--epochs=1e9"], "--epochs=1000000000 must be at most 6118187: steps are counted in 32"),
+        (["--batch_size=0"], "--batch_size=0 must be a whole number in [1, 45000]"),
+        (["--batch_size=45001"], "--batch_size=45001 must be a whole number in [1, 45000]"),
+        (
+            ["--batch_size=45001", "--steps=5"],
+            "--batch_size=45001 must be a whole number in [1, 45000]",
+        ),
         (["--val_fraction=1"], "val_fraction is 1.0, expected a number of at least 0 below 1"),
-        (["--learning_rate=-1"], "--learning_rate -1.0 must be a finite number of at least 0"),
-        (["--accumulate=3"], "accumulate 3 must be at least 1 and divide batch_size 128"),
-        (["--eval_every=0"], "eval_every 0 must be a whole number of steps"),
-        (["--seed=-1"], "seed -1 must be in [0, 4294967296)"),
+        (["--learning_rate=-1"], "--learning_rate=-1.0 must be in [0, inf)"),
+        (["--accumulate=3"], "--accumulate=3 must divide --batch_size=128"),
+        (["--eval_every=0"], "--eval_every=0 must be a whole number of steps"),
+        (["--seed=-1"], "--seed=-1 must be a whole number in [0, 4294967295]"),
         (["--augment=no"], "invalid choice 'no' for argument '--augment'. Expected one of"),
     ],
 )
@@ -126,8 +129,8 @@ def test_length_and_split(flags, steps, held_out):
     assert cifar.val_fraction_of(config) == held_out
 
 
-# Item 6, at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512 or
-# 90 x 2,048 weights.
+# EAST's networks at 99.9 % of the weights without sharing, rounded up; 90 classes more are 90 x 512
+# or 90 x 2,048 weights.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "dataset", "classes", "tensors", "stored", "active"),

@@ -31,7 +31,7 @@ def test_size_and_dense_flops():
     assert (dense.train_flops_ratio, dense.test_flops_ratio) == (1.0, 1.0)
 
 
-# Evci et al. 2020, section 3 (ERK): eps is its factor, by which d = eps (in + out) / (in out).
+# ResNet-50 on ImageNet: ERK (Evci et al. 2020) by layer, and shares of the dense FLOPs.
 @pytest.mark.parametrize(
     ("density", "eps", "num_dense", "conv1", "fc", "erk", "first_dense"),
     [
@@ -55,7 +55,8 @@ def test_erk_and_uniform(density, eps, num_dense, conv1, fc, erk, first_dense):
     assert uniform.test_flops_ratio == pytest.approx(first_dense, abs=1e-4)
 
 
-# Evci et al. 2020, appendix on FLOPs: one event in Delta T + 1 steps, to the end.
+# RigL's formula (Evci et al. 2020, appendix on FLOPs) is one event in Delta T + 1 steps, to the
+# end.
 @pytest.mark.parametrize(
     ("sparsity", "rigl", "snfs"), [(0.8, 0.4157, 0.6092), (0.9, 0.2443, 0.4946)]
 )
@@ -132,8 +133,9 @@ def test_estimates_for_granet(schedule, sparsity, train, test, capsys):
     assert line.startswith(f"FLOPs: training about {train} of dense, inference about {test} of")
 
 
-# Liu et al. 2021 (GraNet): published pairs, the cubic over 30 of 100 epochs. Its events come at the
-# end of their interval, so that training is 0.0005 to 0.0016 above the mean of the cubic.
+# The pairs of Liu et al. 2021 (GraNet), inference known, the cubic over 30 of 100 epochs. Its
+# events come at the end of their interval, so that training is 0.0005 to 0.0016 above the mean of
+# the cubic.
 @pytest.mark.parametrize(
     ("schedule", "sparsity", "test", "mean", "published"),
     [
@@ -237,7 +239,7 @@ def test_east_on_imagenet_is_planned(model, stored, unshared, active, dyrelu, ca
     ("argv", "complaint"),
     [
         (["--dyrelu_stop=0.5"], "--dyrelu_stop needs --dyrelu"),
-        (["--dyrelu", "--dyrelu_stop=1.5"], "--dyrelu_stop 1.5 must be above 0 and at most 1"),
+        (["--dyrelu", "--dyrelu_stop=1.5"], "--dyrelu_stop=1.5 must be in (0, 1]"),
         (["--model=lenet5", "--weight_sharing"], "--weight_sharing: lenet5 is no ResNet with"),
         (["--weight_sharing", "--sparsity=0.1"], "or take --weight_sharing=False"),
     ],

@@ -14,13 +14,13 @@ import jaxsparse
 ALL = ((r".", True),)
 OPTIONS = {"sparsity": 0.5, "total_steps": 100, "update_interval": 25}
 
-# Item 10.        0    1    2     3    4     5    6     7
+# Position        0    1    2     3    4     5    6     7
 W = {"w": jnp.array([1.0, -0.8, 0.6, -0.4, 0.2, 0.0, 0.0, 0.0])}
 G = {"w": jnp.array([9.0, -9.0, 0.1, 0.3, -0.05, 0.2, -0.4, 0.01])}
 MASKS = {"w": jnp.array([True] * 5 + [False] * 3)}
 
 
-@pytest.mark.parametrize("jit", [False, True])  # item 19
+@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(
     ("method", "masks", "kept", "values"),
     [
@@ -56,7 +56,8 @@ def test_event(method, masks, kept, values, jit):
     np.testing.assert_array_equal(params["w"], np.array(values, np.float32))
 
 
-# Item 3: alpha .3, T_end 75: .225 and .075; at T_end and after it no update.
+# Evci et al. 2020, section 3: alpha / 2 (1 + cos(pi t / T_end)) with alpha .3 and T_end 75 is .225
+# and .075; at T_end and after it there is no update.
 def test_rigl_timetable():
     method = jaxsparse.rigl(**OPTIONS)
     assert [(e.step, e.drop_fraction) for e in method.timetable.events] == [
@@ -69,7 +70,7 @@ def test_rigl_timetable():
 def test_itop_explores_to_the_end():
     method = jaxsparse.rigl_itop(**OPTIONS)
     shares = {e.step: float(e.drop_fraction) for e in method.timetable.events}
-    # Item 3, without the last step, where what is grown could not train.
+    # From .5 to .005, without the last step, where what is grown could not train.
     assert shares == pytest.approx({25: 0.427509, 50: 0.2525, 75: 0.077491}, abs=1e-6)
 
 
@@ -91,7 +92,7 @@ def test_names_and_published_defaults():
     assert [m.skip_step for m in methods] == [True, True, True, False, False]
 
 
-# Item 16: at an event RigL leaves the optimizer step out, or not, as asked.
+# At an event RigL leaves the optimizer step out, or not, as asked.
 @pytest.mark.parametrize(("skip_step", "survivor"), [(True, 1.0), (False, 0.9)])
 def test_rigl_skips_the_step(skip_step, survivor, key):
     method = jaxsparse.rigl(**OPTIONS | {"update_interval": 1}, skip_step=skip_step, prunable=ALL)
@@ -103,7 +104,8 @@ def test_rigl_skips_the_step(skip_step, survivor, key):
     assert state.step == 1
 
 
-# Item 16: m <- .9 m + .1 g at every step, and the largest |m| comes, not the largest |g|.
+# SNFS (Dettmers and Zettlemoyer 2019): m <- .9 m + .1 g at every step, and the largest |m| comes,
+# not the largest |g|.
 def test_snfs_grows_by_the_average():
     method = jaxsparse.snfs(**OPTIONS | {"update_interval": 2, "drop_fraction": 0.4}, prunable=ALL)
     first = {"w": jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, -10.0, 2.0, 0.0])}
@@ -126,7 +128,7 @@ def test_snfs_momentum_is_a_choice():
             jaxsparse.snfs(**OPTIONS, momentum=momentum)
 
 
-# Item 16: exact random count, reproducible by key.
+# SET grows an exact number at random, the same with the same key.
 @pytest.mark.parametrize(
     ("factory", "replaced"),
     [(jaxsparse.set_, 11), (jaxsparse.set_itop, 22)],  # floor(.225 * 50), ceil(.427509 * 50)
@@ -152,7 +154,7 @@ def test_random_growth_needs_a_key(factory):
         method.update(W, G, MASKS, 25)
 
 
-# Item 16: the union of 1100, 0110, 0011 is 3/4, then all of it.
+# R_s of Liu et al. 2021 (ITOP): the union of 1100, 0110, 0011 is 3/4, then all of it.
 def test_itop_rate():
     masks = [{"kernel": jnp.array([[c == "1" for c in m]])} for m in ("1100", "0110", "0011")]
     explored, rates = masks[0], [0.5]

@@ -54,7 +54,7 @@ def test_the_published_numbers():
     assert after == jaxsparse.rigl_itop(sparsity=0.999, total_steps=88_000).timetable.events[8:]
 
 
-# Item 15. s = .9999 leaves N - floor(s N) of the N weights without sharing: of 21,265,088 2127.
+# s = .9999 leaves N - floor(s N) of the N weights without sharing: of 21,265,088 2127.
 @pytest.mark.parametrize(
     ("name", "num_owners", "num_layers", "num_prunable"),
     [
@@ -133,7 +133,7 @@ def test_without_cycles_it_is_rigl_itop():
     for options in ({"num_cycles": 0}, {"multiplier": 1.0}):
         method = jaxsparse.east(**RUN, **options)
         assert method.timetable == itop.timetable
-        assert method.recipe.cycles is None
+        assert method.cycles is None
 
 
 def test_options_are_those_of_rigl_itop():

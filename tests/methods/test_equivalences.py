@@ -1,4 +1,4 @@
-"""Methods that must be the same at the edges of their options, bit by bit (item 15)."""
+"""Methods that must be the same at the edges of their options, bit by bit."""
 
 import chex
 import jax

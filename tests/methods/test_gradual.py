@@ -24,8 +24,8 @@ def mask_tree(a, b):
     return jax.tree.map(lambda x: x > 0, leaves)
 
 
-# Item 11. GraNet-ST from 9 of 12 weights (s = .25) to 6 (s = .5) in one event at step 1, with
-# r = .5 throughout.
+# Liu et al. 2021, algorithm 1: GraNet-ST from 9 of 12 weights (s = .25) to 6 (s = .5) in one event
+# at step 1, with r = .5 throughout.
 #                   0    1    2    3    4    5    6    7          0    1    2    3
 MASKS = mask_tree("111111" "00", "111" "0")  # fmt: skip
 PARAMS = tree([0.9, -0.8, 0.7, -0.3, 0.6, -0.1, 0.0, 0.0], [0.5, -0.2, 0.4, 0.0])
@@ -37,7 +37,7 @@ PRUNED = mask_tree("111010" "00", "101" "0")  # fmt: skip
 #   |g| at 2 3 4 5 6 7 = .1 .8 .9 .2 .3 .7, the two largest come: a4, a3.
 # Exchange in b: ceil(.5 * 2) = 1 of .5 .4 goes: b2. |g| at 1 2 3 = .5 .1 .6: b3 comes.
 AFTER = mask_tree("110110" "00", "100" "1")  # fmt: skip
-# The three classes of regrown weights (spec 1.5):
+# The three classes of regrown weights:
 #   b3, long inactive                     -> value 0, momentum 0
 #   a3, pruned and regrown in this event  -> value 0, momentum 0
 #   a4, dropped and regrown in one stage  -> keeps value and momentum
@@ -51,7 +51,7 @@ GRANET_ST = jaxsparse.granet_st(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("jit", [False, True])  # item 19
+@pytest.mark.parametrize("jit", [False, True])
 def test_granet_event(jit):
     event = (jax.jit if jit else lambda f: f)(GRANET_ST.update)(PARAMS, GRADS, MASKS, 1)
     chex.assert_trees_all_equal(event.masks, AFTER)
@@ -79,14 +79,13 @@ def test_gmp_event_is_the_first_half_of_it():
 
 
 def test_granet_on_dense_layers_is_a_no_op():
-    # Item 12: at step 2 nothing is pruned any more, and there is nothing to exchange with.
+    # At step 2 nothing is pruned any more, and there is nothing to exchange with.
     dense = jaxsparse.dense_masks(PARAMS)
     event = GRANET_ST.update(PARAMS, GRADS, dense, 2)
     chex.assert_trees_all_equal(event.masks, dense)
     chex.assert_trees_all_equal(event.kept, dense)
 
 
-# Item 9.
 def test_gmp_prunes_over_all_layers_together():
     params = {
         "A": {"kernel": jnp.array([[0.9, -0.1, 0.3, 0.0]])},
@@ -123,7 +122,7 @@ def run(method, num_steps, key):
     return history
 
 
-# Item 13: to tf = 8 the counts follow the cubic (T = 4), then layers keep theirs, and regeneration
+# To tf = 8 the counts follow the cubic (T = 4), then layers keep theirs, and regeneration
 # goes on until the step before the last.
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_min_keep_holds_where_a_global_threshold_would_empty_a_layer():
 
 
 def test_growth_sees_the_dense_gradient_at_the_weights_before_the_step(key):
-    # Item 14. loss = x . w + w4 * w0: the gradient at the inactive w4 is w0 before the step, 1.0;
+    # loss = x . w + w4 * w0: the gradient at the inactive w4 is w0 before the step, 1.0;
     # the step takes w0 to .5, below the .7 of w3. x is this batch's, the last one had w5 ahead.
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 0.0, 0.0, 0.0]])}
     masks = {"kernel": jnp.array([[True, True, True, False, False, False]])}

@@ -22,6 +22,12 @@ def test_arrays_and_absolute_values_in_the_order_of_the_scores():
         np.testing.assert_array_equal(x, expected)
 
 
+def test_scores_that_a_function_within_computes():
+    absolute = jax.jit(lambda x: jnp.abs(jax.checkpoint(lambda y: y)(x)))
+    found = stored(lambda x: [absolute(x)], A)
+    assert found is not None and found.absolute == (True,)
+
+
 @pytest.mark.parametrize(
     "compute",
     [

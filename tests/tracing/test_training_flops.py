@@ -8,7 +8,8 @@ DENSE = {"kernel": 100, "other": 0}
 SPARSE = {"kernel": 0.2}  # f_D = 100, f_S = 20
 
 
-# Item 17. One event in Delta T + 1 = 101 steps is RigL's (3 f_S T + 2 f_S + f_D) / (T + 1).
+# One event in Delta T + 1 = 101 steps is (3 f_S Delta T + 2 f_S + f_D) / (Delta T + 1), of the
+# appendix on FLOPs of RigL (Evci et al. 2020).
 @pytest.mark.parametrize(
     ("dense_gradient", "a_step"),
     [("never", 60.0), ("events", (60 * 100 + 2 * 20 + 100) / 101), ("always", 140.0)],
@@ -48,8 +49,9 @@ def test_a_run_without_sparsity_and_a_run_of_no_steps():
     assert training_flops(DENSE, {0: {}}, 0) == 0.0
 
 
-# Spec 6.2: train and test multipliers of GraNet on ImageNet, published as .34/.28, .23/.16 (dense
-# start) and .37/.35, .25/.20 (from ERK at 50 %): 75 events of 4,000 steps, cubic, in a million.
+# Train and test multipliers of GraNet on ImageNet (Liu et al. 2021), published as .34/.28, .23/.16
+# (dense start) and .37/.35, .25/.20 (from ERK at 50 %): 75 events of 4,000 steps, cubic, in a
+# million.
 @pytest.mark.parametrize(
     ("start", "end", "predicted", "published"),
     [

@@ -63,14 +63,14 @@ def test_defaults_are_the_ones_of_the_readme():
         (["--schedule=dense", "--dense_layers=a"], "--dense_layers is no option of dense"),
         (["--min_keep=-5"], "--min_keep=-5 must be at least 0"),
         (["--data_dir=no/such/folder"], "no/such/folder"),
-        (["--batch_size=5000"], "batch_size 5000 must be in [1, 4500]"),
+        (["--batch_size=5000"], "--batch_size=5000 must be a whole number in [1, 4500]"),
         (["--eval_every=0"], "--eval_every=0 must be a whole number of steps, at least 1"),
-        (["--seed=-1"], "seed -1 must be in [0, 4294967296)"),
-        (["--seed=99999999999999999999"], "seed 99999999999999999999 must be in [0, 4294967296)"),
+        (["--seed=-1"], "--seed=-1 must be a whole number in [0, 4294967295]"),
+        (["--seed=99999999999999999999"], "--seed=99999999999999999999 must be a whole"),
         (["--val_fraction=1.5"], "--val_fraction=1.5 must be in [0, 1)"),
-        (["--checkpoint_every=-1"], "checkpoint_every -1 must be at least 0"),
-        (["--accumulate=0"], "accumulate 0 must be at least 1 and divide batch_size 128"),
-        (["--accumulate=3"], "accumulate 3 must be at least 1 and divide batch_size 128"),
+        (["--checkpoint_every=-1"], "--checkpoint_every=-1 must be a whole number, at least 0"),
+        (["--accumulate=0"], "--accumulate=0 must be a whole number, at least 1"),
+        (["--accumulate=3"], "--accumulate=3 must divide --batch_size=128"),
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_exit(argv, message, capsys, tmp_path):
@@ -207,10 +207,10 @@ def test_from_a_shell_the_exit_status_and_one_line():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--batch_size=0", "batch_size 0 must be in [1, 4500]"),
+        ("--batch_size=0", "--batch_size=0 must be a whole number in [1, 4500]"),
         ("--val_fraction=1", "--val_fraction=1.0 must be in [0, 1)"),
-        ("--learning_rate=nan", "--learning_rate nan must be a finite number of at least 0"),
-        ("--accumulate=3", "accumulate 3 must be at least 1 and divide batch_size 128"),
+        ("--learning_rate=nan", "--learning_rate=nan must be in [0, inf)"),
+        ("--accumulate=3", "--accumulate=3 must divide --batch_size=128"),
     ],
 )
 def test_a_plan_refuses_what_the_run_would(flag, message, capsys):

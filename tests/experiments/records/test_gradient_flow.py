@@ -12,6 +12,7 @@ from experiments import loop
 from experiments.data.augment import crop_and_flip
 from experiments.records.gradient_flow import gradient_flow
 from experiments.records.run_folder import read_metrics
+from experiments.training.batches import Indexed
 from experiments.training.steps import loss_and_grads
 from tests.experiments.small_runs import Net, make_run
 
@@ -20,10 +21,9 @@ AUGMENT = functools.partial(crop_and_flip, mode="zero", pad=2)
 
 def expected_of(run, state, num_images):
     """Norms in NumPy, from the gradient of a step on the first images."""
-    split = run.dataset.train
-    data = (jnp.asarray(split.images), jnp.asarray(split.labels), jnp.arange(num_images))
+    batch = Indexed(*map(jnp.asarray, run.dataset.train), jnp.arange(num_images))
     _, grads, _ = loss_and_grads(
-        run._replace(augment=None), state.params, state.collections, 0, data
+        run._replace(augment=None), state.params, state.collections, 0, batch
     )
     squares = jax.tree.map(
         lambda g, m: np.sum(np.square(g, dtype=np.float64)[m]), grads, state.masks

@@ -17,7 +17,9 @@ from experiments.data.dataset import Dataset
 from experiments.options import cli, tricks
 from experiments.records.cost import extras, shapes_and_flops
 from experiments.records.run_folder import read_metrics
-from experiments.training import phase, steps
+from experiments.training import steps, surgery
+from experiments.training.batches import Indexed
+from experiments.training.phase import make_phase
 from experiments.training.run import Phase
 from jaxsparse.kernels import load
 from jaxsparse.nn import DyReLUOptions, WideResNet
@@ -95,10 +97,7 @@ def straight(tmp_path_factory):
 
 def end_of(out):
     run = run_of()
-    fresh = loop.create_state(run)
-    return loop.progress.resume(
-        out / "checkpoints", lambda step: phase.state_after(run, fresh, step)
-    )
+    return loop.progress.resume(out / "checkpoints", run, loop.create_state(run))
 
 
 @pytest.mark.slow
@@ -159,11 +158,10 @@ def test_resuming_is_exact(step, execution, straight, tmp_path, monkeypatch):
 def test_the_first_step_is_dyrelus_unless_it_comes_late():
     run = run_of()
     state = loop.create_state(run)
-    images, labels = run.dataset.train
-    data = (jnp.asarray(images), jnp.asarray(labels), jnp.arange(8))
-    loss = lambda run, collections: steps.loss_and_grads(run, state.params, collections, 0, data)[0]
+    batch = Indexed(*map(jnp.asarray, run.dataset.train), jnp.arange(8))
+    loss = lambda run, others: steps.loss_and_grads(run, state.params, others, 0, batch)[0]
     late = loss(run._replace(phase=Phase(3, STOP, late=True)), state.collections)
-    relu = phase.run_after(run, STOP)
+    relu, _ = surgery.after(run, state, STOP)
     assert late == loss(relu, {"batch_stats": state.collections["batch_stats"]})
     assert late != loss(run, state.collections)
 
@@ -214,10 +212,10 @@ def test_each_trick_alone_at_a_ten_thousandth(flags, active):
     run = cifar.run_of(cli.parse(cifar.Config, argv), random_images())
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     state = jit(functools.partial(loop.create_state, run))()
-    data = tuple(map(jnp.asarray, run.dataset.train))
+    batch = Indexed(*map(jnp.asarray, run.dataset.train), jnp.arange(8))
     step = jit(functools.partial(steps.train_step, run, True))
     for expected in active:
-        state, loss = step(state, *data, jnp.arange(8))
+        state, loss = step(state, batch)
         assert jnp.isfinite(loss)
         chex.assert_tree_all_finite((state.params, state.opt_state, state.collections))
         assert state.summary().num_active == expected
@@ -267,9 +265,12 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ("--dyrelu --dyrelu_start=0.5", "--dyrelu_start 0.5 must be at least 0 and below"),
-        ("--dyrelu --dyrelu_stop=1.1", "--dyrelu_stop 1.1 must be above 0 and at most 1"),
-        ("--dyrelu --dyrelu_stop=nan", "--dyrelu_stop nan"),
+        (
+            "--dyrelu --dyrelu_start=0.5",
+            r"--dyrelu_start=0.5 must be in \[0, 0.496\), below --dyrelu_stop",
+        ),
+        ("--dyrelu --dyrelu_stop=1.1", r"--dyrelu_stop=1.1 must be in \(0, 1\]"),
+        ("--dyrelu --dyrelu_stop=nan", "--dyrelu_stop=nan"),
         ("--dyrelu --dyrelu_blend=both", "--dyrelu_blend=both must be coefficient or output"),
         ("--dyrelu_freeze", "--dyrelu_freeze needs --dyrelu"),
         ("--weight_sharing --model=resnet8", "--weight_sharing: resnet8 is no ResNet with a"),
@@ -359,8 +360,8 @@ def test_a_dense_network_that_shares_has_no_sparsity():
 
 
 def test_the_smallest_runs():
-    assert phase.make_phase(1, start=0.25, stop=0.496) == Phase(0, 1)
-    assert phase.make_phase(88_000, start=0.25, stop=0.496) == Phase(22_000, 43_648)
+    assert make_phase(1, start=0.25, stop=0.496) == Phase(0, 1)
+    assert make_phase(88_000, start=0.25, stop=0.496) == Phase(22_000, 43_648)
 
 
 def test_small_networks_have_it():

@@ -14,7 +14,8 @@ from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Split
 from experiments.records import report
 from experiments.records.run_folder import read_metrics
-from experiments.training.run import AUGMENTATION, DROPOUT, FIRST_EPOCH, MASKS, WEIGHTS
+from experiments.training.batches import FIRST_EPOCH, Indexed
+from experiments.training.run import AUGMENTATION, DROPOUT, MASKS, WEIGHTS
 from experiments.training.steps import compile_steps, kinds, loss_and_grads
 from tests.experiments.small_runs import Net, make_run, split
 
@@ -22,17 +23,17 @@ BATCH = np.array([5, 1, 40, 7, 0, 3, 9, 30, 2, 11, 8, 47], np.int32)
 AUGMENT = functools.partial(crop_and_flip, mode="reflect", pad=2)
 
 
-def data_of(run):
-    return jnp.asarray(run.dataset.train.images), jnp.asarray(run.dataset.train.labels)
+def batch_of(run, indices=BATCH):
+    return Indexed(*map(jnp.asarray, run.dataset.train), jnp.asarray(indices))
 
 
 def after(run, *batches):
     """The state after steps without a mask update, and the loss of the last."""
     state = loop.create_state(run)
-    step = compile_steps(run, state, data_of(run), kinds(run))[False]
+    step = compile_steps(run, state, batch_of(run), kinds(run))[False]
     loss = None
     for indices in batches:
-        state, loss = step(state, *data_of(run), jnp.asarray(indices))
+        state, loss = step(state, batch_of(run, indices))
     return state, float(loss)
 
 
@@ -94,8 +95,8 @@ def test_chance_follows_from_seed_step_and_part(fields):
 
     def loss(seed=0, step=3, part=0):
         asked = run._replace(seed=seed)
-        data = (*data_of(run), BATCH)
-        return float(loss_and_grads(asked, state.params, {}, jnp.int32(step), data, part)[0])
+        batch = batch_of(run)
+        return float(loss_and_grads(asked, state.params, {}, jnp.int32(step), batch, part)[0])
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(step=4), loss(part=1)}) == 4
@@ -128,17 +129,17 @@ def test_steps_are_traced_before_the_first_and_see_bytes(accumulate):
 
     run = make_run(augment=augment, accumulate=accumulate)
     state = loop.create_state(run)
-    steps = compile_steps(run, state, data_of(run), kinds(run))
+    steps = compile_steps(run, state, batch_of(run), kinds(run))
     assert set(seen) == {(12 // accumulate, "uint8")}
     before = len(seen)
     for event in (False, True, False):
-        state, _ = steps[event](state, *data_of(run), BATCH)
+        state, _ = steps[event](state, batch_of(run))
     assert len(seen) == before <= 2  # either kind of step, or the shapes and the micro-batch
 
 
 def test_without_events_there_is_one_kind_of_step():
     run = make_run(method=jaxsparse.dense(total_steps=20))
-    assert list(compile_steps(run, loop.create_state(run), data_of(run), kinds(run))) == [False]
+    assert list(compile_steps(run, loop.create_state(run), batch_of(run), kinds(run))) == [False]
 
 
 @pytest.mark.slow

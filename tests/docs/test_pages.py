@@ -1,0 +1,135 @@
+"""The code of every page runs as written, in order, and comes to what the page says."""
+
+import functools
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxsparse
+import jaxsparse.nn
+from jaxsparse.paths import leaves_by_path
+from tests.docs.pages import PAGES, marked_block, run
+
+
+def _readme(after, printed):
+    assert jaxsparse.num_active(after[-1]["optimizer"].masks) == 410
+    assert "410" in printed
+
+
+def _training_loops(after, printed):
+    assert "410" in printed  # granet_st's 10 % of 4,096, in the summary
+    assert jaxsparse.num_active(after[-1]["state"].masks) == 266_200 - int(0.95 * 266_200)
+
+
+def _which_leaves(after, printed):
+    plan = jaxsparse.rigl(sparsity=0.9, total_steps=1000).plan(after[-1]["params"])
+    assert plan.num_prunable == 266_200
+    assert "\n0.79699" in printed
+    assert after[-1]["rules"] == (("", None),)
+
+
+def _masks_and_optimizers(after, printed):
+    assert printed.startswith("20 0.5")
+
+
+def _frozen(after, printed):
+    assert after[-1]["frozen"] == ["backbone/kernel"]
+    masks = after[-1]["state"].masks
+    assert masks["backbone"]["kernel"].all() and jaxsparse.num_active(masks) == 64**2 + 64
+
+
+def _stopping(after, printed):
+    tuned, state = after[-1]["tuned"], after[-1]["state"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), tuned.params, state.params))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), tuned.masks, state.masks))
+
+
+def _your_own(after, printed):
+    assert "mine: 4 events in 100 steps" in printed
+    params = {"kernel": jax.random.normal(jax.random.key(0), (100, 100))}
+    grads = {"kernel": jax.random.normal(jax.random.key(1), (100, 100))}
+    mine = after[-1]["mine"]
+    masks = mine.init(jax.random.key(2), params)
+    event = mine.update(jaxsparse.apply_masks(params, masks), grads, masks, 20)
+    assert 0 < int(event.metrics.num_grown[0]) <= 100  # a tenth, some of it dropped and back
+
+
+def _from_jaxpruner(after, printed):
+    theirs, ours = after[-2], after[-1]
+    active = 4096 - int(0.8 * 4096)
+    assert jaxsparse.num_active(theirs["opt_state"].masks) == active
+    assert np.count_nonzero(theirs["pruned_params"]["kernel"]) == active
+    assert "_total_sparsity" in printed
+    assert jaxsparse.num_active(ours["masks"]) == active
+    jaxsparse.check(ours["params"], ours["opt_state"], ours["masks"])
+
+
+def _sharded_start(after, printed):
+    """On eight devices, as the tests have them."""
+    state = after[-1]["state"]
+    for tree in (state.params, state.masks, state.opt_state[0].mu):
+        assert tree["Dense_0"]["kernel"].sharding.spec == P("data")
+    assert int(state.events.num_taken) == 2 and int(state.step) == 41
+
+
+COMES_TO = {
+    "README.md": _readme,
+    "docs/training_loops.md": _training_loops,
+    "docs/which_leaves.md": _which_leaves,
+    "docs/masks_and_optimizers.md": _masks_and_optimizers,
+    "docs/frozen_and_mixed_precision.md": _frozen,
+    "docs/stopping_and_going_on.md": _stopping,
+    "docs/your_own_criterion.md": _your_own,
+    "docs/from_jaxpruner.md": _from_jaxpruner,
+    "docs/sharded_start.md": _sharded_start,
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_pages_code_runs_in_order(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # pages write checkpoints and files of weights
+    after = run(page)
+    if page in COMES_TO:
+        COMES_TO[page](after, capsys.readouterr().out)
+
+
+def test_torchvisions_weights(monkeypatch):
+    """On a state dict of the names and shapes that torchvision's narrower ResNet-18 would have."""
+    small = functools.partial(jaxsparse.nn.resnet, width=4, stem="cifar")
+    monkeypatch.setattr(jaxsparse.nn, "resnet", small)
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    shapes = jax.eval_shape(small(18).init, jax.random.key(0), image)
+    state_dict = {
+        f"module.{jaxsparse.nn.torchvision_name(path)}": np.ones(
+            leaf.shape if leaf.ndim < 2 else (*leaf.shape[:-3:-1], *leaf.shape[:-2])
+        )
+        for path, leaf in leaves_by_path(shapes).items()
+    }
+    torch = types.SimpleNamespace(load=lambda file: state_dict)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    names = {"jax": jax, "jnp": jnp, "jaxsparse": jaxsparse, "image": image}
+    exec(marked_block("docs/networks_and_data.md", "torchvision"), names)
+    assert jax.tree.leaves(names["masks"])[0].all()
+    assert names["variables"]["params"]["fc"]["kernel"].shape[-1] == 10
+    assert names["variables"]["params"]["conv1"]["kernel"].min() == 1
+    assert names["variables"]["batch_stats"]["norm1"]["var"].min() == 1
+
+
+def test_a_new_criterion_takes_under_15_lines_and_decides():
+    block = marked_block("docs/your_own_criterion.md", "new criterion")
+    assert len(block.strip().splitlines()) < 15
+    names: dict = {}
+    exec(block, names)
+
+    w, g = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(np.float32)
+    params, grads = {"kernel": jnp.asarray(w)}, {"kernel": jnp.asarray(g)}
+    masks = names["method"].init(jax.random.key(0), params)
+    event = names["method"].update(params, grads, masks, 50)  # the cubic has arrived: 40 of 400
+    expected = np.zeros(400, bool)
+    expected[np.argsort(-(-w * g).ravel())[:40]] = True
+    np.testing.assert_array_equal(np.asarray(event.masks["kernel"]).ravel(), expected)
