@@ -24,7 +24,7 @@ from experiments.data import cifar10, cifar100, fashion_mnist, records
 
 
 class Source(NamedTuple):
-    """Where a data set comes from."""
+    """A data set, and the two ways to get it."""
 
     name: str  # in TFDS
     version: str  # in TFDS
