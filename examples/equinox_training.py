@@ -1,10 +1,10 @@
-"""Sparse training of an Equinox model: masks beside its parameters, and an average to evaluate.
+"""Sparse training of an Equinox model, with masks beside its parameters.
 
     pip install equinox
     python examples/equinox_training.py
 
 Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %, and tests
-an exponential moving average of its parameters. Lines that sparse training adds are marked.
+an exponential moving average of its parameters. The lines that sparse training adds are marked.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxsparse.metrics import Summary
 
 STEPS, BATCH = 1000, 128
 
-# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+# The sample of the repository; a copy of this script elsewhere reads the folder $FASHION_MNIST.
 SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
 
 
@@ -63,7 +63,7 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
     """Trains, prints and returns the test accuracy and the table of layers."""
     images, labels = fashion_mnist("train")
     test_images, test_labels = fashion_mnist("t10k")
-    # Arrays to the left, everything else to the right: the core works on the left one.
+    # `params` has the arrays, on which the core works, and `static` everything else.
     params, static = eqx.partition(MLP(jax.random.key(0)), eqx.is_inexact_array)
 
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=25)  # sparse
@@ -92,7 +92,7 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
             params, state, average, images[batch], labels[batch], event=event
         )
 
-    # Weights that were dropped on the way live on in the average: it is masked where it is used.
+    # The average still holds weights that were dropped on the way, so it is masked before its use.
     average = jaxsparse.apply_masks(average, state.masks)  # sparse
     predicted = jnp.argmax(logits(average, jnp.asarray(test_images)), -1)
     accuracy = float((predicted == jnp.asarray(test_labels)).mean())

@@ -1,4 +1,4 @@
-"""A sparse model leaves the library: as safetensors files, and as programs that need JAX alone.
+"""Exports a sparse model: as safetensors files, and as programs that need only JAX.
 
     python examples/export_model.py
 
@@ -25,7 +25,7 @@ from jaxsparse.text_table import text_table
 
 STEPS, BATCH = 500, 128
 
-# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+# The sample of the repository; a copy of this script elsewhere reads the folder $FASHION_MNIST.
 SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
 
 
@@ -41,12 +41,12 @@ def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def forward(params: Any, images: Any) -> Any:
-    """Maps uint8[batch, 28, 28, 1] images to logits: what is exported includes the scaling."""
+    """Maps uint8[batch, 28, 28, 1] images to logits; it is exported with its scaling."""
     return LeNet300100().apply({"params": params}, images / 255.0)
 
 
 def train(images: np.ndarray, labels: np.ndarray, steps: int) -> jaxsparse.TrainState:
-    """A short sparse run, as in the README."""
+    """Returns the state after a short sparse run."""
     method = jaxsparse.granet_st(sparsity=0.95, total_steps=steps, update_interval=steps // 20)
     state = jaxsparse.TrainState.create(
         apply_fn=forward,
@@ -72,16 +72,16 @@ def train(images: np.ndarray, labels: np.ndarray, steps: int) -> jaxsparse.Train
 
 
 def write(folder: Path, state: jaxsparse.TrainState, images: np.ndarray) -> None:
-    """The model in four files."""
+    """Writes the model in four files."""
     params, masks = state.params, state.masks
-    # 1. Weights for any program that reads safetensors: inactive ones are there, as zeros.
+    # 1. Weights for any program that reads safetensors; inactive ones are zeros.
     jaxsparse.save_safetensors(folder / "dense.safetensors", params)
-    # 2. Active weights and where they are, to go on training from or to serve; with sizes.
+    # 2. Active weights and their positions, to serve or to train on; prints the sizes.
     print(jaxsparse.save_safetensors(folder / "sparse.safetensors", params, masks))
-    # 3. The whole model as one program, its active weights inside.
+    # 3. The whole model as one program, which contains its active weights.
     exported = jaxsparse.export_forward(forward, params, images)
     (folder / "model.bin").write_bytes(exported.serialize())
-    # 4. A program without weights, for those of file 1 or 2: plain JAX.
+    # 4. A program without weights, which takes those of file 1 or 2: plain JAX.
     (batch,) = jax.export.symbolic_shape("batch")
     specs = (
         jax.eval_shape(lambda p: p, params),
@@ -92,7 +92,7 @@ def write(folder: Path, state: jaxsparse.TrainState, images: np.ndarray) -> None
 
 
 def read(folder: Path, images: np.ndarray) -> dict[str, jax.Array]:
-    """The logits that each file gives, with no model at hand but `forward` for the first two."""
+    """Returns the logits that each file gives; only the first two need `forward`."""
 
     def call(name):
         return jax.jit(jax.export.deserialize(bytearray((folder / name).read_bytes())).call)
@@ -108,15 +108,14 @@ def read(folder: Path, images: np.ndarray) -> dict[str, jax.Array]:
 
 
 def main(folder: Path = Path("runs/export_model"), steps: int = STEPS) -> dict[str, int]:
-    """Trains, writes, reads back, prints and returns the size of every file."""
+    """Trains, writes and reads back; prints and returns the size of every file."""
     folder.mkdir(parents=True, exist_ok=True)
     state = train(*fashion_mnist("train"), steps)
     images, labels = fashion_mnist("t10k")
     write(folder, state, images)
     _, masks = jaxsparse.load_safetensors(folder / "sparse.safetensors", like=state.params)
-    jax.tree.map(
-        np.testing.assert_array_equal, masks, state.masks
-    )  # those that were just grown too
+    # Masks include weights that have just grown, which are 0.
+    jax.tree.map(np.testing.assert_array_equal, masks, state.masks)
 
     expected = jax.jit(forward)(state.params, images)
     sizes = {}

@@ -2,10 +2,10 @@
 
     python examples/nnx_training.py
 
-Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. The lines
-that differ from dense training are marked: two imports, the method, the optimizer that takes it in
-place of `nnx.Optimizer`, and `event`. The functional style, with params and masks as trees of your
-own, is that of `examples/equinox_training.py`.
+Trains a small multilayer perceptron on the Fashion-MNIST sample with GraNet-ST at 95 %. Besides two
+imports, the lines that differ from dense training are marked: the method, the optimizer that takes
+it in place of `nnx.Optimizer`, and `event`. `examples/equinox_training.py` has the functional
+style, with params and masks as trees of your own.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from jaxsparse.nn.optimizer_nnx import NNXOptimizer
 
 STEPS, BATCH = 1000, 128
 
-# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+# The sample of the repository; a copy of this script elsewhere reads the folder $FASHION_MNIST.
 SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
 
 
@@ -75,9 +75,7 @@ def main(steps: int = STEPS) -> tuple[float, Summary]:
     order = np.random.default_rng(0)
     for n in range(1, steps + 1):
         batch = order.integers(len(labels), size=BATCH)
-        step(
-            model, optimizer, images[batch], labels[batch], event=method.is_due(n)
-        )  # sparse: event
+        step(model, optimizer, images[batch], labels[batch], method.is_due(n))  # sparse: event
 
     logits = model(jnp.asarray(test_images) / 255.0)
     accuracy = float((jnp.argmax(logits, -1) == jnp.asarray(test_labels)).mean())

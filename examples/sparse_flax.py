@@ -1,4 +1,4 @@
-"""A Flax training script with batch norm, weight decay, a schedule and an average to evaluate.
+"""A Flax training script with batch norm, weight decay, a schedule and averaged parameters.
 
     python examples/dense_flax.py
     python examples/sparse_flax.py    # the same script, and the lines that make it sparse
@@ -23,7 +23,7 @@ import jaxsparse
 
 STEPS, BATCH = 1000, 128
 
-# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+# The sample of the repository; a copy of this script elsewhere reads the folder $FASHION_MNIST.
 SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
 
 
@@ -52,14 +52,14 @@ class CNN(nn.Module):
 
 @jaxsparse.with_masks
 class TrainState(train_state.TrainState):
-    """Carries the statistics of batch norm and an average of the parameters, too."""
+    """Also carries the statistics of batch norm and an average of the parameters."""
 
     batch_stats: Any
     ema_params: Any
 
 
 def create_state(key: jax.Array, steps: int) -> TrainState:
-    """SGD with warm-up and cosine; norms and biases do not decay."""
+    """Returns a state with SGD, warm-up and cosine; norms and biases do not decay."""
     model = CNN()
     variables = model.init(key, jnp.zeros((1, 28, 28, 1)), train=False)
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 10, steps)

@@ -1,9 +1,10 @@
-"""Sparse execution of a Flax NNX model: its layers are swapped for ones that hold active weights.
+"""Sparse execution of a Flax NNX model, whose layers are swapped for ones with active weights only.
 
     python examples/sparse_nnx.py
 
 Trains a small convolutional network on the Fashion-MNIST sample with RigL at 90 %. Steps compute
-with the active weights, and their optimizer has slots for no others; only events see all weights.
+with the active weights alone, and the optimizer has slots for no others. Only events see all
+weights.
 """
 
 import gzip
@@ -25,7 +26,7 @@ from jaxsparse.types import PyTree
 
 STEPS, BATCH = 1000, 128
 
-# In the repository; copied out of it, the script looks into the folder that FASHION_MNIST names.
+# The sample of the repository; a copy of this script elsewhere reads the folder $FASHION_MNIST.
 SAMPLE = Path(__file__).resolve().parent.parent / "experiments" / "data" / "sample"
 
 
@@ -82,7 +83,7 @@ def event(method, model, optimizer, masks, n, batch):
 
 
 def num_floats(optimizer: nnx.Optimizer) -> int:
-    """How many floats the optimizer keeps."""
+    """Returns the number of floats that the optimizer keeps."""
     leaves = jax.tree.leaves(nnx.as_pure(optimizer.opt_state))
     return sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
 

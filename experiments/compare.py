@@ -4,7 +4,7 @@
     python experiments/compare.py --against=rigl --markdown runs/fashion_mnist results/*.json
 
 A RUN is the folder of a run, a folder that holds many of them, however deep, or the result file of
-a finished run. Runs are averaged over their seeds where nothing else in them differs.
+a finished run. Runs that differ only in their seed are averaged.
 """
 
 import csv
@@ -46,16 +46,16 @@ class Config:
     runs: cli.Runs
     """Folders of runs, folders that hold many of them, and result files."""
     metric: str = "test_accuracy"
-    """What to compare: any number of summary.json, such as best_test_accuracy or
+    """The number to compare: any of summary.json, such as best_test_accuracy or
     train_flops_ratio."""
     against: cli.OptionalStr = None
-    """A method. Adds the mean difference to it by seed, and its standard error."""
+    """A method. Adds a table of the mean difference to it by seed, with its standard error."""
     markdown: bool = False
-    """Print tables for a document."""
+    """Print tables in Markdown."""
     csv: cli.OptionalPath = None
-    """File for the numbers, one line for each cell of the table."""
+    """File to write the numbers to, one line for each cell of the table."""
     out: cli.OptionalPath = None
-    """Folder of the plot, compare-METRIC.png. Default: RUN where it is one folder that holds runs,
+    """Folder of the plot, compare-METRIC.png. Default: RUN if it is one folder that holds runs,
     else the current folder."""
 
 
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
 
 
 def left_out(found: Found) -> list[str]:
-    """Says what was found and does not count, one line for each kind."""
+    """Returns lines about runs that were found and do not count."""
     lines = [
         f"{second} has the flags of {first} and another test accuracy; left out"
         for first, second in found.conflicts
@@ -93,7 +93,7 @@ def left_out(found: Found) -> list[str]:
 
 
 def texts(table: Table, groups: Sequence[Group], config: Config) -> list[str]:
-    """The metric, the differences to `--against`, and what the runs cost."""
+    """Returns the tables of the metric, of the differences to `--against`, and of the FLOPs."""
     metric, against = config.metric, config.against
     name = f"{metric}{' in %' if is_accuracy(metric) else ''}"
 
@@ -117,7 +117,7 @@ def texts(table: Table, groups: Sequence[Group], config: Config) -> list[str]:
 
 
 def difference_of(group: Group, groups: Sequence[Group], config: Config) -> Stats | None:
-    """The difference to what `--against` names, None where there is nothing to compare with."""
+    """Returns the difference to the method of `--against`; None if it has no group to compare."""
     if config.against is None or group.method == config.against:
         return None
     other = partner(group, groups, config.against)
@@ -125,14 +125,14 @@ def difference_of(group: Group, groups: Sequence[Group], config: Config) -> Stat
 
 
 def ratios_of(group: Group) -> dict[str, float]:
-    """FLOPs over those of the dense network, means; empty where a run does not say them."""
+    """Returns mean FLOPs over those of the dense network; empty if a run has none."""
     if any(name not in run.summary for run in group.runs for name in RATIOS):
         return {}
     return {name: stats_of(group, name).mean for name in RATIOS}
 
 
 def provenance(runs: Sequence[FinishedRun]) -> str:
-    """Where the numbers come from, as far as the runs say."""
+    """Returns devices, JAX versions, commits and machines of the runs, as far as they are known."""
     of = {
         "device": [run.summary.get("device") for run in runs],
         "jax": [run.summary.get("jax") for run in runs],
@@ -144,7 +144,7 @@ def provenance(runs: Sequence[FinishedRun]) -> str:
 
 
 def write_csv(path: Path, tables: Iterable[Table], groups: Sequence[Group], config: Config) -> None:
-    """Writes one line for each cell, numbers in full; what is not known is empty."""
+    """Writes one line for each cell, with all digits; a number that is not known is empty."""
     rows = []
     for table in tables:
         for label, row in table.rows.items():
@@ -157,7 +157,7 @@ def write_csv(path: Path, tables: Iterable[Table], groups: Sequence[Group], conf
 
 
 def csv_row(group: Group, groups: Sequence[Group], config: Config) -> dict[str, object]:
-    """The numbers of one cell by column."""
+    """Returns the numbers of one cell by column."""
     known = lambda value: "" if value is None or math.isnan(value) else value
     stats = stats_of(group, config.metric)
     row: dict[str, object] = {
@@ -180,7 +180,7 @@ def csv_row(group: Group, groups: Sequence[Group], config: Config) -> dict[str, 
 
 
 def folder_of_plot(config: Config) -> Path:
-    """Where the plot goes."""
+    """Returns the folder of the plot."""
     if config.out is not None:
         return config.out
     first, *others = config.runs

@@ -9,12 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.options.defaults import default_of, without_defaults
-from experiments.records.run_folder import FREE_FLAGS
-
-# Flags that say where things lie or what is printed, and change no result. The summary names the
-# data set.
-IDLE_FLAGS = (*FREE_FLAGS, "data_dir", "plan")
+from experiments.options.defaults import IDLE_FLAGS, default_of, without_defaults
 
 
 class FinishedRun(NamedTuple):

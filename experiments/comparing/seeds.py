@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, and their statistics."""
+"""Groups of runs that differ only in their seed, and their statistics."""
 
 import json
 import math
@@ -15,17 +15,17 @@ METHOD_FLAGS = {option for entry in METHODS.values() for option in entry.options
 
 
 class Group(NamedTuple):
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-      dataset: the data set.
-      model: the model.
+      dataset: name of the data set.
+      model: name of the model.
       method: its name on the command line.
-      sparsity: what was asked for, in [0, 1), or what the runs had where that is another one, as
-        patterns make it in some layers; 0 for dense.
-      flags: every other flag that was given, but for the seed; with "sparsity", the one asked for,
-        where the runs had another.
-      runs: in the order of their seeds, at least one.
+      sparsity: the sparsity asked for, in [0, 1); 0 for dense. If the runs had another one, as with
+        patterns in some layers, it is the mean of theirs.
+      flags: every other flag that was given, without the seed. It has "sparsity", the one asked
+        for, if the runs had another one.
+      runs: the runs in the order of their seeds, at least one.
     """
 
     dataset: str
@@ -37,7 +37,7 @@ class Group(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Mean and sample standard deviation (n - 1) of n values; with n = 1 the latter is NaN."""
+    """Mean and sample standard deviation (n - 1) of n values; the latter is NaN for n = 1."""
 
     mean: float
     sd: float
@@ -45,7 +45,7 @@ class Stats(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, sd / sqrt(n); NaN with n = 1."""
+        """Standard error of the mean, sd / sqrt(n); NaN for n = 1."""
         return self.sd / math.sqrt(self.n)
 
 
@@ -62,7 +62,7 @@ def stats(values: Sequence[float]) -> Stats:
 
 
 def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
-    """Puts together the runs whose data set and flags are equal but for the seed."""
+    """Groups the runs whose data set and flags, without the seed, are equal."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(identity(run, without=("seed",)), []).append(run)
@@ -87,7 +87,7 @@ def _group(runs: list[FinishedRun]) -> Group:
 
 
 def _sparsity(run: FinishedRun, asked: float) -> float:
-    """What a run had of what --sparsity asks for: with weight sharing, of the network without."""
+    """The sparsity that a run had; with weight sharing, that of the network without sharing."""
     stored = run.summary.get("sparsity", asked)
     return (
         stored
@@ -103,10 +103,10 @@ def check_metric(metric: str, runs: Iterable[FinishedRun]) -> None:
 
 
 def value_of(run: FinishedRun, metric: str) -> float:
-    """Returns a number out of the run's summary.
+    """Returns a number of the run's summary.
 
     Raises:
-      ValueError: it is missing or null; names the run.
+      ValueError: the number is missing or null; the run is named.
     """
     value = run.summary.get(metric)
     if not _is_number(value):
@@ -121,14 +121,14 @@ def stats_of(group: Group, metric: str) -> Stats:
 
 
 def partner(group: Group, groups: Iterable[Group], method: str) -> Group | None:
-    """Returns the group of `method` that a group can be compared with, None if there is none.
+    """Returns the group of `method` that a group can be compared with; None if there is none.
 
-    Data set, model, sparsity (dense has none) and flags are the same. Options of methods may
-    differ, as one has them and the other does not, where that leaves no choice.
+    Data set, model, sparsity (dense has none) and flags must be equal. Options of methods may
+    differ, as one method has options that another lacks, if that leaves a single group.
 
     Args:
-      group: what to compare.
-      groups: where to look.
+      group: the group to compare.
+      groups: the groups to look among.
       method: a name on the command line.
     """
     own = {*METHOD_FLAGS, "sparsity"}
@@ -141,10 +141,10 @@ def partner(group: Group, groups: Iterable[Group], method: str) -> Group | None:
 
 
 def paired_difference(group: Group, other: Group, metric: str) -> Stats | None:
-    """Returns the statistics of group - other by seed, None if they have no seed in common.
+    """Returns the statistics of group - other by seed; None if they have no seed in common.
 
-    A seed gives every method the same initial weights and order of the data, so that the mean of
-    these differences has less chance in it than the difference of the means.
+    A seed gives every method the same initial weights and the same order of the data. So these
+    differences vary less than those between runs of different seeds.
     """
     others = {run.config["seed"]: value_of(run, metric) for run in other.runs}
     differences = [
@@ -156,7 +156,7 @@ def paired_difference(group: Group, other: Group, metric: str) -> Stats | None:
 
 
 def flags_that_differ(groups: Sequence[Group]) -> list[str]:
-    """Returns the names of the flags, besides method and sparsity, that the groups differ in."""
+    """Returns the names of the flags, besides method and sparsity, in which the groups differ."""
     names = dict.fromkeys(name for group in groups for name in group.flags)
     values = lambda name: {json.dumps(g.flags.get(name), sort_keys=True) for g in groups}
     return [name for name in names if len(values(name)) > 1]

@@ -7,12 +7,12 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int | None, desc: str, **options: Any) -> tqdm:
-    """A bar for a terminal; in a log file a line every ten seconds.
+    """Returns a bar for a terminal; in a log file it adds a line every ten seconds.
 
     Args:
-      total: of the units to come, None if unknown.
+      total: number of units to come; None if unknown.
       desc: what is going on.
-      **options: of tqdm.
+      **options: other options of tqdm.
     """
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(total=total, desc=desc, dynamic_ncols=True, mininterval=interval, **options)

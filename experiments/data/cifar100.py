@@ -1,6 +1,6 @@
 """CIFAR-100: 50,000 training and 10,000 test images, 32 x 32 in colour, a hundred classes.
 
-Every class has 500 training and 100 test images; the hundred form twenty coarse classes, which the
+Each class has 500 training and 100 test images. The classes form twenty coarse classes, which the
 records keep and `load` leaves out.
 
 Reference: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
@@ -15,7 +15,7 @@ from experiments.data.records import Content, read
 
 NAME, VERSION = "cifar100", "3.0.2"  # in TFDS
 NUM_CLASSES = 100
-# Of the training images by channel, pixels in [0, 1]; published widely.
+# Mean and standard deviation of the training images by channel, pixels in [0, 1]: widely published.
 MEAN = (0.5071, 0.4865, 0.4409)
 STD = (0.2673, 0.2564, 0.2762)
 
@@ -40,18 +40,18 @@ _OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 def load(data_dir: Path, *, val_fraction: float = 0.1) -> Dataset:
     """Reads CIFAR-100 and cuts a validation set off the end of the training set.
 
-    The test set is left alone.
+    The test set is not cut.
 
     Args:
-      data_dir: folder where `prepare.py` or TFDS has put `cifar100/3.0.2`.
+      data_dir: folder in which `prepare.py` or TFDS has put `cifar100/3.0.2`.
       val_fraction: share of the training images that is held out, in [0, 1). GraNet's runs hold
-        out none: with 0 the validation set is empty.
+        out none; with 0 the validation set is empty.
 
     Returns:
       The data set, named "cifar100": uint8[n, 32, 32, 3] images, labels of the hundred classes.
 
     Raises:
-      FileNotFoundError: it is not there; the line says how to get it.
+      FileNotFoundError: the data set is not there; the line says how to get it.
       ValueError: `val_fraction` is out of range, or a file is damaged.
     """
     splits = read(NAME, VERSION, data_dir)
@@ -71,7 +71,7 @@ def fetch(work: Path) -> Content:
       work: folder for what is downloaded.
 
     Raises:
-      ConnectionError: that does not work; the line says what to do by hand.
+      ConnectionError: it cannot be fetched; the line says what to do by hand.
     """
     return first_that_works(
         {"official site": lambda: read_copy(download(_OFFICIAL_URL, work))},

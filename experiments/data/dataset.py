@@ -1,4 +1,4 @@
-"""What every data set looks like to the training loop."""
+"""The form of every data set in memory, and the cut of a validation set."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """Three disjoint splits of one data set.
 
-    `val` has no images where the loader was asked for `val_fraction=0`, to train on everything:
-    its arrays then have length 0, there is no accuracy on it and nothing to select a model by.
+    With `val_fraction=0`, to train on all images, the arrays of `val` have length 0. There is then
+    no validation accuracy, and no best model by it.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Dataset(NamedTuple):
 def hold_out(train: Split, val_fraction: float) -> tuple[Split, Split]:
     """Cuts a validation set off the end of a training set.
 
-    The cut is deterministic and needs no shuffle where the official order is shuffled already; the
-    loaders say how equal the classes are.
+    The cut is deterministic. It needs no shuffle, as the official orders are shuffled already; the
+    loaders say how even the classes are.
 
     Args:
       train: the official training set, in its official order.
@@ -41,11 +41,11 @@ def hold_out(train: Split, val_fraction: float) -> tuple[Split, Split]:
         nearest integer. 0 holds out none.
 
     Returns:
-      What is left to train on, and what is held out.
+      The images to train on, and those held out.
 
     Raises:
-      ValueError: `val_fraction` is out of range, or leaves nothing to train on, or holds out
-        nothing although it is not 0.
+      ValueError: `val_fraction` is out of range, leaves no image to train on, or holds out none
+        although it is above 0.
 
     >>> ten = Split(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10, dtype=np.int32))
     >>> [split.labels.tolist() for split in hold_out(ten, 0.2)]

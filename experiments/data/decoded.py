@@ -1,7 +1,6 @@
-"""Decoded images beside their records, as the second run of a sweep should not decode them again.
+"""Keeps decoded images beside their records, so that only the first run of a sweep decodes them.
 
-The PNGs of CIFAR-10 take seconds of every run to decode, the same arrays are read in a fraction of
-one second.
+The PNGs of CIFAR-10 take seconds to decode; their arrays are read in a fraction of a second.
 """
 
 import contextlib
@@ -19,17 +18,17 @@ FILE = "decoded.npz"
 
 
 def read_through(folder: Path, decode: Callable[[], dict[str, Split]]) -> dict[str, Split]:
-    """Returns what `decode` does, from a file in the folder where there is one.
+    """Returns the splits that `decode` returns, from a file in the folder if there is one.
 
-    The file is left out of account where another file of the folder is newer or it is damaged (its
-    checksum is verified), and written where that is possible: a folder may be read-only.
+    The file is not used if another file of the folder is newer, or if it is damaged (its checksum
+    is verified). Then it is written anew, unless the folder is read-only.
 
     Args:
-      folder: of the records; they are the only other files in it.
+      folder: folder of the records, which are the only other files in it.
       decode: returns the splits.
 
     Returns:
-      The splits; read-only.
+      The splits, whose arrays are read-only.
     """
     splits = _read(folder)
     if splits is None:
@@ -48,7 +47,7 @@ def _read(folder: Path) -> dict[str, Split] | None:
         written = path.stat().st_mtime_ns
         if any(other.stat().st_mtime_ns > written for other in folder.iterdir()):
             return None
-        # Opened here, as np.load leaves a damaged file open.
+        # The file is opened here, as np.load would leave a damaged one open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = {name.split("/")[0] for name in arrays}
             return {n: Split(arrays[f"{n}/images"], arrays[f"{n}/labels"]) for n in sorted(names)}

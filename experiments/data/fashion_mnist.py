@@ -1,8 +1,8 @@
 """Fashion-MNIST as NumPy arrays: the shipped sample, or the full set from a folder.
 
-The full set is 60,000 training and 10,000 test images of clothing, 28 x 28 grey, in ten classes of
+The full set has 60,000 training and 10,000 test images of clothing, 28 x 28 grey, in ten classes of
 equal size. It is read from the records of TFDS, or from the four gzipped IDX files in which it is
-published and of which the sample consists: those need neither TFDS nor the time to decode PNGs.
+published. The sample has the same four files, which need neither TFDS nor the time to decode PNGs.
 
 Reference: Xiao, Rasul and Vollgraf (2017), "Fashion-MNIST: a Novel Image Dataset for Benchmarking
 Machine Learning Algorithms", https://github.com/zalandoresearch/fashion-mnist (MIT licence).
@@ -22,7 +22,7 @@ from experiments.data.records import Content
 NAME, VERSION = "fashion_mnist", "3.0.1"  # in TFDS
 NUM_CLASSES = 10
 SAMPLE_DIR = Path(__file__).parent / "sample"
-# Of the decompressed bytes: the official site and Debian compress the same content differently.
+# These are of the decompressed bytes, as the official site and Debian compress them differently.
 CONTENT_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -38,12 +38,12 @@ _DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 def load(data_dir: Path | None, *, val_fraction: float = 0.1) -> Dataset:
     """Reads Fashion-MNIST and cuts a validation set off the end of the training set.
 
-    The cut is deterministic and needs no shuffle: the files are shuffled already (every tenth of
-    the full training set holds 555 to 654 images of each class, 600 expected), and the sample is
-    ordered so that every ten consecutive images show the ten classes. The test set is left alone.
+    The cut is deterministic and needs no shuffle: the files are shuffled already (each tenth of the
+    full training set has 555 to 654 images of each class, 600 expected), and every ten consecutive
+    images of the sample show the ten classes. The test set is not cut.
 
     Args:
-      data_dir: folder of the full set, see `read`. None reads the shipped sample of 5,000 training
+      data_dir: folder of the full set, see `read`; None for the shipped sample of 5,000 training
         and 1,000 test images.
       val_fraction: share of the training images that is held out, in [0, 1); with 0 the validation
         set is empty.
@@ -62,17 +62,17 @@ def load(data_dir: Path | None, *, val_fraction: float = 0.1) -> Dataset:
 
 
 def read(data_dir: Path) -> dict[str, Split]:
-    """Reads the full set, in the official order wherever it comes from.
+    """Reads the full set in its official order.
 
     Args:
-      data_dir: folder that holds `fashion_mnist/3.0.1` as `prepare.py` or TFDS have written it, or
-        else the four IDX files, themselves or in the subfolder `fashion_mnist`.
+      data_dir: folder that holds `fashion_mnist/3.0.1` as `prepare.py` or TFDS writes it; or else
+        the four IDX files, in it or in its subfolder `fashion_mnist`.
 
     Returns:
       The splits "train" and "test".
 
     Raises:
-      FileNotFoundError: neither is there, or an IDX file is missing.
+      FileNotFoundError: the records are not there, and an IDX file is missing.
       NotADirectoryError: `data_dir` is a file.
       ValueError: a file is damaged.
     """
@@ -99,10 +99,10 @@ def find_files(data_dir: Path) -> dict[str, Path]:
     """Finds the four files, gzipped or not, by their official names.
 
     Args:
-      data_dir: folder that holds the files, or whose subfolder `fashion_mnist` does.
+      data_dir: folder with the files, in it or in its subfolder `fashion_mnist`.
 
     Returns:
-      Path of each file, keyed by its official name without `.gz`.
+      Official name of each file, without `.gz`, to its path.
 
     Raises:
       FileNotFoundError: neither folder holds all four files.
@@ -129,7 +129,7 @@ def read_split(images_path: Path, labels_path: Path) -> Split:
 
     Args:
       images_path: IDX file of uint8[n, 28, 28], gzipped if its name ends in `.gz`.
-      labels_path: IDX file of uint8[n], values in [0, 10), likewise.
+      labels_path: IDX file of uint8[n], values in [0, 10), gzipped likewise.
 
     Returns:
       The split: images uint8[n, 28, 28, 1], labels int32[n], n at least 1.
@@ -159,7 +159,7 @@ def read_copy(source: Path) -> Content:
     """Reads the four IDX files and checks that they are the official ones.
 
     Args:
-      source: folder that holds them, as in `find_files`.
+      source: folder with the files, as in `find_files`.
 
     Returns:
       The data set in its official order.

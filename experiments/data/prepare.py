@@ -1,12 +1,10 @@
-"""Gets a data set into a folder, as TFDS keeps it, without TensorFlow.
+"""Gets a data set into a folder, in the form that TFDS keeps, without TensorFlow.
 
-Usage:
     python experiments/data/prepare.py cifar10 --data_dir=DIR
     python experiments/data/prepare.py cifar100 --data_dir=DIR --from=cifar-100-python.tar.gz
 
 Without --from the data set is fetched from where it is published; --from takes an official copy.
-DIR/NAME/VERSION appears when all of it is written and not before; a run that was killed is started
-again with the same command.
+DIR/NAME/VERSION appears only when all of it is written. If the command is killed, start it again.
 """
 
 import argparse
@@ -26,12 +24,12 @@ from experiments.data import cifar10, cifar100, fashion_mnist, records
 
 
 class Source(NamedTuple):
-    """Where a data set comes from."""
+    """A data set, and the two ways to get it."""
 
     name: str  # in TFDS
     version: str  # in TFDS
-    read_copy: Callable[[Path], records.Content]  # checks an official copy
-    fetch: Callable[[Path], records.Content]  # downloads into a folder for that
+    read_copy: Callable[[Path], records.Content]  # reads and checks an official copy
+    fetch: Callable[[Path], records.Content]  # downloads into the folder, and reads
 
 
 DATA_SETS = {
@@ -42,9 +40,9 @@ DATA_SETS = {
 
 @contextlib.contextmanager
 def workspace(home: Path) -> Iterator[Path]:
-    """An empty folder for half-made files, inside `home`, so that moving out of it is a rename.
+    """Makes an empty folder for unfinished files inside `home`, so that a rename moves them out.
 
-    It goes when the context is left, or else when the next one is entered.
+    It is removed when the context is left; after a kill, when the next one is entered.
 
     Args:
       home: folder of one data set, created if missing.
@@ -54,7 +52,7 @@ def workspace(home: Path) -> Iterator[Path]:
       OSError: `home` cannot be written.
     """
     home.mkdir(parents=True, exist_ok=True)
-    # A file open for writing, since a network file system locks nothing else.
+    # The file is open for writing, as a network file system locks no other.
     lock = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     work = home / ".prepare"
     try:
@@ -75,25 +73,25 @@ def _lock(lock: int, home: Path) -> None:
     except BlockingIOError:
         raise ValueError(f"another process is preparing in {home}; wait for it") from None
     except OSError:
-        pass  # a file system that knows no locks: as safe as without
+        pass  # this file system has no locks: it goes on without one
 
 
 def prepare(source: Source, data_dir: Path, copy: Path | None = None) -> None:
     """Gets one data set into `data_dir/NAME/VERSION`, unless all of it is there already.
 
-    Official files that lie in `data_dir/NAME` are taken before anything is fetched. Prints what it
-    does, with bars.
+    Official files in `data_dir/NAME` are used before anything is fetched. It prints what it does,
+    with bars.
 
     Args:
       source: the data set.
       data_dir: folder for data sets, created if missing.
-      copy: file or folder of an official copy; nothing is fetched then.
+      copy: file or folder of an official copy; None to fetch one.
 
     Raises:
-      ConnectionError: it could not be fetched; the line says what to do by hand.
-      FileNotFoundError: `copy` is not there, or lacks files.
-      ValueError: `copy` is not an official one, another process is preparing there, what is there
-        is of another format, or TFDS is not installed.
+      ConnectionError: the data set could not be fetched; the line says what to do by hand.
+      FileNotFoundError: `copy` does not exist, or lacks files.
+      ValueError: `copy` is no official one, another process is preparing there, the files there
+        have another format, or TFDS is not installed.
       OSError: `data_dir` cannot be written.
     """
     records.import_tfds()  # before anything is fetched
@@ -142,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       Exit code: 0 done, 2 an error, 130 interrupted.
 
     Raises:
-      SystemExit: with code 2, the arguments are not understood; with code 0, after `--help`.
+      SystemExit: with code 2 if the arguments are wrong; with code 0 after `--help`.
     """
     parser = _OneLineParser(prog="prepare.py", description="Gets a data set into a folder.")
     parser.add_argument("name", help=f"data set: {', '.join(DATA_SETS)}")
@@ -151,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--from",
         dest="copy",
         type=Path,
-        help="official copy to take instead of fetching: archive or folder",
+        help="official copy to use instead of fetching one: archive or folder",
     )
     args = parser.parse_args(argv)
     if args.name not in DATA_SETS:

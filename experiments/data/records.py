@@ -1,11 +1,11 @@
 """Data sets as TFDS keeps them, in array_record files, written and read without TensorFlow.
 
-`DIR/cifar10/3.0.2/` holds what `tfds.data_source("cifar10", data_dir=DIR)` reads: the builder that
-writes is TFDS's own, with its name, version and features, and another source of images. A folder
-that TFDS prepared itself with `file_format="array_record"` is read in the same way.
+`DIR/cifar10/3.0.2/` holds what `tfds.data_source("cifar10", data_dir=DIR)` reads. TFDS's own
+builder writes it, with its name, version and features, from another source of images. A folder
+that TFDS itself prepared with `file_format="array_record"` is read in the same way.
 
 TFDS shuffles examples by a hash of their key when it writes. `read` puts them back into the
-official order, on which the validation split rests.
+official order, as the validation split is cut off its end.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from experiments.data.bar import progress_bar
 from experiments.data.dataset import Split
 from experiments.data.decoded import read_through
 
-_CHUNK = 1000  # records read at a time: the bar moves on, and what is in memory twice is little
+_CHUNK = 1000  # records read at a time: the bar moves, and few records are in memory twice
 
 
 class DamagedError(ValueError):
@@ -33,12 +33,12 @@ class DamagedError(ValueError):
 
 
 class Content(NamedTuple):
-    """All of a data set in its official order, as it goes into the records.
+    """A whole data set in its official order, as it goes into the records.
 
     Attributes:
       columns: split ("train", "test") to feature to its n values; "image" is
         uint8[n, height, width, channels], "label" uint8[n].
-      names: feature to the names of its classes, where they are to be kept.
+      names: feature to the names of its classes, for features whose names are kept.
     """
 
     columns: Mapping[str, Mapping[str, Any]]
@@ -46,13 +46,13 @@ class Content(NamedTuple):
 
 
 def prepare_command(name: str, data_dir: Path) -> str:
-    """The command that gets a data set."""
+    """Returns the command that gets a data set."""
     script = f"python experiments/data/prepare.py {name}"
     return f"{script} --data_dir={shlex.quote(str(data_dir))}"
 
 
 def folder_of(name: str, version: str, data_dir: Path) -> Path:
-    """Where TFDS keeps a data set without configurations."""
+    """Returns the folder in which TFDS keeps a data set without configurations."""
     return data_dir / name / version
 
 
@@ -60,8 +60,8 @@ def write(name: str, content: Content, data_dir: Path) -> None:
     """Writes a data set into `data_dir/NAME/VERSION`, which must not exist; shows a bar.
 
     Args:
-      name: of the data set in TFDS, which knows its version and features.
-      content: what to write; it has all features of the data set.
+      name: name of the data set in TFDS, which knows its version and features.
+      content: the data set, with all its features.
       data_dir: folder of data sets; TFDS leaves its empty folder of downloads there too.
 
     Raises:
@@ -73,10 +73,10 @@ def write(name: str, content: Content, data_dir: Path) -> None:
     total = sum(len(columns["label"]) for columns in content.columns.values())
     bar = progress_bar(total, f"writing {name}", unit="image")
 
-    with tfds.core.registered.skip_registration():  # the stock one keeps the name
+    with tfds.core.registered.skip_registration():  # TFDS's own builder keeps the name
 
         class Builder(stock):
-            name = stock.name  # TFDS would take it from the class
+            name = stock.name  # TFDS would make it from the name of the class
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
                 for feature, names in content.names.items():
@@ -90,31 +90,31 @@ def write(name: str, content: Content, data_dir: Path) -> None:
             bar.update()
 
     tfds.disable_progress_bar()
-    with bar, contextlib.redirect_stdout(None):  # it prints sizes, "Unknown size" for all of them
+    with bar, contextlib.redirect_stdout(None):  # TFDS prints sizes, all of them "Unknown size"
         try:
             Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
-        except RuntimeError as error:  # what the writer of records makes of a full disk
+        except RuntimeError as error:  # the writer of records raises it on a full disk
             raise OSError(f"{data_dir} cannot be written: {_first_line(error)}") from error
 
 
 def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
     """Reads the splits of a data set that was prepared by `write` or by TFDS.
 
-    What the records decode to is kept beside them, see `decoded.read_through`.
+    The decoded images are kept beside the records, see `decoded.read_through`.
 
     Args:
-      name: of the data set in TFDS.
-      version: of the data set in TFDS.
+      name: name of the data set in TFDS.
+      version: its version in TFDS.
       data_dir: folder that holds `NAME/VERSION`.
 
     Returns:
       Split ("train", "test") to its images and labels in their official order; read-only.
 
     Raises:
-      OSError: it is not there; the line says where it was expected, and where it is or how to get
-        it.
-      DamagedError: a file cannot be read; a ValueError.
-      ValueError: the files are of another format, or TFDS is not installed.
+      OSError: the data set is not there; the line says where it was expected, and where it is or
+        how to get it.
+      DamagedError: a file cannot be read; it is a ValueError.
+      ValueError: the files have another format, or TFDS is not installed.
     """
     check_is_folder(data_dir)
     folder = folder_of(name, version, data_dir)
@@ -124,13 +124,13 @@ def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
 
 
 def check_is_folder(data_dir: Path) -> None:
-    """Raises a NotADirectoryError where the folder of the data is a file."""
+    """Raises a NotADirectoryError if the folder of the data is a file."""
     if data_dir.is_file():
         raise NotADirectoryError(f"--data_dir={data_dir} is a file, expected a folder")
 
 
 def remedy(name: str, version: str, data_dir: Path) -> str:
-    """Returns what to do where a data set is not in `data_dir`, which may be too deep."""
+    """Returns what to do if a data set is not in `data_dir`: it may be in a folder above."""
     for above in list(data_dir.parents)[:2]:
         if _is_prepared(folder_of(name, version, above)):
             return f"it is in {folder_of(name, version, above)}: pass --data_dir={above}"
@@ -142,7 +142,9 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
-    """As `read`, from the records in any case, so that all of them are checked; shows a bar.
+    """Reads the splits as `read` does, but always from the records, so that all are checked.
+
+    It shows a bar.
 
     Raises:
       DamagedError, ValueError: as `read`.
@@ -158,20 +160,20 @@ def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
             f"move it away and run: {prepare_command(name, data_dir)}"
         )
     total = sum(info.num_examples for info in splits.values())
-    # The bar shows after a second only.
+    # The bar is shown after a second.
     with progress_bar(total, f"reading {name}", unit="image", delay=1, leave=False) as bar:
         return {split: _read_split(builder, split, data_dir, bar) for split in splits}
 
 
 def official_order(split: str, num_examples: int) -> np.ndarray:
-    """The order in which TFDS keeps a split: by the md5 of the split's name and the key.
+    """Returns the order in which TFDS keeps a split: by the md5 of the split's name and the key.
 
     Args:
       split: name of the split.
-      num_examples: how many there are; their keys are 0 to num_examples - 1.
+      num_examples: number of examples; their keys are 0 to num_examples - 1.
 
     Returns:
-      int64[num_examples]: the key of the example at each place.
+      int64[num_examples], the key of the example at each place.
 
     >>> official_order("train", 5)
     array([4, 0, 3, 1, 2])
@@ -201,7 +203,7 @@ def _read_split(builder: Any, split: str, data_dir: Path, bar: tqdm) -> Split:
 
 
 def _png(pixels: np.ndarray) -> io.BytesIO:
-    """Encodes an image of one or three channels; an array would have TFDS ask for TensorFlow."""
+    """Encodes an image of one or three channels as PNG; TFDS would use TensorFlow for an array."""
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
     file.seek(0)
@@ -214,7 +216,7 @@ def _pixels(png: bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def _damage(path: Path, command: str) -> Iterator[None]:
-    """Names the file that cannot be read; what TFDS and its readers raise is of many types."""
+    """Turns an error of any type, as TFDS and its readers raise, into one that names the file."""
     try:
         yield
     except Exception as error:
@@ -227,10 +229,10 @@ def _first_line(error: Exception) -> str:
 
 
 def import_tfds() -> Any:
-    """Returns TFDS, imported when it is needed: the shipped sample does without.
+    """Imports and returns TFDS, only when it is needed: the shipped sample does without.
 
     Raises:
-      ValueError: it is not installed; the line says how to.
+      ValueError: it is not installed; the line says how to install it.
     """
     try:
         importlib.import_module("array_record.python.array_record_module")  # TFDS needs it later

@@ -26,7 +26,7 @@ OptionalFloat: TypeAlias = Annotated[
     float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")
 ]
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-# As above, and --name alone means --name=True.
+# A flag of this type may stand alone: --name means --name=True.
 OptionalBool: TypeAlias = Annotated[
     bool | None,
     tyro.conf.FlagConversionOff,

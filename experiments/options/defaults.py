@@ -1,10 +1,21 @@
-"""Defaults of flags. A flag given at its default names the same run as a flag left out."""
+"""The flags that tell a run from others: which change no result, and which are at their defaults.
+
+A flag given at its default names the same run as a flag left out.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.options.flags import DEFAULTS
 from experiments.options.schedules import METHODS
+
+# Flags that change no result: a run may go on with other values.
+FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
+# Flags that no checkpoint depends on: a run may go on with other values, and its results are the
+# same up to rounding.
+LOOSE_FLAGS = ("execution",)
+# Flags that tell no two finished runs apart. The summary names the data set.
+IDLE_FLAGS = (*FREE_FLAGS, "data_dir", "plan")
 
 
 def default_of(flag: str, schedule: str | None) -> Any:

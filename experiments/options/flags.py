@@ -60,7 +60,7 @@ def own_first(cls: Cls) -> Cls:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """What the training loop does besides training."""
+    """Evaluation, checkpoints and execution of the training loop."""
 
     eval_every: int = 100
     """Steps between validations."""
@@ -102,7 +102,8 @@ class Tricks:
     """Share of training after which DyReLU is gone, with its parameters. Default: 0.496, before the
     learning rate falls."""
     dyrelu_blend: cli.OptionalStr = None
-    """What fades: coefficient (the slopes) or output (the result). Default: coefficient."""
+    """The part that fades: coefficient (the slopes) or output (the result).
+    Default: coefficient."""
     dyrelu_freeze: cli.OptionalBool = None
     """Freeze DyReLU's parameters while it fades. Default: they are trained."""
     dyrelu_late: cli.OptionalBool = None
@@ -136,7 +137,7 @@ class Pruning:
     of the others. RigL's uniform distribution is --distribution=uniform --dense_layers=^conv1/
     (^Conv_0/ in lenet5)."""
     scope: cli.OptionalStr = None
-    """What gradual pruning compares weights over: global (all layers) or layer (each layer).
+    """Gradual pruning compares weights over all layers (global) or in each layer (layer).
     Default: global."""
     min_keep: cli.OptionalInt = None
     """Smallest number of active weights of a layer; the other layers make up for it. With 0 a layer

@@ -141,7 +141,7 @@ _FLAGS = {
     "override": "dense_layers",
     "pattern rule": "pattern_layers",
 }
-# By option of the library: its advice in terms of flags.
+# Option of the library to advice in terms of flags.
 _ADVICE = {
     "pattern": "--pattern_layers=REGEX says which layers shall have it, such as "
     "--pattern_layers='^stage' in a ResNet",

@@ -1,7 +1,7 @@
-"""The pictures of runs: accuracy and density over steps, density per layer, many runs by sparsity.
+"""Plots of runs: accuracy and density over steps, density per layer, many runs by sparsity.
 
-Figures are made through matplotlib's objects and saved to a file, so that nothing global changes
-and no display is needed.
+Figures are made with matplotlib's objects and saved to a file, so that nothing global changes and
+no display is needed.
 """
 
 import math
@@ -16,17 +16,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from jaxsparse.text_table import text_table
 
 Series = tuple[Sequence[float], Sequence[float]]  # steps, ascending, and the values there
-# (sparsity, mean, standard deviation), the last NaN where it is not known
+# (sparsity, mean, standard deviation); the last is NaN if it is not known
 Points = Sequence[tuple[float, float, float]]
 
 WIDTH = 8.0  # inches
 DPI = 150
-# Okabe and Ito (2008), told apart with any colour vision; its yellow is too pale for a line.
+# Colours of Okabe and Ito (2008), told apart with any colour vision, without the yellow, which is
+# too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":")  # a second mark of difference, which also survives a grey print
+DASHES = ("-", "--", ":")  # tell lines apart beyond the colours, and in a grey print
 MARKERS = "osD^vPX"
 GREY = "#555555"
-LOG_BELOW = 0.1  # a density under this is flat on the floor of a linear axis
+LOG_BELOW = 0.1  # a density under this lies on the floor of a linear axis
 
 
 def plot_run(
@@ -37,20 +38,21 @@ def plot_run(
     density: Series,
     layers: Mapping[str, tuple[int, int]],
 ) -> None:
-    """Writes the picture of one run as PNG, the folder is created if missing.
+    """Plots one run as PNG.
 
     Args:
-      path_out: file to write.
-      title: line above the picture; a long one is wrapped.
+      path_out: file to write; its folder is created if missing.
+      title: line above the plot; a long one is wrapped.
       accuracy: accuracies in [0, 1] over steps by name, such as "training" and "validation". NaN
-        leaves a gap, an empty series a name without a line.
+        leaves a gap; an empty series gives a name without a line.
       density: active / prunable of the whole network over steps, in [0, 1]; each value holds
-        until the next step. The axis is logarithmic when a value lies under 0.1.
+        until the next step. The axis is logarithmic if a value lies under 0.1.
       layers: number of active weights and size of each prunable layer at the end of the run by
         path, drawn from top to bottom.
 
     Raises:
-      ValueError: a layer has size 0 or less, or `steps` and `values` differ in length.
+      ValueError: a layer has size 0, or more active weights than that; or `steps` and `values`
+        differ in length.
     """
     for name, (num_active, size) in layers.items():
         if not 0 <= num_active <= size or size == 0:
@@ -71,16 +73,17 @@ def plot_comparison(
     accuracy: Mapping[str, Series],
     density: Mapping[str, Series],
 ) -> None:
-    """Writes accuracy and density over steps of several runs as PNG.
+    """Plots accuracy and density of several runs over steps as PNG.
 
     Args:
       path_out: file to write; its folder is created if missing.
-      title: line above the picture; a long one is wrapped.
+      title: line above the plot; a long one is wrapped.
       accuracy: validation accuracy in [0, 1] over steps by name of the run.
-      density: density in [0, 1] over steps by the same names, see `plot_run`.
+      density: density in [0, 1] over steps by the same names, as in `plot_run`.
 
     Raises:
-      ValueError: the two have different names, or `steps` and `values` differ in length.
+      ValueError: `accuracy` and `density` have different names, or `steps` and `values` differ in
+        length.
     """
     if set(accuracy) != set(density):
         raise ValueError(f"density has the runs {list(density)}, expected {list(accuracy)}")
@@ -99,17 +102,17 @@ def plot_sparsities(
     panels: Mapping[str, Mapping[str, Points]],
     in_percent: bool = True,
 ) -> None:
-    """Writes a metric over sparsity as PNG, with its standard deviation, a panel for each model.
+    """Plots a metric with its standard deviation over sparsity as PNG, a panel for each model.
 
-    The axis is logarithmic in the density and runs from dense to sparse. What stands at sparsity 0
-    alone, the dense network, is a line across the panel, and its standard deviation a band.
+    The axis is logarithmic in the density and runs from dense to sparse. A method with sparsity 0
+    alone, the dense network, is a line across the panel, with its standard deviation as a band.
 
     Args:
       path_out: file to write; its folder is created if missing.
       metric: the name beside the axis.
-      panels: by title of the panel, by name of the method: points, by ascending sparsity in [0, 1).
+      panels: title of the panel to name of the method to points, by ascending sparsity in [0, 1).
         A method looks the same in all panels.
-      in_percent: whether the values are shares.
+      in_percent: whether the values are shares, which are written in percent.
     """
     figure, all_axes = _stacked_axes((3.6,) * len(panels), "")
     names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
@@ -120,7 +123,7 @@ def plot_sparsities(
         _label_sparsities(axes, {s for points in methods.values() for s, _, _ in points} - {0.0})
         if in_percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))  # not below, as mean - sd
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))  # mean - sd may lie below 0
         axes.set_ylabel(metric.replace("_", " "))
         _legend_at_right(axes, title="mean ± sd")
     _save(figure, path_out)
@@ -148,14 +151,14 @@ def _draw_points(axes: Axes, name: str, points: Points, index: int) -> None:
 
 
 def _label_sparsities(axes: Axes, sparsities: Iterable[float]) -> None:
-    """Puts a tick at every sparsity that has room for its label, the highest one first."""
+    """Puts a tick at each sparsity whose label fits, the highest sparsity first."""
     axes.set_xlabel("sparsity (density on a logarithmic axis)")
     densities = sorted(1.0 - sparsity for sparsity in sparsities)
     if not densities:
         axes.set_xticks([])
         return
     low, high = densities[0] / 1.3, densities[-1] * 1.3
-    axes.set_xlim(high, low)  # first: one density alone would leave the change of scale without any
+    axes.set_xlim(high, low)  # before the scale, for which a single density gives no limits
     axes.set_xscale("log")
     ticks = densities[:1]
     for density in densities[1:]:
@@ -181,7 +184,7 @@ def _stacked_axes(heights: tuple[float, ...], title: str) -> tuple[Figure, list[
 def _draw_accuracy(axes: Axes, accuracy: Mapping[str, Series]) -> None:
     for index, (name, (steps, values)) in enumerate(accuracy.items()):
         label = f"{name}: {100 * values[-1]:.1f} %" if len(values) else f"{name}: no value"
-        marker = "o" if len(values) <= 40 else ""  # one value alone makes no line
+        marker = "o" if len(values) <= 40 else ""  # a single value makes no line
         colour, dash = _style(index)
         axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, ms=3, label=label)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
@@ -200,10 +203,10 @@ def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
         line.set(drawstyle="steps-post", label=f"{name}: {end}" if name else end)
     positive = [value for _, values in density.values() for value in values if value > 0]
     if positive and min(positive) < LOG_BELOW:
-        # Limits first: on a constant density the change of scale would find none of its own.
+        # Limits before the scale, for which a constant density gives none.
         axes.set_ylim(min(positive) / 1.6, 1.3)
         axes.set_yscale("log", nonpositive="mask")
-        # Over more than three decades there is no room to label 2 and 5.
+        # Labels of 2 and 5 do not fit if there are more than three decades.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(positive) > 1e-3 else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
@@ -215,7 +218,7 @@ def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
 
 
 def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
-    """Draws one bar per layer, its numbers in columns at the right where no bar can reach."""
+    """Draws one bar per layer, with a table of its numbers to the right of the bars."""
     table = [["density", "active", "size"]]
     for row, (num_active, size) in enumerate(layers.values()):
         density = num_active / size
@@ -235,7 +238,7 @@ def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _match_steps(top: Axes, bottom: Axes, all_series: Iterable[Series]) -> None:
-    """Gives both axes the steps from 0 to the last one, labelled below the lower one only."""
+    """Gives both axes the steps from 0 to the last one; only the lower axis has labels."""
     last = max([1, *(step for steps, _ in all_series for step in steps)])
     for axes in (top, bottom):
         axes.set_xlim(-0.015 * last, 1.015 * last)
@@ -269,7 +272,7 @@ def _percent(share: float) -> str:
 
 
 def _shorten(path: str) -> str:
-    """Cuts the middle out of a long path, as both ends tell layers apart."""
+    """Cuts the middle out of a long path; its ends tell layers apart."""
     return path if len(path) <= 40 else f"{path[:14]}…{path[-25:]}"
 
 

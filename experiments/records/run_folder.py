@@ -25,14 +25,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from experiments.options.defaults import without_defaults
+from experiments.options.defaults import FREE_FLAGS, LOOSE_FLAGS, without_defaults
 from experiments.records.tensorboard import ScalarWriter
-
-# Flags that change no result: a run may go on with other values.
-FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
-# Flags that no checkpoint depends on: a run may go on with other values, and its results are the
-# same up to rounding.
-LOOSE_FLAGS = ("execution",)
 
 
 class RunFolder:

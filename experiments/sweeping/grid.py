@@ -1,4 +1,4 @@
-"""What a grid of runs is, and the runs that it stands for."""
+"""Grids of runs, and the single runs of a grid."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -14,17 +14,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.options.defaults import without_defaults
-
-# Flags that say where things lie or what is recorded; they do not change what is trained.
-PLACES = ("out", "data_dir", "checkpoint_every", "gradient_flow", "plan")
+from experiments.options.defaults import IDLE_FLAGS, without_defaults
 
 
 class Result(NamedTuple):
-    """What is kept of a finished run.
+    """The record of a finished run that is kept.
 
     Attributes:
-      config: its flags, without those of PLACES.
+      config: its flags, without those of IDLE_FLAGS.
       summary: the content of its `summary.json`.
       commit: the commit of the code that made it, with "+" if files had been changed since. Several
         commits, with spaces between, if the run went on with other code; "" if unknown.
@@ -49,8 +46,8 @@ def result_of(folder: Path, cores: Collection[int]) -> Result:
       OSError: it holds no finished run.
     """
     config = _read(folder / "config.json")
-    for place in PLACES:
-        config.pop(place, None)
+    for flag in IDLE_FLAGS:
+        config.pop(flag, None)
     machine = {"cpu": _cpu(), "cores": len(cores), "python": platform.python_version()}
     summary = _read(folder / "summary.json")
     return Result(config, summary, " ".join(_commits(folder)) or commit(), machine)
@@ -110,7 +107,7 @@ def flags_that_differ(
     return [
         (name, config.get(name), value)
         for name, value in flags.items()
-        if name not in PLACES and ours.get(name) != theirs.get(name)
+        if name not in IDLE_FLAGS and ours.get(name) != theirs.get(name)
     ]
 
 

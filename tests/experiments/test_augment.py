@@ -95,9 +95,9 @@ def test_draws_are_of_the_image_and_not_of_its_neighbours(key, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "edge"}, "mode is 'edge', expected one of reflect, zero"),
-        ({"mode": "zero", "pad": -1}, "pad is -1, expected at least 0"),
-        ({"mode": "reflect", "pad": 6}, "pad is 6, .* below the size of the images, 6 x 7"),
+        ({"mode": "edge"}, "mode 'edge' must be one of reflect, zero"),
+        ({"mode": "zero", "pad": -1}, "pad -1 must be at least 0"),
+        ({"mode": "reflect", "pad": 6}, "pad 6 must .* below the size of the images, 6 x 7"),
     ],
 )
 def test_out_of_range(key, images, options, message):

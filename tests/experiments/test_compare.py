@@ -2,60 +2,13 @@
 
 import csv
 import json
-import math
 
 import pytest
 from matplotlib.image import imread
 
 from experiments import compare
-from experiments.comparing.finished_runs import find_runs
-from experiments.comparing.seeds import Stats, group_runs, paired_difference, partner, stats_of
 from experiments.options import cli
-
-CONFIG = {
-    "model": "lenet5",
-    "schedule": "rigl",
-    "sparsity": 0.9,
-    "steps": 100,
-    "seed": 0,
-    "out": None,
-    "data_dir": None,
-    "plan": False,
-    "update_interval": None,
-}
-
-
-def config_and_summary(accuracy=0.5, *, dataset="sample", ratios=(0.2, 0.1), **flags):
-    summary = {
-        "dataset": dataset,
-        "test_accuracy": accuracy,
-        "val_accuracy": None,
-        "train_flops_ratio": ratios[0],
-        "test_flops_ratio": ratios[1],
-        "alarms": [],
-        "device": "cpu",
-        "jax": "0.10.2",
-    }
-    return CONFIG | flags, summary
-
-
-def write_run(path, accuracy=0.5, **options):
-    config, summary = config_and_summary(accuracy, **options)
-    path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(config | {"out": str(path)}))
-    (path / "summary.json").write_text(json.dumps(summary))
-    return path
-
-
-def write_result(path, accuracy=0.5, **options):
-    config, summary = config_and_summary(accuracy, **options)
-    for name in ("out", "data_dir", "plan"):  # as a sweep keeps them
-        del config[name]
-    machine = {"cpu": "Some CPU", "cores": 2}
-    content = {"config": config, "summary": summary, "commit": "abc1234+", "machine": machine}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
+from tests.experiments.written_runs import config_and_summary, write_result, write_run
 
 
 @pytest.fixture
@@ -209,20 +162,15 @@ def test_other_lengths_and_flags_are_rows_of_their_own(tmp_path, capsys):
     assert titles == ["full, lenet5", "sample, lenet5", "sample, lenet_300_100"]
 
 
-def test_a_run_given_twice_counts_once(tmp_path, capsys):
-    folder = write_run(tmp_path / "runs" / "a", 0.8)
-    file = write_result(tmp_path / "results" / "a.json", 0.8)
-    same = write_run(tmp_path / "runs" / "elsewhere", 0.8, data_dir="/data")
-    found = find_runs([folder, tmp_path, file, same, folder])
-    assert [r.path for r in found.runs] == [folder]
-    assert found.conflicts == []
+def test_a_run_with_two_results_is_said(tmp_path, capsys):
+    write_run(tmp_path / "runs" / "elsewhere", 0.8)
     write_run(tmp_path / "runs" / "other", 0.7)
     assert run(tmp_path / "runs") == 0
     captured = capsys.readouterr()
     assert tables(captured.out)[0][1] == ["rigl", "80.00 (1)"]
     runs = tmp_path / "runs"
     assert captured.err.splitlines()[0] == (
-        f"{runs}/other has the flags of {runs}/a and another test accuracy; left out"
+        f"{runs}/other has the flags of {runs}/elsewhere and another test accuracy; left out"
     )
 
 
@@ -233,14 +181,6 @@ def test_unfinished_runs_are_one_line(many, capsys):
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == f"unfinished, left out: {many}/cut, {many}/off"
     assert "82.00 ± 2.00 (3)" in captured.out
-
-
-def test_what_lies_inside_a_run_or_is_something_else_is_not_looked_at(many):
-    (many / "dense-0" / "checkpoints").mkdir()
-    (many / "dense-0" / "checkpoints" / "index.json").write_text("{")
-    (many / "analysis.json").write_text('{"points": [1, 2]}')
-    (many / "notes.txt").write_text("mine")
-    assert len(find_runs([many]).runs) == 8
 
 
 def test_other_metrics(many, capsys):
@@ -306,41 +246,3 @@ def test_help_says_what_every_argument_is(capsys):
     assert "RUN..." in text and "--runs" not in text
     for name in ("metric", "against", "markdown", "csv", "out"):
         assert f"--{name}" in text
-
-
-def groups_of(tmp_path, *flags):
-    for index, of_one in enumerate(flags):
-        write_run(tmp_path / str(index), **of_one)
-    return group_runs(find_runs([tmp_path]).runs)
-
-
-def test_partners(tmp_path):
-    """Options of methods may differ, the length may not, and a choice is not made."""
-    groups = groups_of(
-        tmp_path,
-        {"schedule": "rigl", "update_interval": 5},
-        {"schedule": "gmp"},
-        {"schedule": "gmp", "steps": 200},
-        {"schedule": "set"},
-        {"schedule": "set", "update_interval": 7},
-        {"schedule": "set", "update_interval": 5, "sparsity": 0.95},
-        {"schedule": "dense", "sparsity": 0.5},
-    )
-    rigl, gmp, longer, set_, *_, dense = groups
-    assert partner(gmp, groups, "rigl") is rigl
-    assert partner(rigl, groups, "gmp") is gmp
-    assert partner(longer, groups, "rigl") is None
-    assert partner(gmp, groups, "set") is set_  # equal in all flags
-    assert partner(rigl, groups, "set") is None  # two, and neither is equal
-    assert partner(rigl, groups, "dense") is dense
-
-
-def test_no_seed_in_common(tmp_path):
-    one, other = groups_of(tmp_path, {"schedule": "set", "seed": 3}, {"seed": 4})
-    assert paired_difference(one, other, "test_accuracy") is None
-    assert stats_of(one, "test_accuracy")[::2] == (0.5, 1)
-
-
-def test_standard_error():
-    assert Stats(0.0, 2.0, 4).standard_error == 1.0
-    assert math.isnan(Stats(0.0, math.nan, 1).standard_error)

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "loop": A_RUN,
     "fashion_mnist": TRAINS,
     "cifar": TRAINS,
-    "comparing": {"options", "records", "comparing"},
+    "comparing": {"options", "comparing"},
     "sweeping": SCRIPTS | {"sweeping"},
     "demo": SCRIPTS,
     "plan": SCRIPTS,

@@ -163,7 +163,10 @@ def test_training_follows_from_inference(schedule, sparsity, test, mean, publish
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--schedule=rigl", "--test_flops=0.3"], "goes with pruning over all layers; rigl has"),
+        (
+            ["--schedule=rigl", "--test_flops=0.3"],
+            "--test_flops needs pruning over all layers; rigl has none",
+        ),
         (["--schedule=granet", "--test_flops=0"], "--test_flops=0.0 must be in (0, 1]"),
         (["--schedule=granet", "--test_flops=1.1"], "--test_flops=1.1 must be in (0, 1]"),
     ],
@@ -244,3 +247,18 @@ def test_east_on_imagenet_is_planned(model, stored, unshared, active, dyrelu, ca
 def test_tricks_that_are_refused(argv, complaint, capsys):
     assert cli.run(plan_file.main, plan_file.Config, argv) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--spasity=0.9"], "unknown flag '--spasity'; did you mean '--sparsity'?"),
+        (["--steps=0"], "--steps=0 must be a whole number of steps, at least 1"),
+        (["--update_interval=1.5"], "--update_interval=1.5 must be a whole number"),
+        (["--model=resnet51"], "unknown model 'resnet51'; did you mean 'resnet50'?"),
+        (["runs/mine"], "unexpected argument 'runs/mine'; flags are written --flag=value"),
+    ],
+)
+def test_a_wrong_command_is_one_line(argv, complaint, capsys):
+    assert cli.run(plan_file.main, plan_file.Config, argv) == 2
+    assert capsys.readouterr().err == f"error: {complaint}\n"
