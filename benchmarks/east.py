@@ -1,13 +1,13 @@
-"""What EAST's parts cost: DyReLU in a training step, before and after it is gone, and sharing.
+"""The cost of EAST's parts: of DyReLU in a training step and after its phase-out, and of sharing.
 
     python -m benchmarks.east --model=resnet20,resnet34_narrow --sparsity=0.999
 
-Steps of batch 128 on CIFAR's shapes, forward, backward, SGD with momentum, on masked dense kernels
-and by active weights: with ReLU, with DyReLU, with weight sharing, and with what `phase_out` leaves
-of DyReLU. The last is the control: its program is the ReLU network's (compared as text; another one
-ends the benchmark), so that its ratio shows what is no difference. Events are RigL's on the same
-masks, of the network with and without sharing. Medians [quartiles] of samples that no other process
-disturbed; "?" marks those that have none.
+A step is forward, backward and SGD with momentum, with batch 128 and the shapes of CIFAR, on masked
+dense kernels and by active weights. It is timed with ReLU, with DyReLU, with weight sharing, and
+after `phase_out`. The last is the control: its program must be that of the ReLU network (they are
+compared as text, and a difference ends the benchmark), so its ratio shows the noise. Events are
+those of RigL on the same masks, with and without sharing. Numbers are medians [quartiles] of
+samples that no other process disturbed; "?" marks a number without such samples.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def begin(model: nn.Module, sparsity: float) -> Begun:
 
 
 def ended(begun: Begun) -> Begun:
-    """What is left once DyReLU is gone."""
+    """The network and its state after DyReLU is phased out."""
     model, state = phase_out(begun.model, begun.state)
     return Begun(model, state, without_dyrelu(begun.collections))
 

@@ -1,11 +1,11 @@
-"""Mask updates of a ResNet-50: against the same update by sorting, and against the limit.
+"""Mask updates of a ResNet-50, against the same update by sorting and against the lower limit.
 
     python -m benchmarks.events
 
-The limit is to read the scores once: a selection has to look at every one of them. The same event
-by sorting is the same method with stages that find each threshold with `jnp.sort` (which is cheaper
-than the argsort of the nearest peer, and leaves ties uncut). Selections are made by the kernel,
-where it is there; with JAXSPARSE_KERNELS=off by bisection.
+The limit is the time to read the scores once, which every selection must do. The event by sorting
+is the same method with stages that find each threshold by `jnp.sort`. That is cheaper than the
+argsort of the nearest peer, and it keeps all ties. Selections use the kernel if there is one; with
+JAXSPARSE_KERNELS=off they use bisection.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _no_nan(masks: Leaves) -> jax.Array:
 
 
 def methods() -> dict[str, tuple[jaxsparse.Method, list[Any], str]]:
-    """Name -> the method, the stages that do the same by sorting, and their scope."""
+    """By name: the method, the stages that do the same by sorting, and their scope."""
     return {
         "gmp": (jaxsparse.gmp(**OPTIONS), [prune_by_sort], "global"),
         "rigl": (jaxsparse.rigl(**OPTIONS), [exchange_by_sort], "layer"),
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def report_selection(params: Any, limit: float, times: int) -> None:
-    """The selection alone: the tenth of all |w|, without the counts and masks of an event."""
+    """Times the selection alone, of the largest tenth of all |w|."""
 
     def select(params: Any) -> Any:
         magnitudes = lambda leaves: {p: jnp.abs(w) for p, w in leaves.items()}
@@ -140,13 +140,13 @@ def compile_with_times(function: Any, *args: Any) -> tuple[Any, float, float]:
 
 
 def memory(compiled: Any, nbytes: int) -> float:
-    """Temporary and output bytes, as a multiple of the parameters'."""
+    """Temporary and output bytes, divided by the bytes of the parameters."""
     analysis = compiled.memory_analysis()
     return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / nbytes
 
 
 def check_same(event: jaxsparse.Event, by_sort: jaxsparse.Event) -> None:
-    """Raises unless both choose the same weights; ties that a sort leaves uncut are let pass."""
+    """Raises an error unless both choose the same weights, except for ties that the sort keeps."""
     differing = sum(
         int((a != b).sum())
         for a, b in zip(jax.tree.leaves(event.masks), jax.tree.leaves(by_sort.masks), strict=True)

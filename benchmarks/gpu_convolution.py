@@ -1,21 +1,23 @@
-"""ResNet-50's convolutions on a GPU, by their active weights in Pallas kernels, against dense ones.
+"""ResNet-50's convolutions on a GPU: by active weights in Pallas kernels, against dense ones.
 
     python -m benchmarks.gpu_convolution --seconds=80 --json=gpu.json
 
-A batch of 256 images of 224 x 224, uniform random sparsity; all but the first convolution, of 7 x 7
-taps. Sparse is the kernel of `pallas_convolution`, images as [channel, y, x, image]; dense is
-`lax.conv_general_dilated`, images as [image, y, x, channel], its kernel stored masked. Dense
-float32 is at JAX's default precision, which is TF32 on tensor cores from Ampere on; sparse float32
-is exact float32; bfloat16 is that of the images, with sums and sparse weights in float32. Neither
-is given time for changing layouts, nor sparse for its lists, which change with the mask only.
+The batch is 256 images of 224 x 224, and active weights are drawn uniformly. All convolutions but
+the first one (7 x 7 taps) are timed. *Sparse* is the kernel of `pallas_convolution` on images of
+[channel, y, x, image]. *Dense* is `lax.conv_general_dilated` on images of [image, y, x, channel],
+with a masked kernel. Dense float32 has JAX's default precision, which is TF32 on tensor cores from
+Ampere on; sparse float32 is exact. In bfloat16 the images are bfloat16, and sums and sparse weights
+are float32. The times do not include changes of layout, nor making the lists of active weights,
+which change with the mask only.
 
-Each row is a layer: milliseconds of a call, how many times faster sparse is than dense in the same
-dtype, and how many times as long it takes as memory needs for inputs and outputs alone, at the
-measured speed of a copy (training reads the images twice, reads and writes the outputs' gradients
-once, and writes the images' gradients). What was too slow to compile is left out, and what fails or
-is wrong is said in a line of its own. The rows come in order of interest, and stop with the time.
+Each row is a layer: milliseconds of a call, the speed-up of sparse over dense in the same dtype,
+and the time relative to moving inputs and outputs alone at the measured speed of a copy. Training
+moves
+these: it reads the images twice, reads and writes the outputs' gradients once, and writes the
+images' gradients. Programs that are too slow to compile are left out; those that fail or are wrong
+get a line of their own. The most interesting rows come first, and the rows end with the time.
 
-On a machine without a GPU it runs interpreted: `--shrink=16 --only="3x3 64"` for a try.
+On a machine without a GPU it runs interpreted; try `--shrink=16 --only="3x3 64"`.
 """
 
 import argparse
@@ -61,13 +63,13 @@ BLOCKS = {
         Block(2, 256, 16, 4, 1),
     ],
 }
-"""Tried on a few layers: a thread loads 16 bytes at a time, and makes 1 to 4 such vectors."""
+"""Blocks to try on a few layers: a thread loads 16 bytes at a time, and has 1 to 4 such vectors."""
 TOLERANCE = {"float32": 3e-3, "bfloat16": 1.5e-2}
-"""Of the relative error: several times that of TF32, and of results in bfloat16."""
+"""Limits of the relative error: several times that of TF32, and of results in bfloat16."""
 
 
 class Bench:
-    """Compiles on all cores and times with nothing else on the device, until its time is up."""
+    """Compiles programs on all cores, and times them alone on the device, until its time is up."""
 
     def __init__(self, seconds: float, batch: int, path: str):
         self.start, self.seconds, self.batch, self.path = time.monotonic(), seconds, batch, path
@@ -76,28 +78,28 @@ class Bench:
         self.programs: dict[Hashable, concurrent.futures.Future[Any]] = {}
         self.blocks: dict[Hashable, Block] = {}
         self.rows: list[dict[str, Any]] = []
-        self.bandwidth = float("nan")  # where it was not measured, so is what is seen by it
+        self.bandwidth = float("nan")  # until it is measured; ratios to it are then NaN too
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.seconds - (time.monotonic() - self.start)
 
     def block(self, layer: Layer, dtype: str, sparsity: float) -> Block:
-        """The fastest on the layer and at the sparsity most alike that were tried."""
+        """The block that was fastest on the most similar layer and sparsity."""
         nearest = max(sparsity, FIRST)
         return self.blocks.get((*_kind(layer), dtype, nearest), BLOCKS[dtype][0])
 
     def compile(
         self, wanted: Iterable[tuple[Hashable, Callable[..., Any], tuple[Any, ...]]]
     ) -> None:
-        """Compiles what is not yet there, and waits for it while time is left."""
+        """Compiles the missing programs, and waits for them while time is left."""
         began = time.monotonic()
         for name, function, args in wanted:
             if name not in self.programs:
                 self.programs[name] = self.pool.submit(function, *args)
         pending = [future for future in self.programs.values() if not future.done()]
-        # A little is left to time what is ready by then.
+        # Some time is left to time the programs that are ready by then.
         done, late = concurrent.futures.wait(pending, timeout=max(self.left - 5, 0))
         waited = time.monotonic() - began
         print(f"  ({len(done)} programs compiled in {waited:.1f} s, {self.left:.0f} s left)")
@@ -105,32 +107,32 @@ class Bench:
             print(f"  {len(late)} still compile and disturb what follows", flush=True)
 
     def program(self, name: Hashable) -> Any:
-        """Returns what was compiled, or raises why it was not."""
+        """Returns a compiled program, or raises the error of its compilation."""
         future = self.programs.get(name)
         if future is None or not future.done():
             raise TimeoutError("not compiled in time")
         return future.result()
 
     def attempt(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Returns the result, or None where it fails or the time is up, which it says in a line."""
+        """Returns the result; prints a line and returns None if it fails or the time is up."""
         if self.left < 1:
             return None
         try:
             return function(*args)
-        except Exception as error:  # whatever goes wrong with one must not take the others along
+        except Exception as error:  # an error of one case must not end the others
             lines = str(error).strip().splitlines() or [""]
             print(f"  {what}: {type(error).__name__}: {lines[0][:200]}", flush=True)
             return None
 
     def save(self) -> None:
-        """Writes what there is so far."""
+        """Writes the results so far."""
         if self.path:
             with open(self.path, "w") as file:
                 head = {"machine": timing.machine(), "bandwidth": self.bandwidth}
                 json.dump({**head, "batch": self.batch, "rows": self.rows}, file, indent=1)
 
     def measure_memory(self) -> None:
-        """The speed of a copy, and what a call takes that does next to nothing."""
+        """Measures the speed of a copy, and the time of a call that does almost nothing."""
         step = lambda weights, images, _: (images + weights[0],)
         array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
         for size in (2**20 if self.interpret else 2**28, 128):
@@ -184,7 +186,7 @@ class Bench:
     def phase(
         self, title: str, layers: dict[Layer, int], train: bool, sparsities: Sequence[float]
     ) -> None:
-        """Compiles and times some layers, a row for each."""
+        """Compiles and times some layers, and prints a row for each."""
         if self.left < 6 or not layers:
             return
         print(f"\n{title}, {'forward and backward' if train else 'forward'}", flush=True)
@@ -209,7 +211,7 @@ class Bench:
     def _cases(
         self, layer: Layer, train: bool, dtype: str, sparsity: float, capacity: int
     ) -> tuple[Case, Case]:
-        """Dense, which is the same whatever the sparsity, and sparse."""
+        """The dense case, which is the same for every sparsity, and the sparse one."""
         block = self.block(layer, dtype, sparsity)
         return Case(layer, train, dtype, None, 0), Case(layer, train, dtype, block, capacity)
 
@@ -230,7 +232,7 @@ class Bench:
         return row
 
     def _pair(self, row: dict[str, Any], cases: Any, sparsity: float, images: Any) -> None:
-        """Times the sparse form, and once the dense one, whose results it must have."""
+        """Times the sparse form, and the dense one once. Their results must agree."""
         dense, sparse = cases
         kernel = draw_kernel(dense.layer, sparsity, sparse.capacity)
         args = (jnp.asarray(kernel.dense, dense.dtype), images[1], None)
@@ -239,7 +241,7 @@ class Bench:
             expected = run_once(self.program(dense), *args)
         else:
             times[name], expected = measure(self.program(dense), *args, 0.05)
-            # A layout other than the images' own means that they are transposed in every call.
+            # If the program asks for another layout, the images are transposed in every call.
             text = self.program(dense).run.as_text()
             row[name] = sorted(set(re.findall(r"dim_labels=([^, ]*)", text)))
         args = (kernel.values, images[0], kernel.lists)
@@ -254,12 +256,12 @@ class Bench:
 
 
 def _kind(layer: Layer) -> tuple[int, bool]:
-    """Layers that take the same block: of as many taps, large or small."""
+    """The kind of a layer; one block serves a kind: its taps, and whether it is large or small."""
     return layer.taps, layer.size > 14
 
 
 def main() -> None:
-    """Runs what the time allows."""
+    """Runs as much as the time allows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=80.0, help="after which it stops")
     parser.add_argument("--json", default="", help="file to write, row by row")

@@ -1,4 +1,4 @@
-"""The convolutions of ResNet-50, and the lists that a sparse kernel is told of active weights."""
+"""The convolutions of ResNet-50, and the lists of active weights that a sparse kernel takes."""
 
 import collections
 from typing import NamedTuple
@@ -32,13 +32,13 @@ class Layer(NamedTuple):
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Before and after; of an odd number the larger part is after, as in XLA."""
+        """Zeros before and after. If their number is odd, there is one more after, as in XLA."""
         total = max((self.out_size - 1) * self.stride + self.taps - self.size, 0)
         return total // 2, total - total // 2
 
     @property
     def columns(self) -> int:
-        """Weights of an output channel."""
+        """Number of weights of an output channel."""
         return self.taps**2 * self.inputs
 
     def __str__(self) -> str:
@@ -48,16 +48,16 @@ class Layer(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Where the active weights are, by output channel and, for the gradient, by input channel.
+    """The active weights by output channel and, for the gradient, by input channel.
 
     A code is channel * 256 + y * 16 + x: the other channel, and the tap.
 
     Attributes:
-      starts: int32[outputs + 1], where each output channel's weights begin.
+      starts: int32[outputs + 1], the first weight of each output channel.
       codes: int32[capacity], in the order of the values.
       back_starts: int32[inputs + 1].
       back_codes: int32[capacity].
-      order: int32[capacity], which value each entry of the transposed list has.
+      order: int32[capacity], the value's index for each entry of the transposed list.
     """
 
     starts: jax.Array
@@ -68,13 +68,13 @@ class Lists(NamedTuple):
 
 
 def make_lists(flat: np.ndarray, layer: Layer, capacity: int) -> Lists:
-    """Makes the lists on the host, which happens once for each mask.
+    """Makes the lists on the host, once for each mask.
 
     Args:
       flat: int[active], rising positions in a kernel of [output, y, x, input], as in
         `jaxsparse.sparse.Positions`.
-      layer: whose kernel it is.
-      capacity: at least as many.
+      layer: of the kernel.
+      capacity: length of the lists, at least the number of active weights.
     """
     output, column = np.divmod(flat, layer.columns)
     tap, channel = np.divmod(column, layer.inputs)
@@ -93,7 +93,7 @@ def make_lists(flat: np.ndarray, layer: Layer, capacity: int) -> Lists:
 
 
 def resnet50() -> dict[Layer, int]:
-    """The layers, and how often each is there: those of 3 x 3 taps first."""
+    """The layers, with 3 x 3 taps first, and the number of times that each occurs."""
     counts: dict[Layer, int] = collections.Counter()
     inputs = 64
     for stage, blocks in enumerate((3, 4, 6, 3)):
@@ -110,12 +110,12 @@ def resnet50() -> dict[Layer, int]:
 
 
 def shrunk(layer: Layer, by: int) -> Layer:
-    """A layer with fewer channels and pixels, for a try on a CPU."""
+    """A layer with fewer channels and pixels, to try it on a CPU."""
     fewer = lambda channels: max(channels // by, 4)
     size = max(layer.size // by, 4)
     return layer._replace(size=size, inputs=fewer(layer.inputs), outputs=fewer(layer.outputs))
 
 
 def num_active(layer: Layer, sparsity: float) -> int:
-    """How many weights of a layer are active, at least 1."""
+    """Number of active weights of a layer, at least 1."""
     return max(round(layer.columns * layer.outputs * (1 - sparsity)), 1)

@@ -1,10 +1,11 @@
-"""What `gpu_convolution` compiles, how it times that, and the kernels that it draws.
+"""The programs that `gpu_convolution` compiles and times, and the kernels that it draws.
 
-A call of a small layer takes less than its dispatch. So one program makes many in a loop, each with
-weights that depend, by far less than rounding, on all that the call before it returned: none can be
-left out, moved out of the loop or begun early. That costs one tiny kernel a call, for all forms
-alike. The gradient that goes back is the output itself, as of half its sum of squares: one that is
-known beforehand would let XLA take the weights' gradient out of the loop.
+A call of a small layer takes less time than its dispatch. So one program makes many calls in a
+loop. The weights of each call depend on all results of the call before it, by far less than
+rounding, so that XLA can neither leave a call out, nor move it out of the loop, nor begin it early.
+This costs one tiny kernel for each call, in all forms alike. The loss is half the sum of squares,
+so the gradient of the outputs is the outputs. If it were known beforehand, XLA could move the
+weights' gradient out of the loop.
 """
 
 import functools
@@ -21,7 +22,7 @@ from benchmarks.gpu_layers import Layer, Lists, make_lists, num_active
 from benchmarks.pallas_convolution import Block, convolve
 
 CALLS = 10
-"""In one program."""
+"""Calls in one program."""
 
 
 class Case(NamedTuple):
@@ -29,10 +30,10 @@ class Case(NamedTuple):
 
     Attributes:
       layer: the convolution.
-      train: with the gradients of images and weights, or the forward pass alone.
-      dtype: of the images; of the weights too where they are dense.
-      block: of the sparse kernels; None: dense, images as [image, y, x, channel].
-      capacity: for active weights.
+      train: whether the gradients of images and weights are computed too.
+      dtype: of the images, and of dense weights.
+      block: of the sparse kernels. None for the dense form, with images [image, y, x, channel].
+      capacity: of the lists of active weights.
     """
 
     layer: Layer
@@ -48,8 +49,8 @@ class Kernel(NamedTuple):
     Attributes:
       flat: int32[capacity], positions in [output, y, x, input], then -1.
       values: float32[capacity], then 0.
-      lists: where they are.
-      dense: float32 [y, x, input, output], on the host.
+      lists: of the active weights.
+      dense: float32[y, x, input, output], on the host.
     """
 
     flat: np.ndarray
@@ -62,8 +63,8 @@ class Program(NamedTuple):
     """A compiled program of `CALLS` calls.
 
     Attributes:
-      run: from weights, the last results, images and lists to the results.
-      results: their shapes and dtypes.
+      run: maps weights, the last results, images and lists to the results.
+      results: shapes and dtypes of the results.
     """
 
     run: Callable[..., Any]
@@ -79,7 +80,7 @@ class Time(NamedTuple):
 
 
 def draw_kernel(layer: Layer, sparsity: float, capacity: int) -> Kernel:
-    """Draws positions uniformly, and normal values by the number of weights that an output has."""
+    """Draws uniform positions, and normal values scaled by the number of weights of an output."""
     rng = np.random.default_rng(0)
     active, size = num_active(layer, sparsity), layer.columns * layer.outputs
     flat = np.sort(rng.choice(size, active, replace=False, shuffle=False))
@@ -97,7 +98,7 @@ def draw_kernel(layer: Layer, sparsity: float, capacity: int) -> Kernel:
 
 
 def compile_images(layer: Layer, batch: int) -> Any:
-    """Compiles what draws images, by dtype: [channel, y, x, image], [image, y, x, channel]."""
+    """Compiles programs, by dtype, that draw images in both layouts, channel-major first."""
 
     def draw() -> dict[str, tuple[jax.Array, jax.Array]]:
         shape = (layer.inputs, layer.size, layer.size, batch)
@@ -134,10 +135,10 @@ def compile_calls(step: Callable[..., Any], weights: Any, images: Any, lists: An
     """Compiles `CALLS` calls, one after the other.
 
     Args:
-      step: from weights, images and lists to a tuple of arrays.
-      weights: shape and dtype; likewise what follows.
-      images: what every call takes.
-      lists: likewise.
+      step: maps weights, images and lists to a tuple of arrays.
+      weights: shape and dtype.
+      images: shape and dtype.
+      lists: shapes and dtypes.
     """
 
     def calls(weights: Any, results: Any, images: Any, lists: Any) -> Any:
@@ -151,13 +152,13 @@ def compile_calls(step: Callable[..., Any], weights: Any, images: Any, lists: An
         return lax.fori_loop(0, CALLS, call, (weights, results))[1]
 
     results = jax.eval_shape(step, weights, images, lists)
-    # The results go where the last ones were, which would have to be filled with zeros otherwise.
+    # The results are written over the last ones. New buffers would have to be filled with zeros.
     run = jax.jit(calls, donate_argnums=1)
     return Program(run.lower(weights, results, images, lists).compile(), results)
 
 
 def compile_errors(layer: Layer, train: bool, dtype: str, batch: int, capacity: int) -> Any:
-    """Compiles the relative errors of a sparse form's results, by those of the dense one."""
+    """Compiles the relative errors of the sparse form's results, against the dense ones."""
     array = jax.ShapeDtypeStruct
     sizes = [(layer.outputs, layer.out_size), (layer.inputs, layer.size)][: 2 if train else 1]
     found = [array((channels, size, size, batch), dtype) for channels, size in sizes]
@@ -184,7 +185,7 @@ def _error(found: jax.Array, expected: jax.Array) -> jax.Array:
 def _step(
     case: Case, interpret: bool, weights: jax.Array, images: jax.Array, lists: Any
 ) -> tuple[jax.Array, ...]:
-    """The outputs or, in training, these and the gradients of images and weights."""
+    """The outputs and, in training, the gradients of images and weights."""
 
     def forward(weights: jax.Array, images: jax.Array) -> jax.Array:
         if case.block is not None:
@@ -212,11 +213,11 @@ def measure(
     """Times a call and returns its results too.
 
     Args:
-      program: timed by two runs at a time, so that one is dispatched while the other runs.
-      weights: what it is called with; likewise what follows.
-      images: likewise.
-      lists: likewise.
-      seconds: about as long, but 3 to 9 rounds.
+      program: to be timed, two runs at a time, so that one is dispatched while the other runs.
+      weights: its first argument.
+      images: its third argument.
+      lists: its fourth argument.
+      seconds: about the time to take, in 3 to 9 rounds.
     """
     results = run_once(program, weights, images, lists)
     times: list[float] = []

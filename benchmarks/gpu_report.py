@@ -13,7 +13,7 @@ FIRST, SECOND, DENSER = 0.99, 0.999, 0.95
 
 
 def least_bytes(layer: Layer, train: bool, dtype: str, batch: int) -> float:
-    """What has to be read and written of images, outputs and their gradients."""
+    """Bytes of images, outputs and their gradients that must be read and written."""
     inputs = layer.inputs * layer.size**2
     seen = inputs * min(layer.taps / layer.stride, 1) ** 2
     outputs = layer.outputs * layer.out_size**2
@@ -22,7 +22,7 @@ def least_bytes(layer: Layer, train: bool, dtype: str, batch: int) -> float:
 
 
 def break_even(dense: float, first: float, second: float) -> str:
-    """The density at which sparse takes as long as dense, by the line through two sparsities.
+    """The density at which sparse takes as long as dense, from the line through two sparsities.
 
     >>> break_even(2.0, 1.0, 0.1), break_even(1.0, 2.0, 1.5)
     ('2.00%', 'none')
@@ -33,7 +33,7 @@ def break_even(dense: float, first: float, second: float) -> str:
 
 
 def head(sparsities: Sequence[float]) -> str:
-    """What stands above the rows of these sparsities."""
+    """The heading of the rows for these sparsities."""
     cells = [f"{x:.1%} {d}" for d in ("f32", "bf16") for x in sparsities]
     wide = "".join(f" {cell:>24}" for cell in cells)
     note = "sparse: ms, times faster than dense of its dtype, times the memory's limit"
@@ -41,7 +41,7 @@ def head(sparsities: Sequence[float]) -> str:
 
 
 def line(row: dict[str, Any], sparsities: Sequence[float]) -> str:
-    """A layer's row."""
+    """The row of a layer."""
     times, cells = row["times"], []
     for dtype in DTYPES:
         dense = times.get(f"dense {dtype}")
@@ -64,11 +64,11 @@ def line(row: dict[str, Any], sparsities: Sequence[float]) -> str:
 
 
 def print_sums(rows: Sequence[dict[str, Any]], convolutions: int) -> None:
-    """Prints sums over the network, each layer as often as it is there, and where they break even.
+    """Prints sums over the network, and their break-even; a layer counts as often as it occurs.
 
     Args:
-      rows: of which those with all the times count.
-      convolutions: in the network.
+      rows: of the layers; rows without all times are left out.
+      convolutions: number of convolutions in the network.
     """
     names = [f"{form} {dtype}" for form in ("dense", FIRST, SECOND) for dtype in DTYPES]
     for train in (False, True):

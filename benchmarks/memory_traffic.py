@@ -1,8 +1,8 @@
-"""The memory that a channel-major residual network has to move, and how fast the machine moves it.
+"""The memory traffic of a channel-major residual network, and the bandwidth of the machine.
 
-Where few weights are left the arithmetic is next to nothing, and what is left is to read and write
-the activations. They are float32, and far larger than the caches where the batch is large; what a
-cache keeps from one operation to the next is not looked at, so a small network can beat the limit.
+With few active weights there is almost no arithmetic, and the time goes into reading and writing
+activations. These are float32, and far larger than the caches if the batch is large. The count
+ignores that a cache may keep activations for the next operation, so a small network can beat it.
 """
 
 import math
@@ -15,7 +15,7 @@ from benchmarks import quiet
 from jaxsparse.sparse import LayerShape
 
 BYTES = 4
-ARRAY = 2**26  # floats of each array that is added up: 256 MiB, out of every cache
+ARRAY = 2**26  # floats of each array: 256 MiB, more than any cache
 
 
 def step_bytes(layers: Mapping[str, LayerShape], *, train: bool) -> int:
@@ -27,13 +27,13 @@ def step_bytes(layers: Mapping[str, LayerShape], *, train: bool) -> int:
         convolution  reads x, writes z              backward: reads x, dz, writes dx
         norm, ReLU   reads z, writes y              backward: reads z, y, dy, writes dz
 
-    which is 11 passes over activations: 3 of x's size and 8 of z's, or 7 where no ReLU asks for y.
-    Forward alone it is one of x's size and 3 of z's. A block's shortcut adds
+    These are 11 passes over activations: 3 of the size of x and 8 of z, or 7 of z without a ReLU,
+    which needs y. The forward pass alone has 1 of x and 3 of z. The shortcut of a block adds
 
         norm         reads the shortcut             backward: writes its gradient
         sum          of the gradients of the block's input from its two ways: reads 2, writes 1
 
-    Weights, statistics, the head and the change of layout of the images are left out.
+    Weights, statistics, the head and the change of the images' layout are not counted.
 
     Args:
       layers: of the network, from `layer_shapes`.
@@ -57,9 +57,9 @@ def step_bytes(layers: Mapping[str, LayerShape], *, train: bool) -> int:
 
 
 def bandwidth(*, rounds: int, retries: int) -> quiet.Spread:
-    """Measures bytes a millisecond of a sum out of the caches.
+    """Measures the bytes per millisecond of a sum of two arrays that exceed the caches.
 
-    It reads two arrays and writes one, about the share that a training step has: 7 reads, 4 writes.
+    It reads two arrays and writes one. A training step has a similar ratio: 7 reads to 4 writes.
     """
     add = jax.jit(lambda x, y, out: x + y, donate_argnums=2, keep_unused=True)
     x, y, out = jnp.zeros(ARRAY), jnp.ones(ARRAY), [jnp.ones(ARRAY)]

@@ -1,14 +1,14 @@
 """The direct sparse convolution of the CPU kernels as Pallas kernels for GPUs, by Triton.
 
-Images lie as [channel, y, x, image], so that what an active weight reads for neighbouring images is
-one contiguous vector. A program makes a block of outputs, some pixels of some images, for a few
-output channels in turn: it goes through the active weights of each, loads the block that a weight
-sees, and adds it, times the weight, to a sum in registers. Nothing is padded: what lies outside the
-images is masked. Programs of one block and different output channels run next to each other in
-time, so that what they read stays in the L2 cache.
+Images are [channel, y, x, image], so that an active weight reads one contiguous vector for
+neighbouring images. A program computes a block of outputs (some pixels of some images) for a few
+output channels in turn. For each active weight of a channel it loads the block of inputs that the
+weight reads, and adds it, times the weight, to a sum in registers. Nothing is padded: reads outside
+of the images are masked. Programs for the same block and different output channels run at about the
+same time, so that their inputs stay in the L2 cache.
 
-There is one load for every multiply-add, from L2 for the most part, and that is the limit: tensor
-cores take none of it. The backward pass is two kernels more, not a fused one:
+Every multiply-add needs one load, mostly from L2, and this is the limit; tensor cores cannot help.
+The backward pass is two more kernels, not one fused kernel:
 
 images  the same kernel on the transposed list, by input channel
 values  holds a block of the outputs' gradients and takes, for each weight of their channel, its
@@ -30,14 +30,15 @@ from benchmarks.gpu_layers import Layer, Lists
 
 
 class Block(NamedTuple):
-    """What a program does; all powers of two.
+    """The work of one program; all numbers are powers of two.
 
     Attributes:
-      pixels: of the outputs.
-      images: neighbours in memory.
-      channels: taken in turn, as many as divide those of the layer.
-      unroll: weights whose loads may be in flight at a time.
-      warps: of 32 threads.
+      pixels: number of output pixels.
+      images: number of images, neighbours in memory.
+      channels: output channels that are computed in turn. If it does not divide those of the layer,
+        the greatest common divisor is used.
+      unroll: number of weights whose loads may be in flight together.
+      warps: number of warps, of 32 threads each.
     """
 
     pixels: int
@@ -59,7 +60,7 @@ def convolve(
       interpret: runs without a GPU, slowly.
       images: float32 or bfloat16 [channel, y, x, image].
       values: float32[capacity], in the order of `Lists.codes`.
-      lists: where they are.
+      lists: of the active weights.
 
     Returns:
       The outputs in the layout and dtype of the images; sums are float32.
@@ -77,7 +78,7 @@ def _backward(layer: Layer, block: Block, interpret: bool, kept: Any, grads: jax
     images, values, lists = kept
     transposed = (values[lists.order], lists.back_starts, lists.back_codes)
     grad_images = _convolve(layer, block, interpret, True, grads, *transposed)
-    # One warp, which sums without waiting for others; 16 bytes are what a thread loads at a time.
+    # One warp, which sums without waiting for others. A thread loads 16 bytes at a time.
     summing = Block(4, 512 // images.dtype.itemsize, 1, 2, 1)
     return grad_images, _grad_values(layer, summing, interpret, images, grads, lists), None
 
@@ -86,10 +87,10 @@ convolve.defvjp(_forward, _backward)
 
 
 class _Work(NamedTuple):
-    """How a kernel's programs share its outputs: the first index runs fastest.
+    """How the programs of a kernel share its outputs. The first index runs fastest.
 
     Attributes:
-      block: of one program, with as many channels as divide the outputs' channels.
+      block: of one program; its channels divide those of the outputs.
       channels: of the outputs.
       size: height and width of the outputs.
       batch: images.
@@ -108,7 +109,7 @@ class _Work(NamedTuple):
         return self.channels // self.block.channels, images, pixels
 
     def indices(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of this program: channel group, images [1, images], pixels [pixels, 1]."""
+        """The channel group, images [1, images] and pixels [pixels, 1] of this program."""
         # One axis, decoded here: the others of CUDA's grid are short.
         groups, image_blocks, _ = self.grid
         program = pl.program_id(0)
@@ -119,7 +120,7 @@ class _Work(NamedTuple):
         return group, images[None, :], pixels[:, None]
 
     def inside(self, images: jax.Array, pixels: jax.Array) -> jax.Array | None:
-        """Which of them there are; None: all, which is known now and saves the masks."""
+        """Masks of the images and pixels that exist; None if all exist, which needs no mask."""
         masks = []
         if self.size**2 % self.block.pixels:
             masks.append(pixels < self.size**2)
@@ -142,7 +143,7 @@ def _convolve(  # noqa: PLR0913
     starts: jax.Array,
     codes: jax.Array,
 ) -> jax.Array:
-    """The convolution or, by the transposed list, that of the outputs' gradients."""
+    """The convolution of images or, with the transposed list, of the outputs' gradients."""
     channels, size = (layer.inputs, layer.size) if transposed else (layer.outputs, layer.out_size)
     batch = images.shape[-1]
     work = _work(block, channels, size, batch)
@@ -162,7 +163,7 @@ def _convolve_kernel(layer: Layer, work: _Work, transposed: bool, *refs: Any) ->
     inside = work.inside(images, pixels)
     read = _reader(layer, work, transposed, source, images, pixels, inside)
 
-    # A loop with nothing to carry carries None: Triton's lowering takes no constants.
+    # A loop without a carry has None as its carry: the lowering to Triton takes no constants.
     def make_channel(nth: Any, _: Any) -> None:
         channel = group * work.block.channels + nth
 
@@ -200,7 +201,7 @@ def _grad_values(
         compiler_params=plgpu.CompilerParams(num_warps=block.warps, num_stages=1),
         interpret=interpret,
     )(lists.starts, lists.codes, images.reshape(-1), grads.reshape(-1))
-    # Nobody has written what is beyond the last weight.
+    # The entries beyond the last weight were never written.
     is_active = jnp.arange(capacity, dtype=jnp.int32) < lists.starts[-1]
     return jnp.where(is_active, parts.reshape(blocks, capacity).sum(0), 0.0)
 
@@ -230,7 +231,10 @@ def _grad_values_kernel(layer: Layer, work: _Work, capacity: int, *refs: Any) ->
 
 
 def _over_entries(starts: Any, channel: Any, unroll: int, body: Any, init: Any) -> Any:
-    """Folds `body(entry, is_one, carry)` over a channel's list; unrolled ends hold what is none."""
+    """Folds `body(entry, is_one, carry)` over a channel's list.
+
+    The list is unrolled; `is_one` is False for entries beyond its end.
+    """
     start, stop = starts[channel], starts[channel + 1]
 
     def step(nth: jax.Array, carry: Any) -> Any:
@@ -251,7 +255,7 @@ def _reader(
     pixels: jax.Array,
     inside: jax.Array | None,
 ) -> Any:
-    """Returns what loads the block that a weight sees, as float32, 0 outside."""
+    """Returns a function that loads the block that a weight reads, float32, 0 outside of images."""
     before = layer.padding[0]
     y, x = lax.div(pixels, work.size), lax.rem(pixels, work.size)
     if transposed:
@@ -283,7 +287,7 @@ def _reader(
 
 
 def _all(masks: list[jax.Array], shape: tuple[int, int]) -> jax.Array | None:
-    """The conjunction of masks, in full; None of none."""
+    """The conjunction of masks, broadcast to the full block; None if there are no masks."""
     if not masks:
         return None
     return functools.reduce(jnp.logical_and, [jnp.broadcast_to(mask, shape) for mask in masks])

@@ -1,11 +1,10 @@
-"""Times of several programs in turn, with those samples told apart that others disturbed.
+"""Times several programs in turn, and finds the samples that other processes disturbed.
 
-On a machine that others use too, a sample is disturbed if processes other than this one had the
-cores for a while meanwhile: what /proc/stat counts for all, less what this process used. Every
-number is the median of the quiet samples with quartiles; where none was quiet it is that of all,
-and has a question mark.
+A sample is disturbed if other processes used the cores for a while. Their time is that of all
+processes in /proc/stat minus that of this one. Every number is the median of the quiet samples,
+with quartiles. If no sample was quiet, it is the median of all samples and has a question mark.
 
-Needs nothing but the standard library, so that any framework can be timed in the same way.
+It needs the standard library only, so that any framework can be timed in the same way.
 """
 
 import math
@@ -24,11 +23,11 @@ DISTURBED = 0.12  # cores
 
 
 class Sample(NamedTuple):
-    """Calls in a row.
+    """Some calls in a row.
 
     Attributes:
       seconds: median time of a call.
-      foreign: cores that other processes had meanwhile, on average.
+      foreign: average number of cores that other processes used.
     """
 
     seconds: float
@@ -36,7 +35,7 @@ class Sample(NamedTuple):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it counts."""
+        """Whether no other process disturbed it."""
         return self.foreign < DISTURBED
 
 
@@ -44,7 +43,7 @@ class Spread(NamedTuple):
     """Median and quartiles of the quiet samples.
 
     Attributes:
-      median: of the quiet samples, of all where there is none.
+      median: of the quiet samples, or of all samples if none is quiet.
       low: quartile.
       high: quartile.
       num_quiet: samples, or pairs of samples, that were not disturbed.
@@ -56,7 +55,7 @@ class Spread(NamedTuple):
     num_quiet: int
 
     def __str__(self) -> str:
-        """Such as "12.3 [12.1, 12.6]", with a question mark where no sample was quiet."""
+        """Such as "12.3 [12.1, 12.6]", with a question mark if no sample was quiet."""
         digits = 1 if self.median >= 10 else 2 if self.median >= 1 else 3
         low, median, high = (f"{x:.{digits}f}" for x in (self.low, self.median, self.high))
         return f"{median} [{low}, {high}]{'' if self.num_quiet else '?'}"
@@ -65,13 +64,13 @@ class Spread(NamedTuple):
 def in_turn(
     runs: Mapping[str, Run], *, rounds: int, retries: int = 3, seconds: float = SAMPLE_SECONDS
 ) -> dict[str, list[Sample]]:
-    """Takes one sample of each program per round, so that drifts of the machine hit all alike.
+    """Takes one sample of each program per round, so that drifts of the machine affect all alike.
 
     Args:
-      runs: by name; each is called twice before it counts.
-      rounds: at least 1; every other one goes through the programs backwards.
-      retries: how often a disturbed sample is taken once more; the least disturbed counts.
-      seconds: that the calls of a sample take together, at least one call.
+      runs: the programs by name; each is called twice before its first sample.
+      rounds: at least 1; every second round goes through the programs backwards.
+      retries: number of times that a disturbed sample is repeated; the least disturbed one counts.
+      seconds: time of the calls of a sample together; there is at least one call.
     """
     calls = {}
     for name, run in runs.items():
@@ -89,7 +88,7 @@ def in_turn(
 
 
 def sample(run: Run, calls: int) -> Sample:
-    """Calls a program some times in a row."""
+    """Calls a program several times in a row."""
     busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     times = [_timed(run) for _ in range(calls)]
     wall = time.perf_counter() - start
@@ -103,7 +102,7 @@ def milliseconds(samples: Sequence[Sample]) -> Spread:
 
 
 def ratio(above: Sequence[Sample], below: Sequence[Sample]) -> Spread:
-    """The ratio of two programs' times, of the pairs taken in the same round."""
+    """The ratio of two programs' times, over the pairs of samples of the same round."""
     return _spread(
         [
             (a.seconds / b.seconds, a.is_quiet and b.is_quiet)
@@ -128,7 +127,7 @@ def _timed(run: Run) -> float:
 
 
 def _busy_seconds() -> float:
-    """What all cores worked since the machine started; 0 where /proc/stat does not tell."""
+    """Busy seconds of all cores since the machine started; 0 if there is no /proc/stat."""
     try:
         first = Path("/proc/stat").read_text("ascii").partition("\n")[0]
     except OSError:

@@ -1,18 +1,18 @@
-"""Training steps and inference by active weights, against dense ones, on the machine at hand.
+"""Training steps and inference by active weights, against dense ones, on this machine.
 
     python benchmarks/sparse_execution.py --model=resnet20 --batch=128 --sparsity=0.99
     python benchmarks/sparse_execution.py --model=resnet20,resnet34 --batch=128,1 \
 --sparsity=0.9,0.95,0.99,0.999 --torch=PYTHON --json results.json
 
-Whole steps, forward and backward and SGD with momentum and weight decay, in one process under one
-setting of the allocator: *dense* is masked training in XLA, *sparse* our network with the form of
-each layer chosen, *stock* the same network as it is, its layers executed by active weights. They
-are sampled in turn, dense twice a round: the second is the control, whose ratio to the first shows
-what is no difference. Numbers are medians [quartiles] of samples that no other process disturbed;
-"?" marks those that have none.
+A step is forward, backward, and SGD with momentum and weight decay. All forms run in one process
+with the same setting of the allocator. *dense* is masked training in XLA. *sparse* is our network
+with the chosen form of each layer. *stock* is the network without changes, with its layers executed
+by active weights. The forms are sampled in turn, and dense twice a round: the second one is the
+control, whose ratio to the first shows the noise. Numbers are medians [quartiles] of samples that
+no other process disturbed; "?" marks a number without such samples.
 
-With --torch a Python that has PyTorch, and ONNX Runtime if it is to be seen, times its dense
-networks on the same machine in a process of its own. --json - prints a line of JSON in the end.
+--torch names a Python that has PyTorch, and maybe ONNX Runtime. It times the dense networks of
+these on the same machine, in a process of its own. `--json -` prints a line of JSON at the end.
 """
 
 import argparse
@@ -38,9 +38,9 @@ ROOT = Path(__file__).parents[1]
 BREAK_EVENS: dict[str, BreakEven] = {
     "fit": break_even,
     "measured": measured_break_even,
-    "always": lambda layer, train: 1.0,  # all layers by active weights, whatever is faster
+    "always": lambda layer, train: 1.0,  # all layers by active weights, even if dense is faster
 }
-MOST_DIFFERENT = 1e-3  # of the largest number, after two training steps
+MOST_DIFFERENT = 1e-3  # relative to the largest number, after two training steps
 SPEED = (
     "| network | batch | sparsity | | dense ms | sparse ms | faster | stock ms | faster | control "
     "| PyTorch ms | ONNX ms |"
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _rows(args: argparse.Namespace, speed: quiet.Spread) -> Iterator[dict[str, Any]]:
-    """Yields what was measured of each network, batch and sparsity."""
+    """Yields the measurements of each network, batch and sparsity."""
     for name in args.model:
         for batch in args.batch:
             others = _torch(args, name, batch) if args.torch else {}
@@ -107,7 +107,7 @@ def _rows(args: argparse.Namespace, speed: quiet.Spread) -> Iterator[dict[str, A
 def _measure(
     network: Network, train: bool, args: argparse.Namespace, speed: quiet.Spread
 ) -> dict[str, Any]:
-    """Times the three forms of a step, or of inference; names are those in the JSON."""
+    """Times the three forms of a step, or of inference; the names are those of the JSON."""
     what = "train" if train else "infer"
     forms = network.forms(train, BREAK_EVENS[args.break_even])
     make = network.training if train else network.inference
@@ -115,10 +115,10 @@ def _measure(
     found: dict[str, Any] = {}
     results = {}
     for name, program in programs.items():
-        for _ in range(2):  # the second loss tells of the gradients too
+        for _ in range(2):  # the second loss depends on the gradients too
             program.run()
         results[name] = program.result()
-    # A program that left out what the others do would be fast.
+    # The results must agree: a program that leaves work out would be fast.
     scale = np.abs(results["dense"]).max()
     for name in ("sparse", "stock"):
         differs = float(np.abs(results[name] - results["dense"]).max() / scale)

@@ -1,8 +1,8 @@
-"""The programs that `sparse_execution` times: a network's step and inference in its three forms.
+"""The programs that `sparse_execution` times: step and inference of a network in three forms.
 
-dense    masked kernels in XLA, images as [batch, height, width, channels]: the model as it is
-sparse   by active weights, in the layout and the form of each layer that `choose_forms` takes
-stock    by active weights, in the model as it is
+dense    the unchanged model with masked kernels, images as [batch, height, width, channels]
+sparse   by active weights, with the layout and the forms of layers that `choose_forms` chooses
+stock    by active weights, in the unchanged model
 """
 
 import functools
@@ -36,7 +36,7 @@ MODELS = {
     "resnet50": resnet(50, stem="cifar", num_classes=10),
 }
 IMAGE = (32, 32, 3)
-# The rate is small, so that also hundreds of steps on one batch stay finite.
+# The learning rate is small, so that hundreds of steps on one batch stay finite.
 OPTIMIZER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(1e-3, momentum=0.9))
 
 
@@ -52,7 +52,7 @@ class Form(NamedTuple):
     Attributes:
       model: in its layout.
       positions: of the layers executed by their active weights, by path.
-      layers: all with a sparse form, as the model calls them.
+      layers: shapes of all layers that have a sparse form.
     """
 
     model: nn.Module
@@ -61,14 +61,14 @@ class Form(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A compiled program; `run` waits until it is done.
+    """A compiled program.
 
     Attributes:
-      run: the next step, or the same inference.
-      result: of the last run: the loss, or the logits.
-      temp_bytes: memory that it takes while it runs, beside its arguments and results.
-      compile_seconds: tracing not counted.
-      optimizer_bytes: of the optimizer's state; 0 of an inference.
+      run: makes the next step, or the same inference again, and waits for it.
+      result: returns the result of the last run, the loss or the logits.
+      temp_bytes: memory of a run beside its arguments and results.
+      compile_seconds: of compiling, without tracing.
+      optimizer_bytes: of the optimizer's state; 0 for inference.
     """
 
     run: Any
@@ -82,9 +82,9 @@ class Network:
     """A model with ERK masks drawn and a batch of random images.
 
     Attributes:
-      model: as it is.
+      model: unchanged.
       images: float32[batch, 32, 32, 3].
-      state: in full.
+      state: train state with dense leaves.
     """
 
     def __init__(self, model: nn.Module, batch: int, sparsity: float):
@@ -116,7 +116,7 @@ class Network:
         }
 
     def training(self, form: Form) -> Program:
-        """Steps that donate the state, each on what the one before returned."""
+        """A training step that donates the state; each run continues from the last one."""
         state = jax.jit(compress)(self.state, form.positions)
         step = functools.partial(_train_step, form.model)
         start = (state, jnp.zeros(()))
@@ -161,7 +161,7 @@ def _train_step(
     labels: jax.Array,
     positions: dict[str, Positions],
 ) -> tuple[State, jax.Array]:
-    """From the state and the last loss to the next ones."""
+    """Maps the state and the last loss to the next ones."""
     state, _ = before
 
     def loss(params: Any) -> tuple[jax.Array, Any]:

@@ -1,11 +1,11 @@
-"""What a mask costs a training step: `masked` against the optimizer alone, where there is no event.
+"""The cost of masks in a training step without an event: `masked` against the optimizer alone.
 
     python -m benchmarks.steps
 
-Bytes are those of `cost_analysis`, buffers donated. An optimizer step alone is bound by memory, so
-time should follow bytes; a mask is one byte a weight beside the 20 that SGD with momentum needs
-(reads weight, gradient, slot, writes weight, slot) or the 28 of AdamW. In a training step of a
-network the forward and backward passes are in both, and what is left to see is small: look at the
+Bytes are those of `cost_analysis` with donated buffers. An optimizer step alone is bound by memory,
+so its time should follow its bytes. A mask is one byte for each weight, beside the 20 bytes of SGD
+with momentum (reads weight, gradient, slot; writes weight, slot) or the 28 of AdamW. A training
+step of a network also has the forward and backward pass, so the difference is small: look at the
 control first.
 """
 
@@ -32,7 +32,7 @@ OPTIMIZERS = {
 
 
 class Stepper:
-    """Calls a step that donates its state, over and over, on the state it returned."""
+    """Calls a step that donates its state again and again, each time with the last state."""
 
     def __init__(self, step: Callable[..., Any], state: Any, *args: Any):
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
@@ -48,12 +48,12 @@ class Stepper:
 
     @property
     def bytes_accessed(self) -> float:
-        """By XLA's own count."""
+        """Bytes as XLA counts them."""
         return self.compiled.cost_analysis()["bytes accessed"]
 
 
 def optimizer_steps(tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]:
-    """The step of `masked(tx)` and of `tx`, on the shapes of ResNet-50 at 90 % sparsity."""
+    """The optimizer steps of `masked(tx)` and of `tx`, for ResNet-50 at 90 % sparsity."""
     params, grads = resnet50.params(0), resnet50.params(1)
     method = jaxsparse.static(sparsity=0.9, total_steps=1)
     masks = jax.jit(method.init)(jax.random.key(2), params)
@@ -75,7 +75,7 @@ def optimizer_steps(tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]
 
 
 class Kind(NamedTuple):
-    """A network in training: its shape of images, what chooses its masks, its optimizers."""
+    """A network in training: the shape of its images, its method, its optimizers."""
 
     model: nn.Module
     image: tuple[int, ...]
@@ -97,7 +97,7 @@ NETWORKS = {
 
 
 def training_steps(kind: Kind, tx: optax.GradientTransformation) -> tuple[Stepper, Stepper]:
-    """A training step, batch 128, with the masks of a method and without any mask."""
+    """The training step of batch 128 with the masks of a method, and without masks."""
     model = kind.model
     images = jax.random.normal(jax.random.key(0), (BATCH, *kind.image))
     labels = jnp.arange(BATCH) % 10
@@ -170,7 +170,7 @@ def main() -> None:
 
 
 def comparisons() -> Iterator[tuple[str, str, Callable[[], tuple[Stepper, Stepper]], int]]:
-    """Yields label, optimizer, what makes the masked and the plain step, and images an epoch."""
+    """Yields label, optimizer, the makers of the masked and plain step, and images per epoch."""
     for name, tx in OPTIMIZERS.items():
         yield "optimizer, 25.5M weights", name, functools.partial(optimizer_steps, tx), 0
     for network, kind in NETWORKS.items():

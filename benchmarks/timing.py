@@ -1,9 +1,9 @@
-"""How things are timed: two compiled functions in turn, and one against itself as the control.
+"""Times two compiled functions in turn, and the baseline against itself as the control.
 
-On a shared machine single timings differ by half, and the same program measured twice in a row by
-some percent. So a claim is a ratio of two functions timed in interleaved pairs, the median with its
-quartiles, beside the ratio that the first function has to itself in the same run (A/A). A ratio
-that lies within the control's quartiles is no difference.
+On a shared machine single timings differ by half, and two measurements of one program in a row by
+some percent. So a claim is the ratio of two functions that are timed in interleaved pairs, as a
+median with quartiles. Beside it is the ratio of the baseline to itself in the same run (A/A). A
+ratio within the quartiles of this control is no difference.
 """
 
 import os
@@ -31,13 +31,13 @@ class Ratio(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What `compare` measured.
+    """The result of `compare`.
 
     Attributes:
       seconds: median time of a call, of the function and of the baseline.
       ratio: function / baseline.
       control: baseline / baseline.
-      pairs: number of pairs each ratio is over.
+      pairs: number of pairs of each ratio.
     """
 
     seconds: tuple[float, float]
@@ -52,7 +52,7 @@ def compare(function: Run, baseline: Run, *, pairs: int) -> Comparison:
     Args:
       function: timed against the baseline.
       baseline: what it is compared with.
-      pairs: at least 1; 200 or more for a difference of some percent.
+      pairs: at least 1; use 200 or more for a difference of some percent.
     """
     for run in (function, baseline, function, baseline):
         seconds(run)
@@ -60,8 +60,8 @@ def compare(function: Run, baseline: Run, *, pairs: int) -> Comparison:
         [[seconds(run) for run in (baseline, function, baseline)] for _ in range(pairs)]
     )
     before, between, after = times.T
-    # The control is the two baselines around the function: as far apart as either is from it, and
-    # turned round every other time, so that neither of them is always the later one.
+    # The control compares the two baselines before and after the function. They are swapped every
+    # second time, so that neither of them is always the later one.
     turn = np.arange(pairs) % 2 == 0
     control = np.where(turn, before / after, after / before)
     against = np.where(turn, before, after)
@@ -74,14 +74,14 @@ def compare(function: Run, baseline: Run, *, pairs: int) -> Comparison:
 
 
 def median_seconds(run: Run, *, times: int) -> float:
-    """Median time of a call, after two that are not counted."""
+    """Median time of a call, after two calls that are not counted."""
     for _ in range(2):
         seconds(run)
     return float(np.median([seconds(run) for _ in range(times)]))
 
 
 def seconds(run: Run) -> float:
-    """Time of one call, until its arrays are there."""
+    """Time of one call, until its results are computed."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
@@ -90,7 +90,7 @@ def seconds(run: Run) -> float:
 def compile_with_time(
     function: Callable[..., Any], *args: Any, **options: Any
 ) -> tuple[Any, float]:
-    """Returns the compiled function and the seconds that XLA took, tracing not counted."""
+    """Returns the compiled function and the seconds of compiling, without tracing."""
     lowered = jax.jit(function, **options).lower(*args)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -98,7 +98,7 @@ def compile_with_time(
 
 
 def machine() -> str:
-    """The line that belongs beside every number."""
+    """A line that describes this machine, to print beside every number."""
     return f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
 
 

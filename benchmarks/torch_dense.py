@@ -2,9 +2,9 @@
 
     python -m benchmarks.torch_dense --model=resnet20 --batch=128 --threads=2
 
-PyTorch runs eagerly with channels last; a step is that of SGD with momentum and weight decay. ONNX
-Runtime runs what PyTorch exports, with norms folded. The last line is JSON; what could not be
-measured is null there, ONNX Runtime with the reason under "onnx_problem".
+PyTorch runs eagerly with channels last. A step is SGD with momentum and weight decay. ONNX Runtime
+runs the network that PyTorch exports, with norms folded into convolutions. The last line is JSON. A
+number that could not be measured is null; "onnx_problem" is the reason for ONNX Runtime.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks import quiet
 
-# Blocks of each stage, whether these are bottlenecks, the width of the first.
+# Blocks of each stage, whether they are bottlenecks, width of the first stage.
 NETWORKS = {
     "resnet8": ((1, 1, 1), False, 16),
     "resnet20": ((3, 3, 3), False, 16),
@@ -94,7 +94,7 @@ def main() -> None:
         samples = quiet.in_turn({name: run}, rounds=args.rounds, retries=args.retries)
         found[name] = quiet.milliseconds(samples[name])
 
-    # One after the other: each engine has threads that spin a while after its work.
+    # The engines run one after the other, as the threads of each spin for a while after its work.
     measure("torch_train_ms", _training(network(args.model), images))
     measure("torch_infer_ms", _inference(network(args.model), images))
     try:

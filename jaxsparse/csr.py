@@ -1,14 +1,14 @@
-"""Compressed sparse rows: one leaf as the values of its active weights and where they are.
+"""Compressed sparse rows (CSR): one leaf as its active weights and their positions.
 
 A kernel of any rank is seen as a matrix with one row per output and one column per weight that the
-output sums over, both in C order. Outputs are the places of the last axis, or of all axes that
-`jaxsparse.axes` says, such as heads and their features. Rows are outputs since then `matrix @ x` is
-the layer, a kernel that computes one output at a time walks one row, and a position in a row is
-small: 16 bits reach 65,536 inputs, which no layer of a ResNet exceeds.
+output sums over, both in C order. The outputs are the entries of the last axis, or of all output
+axes in `jaxsparse.axes`, such as heads and their features. Rows are outputs for three reasons:
+`matrix @ x` is the layer, code that computes one output at a time reads one row, and a column
+number is small: 16 bits are enough for 65,536 inputs, more than any layer of a ResNet has.
 
-Which weights are active comes from the mask and never from the values: a weight that was just grown
-is 0 and stays in. So a leaf and its mask come back bit for bit. All of this is NumPy on the host;
-the number of active weights is a shape here, and shapes are what a compiled function cannot choose.
+The mask decides which weights are active, not the values: a weight that has just grown is 0 and is
+stored. So a leaf and its mask are restored bit for bit. All of this is NumPy on the host. The
+number of active weights is a shape here, and compiled functions cannot choose shapes.
 """
 
 import dataclasses
@@ -32,14 +32,13 @@ class Csr:
         scipy.sparse.csr_array((csr.values, csr.indices, csr.indptr), csr.matrix_shape)
 
     Attributes:
-      values: [num_active], the dtype of the leaf: the active weights by output and, within one, by
-        column. A plain vector to train, with integers beside it.
-      indices: uint8, 16, 32 or 64[num_active], the smallest that can name every column: the column
-        of each value, in [0, columns), rising within a row.
-      indptr: unsigned[rows + 1], the smallest dtype that reaches num_active: row r has the values
-        indptr[r] to indptr[r + 1].
-      shape: the shape of the leaf; static, so no part of the pytree.
-      outputs: the axes of the leaf whose places are the rows, rising; None: the last one. Static.
+      values: [num_active], the dtype of the leaf: the active weights, by output and then by column.
+      indices: [num_active], the column of each value, in [0, columns), rising within a row. The
+        dtype is the smallest of uint8, 16, 32 and 64 that can name every column.
+      indptr: [rows + 1]; row r has the values indptr[r] to indptr[r + 1] - 1. The dtype is the
+        smallest unsigned one that holds num_active.
+      shape: the shape of the leaf. It is static, so no part of the pytree.
+      outputs: the axes of the leaf that are the rows, rising; the last axis if None. Static.
     """
 
     values: np.ndarray
@@ -50,24 +49,25 @@ class Csr:
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(rows, columns): outputs and weights of each, (1, 1) for a scalar."""
+        """(rows, columns): outputs, and weights of each output; (1, 1) for a scalar."""
         return matrix_shape(self.shape, self.outputs)
 
     @property
     def positions(self) -> np.ndarray:
-        """int64[num_active], row * columns + column: where each value is in the flat matrix."""
+        """int64[num_active], row * columns + column, the position of each value in the matrix."""
         rows, columns = self.matrix_shape
         row = np.repeat(np.arange(rows), np.diff(np.asarray(self.indptr, np.int64)))
         return row * columns + np.asarray(self.indices, np.int64)
 
 
 def to_csr(weights: Any, mask: Any, axes: KernelAxes | None = None) -> Csr:
-    """Returns the active weights of one leaf and where they are; what is off the mask is left out.
+    """Returns the active weights of one leaf and their positions; other weights are left out.
 
     Args:
       weights: array of any dtype and rank.
       mask: bool, the shape of weights.
-      axes: of the leaf; the rows are its outputs, of each kernel of a batch. None: the last axis.
+      axes: of the leaf. The rows are its outputs, for each kernel of a batch of kernels. The rows
+        are the last axis if None.
 
     Raises:
       ValueError: the shapes differ, the mask is not bool, or axes do not name each axis once.
@@ -97,10 +97,10 @@ def to_csr(weights: Any, mask: Any, axes: KernelAxes | None = None) -> Csr:
 
 
 def from_csr(csr: Csr) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (weights, mask), the inverse of `to_csr`: 0 and False where nothing is stored.
+    """Returns (weights, mask), the inverse of `to_csr`: 0 and False for weights not stored.
 
     Raises:
-      ValueError: the arrays do not describe a matrix of that shape; says what is wrong.
+      ValueError: the arrays do not describe a matrix of the shape.
     """
     _check(csr)
     values, positions = np.asarray(csr.values), csr.positions
@@ -120,8 +120,8 @@ def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -
     Args:
       params: any pytree of arrays.
       masks: bool, the structure and shapes of params.
-      axes: what the outputs of a leaf are, by path, from `kernel_axes` or by hand; leaves without
-        an entry, and all where it is None, go by the rules of `jaxsparse.axes`.
+      axes: the axes of leaves by path, from `kernel_axes` or by hand. Leaves without an entry go by
+        the rules of `jaxsparse.axes`; None means no entry.
 
     Raises:
       ValueError: the trees differ, or axes do not fit their leaf; names the first leaf.
@@ -138,7 +138,7 @@ def from_csr_tree(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Returns (params, masks), the inverse of `to_csr_tree`.
 
     Raises:
-      ValueError: a `Csr` that describes no leaf; names it.
+      ValueError: a `Csr` does not describe a leaf; names it.
     """
     is_csr = lambda x: isinstance(x, Csr)
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_csr)
@@ -156,7 +156,7 @@ def from_csr_tree(tree: PyTree) -> tuple[PyTree, PyTree]:
 def output_axes(
     path: str, shape: tuple[int, ...], axes: AxesByPath | None = None
 ) -> tuple[int, ...] | None:
-    """Returns the axes whose places are the rows of a leaf's matrix; None: the last one, as usual.
+    """Returns the axes that are the rows of a leaf's matrix; None for the usual case, the last one.
 
     >>> output_axes("query/kernel", (768, 12, 64)), output_axes("out/kernel", (12, 64, 768))
     ((1, 2), None)
@@ -167,7 +167,7 @@ def output_axes(
 
 
 def matrix_shape(shape: tuple[int, ...], outputs: tuple[int, ...] | None = None) -> tuple[int, int]:
-    """Returns (outputs, weights of each) of a leaf of that shape.
+    """Returns (outputs, weights of each output) of a leaf of a shape.
 
     >>> matrix_shape((3, 3, 16, 32)), matrix_shape((5,)), matrix_shape(())
     ((32, 144), (5, 1), (1, 1))
@@ -180,7 +180,7 @@ def matrix_shape(shape: tuple[int, ...], outputs: tuple[int, ...] | None = None)
 
 
 def to_matrix(x: np.ndarray, outputs: tuple[int, ...] | None = None) -> np.ndarray:
-    """Returns the matrix that a leaf is seen as, [outputs, weights of each]."""
+    """Returns the matrix of a leaf, [outputs, weights of each output]."""
     order = _order(x.ndim, outputs)
     return x.transpose(order).reshape(matrix_shape(x.shape, outputs))
 
@@ -188,7 +188,7 @@ def to_matrix(x: np.ndarray, outputs: tuple[int, ...] | None = None) -> np.ndarr
 def from_matrix(
     matrix: np.ndarray, shape: tuple[int, ...], outputs: tuple[int, ...] | None = None
 ) -> np.ndarray:
-    """Returns the leaf of `shape` that `to_matrix` made `matrix` of; a flat matrix will do."""
+    """Returns the leaf of a matrix, the inverse of `to_matrix`; the matrix may be flat."""
     order = _order(len(shape), outputs)
     moved = matrix.reshape([shape[axis] for axis in order])
     return np.asarray(moved.transpose(np.argsort(order)), order="C")
@@ -209,7 +209,7 @@ def smallest_unsigned(largest: int) -> np.dtype:
 
 
 def check_outputs(outputs: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
-    """Raises a ValueError if these are not axes of a leaf of that shape, rising."""
+    """Raises a ValueError if `outputs` are not rising axes of a leaf of a shape."""
     if outputs is not None and list(outputs) != sorted({*outputs} & {*range(len(shape))}):
         raise ValueError(f"outputs {outputs} must be axes of {shape}, rising")
 

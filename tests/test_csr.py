@@ -172,7 +172,7 @@ def test_trees():
     masks = every_other(FIXED)
     params = apply_masks(fill(FIXED, 0), masks)
     tree = to_csr_tree(params, masks)
-    # One weight is active of one, so that leaf stays dense, like the biases.
+    # The only weight is active, so that leaf stays dense, like the biases.
     assert isinstance(tree["pair"][0]["kernel"], jax.Array)
     assert tree["blocks"][0].bias is params["blocks"][0].bias
     assert tree["blocks"][0].kernel.values.size == 6

@@ -1,4 +1,4 @@
-"""The compiled kernels: how they are made and loaded, and which programs may call them.
+"""The compiled kernels: how they are compiled and loaded, and which programs may call them.
 
-Selection and sparse execution rest on them, and both do the same in JAX where there are none.
+Selection and sparse execution use them. Both give the same results in JAX if there are no kernels.
 """

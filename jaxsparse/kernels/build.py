@@ -2,9 +2,9 @@
 
     python -m jaxsparse.kernels.build
 
-does by hand what installing the package does where a C++ compiler is at hand (GCC 11, Clang 12 or
-later): on a checkout, after its sources have changed. The headers are those that jaxlib ships;
-kernels made with those of one jaxlib run with later ones, not with earlier ones.
+does the same as the installation of the package. Run it on a checkout after the sources have
+changed. It needs a C++ compiler, GCC 11, Clang 12 or later. The headers come with jaxlib. Kernels
+that are compiled with one jaxlib run with later ones, and not with earlier ones.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "csrc" / "ffi.cc"
 FOLDER = Path(__file__).parent / "lib"
-# By machine: the sets of instructions that kernels are made for, and how.
+# By machine: the instruction sets that kernels are compiled for, and the compiler's options.
 _ARM = {"armv8-a": ("-march=armv8-a",)}
 LEVELS = {
     "x86_64": {
@@ -34,13 +34,14 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra")
 
 
 def build(folder: Path = FOLDER) -> list[Path]:
-    """Compiles all levels for this machine and returns the libraries, in place of those before.
+    """Compiles the kernels for all levels of this machine, and returns the libraries.
 
-    Each is written whole or not at all, so that a process that uses the old one goes on with it.
+    They replace the old libraries. Each is moved into place when it is complete, and a process that
+    has loaded the old one keeps it.
 
     Raises:
-      RuntimeError: there is no compiler, no header or no level for this machine, or it does not
-        compile; says which, with what the compiler said.
+      RuntimeError: there is no compiler, no header or no level for this machine, or the compiler
+        fails; has the compiler's message.
     """
     levels = LEVELS.get(platform.machine())
     if levels is None or sys.platform == "win32":
@@ -68,24 +69,24 @@ def build(folder: Path = FOLDER) -> list[Path]:
 
 
 def libraries_of(level: str, folder: Path = FOLDER) -> list[Path]:
-    """Returns what lies there for a level, whatever it was made from."""
+    """Returns the libraries for a level in a folder, of these sources or of others."""
     return sorted(folder.glob(f"{level}-*.so"))
 
 
 def is_of_these_sources(library: Path) -> bool:
-    """Returns whether a library was made from the sources as they are now, and is whole.
+    """Returns whether a library is complete and was compiled from the present sources.
 
-    After an update of a checkout the old kernels are still there, and would be called in ways that
-    they do not know; one that was cut off when a disk was full would end the process.
+    After an update of a checkout the old libraries are still there, and their calls may take other
+    arguments. A library that is cut off, say by a full disk, would crash the process.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the library cannot be read.
     """
     return library.stem.endswith(f"-{_stamp(library)}")
 
 
 def compiler() -> list[str]:
-    """Returns the C++ compiler, and the options that CXX may give it.
+    """Returns the C++ compiler, with the options in CXX if it is set.
 
     Raises:
       RuntimeError: there is none.
@@ -99,7 +100,7 @@ def compiler() -> list[str]:
 
 
 def _stamp(library: Path) -> str:
-    """A hash of the sources, of the options they are compiled with, and of what came of it."""
+    """A hash of the sources, the compiler's options and the library itself."""
     digest = hashlib.sha256(repr((FLAGS, LEVELS)).encode())
     for path in (*sorted(SOURCE.parent.glob("*.h")), SOURCE, library):
         digest.update(path.read_bytes())

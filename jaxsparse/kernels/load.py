@@ -1,8 +1,8 @@
-"""The compiled kernels: which of them this machine can run, and why not, if it can run none.
+"""Loads the compiled kernels that this machine can run, or says why there are none.
 
-They are shared libraries in the folder `lib`, one for each set of instructions, made when the
-package is installed where a C++ compiler is at hand. Nothing here fails: what calls them does the
-same in JAX where there are none.
+The kernels are shared libraries in the folder `lib`, one for each instruction set. The installation
+of the package compiles them if there is a C++ compiler. A missing kernel is no error: its callers
+do the same in JAX.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ TARGETS = (
     "lines_backward",
     "select",
 )
-# The best first: what the compiler was told, and what /proc/cpuinfo says of a machine that has it.
+# Levels of instructions, the best first, and the features in /proc/cpuinfo that each needs.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"},
@@ -39,11 +39,11 @@ _MAKE = "`python -m jaxsparse.kernels.build` makes them"
 
 
 class Backend(NamedTuple):
-    """What sparse execution runs on, and on one CPU selection.
+    """The implementation of sparse execution, and of selection on one CPU.
 
     Attributes:
       name: "compiled" or "jax".
-      why: which kernels, or why none.
+      why: the level of the kernels, or why there are none.
     """
 
     name: str
@@ -51,30 +51,34 @@ class Backend(NamedTuple):
 
 
 def backend() -> Backend:
-    """Returns what sparse execution runs on, and why; starts JAX, as a computation does.
+    """Returns the implementation of sparse execution. It starts JAX, as a computation does.
 
-    JAXSPARSE_KERNELS in the environment, read at the first call, may name a level such as
-    x86-64-v3, or say "off".
+    The environment variable JAXSPARSE_KERNELS may name a level such as x86-64-v3, or be "off". It
+    is read at the first call.
     """
     return _load()
 
 
 def on_device(compiled: Callable[..., Result], plain: Callable[..., Result], *args: Any) -> Result:
-    """Calls one of two functions that do the same: the compiled one on CPUs, where it is there."""
+    """Calls one of two equal functions: `compiled` on CPUs if there are kernels, else `plain`."""
     if backend().name != "compiled":
         return plain(*args)
     return lax.platform_dependent(*args, cpu=compiled, default=plain)
 
 
 def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
-    """Returns the best level that was built and that a machine has, and its library; or why none.
+    """Returns the best level that was built and that a machine can run, with its library.
 
     Args:
-      wanted: a level, "off", or "" for the best.
-      able: features of the machine.
-      folder: where the libraries are.
+      wanted: a level, "off", or "" for the best level.
+      able: features of the machine, as in /proc/cpuinfo.
+      folder: of the libraries.
+
+    Returns:
+      The level and the library, or why there is none.
     """
-    # Not above: `python -m jaxsparse.kernels.build` warns of a module that is imported already.
+    # Imported here, since `python -m jaxsparse.kernels.build` warns if its module is imported
+    # first.
     from jaxsparse.kernels.build import is_of_these_sources, libraries_of
 
     if wanted == "off":
@@ -97,9 +101,9 @@ def choose(wanted: str, able: set[str], folder: Path) -> tuple[str, Path] | str:
 
 
 def features() -> set[str]:
-    """Returns what this processor can do, in the words of /proc/cpuinfo; nothing where unknown."""
+    """Returns the features of this processor as in /proc/cpuinfo; the empty set if unknown."""
     if platform.machine() in ("aarch64", "arm64"):
-        return {"asimd"}  # all of them
+        return {"asimd"}  # all of these processors have it
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -117,8 +121,8 @@ def _load() -> Backend:
         if isinstance(chosen, str):
             return Backend("jax", chosen)
         level, library = chosen
-        # A kernel that JAX refuses, as one of a later jaxlib, keeps it from starting, where it has
-        # not started yet, and is only an error of ours where it has.
+        # JAX must start before the targets are registered. If it refuses a target, say of a later
+        # jaxlib, this is then an error that is caught here; otherwise JAX itself could not start.
         jax.local_devices(backend="cpu")
         functions = ctypes.cdll.LoadLibrary(os.fspath(library))
         for target in TARGETS:

@@ -1,9 +1,9 @@
-"""Calls that only a program for one CPU makes.
+"""Calls of kernels that only programs for one CPU make.
 
-The compiler cannot look into a kernel: on a mesh it would gather what the kernel reads. How many
-devices a program is for is known when it is lowered, not when it is traced. So the choice between a
-kernel and what does the same in JAX travels through the trace as one operation, and what is not
-chosen is not traced.
+The compiler cannot look into a kernel; on a mesh it would gather the kernel's inputs. The number of
+devices of a program is known when it is lowered, not when it is traced. So the trace has one
+operation that stands for the choice between a kernel and equal code in JAX. The choice is made when
+the operation is lowered, and the other alternative is not traced.
 """
 
 import functools
@@ -26,17 +26,17 @@ _choice.multiple_results = True
 
 
 def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *args: Any) -> Result:
-    """Calls one of two functions that do the same.
+    """Calls one of two equal functions.
 
     Args:
-      compiled: calls a kernel; for programs that run on one CPU, where there are kernels.
-      plain: in JAX; for all other programs, those that are exported among them, which may run where
-        there are no kernels, and under `vmap`. It is called when the program is lowered, so it must
-        not close over arrays of the trace.
-      *args: pytrees of arrays. Nothing is differentiated through the call.
+      compiled: calls a kernel; used by programs for one CPU if there are kernels.
+      plain: the same in JAX; used by all other programs and under `vmap`. Exported programs use it
+        too, as they may run on a machine without kernels. It is called when the program is lowered,
+        so it must not close over arrays of the trace.
+      *args: pytrees of arrays. Gradients through the call are 0.
 
     Returns:
-      What the function returned.
+      The result of the function.
     """
     leaves, tree = jax.tree.flatten(args)
     if any(_on_mesh(x) for x in leaves):
@@ -50,22 +50,22 @@ def on_one_cpu(compiled: Callable[..., Result], plain: Callable[..., Result], *a
 
 @functools.cache
 def _asking_for_devices() -> ClosedJaxpr:
-    """What makes JAX tell a lowering the devices: an operation in it that has to know them.
+    """A jaxpr that depends on the devices, which makes JAX tell these to the lowering.
 
-    `plain` may be full of such, see `counting`, but is not traced before it is needed. JAX looks
-    for them in the parameters of all operations.
+    JAX looks for such operations in the parameters of all operations. `plain` may have some, see
+    `counting`, but it is not traced before it is needed.
     """
     return jax.make_jaxpr(count_true)(jax.ShapeDtypeStruct((1,), jnp.bool_))
 
 
 def _on_mesh(x: Any) -> bool:
-    """Whether the types say that it is part of a mesh, in `shard_map` or with explicit axes."""
+    """Whether an array's type has a mesh: inside `shard_map`, or with explicit axes."""
     return not jax.typeof(x).sharding.mesh.empty
 
 
 @_choice.def_impl
 def _run(*args: jax.Array, plain: Callable, **params: Any) -> list[jax.Array]:
-    # Then nothing is lowered, and `jit` would end up here again.
+    # With disable_jit nothing is lowered, and `jit` below would call this function again.
     if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         return plain(*args)
     return jax.jit(lambda *args: _choice.bind(*args, plain=plain, **params))(*args)

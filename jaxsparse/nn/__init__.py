@@ -1,29 +1,30 @@
 """Networks in Flax linen; each layer takes its kernel as a value, so masks apply from outside.
 
-All are called alike, with `train` as a keyword that is False unless said otherwise:
+All are called alike. `train` is a keyword, False by default:
 
     variables = model.init(key, images)
-    params = variables.pop("params")        # what is left is {"batch_stats": ...}, or {}
+    params = variables.pop("params")        # variables are then {"batch_stats": ...}, or {}
     logits = model.apply({"params": params, **variables}, images)
     logits, variables = model.apply(
         {"params": params, **variables}, images, train=True, mutable=["batch_stats"]
     )
 
-In training, norms take the statistics of the batch and move the running ones, which "batch_stats"
-holds; a network without norms is the same in training, has no such collection, and its update is
+In training, norms use the statistics of the batch and update the running ones in "batch_stats". A
+network without norms computes the same in training and has no such collection, so its update is
 empty. Images are [batch, height, width, channels], logits float32[batch, num_classes].
 
 With `dtype=jnp.bfloat16` activations are bfloat16, and parameters, statistics and logits stay
 float32. On CPU some of these networks give NaN when jax 0.12.0 compiles them for inference; with
 `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` in the environment they do not.
 
-The leaves that methods prune by default are the kernels of all convolutions and linear layers; the
-first convolution is "conv1" and the classifier "fc" in all networks but the LeNets.
+Methods prune the kernels of all convolutions and linear layers by default. The first convolution is
+"conv1" and the classifier "fc" in all networks but the LeNets.
 
-In all networks but the LeNets convolutions start as normals of variance 2 / fan_out and the
-classifier as one of deviation 0.01, unless `kernel_init` and `fc_init` say otherwise. A layer's
-scale at the start decides what one threshold over all layers takes of it, so for a published table
-look at "Differs from the official code"; `PYTORCH_INIT` is what PyTorch's layers start with.
+In all networks but the LeNets, convolutions start as normals of variance 2 / fan_out, and the
+classifier as normals of standard deviation 0.01; `kernel_init` and `fc_init` change that.
+`PYTORCH_INIT` is the start of PyTorch's layers. The scale of a layer at the start decides how many
+of its weights one threshold over all layers prunes. So to reproduce a published table, read
+"Differs from the official code" of its network.
 """
 
 from jaxsparse.nn.dyrelu import (
@@ -44,11 +45,11 @@ from jaxsparse.nn.resnet import (
     ResNet,
     cifar_resnet,
     resnet,
-    torchvision_name,
 )
 from jaxsparse.nn.shapes import layer_shapes
 from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity
 from jaxsparse.nn.sparse import sparse_execution
+from jaxsparse.nn.torchvision_names import torchvision_name
 from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 

@@ -1,13 +1,13 @@
-"""DyReLU, an activation with coefficients of its own for every image, and its phasing into ReLU.
+"""DyReLU, an activation whose coefficients depend on the image, and its phase-out into ReLU.
 
-EAST trains with it at first: an image's coefficients depend on the mean of each channel, so that
-gradients flow where a ReLU of few weights would let none through. A number beta between 1 and 0
-leads from DyReLU to ReLU; when it is 0 `phase_out` takes the module's parameters away, and what is
-left *is* the ReLU network.
+EAST trains with it at first. The coefficients depend on the mean of each channel, so that gradients
+flow where the ReLU of a network with few weights would block them. A number beta between 1 and 0
+leads from DyReLU to ReLU. When it is 0, `phase_out` removes the parameters of DyReLU, and the
+result *is* the ReLU network.
 
-Our networks have it where their field `dyrelu` says so. Beta is a variable of theirs, in a
-collection of its own, {"dyrelu": {"beta": float32[]}}, so that whoever has the variables evaluates
-the network as it is at that step:
+Our networks use it if their field `dyrelu` is set. Beta is a variable in a collection of its own,
+{"dyrelu": {"beta": float32[]}}, so that the variables of a step are enough to evaluate the network
+of that step:
 
     model = cifar_resnet(20, dyrelu=DyReLUOptions())
     variables = model.init(key, images)
@@ -18,8 +18,8 @@ the network as it is at that step:
         mutable=["batch_stats", "dyrelu"],
     )
 
-Its parameters are no kernels, so that no method prunes or counts them by default. They are dense,
-and there may be more of them than weights in the network: DyReLU's training is not a sparse one.
+Its parameters are no kernels, so no method prunes or counts them by default. They are dense, and
+they may outnumber the weights of the network: training with DyReLU is not sparse training.
 
 References:
   Chen et al., "Dynamic ReLU", ECCV 2020: DyReLU-B.
@@ -39,6 +39,7 @@ from flax import linen as nn
 from flax.training import train_state
 from jax.core import Tracer
 
+from jaxsparse.checks import check_whole
 from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import Layout, larger_line
 from jaxsparse.types import PyTree
@@ -52,10 +53,11 @@ _OURS = re.compile(r"(?i)dyrelu_?\d*")
 
 
 class DyReLUOptions(NamedTuple):
-    """What the DyReLUs of a network have in common.
+    """Options of all DyReLUs of a network.
 
     Attributes:
-      reduction: channels over the width of the hidden layer, at least 1. The paper of DyReLU has 8.
+      reduction: channels divided by the width of the hidden layer, at least 1; 8 in the paper of
+        DyReLU.
       blend: see `DyReLU`.
     """
 
@@ -64,28 +66,29 @@ class DyReLUOptions(NamedTuple):
 
 
 class DyReLU(nn.Module):
-    """The larger of two lines through every channel of an image, chosen by the image's means.
+    """The larger of two lines for every channel of an image, which depend on the image's means.
 
         theta = 2 sigmoid(relu(m w1 + b1) w2 + b2) - 1,    m the means of the image's channels
         (a1, a2, c1, c2) = (1, 0, 0, 0) + beta (1, 1, 1/2, 1/2) theta,    of each channel
         y = max(a1 x + c1, a2 x + c2)
 
     At beta = 0 it is ReLU to the bit, with a gradient of 0 at x = 0. With C channels it has
-    w1: [C, h], b1: [h], w2: [h, 4 C], b2: [4 C], where h = max(C // reduction, 1): for reduction 4,
-    1.25 C^2 + 4.25 C parameters. All start uniform in +-1 / sqrt(fan_in), PyTorch's start, so that
-    in the beginning DyReLU is near ReLU, not equal to it.
+    w1: [C, h], b1: [h], w2: [h, 4 C], b2: [4 C], where h = max(C // reduction, 1). These are
+    1.25 C^2 + 4.25 C parameters for reduction 4. All start uniform in +-1 / sqrt(fan_in), as in
+    PyTorch, so that DyReLU is close to ReLU at first, but not equal to it.
 
     Attributes:
       reduction: as in `DyReLUOptions`.
-      blend: "coefficient" as above, or "output": beta times what it gives at beta = 1, plus
-        (1 - beta) times ReLU. Nowhere is the former larger; at 0 and 1 they are equal.
-      layout: of inputs and outputs. Vectors, float[batch, C], have "NHWC".
+      blend: "coefficient" as above, or "output": beta times the result at beta = 1, plus
+        (1 - beta) times ReLU. "coefficient" is nowhere larger than "output"; both are equal at beta
+        0 and 1.
+      layout: of inputs and outputs; "NHWC" for vectors, float[batch, C].
 
     Raises:
       ValueError: another blend, or a reduction below 1.
 
-    Differs from the official code in: the gradient where both lines are equal, which PyTorch's
-    maximum gives to either of them.
+    Differs from the official code in: the gradient if both lines are equal, which PyTorch's maximum
+    may give to either of them.
 
     Reference: the authors' code of EAST (K = 2); its paper's equations were not at hand.
     """
@@ -97,8 +100,7 @@ class DyReLU(nn.Module):
     def __post_init__(self):
         if self.blend not in ("coefficient", "output"):
             raise ValueError(f"blend {self.blend!r} must be 'coefficient' or 'output'")
-        if not isinstance(self.reduction, int) or self.reduction < 1:
-            raise ValueError(f"reduction {self.reduction!r} must be a whole number of at least 1")
+        check_whole("reduction", self.reduction, 1)
         super().__post_init__()
 
     @nn.compact
@@ -136,27 +138,28 @@ def _larger_line(x: jax.Array, theta: jax.Array, layout: Layout) -> jax.Array:
     between = (1,) * (x.ndim - 2)
     of_line = lambda i: coefficients[..., i].reshape(x.shape[0], *between, x.shape[-1])
     first, second = of_line(0) * x + of_line(2), of_line(1) * x + of_line(3)
-    # Where both are equal the gradient is the second's: at beta 0 that of ReLU at 0. (`maximum`
-    # would share it out. A channel without an active weight is exactly 0 in the beginning.)
+    # If both are equal, the gradient goes to the second: at beta 0 it is ReLU's at 0. `maximum`
+    # would share it. This case occurs: a channel without active weights is exactly 0 at first.
     return jnp.where(first > second, first, second)
 
 
 def beta_of(
     step: jax.Array | float, *, start_step: float, stop_step: float, late: bool = False
 ) -> jax.Array:
-    """Returns float32[], how much of DyReLU there is: 1, falling in a line to 0 at `stop_step`.
+    """Returns beta, float32[], the share of DyReLU: 1, then falling linearly to 0.
 
         beta(t) = 1 - (t - start) / (stop - start),    between the two steps
 
     Args:
-      step: of training, counted from 1; may be traced, and any unit will do that the others have.
-      start_step: to which beta is 1; EAST: a quarter of training.
-      stop_step: from which on it is 0, above `start_step`; EAST: one epoch before half of training.
-      late: ReLU, beta = 0, where beta would be 1: then DyReLU begins at `start_step`, untrained. So
-        does the authors' code, against the words of the paper.
+      step: of training, counted from 1; may be traced. Any unit is possible that all three share.
+      start_step: beta is 1 up to this step; a quarter of training in EAST.
+      stop_step: beta is 0 from this step on, above `start_step`; one epoch before half of training
+        in EAST.
+      late: makes beta 0 up to `start_step`. DyReLU then begins there, untrained. The authors' code
+        does this; the paper says otherwise.
 
-    Differs from the official code in: `late` is an option; beta falls whatever else is asked for,
-    where newer versions hold it at 1 unless DyReLU is to be frozen as well; the code counts epochs.
+    Differs from the official code in: `late` is an option; beta always falls, while newer versions
+    keep it at 1 unless DyReLU is frozen as well; the code counts epochs.
 
     >>> [
     ...     round(float(beta_of(e, start_step=62.5, stop_step=124)), 3)
@@ -170,24 +173,25 @@ def beta_of(
 
 
 def with_beta(variables: Mapping[str, Any], beta: jax.Array | float) -> dict[str, Any]:
-    """Returns a network's variables, or its collections alone, with another beta."""
+    """Returns the variables of a network, with or without params, with another beta."""
     return {**variables, "dyrelu": {"beta": jnp.asarray(beta, jnp.float32)}}
 
 
 def phase_out(model: Model, state: State) -> tuple[Model, State]:
-    """Returns the ReLU network and what is left of a train state, once beta is 0.
+    """Returns the ReLU network, and the train state without the leaves of DyReLU, once beta is 0.
 
         if n == stop_step:
             model, state = phase_out(model, state)
 
-    A step that takes the state is compiled anew by itself. A mask of the optimizer, such as that of
-    decay, or its labels are to be functions of the params: a tree of those at hand fits no longer.
-    To restore a checkpoint from after the phase, phase out the fresh state too, with a beta of 0.
+    `jit` compiles a step again for the new state. Masks and labels of the optimizer, such as those
+    of weight decay, must be functions of params: a tree made for the old params no longer fits. To
+    restore a checkpoint from after the phase-out, first phase out the fresh state too, with beta 0.
 
     Differs from the official code, where the parameters stay in the network and the optimizer.
 
-    While beta is above 0 this changes what the network computes. It is refused where the state
-    holds the collection of beta; where that is a variable beside the state, nobody can tell.
+    While beta is above 0, phasing out would change the outputs of the network. This is an error if
+    the state holds the collection of beta; if beta is a variable beside the state, it is not
+    noticed.
 
     Args:
       model: one of our networks.
@@ -195,11 +199,11 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
 
     Returns:
       The network with `dyrelu=None`, whose logits are those of the given one at beta = 0; and the
-      state without DyReLU's leaves, in params, masks, slots of the optimizer and whatever else
-      holds dicts, with `apply_fn` of the new network.
+      state without the leaves of DyReLU in params, masks, slots of the optimizer and all other
+      dicts, with the `apply_fn` of the new network.
 
     Raises:
-      ValueError: a beta in the state, with its path and value, is above 0.
+      ValueError: a beta in the state is above 0; names its path and value.
     """
     for path, beta in leaves_by_path(state).items():
         known = not isinstance(beta, Tracer | jax.ShapeDtypeStruct)
@@ -213,9 +217,9 @@ def phase_out(model: Model, state: State) -> tuple[Model, State]:
 
 
 def without_dyrelu(tree: Tree) -> Tree:
-    """Returns a tree without the entries of dicts, however deep, that are named after DyReLU.
+    """Returns a tree without those entries of its dicts, at any depth, that are named after DyReLU.
 
-    The states of an `optax.multi_transform` stay, whatever the label.
+    The states of an `optax.multi_transform` stay, even under the label "dyrelu".
 
     >>> without_dyrelu({"params": {"dyrelu1": {"w1": 1.0}, "fc": 2.0}, "dyrelu": {"beta": 0.0}})
     {'params': {'fc': 2.0}}
@@ -235,23 +239,23 @@ class FreezeState(NamedTuple):
     """State of `freeze_dyrelu`.
 
     Attributes:
-      num_updates: int32[], so far.
+      num_updates: int32[], number of updates so far.
     """
 
     num_updates: jax.Array
 
 
 def freeze_dyrelu(after_step: int) -> optax.GradientTransformation:
-    """Keeps DyReLU's parameters as they are after so many updates; the last link of a chain.
+    """Freezes the parameters of DyReLU after a number of updates. It must be last in a chain.
 
         optax.chain(optax.sgd(0.1, momentum=0.9), freeze_dyrelu(start_step))
 
-    So the authors' command lines for EAST mean it, from the start of the phase on; for 250 epochs
-    their code never does it.
+    The authors' command lines for EAST ask for this from the start of the phase-out on; with 250
+    epochs their code never does it.
 
     Args:
-      after_step: the number of the last update that changes them. A method with `skip_step` (RigL)
-        makes none at its mask updates: from a number of steps take away those events within it.
+      after_step: number of the last update that changes them. Mask updates of a method with
+        `skip_step` (RigL) are no updates of the optimizer, so subtract them from a number of steps.
     """
 
     def init(params: PyTree) -> FreezeState:

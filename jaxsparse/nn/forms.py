@@ -1,4 +1,4 @@
-"""In which form each layer of a network is executed: by its active weights, or as it is."""
+"""Chooses for each layer of a network whether it is executed by its active weights or dense."""
 
 import functools
 from collections.abc import Mapping
@@ -11,17 +11,18 @@ from flax import linen as nn
 from jaxsparse.nn.shapes import look_at_layers
 from jaxsparse.paths import listed
 from jaxsparse.sparse import BreakEven, LayerShape, break_even, choose_capacity, is_mostly_sparse
+from jaxsparse.text_table import text_table
 
 
 class LayerForm(NamedTuple):
     """How one layer is executed.
 
     Attributes:
-      path: of its kernel.
-      num_active: active weights.
-      size: weights.
-      break_even: density below which it is executed by its active weights.
-      is_sparse: whether it is.
+      path: of the kernel.
+      num_active: number of active weights.
+      size: number of weights.
+      break_even: density below which sparse execution is faster, in [0, 1].
+      is_sparse: whether the layer is executed by its active weights.
     """
 
     path: str
@@ -31,15 +32,24 @@ class LayerForm(NamedTuple):
     is_sparse: bool
 
 
+_HEADING = ("layer", "active", "density", "break-even", "executed")
+
+
+def _row(layer: LayerForm) -> tuple[str, ...]:
+    density = layer.num_active / layer.size
+    form = "sparse" if layer.is_sparse else "dense"
+    return (layer.path, f"{layer.num_active:,}", f"{density:.4f}", f"{layer.break_even:.2f}", form)
+
+
 class Forms(NamedTuple):
-    """How a network is executed at some masks; print it for a table.
+    """How a network is executed with some masks. `print` shows a table.
 
     Attributes:
-      model: the network, in the layout that suits.
-      capacity: the leaves that are executed by their active weights, with capacity for these; what
-        `find_positions` takes.
-      layers: all prunable ones that have a sparse form.
-      others: what those that have none have instead, such as dtype=bfloat16, by path.
+      model: the network in the faster layout.
+      capacity: by path, for the leaves that are executed by their active weights; `find_positions`
+        takes it.
+      layers: all prunable layers that have a sparse form.
+      others: why each other prunable layer has no sparse form, such as dtype=bfloat16, by path.
     """
 
     model: nn.Module
@@ -49,16 +59,12 @@ class Forms(NamedTuple):
 
     def __str__(self) -> str:
         """The table of layers, and a line for every reason to have no sparse form."""
-        width = max([5, *(len(layer.path) for layer in self.layers)])
         layout = getattr(self.model, "layout", "NHWC")
         lines = [
             f"{len(self.capacity)} of {len(self.layers) + len(self.others)} layers are executed by "
             f"their active weights, images lie as {layout}",
-            f"{'layer':<{width}} {'active':>11} {'density':>8} {'break-even':>10}  executed",
+            *text_table([_HEADING, *map(_row, self.layers)], "<>>><"),
         ]
-        for path, num, size, limit, is_sparse in self.layers:
-            form = "sparse" if is_sparse else "dense"
-            lines.append(f"{path:<{width}} {num:>11,} {num / size:>8.4f} {limit:>10.2f}  {form}")
         for why in dict.fromkeys(self.others.values()):
             paths = [path for path, reason in self.others.items() if reason == why]
             lines.append(f"without a sparse form, for {why}: {listed(paths, most=3)}")
@@ -75,24 +81,24 @@ def choose_forms(
     exact: bool = False,
     break_even: BreakEven = break_even,
 ) -> Forms:
-    """Chooses by density, shape and batch what is faster, for each prunable layer.
+    """Chooses the faster form of each prunable layer by its density, shape and batch.
 
-    What has no sparse form stays dense, layers of another dtype than float32 among it; `others` of
-    the result has the reasons.
+    Layers without a sparse form stay dense, such as those of another dtype than float32; `others`
+    of the result has the reasons.
 
-    Where most of the work is in layers executed sparsely, a network that has a field `layout` gets
-    "CHWN", and has the same variables. For a model that takes more than images there are
-    `layer_shapes` and `jaxsparse.sparse.choose_capacity`, of which this is made.
+    If layers executed sparsely do most of the work, a network with a field `layout` gets "CHWN".
+    Its variables are the same. For a model that takes more than images use the two parts of this
+    function, `layer_shapes` and `jaxsparse.sparse.choose_capacity`.
 
     Args:
       model: called as `jaxsparse.nn` says; hashable.
-      images: a batch as the model takes them, or its shape.
-      active: active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
-      previous: the capacity chosen before the last mask update, which stay as long as they serve;
-        see `choose_capacity`.
+      images: a batch as the model takes it, or its `jax.ShapeDtypeStruct`.
+      active: number of active weights of the prunable leaves, from `jaxsparse.sparse.count_active`.
+      previous: the capacity chosen before the last mask update. It stays as long as it serves, see
+        `choose_capacity`.
       train: whether the network is trained or only applied.
-      exact: capacity for what is active now and no more, as in `choose_capacity`.
-      break_even: decides, see `choose_capacity`.
+      exact: makes each capacity the number of active weights, as in `choose_capacity`.
+      break_even: the decision, see `choose_capacity`.
     """
     options = {"train": train, "exact": exact, "break_even": break_even}
     layers, reasons = _layers(model, images.shape, images.dtype)

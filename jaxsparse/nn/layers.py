@@ -1,11 +1,11 @@
-"""What all networks with norms are made of: convolutions, norms and the head, as PyTorch has them.
+"""The parts of all networks with norms: convolutions, norms and the head, as in PyTorch.
 
-The layers are `flax.linen`'s, so that whatever intercepts those serves every network here, and
-their numbers are PyTorch's, so that its weights give its logits.
+The layers derive from `flax.linen`'s, so interceptors for these work with every network here.
+Padding, epsilon and momentum are PyTorch's, so its weights give its logits.
 
-Between layers images lie as the layout says: "NHWC", Flax's own, or channel-major "CHWN", in which
-the sparse kernels are faster. Either way a network takes images as [batch, height, width, channels]
-and has the same variables. Height and width are axes 1 and 2 in both.
+The layout of images between layers is "NHWC", Flax's own, or channel-major "CHWN", in which the
+sparse kernels are faster. With either layout a network takes images as [batch, height, width,
+channels] and has the same variables. Height and width are axes 1 and 2 in both.
 """
 
 import functools
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLU, DyReLUOptions
 from jaxsparse.nn.shapes import kernel_path, of_layer, window_of
 from jaxsparse.nn.sparse import positions_of_layer, values_of, variable_of
@@ -29,14 +28,14 @@ CONV_INIT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 """Normal, variance 2 / (height * width * out): He et al., "Delving deep into rectifiers", 2015."""
 
 PYTORCH_INIT: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""What PyTorch's Conv2d and Linear start with: uniform in +-1 / sqrt(fan_in)."""
+"""The start of PyTorch's Conv2d and Linear: uniform in +-1 / sqrt(fan_in)."""
 
 FC_INIT: Initializer = nn.initializers.normal(0.01)
 """Goyal et al., "Accurate, large minibatch SGD", 2017; VGG; RigL's and GraNet's VGG code."""
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` without bias, of images in a layout; also the parameters are the same.
+    """`nn.Conv` without bias, for images in a layout. Its parameters are the same.
 
     Attributes:
       layout: of its inputs and outputs.
@@ -68,12 +67,12 @@ Convs: TypeAlias = tuple[Conv, ...]
 
 
 class Norm(nn.BatchNorm):
-    """`nn.BatchNorm` of images in a layout, with what follows it in a residual network.
+    """`nn.BatchNorm` for images in a layout, with the shortcut and ReLU of a residual network.
 
-    Variables are those of `nn.BatchNorm`. Channel-major, all is one pass over the images.
+    The variables are those of `nn.BatchNorm`. With layout "CHWN" all is one pass over the images.
 
     Attributes:
-      layout: of its inputs and outputs. "CHWN" takes float32 alone.
+      layout: of its inputs and outputs. "CHWN" takes float32 only.
     """
 
     layout: Layout = "NHWC"
@@ -82,7 +81,7 @@ class Norm(nn.BatchNorm):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False
     ) -> jax.Array:
-        """Normalises, adds the shortcut where there is one, takes the positive part if asked to."""
+        """Normalises x, adds the shortcut if given, and takes the positive part if `relu`."""
         if self.layout == "CHWN" and not self.use_running_average:
             return self._of_batch(x, shortcut, relu)
         if self.layout == "CHWN":
@@ -127,8 +126,8 @@ def conv(
 ) -> Conv:
     """Returns a convolution of odd `size` without bias, padded by size // 2 on all four sides.
 
-    "SAME" pads a stride of 2 on the right and bottom only, which is another network. `options` are
-    dtype and layout.
+    "SAME" would pad a stride of 2 on the right and bottom only, which is another network. `options`
+    are dtype and layout.
     """
     return Conv(
         features,
@@ -143,17 +142,17 @@ def conv(
 
 
 def norm(*, train: bool, name: str, **options: Any) -> Norm:
-    """Returns a batch norm with PyTorch's epsilon and momentum (0.1 there, as the new one's share).
+    """Returns a batch norm with PyTorch's epsilon and momentum.
 
-    Its statistics are float32 whatever the dtype. The running variance follows the variance of the
-    batch; PyTorch's follows n / (n - 1) times that, over the n positions of a channel. `options`
-    are dtype and layout.
+    Momentum is 0.9 here and 0.1 in PyTorch, where it is the share of the new statistics. Statistics
+    are float32 for any dtype. The running variance follows the variance of the batch; PyTorch's
+    follows n / (n - 1) times that, for n positions of a channel. `options` are dtype and layout.
     """
     return Norm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **options)
 
 
 def scales_of(block: nn.Module, convs: Convs) -> Sequence[jax.Array | None]:
-    """What a block multiplies the kernels of another one with: a number each, that it learns."""
+    """The learned numbers that a block multiplies shared kernels with; None without shared ones."""
     if not convs:
         return (None,) * 3
     start = nn.initializers.uniform(1.0)
@@ -169,7 +168,7 @@ def conv_norm(
     relu: bool = False,
     scale: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns norm(conv(x, scale), shortcut, relu=relu), in one pass where sparse execution can."""
+    """Returns norm(conv(x, scale), shortcut, relu=relu); one pass in sparse inference."""
     positions = positions_of_layer(conv)
     if positions is None or not norm.use_running_average:
         return norm(conv(x, scale), shortcut, relu=relu)
@@ -188,11 +187,11 @@ def conv_norm(
 
 
 class Activation(NamedTuple):
-    """What follows the layers of a network: ReLU, or DyReLU on its way there.
+    """The activation function of a network: ReLU, or DyReLU that is phased out into ReLU.
 
     Attributes:
-      dyrelu: of all, None for ReLU.
-      beta: how much of DyReLU there is, float32[]; None for ReLU.
+      dyrelu: options of all DyReLUs; None for ReLU.
+      beta: float32[], the share of DyReLU; None for ReLU.
       layout: of images.
     """
 
@@ -202,7 +201,7 @@ class Activation(NamedTuple):
 
     @classmethod
     def of(cls, network: nn.Module, layout: Layout = "NHWC") -> Self:
-        """That of a network with a field `dyrelu`, which has the variable beta where it is set."""
+        """Returns the activation of a network; makes its variable beta if `dyrelu` is set."""
         options = getattr(network, "dyrelu", None)
         if options is None:
             return cls(layout=layout)
@@ -210,13 +209,13 @@ class Activation(NamedTuple):
         return cls(options, jnp.asarray(beta.value), layout)
 
     def __call__(self, x: jax.Array, *, name: str) -> jax.Array:
-        """Applies it; a DyReLU's parameters are under `name`, which starts with "dyrelu"."""
+        """Applies it to x. `name` is that of DyReLU's parameters and starts with "dyrelu"."""
         if self.dyrelu is None or self.beta is None:
             return nn.relu(x)
         return DyReLU(*self.dyrelu, layout=self.layout, name=name)(x, self.beta)
 
     def of_norm(self, norm: Norm, x: jax.Array, *, name: str) -> jax.Array:
-        """Applies it to norm(x); ReLU in the norm's pass."""
+        """Applies it to norm(x). ReLU is part of the norm's pass."""
         y = norm(x, relu=self.dyrelu is None)
         return y if self.dyrelu is None else self(y, name=name)
 
@@ -230,7 +229,7 @@ class Activation(NamedTuple):
         name: str,
         scale: jax.Array | None = None,
     ) -> jax.Array:
-        """Applies it to norm(conv(x, scale), shortcut); ReLU in the norm's pass."""
+        """Applies it to norm(conv(x, scale), shortcut). ReLU is part of the norm's pass."""
         y = conv_norm(conv, norm, x, shortcut, relu=self.dyrelu is None, scale=scale)
         return y if self.dyrelu is None else self(y, name=name)
 
@@ -241,7 +240,7 @@ def to_layout(images: jax.Array, layout: Layout) -> jax.Array:
 
 
 def num_channels(images: jax.Array, layout: Layout) -> int:
-    """Returns the channels of images in a layout."""
+    """Returns the number of channels of images in a layout."""
     return images.shape[layout.index("C")]
 
 
@@ -257,10 +256,3 @@ def head(
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     x = x if layout == "NHWC" else x.T
     return nn.Dense(num_classes, use_bias=use_bias, kernel_init=kernel_init, name="fc")(x)
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raises a ValueError unless `value` is a whole number of at least `least`."""
-    number = whole_number(value)
-    if number is None or number < least:
-        raise ValueError(f"{name} {value!r} must be a whole number of at least {least}")

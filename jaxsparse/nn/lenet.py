@@ -1,4 +1,4 @@
-"""The two LeNets that pruning papers start with, for 28 x 28 grey images."""
+"""The two LeNets of many pruning papers, for 28 x 28 grey images."""
 
 import jax
 from flax import linen as nn
@@ -12,7 +12,7 @@ class LeNet300100(nn.Module):
 
     Attributes:
       num_classes: width of the output.
-      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
     """
@@ -23,7 +23,7 @@ class LeNet300100(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, ...] images to float[batch, num_classes] logits, in training or not."""
-        del train  # the same network, called like all others
+        del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
         x = activation(nn.Dense(300)(x), name="dyrelu1")
@@ -38,7 +38,7 @@ class LeNet5(nn.Module):
 
     Attributes:
       num_classes: width of the output.
-      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
 
     Reference: LeCun et al. 1998 (tanh and average pooling there).
     """
@@ -49,7 +49,7 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
-        del train  # the same network, called like all others
+        del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = activation(nn.Conv(6, (5, 5), padding="SAME")(x), name="dyrelu1")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))

@@ -1,4 +1,4 @@
-"""`nnx.Optimizer` that trains sparsely: masks and all that belongs to them beside its slots.
+"""An `nnx.Optimizer` for sparse training, whose state has the masks beside the slots.
 
 method = jaxsparse.granet_st(sparsity=0.95, total_steps=1000, update_interval=25)
 optimizer = NNXOptimizer(model, method, optax.adam(1e-3), key=jax.random.key(1))
@@ -25,7 +25,7 @@ from jaxsparse.types import PyTree
 
 
 class NNXOptimizer(nnx.Pytree):
-    """What `nnx.Optimizer` is for dense training: called alike, with `event=` beside.
+    """`nnx.Optimizer` for sparse training. `update` has one more keyword, `event`.
 
     Attributes:
       sparse: the `SparseOptimizer`.
@@ -51,7 +51,7 @@ class NNXOptimizer(nnx.Pytree):
           tx: the optimizer, not masked.
           key: for the initial masks and all events.
           wrt: filter of the variables to train, as in `nnx.Optimizer` and `nnx.grad`.
-          masks: to start from, like `nnx.state(model, wrt)`; None draws them.
+          masks: initial masks, like `nnx.state(model, wrt)`; drawn by the method if None.
         """
         self.sparse = sparse_optimizer(method, tx)
         self.wrt = wrt
@@ -62,10 +62,10 @@ class NNXOptimizer(nnx.Pytree):
     def update(
         self, model: nnx.Module, grads: PyTree, /, *, event: bool = False, **tx_args: Any
     ) -> None:
-        """One step, in place: of the model's parameters and of this optimizer's state.
+        """Makes one step: changes the model's parameters and the optimizer's state in place.
 
         Args:
-          model: the one that the optimizer was made for.
+          model: the model that the optimizer was made for.
           grads: from `nnx.grad` with the same `wrt`; dense.
           event: Python bool, `method.is_due(n)` for the n-th step; static under `nnx.jit`.
           **tx_args: extra arguments of the optimizer's update, such as `value`.
@@ -86,7 +86,7 @@ class NNXOptimizer(nnx.Pytree):
         return self._pure_state().masks
 
     def summary(self, model: nnx.Module) -> Summary:
-        """The table per layer, and what of the method did not happen (waits for the device)."""
+        """The table of layers, and events that the method missed; waits for the device."""
         return self.sparse.summary(self._params(model), self._pure_state())
 
     def check(self, model: nnx.Module) -> None:

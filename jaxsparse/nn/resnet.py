@@ -1,8 +1,8 @@
 """Residual networks, for ImageNet and for CIFAR.
 
-`resnet` has four stages of widths 64-128-256-512, `cifar_resnet` three of 16-32-64; a stage after
-the first starts with stride 2. Where a block changes the shape, its shortcut is a 1 x 1 convolution
-with a norm (option B of the paper); else it is the identity.
+`resnet` has four stages of widths 64-128-256-512, `cifar_resnet` three of 16-32-64. Every stage
+after the first starts with stride 2. If a block changes the shape, its shortcut is a 1 x 1
+convolution with a norm (option B of the paper); otherwise it is the identity.
 
 Parameters, and those in kernels:
 
@@ -15,19 +15,18 @@ Parameters, and those in kernels:
     cifar_resnet(32)    466,906       464,432
     cifar_resnet(56)    855,770       851,504
 
-For CIFAR the paper pads the shortcut with zeros (option A: 269,722 parameters for ResNet-20,
-853,018 for ResNet-56). The code of sparse training has option B: GraNet's, the lottery tickets',
-GraSP's and ResRep's; so has this.
+The paper pads the shortcut with zeros for CIFAR (option A: 269,722 parameters for ResNet-20,
+853,018 for ResNet-56). Published code of sparse training has option B, as here: that of GraNet, the
+lottery tickets, GraSP and ResRep.
 
 Layers are "conv1", "norm1" (the stem), "stage2_block1/conv1", ".../norm1", ..., the shortcut's
 "stage2_block1/shortcut_conv" and ".../shortcut_norm", and "fc".
 
-Reference: He et al., "Deep residual learning for image recognition", 2015. With the stride on the
-3 x 3 convolution of a bottleneck, not on the 1 x 1 before it: "v1.5", as in PyTorch.
+Reference: He et al., "Deep residual learning for image recognition", 2015. The stride of a
+bottleneck is on its 3 x 3 convolution, not on the 1 x 1 before it ("v1.5"), as in PyTorch.
 """
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +35,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.checks import check_whole
 from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
@@ -44,7 +44,6 @@ from jaxsparse.nn.layers import (
     Activation,
     Convs,
     Initializer,
-    check_at_least,
     conv,
     conv_norm,
     head,
@@ -74,14 +73,14 @@ class BasicBlock(nn.Module):
     layout: Layout = "NHWC"
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps images to images of 1/stride of the size."""
+        """Maps images to images, whose height and width are divided by the stride."""
         return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
 
     @nn.compact
     def with_convs(
         self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
     ) -> tuple[jax.Array, Convs]:
-        """Returns the images and the convolutions; given those of another block, it has none."""
+        """Returns the images and the convolutions: `convs` if given, else the block's own."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
@@ -116,14 +115,14 @@ class Bottleneck(nn.Module):
     layout: Layout = "NHWC"
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps images to images of 1/stride of the size."""
+        """Maps images to images, whose height and width are divided by the stride."""
         return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
 
     @nn.compact
     def with_convs(
         self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
     ) -> tuple[jax.Array, Convs]:
-        """Returns the images and the convolutions; given those of another block, it has none."""
+        """Returns the images and the convolutions: `convs` if given, else the block's own."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
@@ -157,10 +156,10 @@ class ResNet(nn.Module):
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
-      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
-      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
-      num_owners: how many blocks of a stage have kernels of their own; the blocks after them share
-        those of the last one, see `jaxsparse.nn.sharing`. At least 2; None is all.
+      layout: of images between layers: "NHWC", or "CHWN" for sparse execution on CPU.
+      dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      num_owners: number of blocks of a stage that have their own kernels, at least 2. Later blocks
+        share those of the last owner, see `jaxsparse.nn.sharing`. None for all.
 
     Raises:
       ValueError: another stem, a width below 1, or fewer than 2 owners.
@@ -182,9 +181,9 @@ class ResNet(nn.Module):
     def __post_init__(self):
         if self.stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem {self.stem!r} must be 'imagenet' or 'cifar'")
-        check_at_least("width", self.width, 1)
+        check_whole("width", self.width, 1)
         if self.num_owners is not None:  # the first block of a stage has another stride or width
-            check_at_least("num_owners", self.num_owners, 2)
+            check_whole("num_owners", self.num_owners, 2)
         super().__post_init__()
 
     @nn.compact
@@ -243,11 +242,12 @@ def resnet(depth: int, **fields: Any) -> ResNet:
     Raises:
       ValueError: another depth, or a field out of its range.
 
-    Differs from the official code in: the start. Here it is torchvision's, but for the classifier
-    (`PYTORCH_INIT` there, its bias too). GraNet's network for CIFAR has PyTorch's own, as above;
-    its ImageNet network has normals of variance 2 / fan_in; RigL's has truncated ones of variance
-    1 / fan_in, and a scale of 0 in the last norm of every block, which no field here gives. (One
-    threshold at 90 % leaves the stem for CIFAR 26 % of its weights here, with PyTorch's 84 %.)
+    Differs from the official code in: the initial weights. They are torchvision's here, except for
+    the classifier (there `PYTORCH_INIT`, with its bias). GraNet's network for CIFAR starts as
+    PyTorch's layers do, as above; its ImageNet network starts with normals of variance 2 / fan_in.
+    RigL's starts with truncated normals of variance 1 / fan_in and a scale of 0 in the last norm of
+    every block; no field here gives that scale. The start matters: one threshold at 90 % sparsity
+    leaves the CIFAR stem 26 % of its weights here, and 84 % with PyTorch's start.
 
     >>> resnet(50).stage_sizes
     (3, 4, 6, 3)
@@ -261,20 +261,22 @@ def resnet(depth: int, **fields: Any) -> ResNet:
 
 
 def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields: Any) -> ResNet:
-    """Returns ResNet-8, 14, 20, 32, 56, ... of three stages of n basic blocks, for 32 x 32 images.
+    """Returns ResNet-8, 14, 20, 32, 56, ...: three stages of n basic blocks, for 32 x 32 images.
 
     Args:
       depth: 6n + 2 layers, at least 8; 8 for small machines.
-      width: of the first stage: widths are `width` times 1-2-4. GraSP's ResNet-32 has 32.
+      width: of the first stage; the stages have 1, 2 and 4 times this width. GraSP's ResNet-32 has
+        32.
       num_classes: width of the output.
       **fields: of `ResNet`.
 
     Raises:
       ValueError: another depth, or a field out of its range.
 
-    Differs from the official code in: the start, which here is GraSP's. The lottery tickets' code
-    (OpenLTH, whose network GraNet has) starts all kernels, the classifier's too, as normals of
-    variance 2 / fan_in: `jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")`.
+    Differs from the official code in: the initial weights, which are GraSP's here. The code of the
+    lottery tickets (OpenLTH, whose network GraNet uses) starts all kernels, also the classifier's,
+    as normals of variance 2 / fan_in: `jax.nn.initializers.variance_scaling(2.0, "fan_in",
+    "normal")`.
 
     >>> cifar_resnet(20).stage_sizes
     (3, 3, 3)
@@ -290,44 +292,3 @@ def cifar_resnet(depth: int, *, width: int = 16, num_classes: int = 10, **fields
         num_classes=num_classes,
         **options,
     )
-
-
-def torchvision_name(path: str) -> str:
-    """Returns the name of a leaf of `resnet`'s variables in torchvision's state dicts.
-
-    It is the `rename` that loads weights, statistics of norms, and masks, and writes them:
-
-        from jaxsparse.nn import resnet, torchvision_name
-
-        model = resnet(50)
-        image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-        variables = jaxsparse.params_from_torch(state_dict, shapes, rename=torchvision_name)
-        masks = jaxsparse.masks_from_torch(state_dict, shapes["params"], rename=torchvision_name)
-        state_dict = jaxsparse.params_to_torch(variables, rename=torchvision_name)  # and back
-
-    With a new classifier take "fc" out of the params of `shapes`, and "fc.weight" and "fc.bias" out
-    of the state dict.
-
-    Args:
-      path: of the leaf in the variables, or in their "params" or "batch_stats" alone.
-
-    >>> torchvision_name("params/conv1/kernel")
-    'conv1.weight'
-    >>> torchvision_name("stage2_block1/shortcut_norm/mean")
-    'layer2.0.downsample.1.running_mean'
-    """
-    path = re.sub(r"^(params|batch_stats)/", "", path)
-    path = re.sub(r"^stage(\d)_block(\d+)", lambda m: f"layer{m[1]}/{int(m[2]) - 1}", path)
-    for ours, theirs in _TORCHVISION:
-        path = re.sub(ours, theirs, path)
-    return path.replace("/", ".")
-
-
-_TORCHVISION = (
-    (r"shortcut_conv/", "downsample/0/"),
-    (r"shortcut_norm/", "downsample/1/"),
-    (r"norm(\d)/", r"bn\1/"),
-    (r"(kernel|scale)$", "weight"),
-    (r"(mean|var)$", r"running_\1"),
-)

@@ -1,4 +1,4 @@
-"""Rules for a Flax NNX model by the classes of its layers, which the state of its params lacks.
+"""Rules for a Flax NNX model by the classes of its layers, which are not part of its state.
 
 model = Transformer(rngs=nnx.Rngs(0))
 method = jaxsparse.rigl(sparsity=0.9, total_steps=1000, prunable=prunable_by_class(model))
@@ -15,15 +15,15 @@ from jaxsparse.paths import leaves_by_path
 
 
 def prunable_by_class(model: nnx.Module) -> tuple[tuple[str, bool | None], ...]:
-    """Returns rules that go by what the model's layers are, and by names where that says nothing.
+    """Returns rules that go by the classes of the model's layers, and by names for other classes.
 
-    The default goes by names alone: it leaves an `nnx.Linear` dense that is called "embed", and
-    prunes the "kernel" of a class of one's own such as `PositionTable`.
+    The default rules go by names alone. They leave an `nnx.Linear` named "embed" dense, and they
+    prune the "kernel" of a user's class such as `PositionTable`.
 
     Returns:
-      `prunable=` for `nnx.state(model, nnx.Param)`: first the leaves for which the class decides
-      otherwise than the name, then the default for all others. A layer's own class decides, else
-      one that it derives from; `jaxsparse.names` has the words.
+      `prunable=` for `nnx.state(model, nnx.Param)`. First come the leaves for which class and name
+      decide differently, then the default for all others. The class of a layer decides, or the
+      first known class that it derives from; `jaxsparse.names` lists the words.
 
     >>> class Model(nnx.Module):
     ...     def __init__(self, rngs):

@@ -1,4 +1,4 @@
-"""What the layers of a linen model look like, and why some of them have no sparse form."""
+"""Finds the shapes of a linen model's layers, and why some of them have no sparse form."""
 
 import contextlib
 import math
@@ -16,10 +16,11 @@ from jaxsparse.paths import leaves_by_path
 from jaxsparse.sparse import LayerShape, Layout, Window
 from jaxsparse.sparse.window import concrete
 
-# Lifted transformations as Flax writes them into the debug path of a scope, "scan(Block_0)".
+# Lifted transformations without a sparse form, as Flax writes them into the debug path of a scope,
+# such as "scan(Block_0)".
 _LIFTED = {
     "map_variables(": "params that nn.map_variables, nn.SpectralNorm or nn.WeightNorm changes",
-    # It is compiled once, with the positions as constants.
+    # Flax compiles it once, with the positions as constants.
     "jit(": "an nn.jit around it, which would keep its first positions: compile the whole instead",
 }
 _STACK = "a stack of layers, by nn.scan or nn.vmap"
@@ -27,7 +28,7 @@ _STACK = "a stack of layers, by nn.scan or nn.vmap"
 
 @contextlib.contextmanager
 def of_layer(path: str) -> Iterator[None]:
-    """Prefixes a kernel's errors with the path of its layer."""
+    """Prefixes the errors of a kernel with the path of its layer."""
     try:
         yield
     except ValueError as error:
@@ -35,15 +36,16 @@ def of_layer(path: str) -> Iterator[None]:
 
 
 def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]:
-    """Returns the layers that have a sparse form as `apply(*args)` calls them, by kernel path.
+    """Returns the shapes of the layers that `apply(*args)` calls, by the path of the kernel.
 
-    Nothing is computed. The first call of a layer counts. Layers without a sparse form are left
-    out: those inside `nn.scan` or `nn.vmap` whose kernels are stacked, inside `nn.jit`, or whose
-    params are changed on the way to them (`nn.SpectralNorm`); see also `sparse_execution`.
+    Nothing is computed. If a layer is called more than once, its first call counts. Layers without
+    a sparse form are left out: those with stacked kernels inside `nn.scan` or `nn.vmap`, those
+    inside `nn.jit`, and those whose params are changed on the way (`nn.SpectralNorm`). The whole
+    list is in `sparse_execution`.
 
     Args:
       apply: calls a linen model, such as `model.apply`.
-      *args: its arguments, arrays or `jax.ShapeDtypeStruct`; dense params.
+      *args: its arguments, with dense params; arrays or `jax.ShapeDtypeStruct`.
     """
     return look_at_layers(apply, *args)[0]
 
@@ -51,7 +53,7 @@ def layer_shapes(apply: Callable[..., Any], *args: Any) -> dict[str, LayerShape]
 def look_at_layers(
     apply: Callable[..., Any], *args: Any
 ) -> tuple[dict[str, LayerShape], dict[str, str]]:
-    """Returns what `layer_shapes` does, and of modules without a sparse form why they have none."""
+    """Returns the result of `layer_shapes`, and why other modules have no sparse form, by path."""
     found: dict[str, LayerShape] = {}
     others: dict[str, str] = {}
     stored: dict[str, Any] = {}
@@ -75,20 +77,20 @@ def look_at_layers(
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
-        # A function of its own: JAX may answer for one that it has traced, and would not call it.
+        # A new function: JAX would not call one that it has traced before.
         jax.eval_shape(lambda *args: apply(*args), *args)
     return found, {path: why for path, why in others.items() if path not in found}
 
 
 def kernel_path(layer: nn.Module) -> str:
-    """Returns the path that a layer's kernel has in params."""
+    """Returns the path of a layer's kernel in params."""
     return "/".join([*layer.path, "kernel"])
 
 
 def _form_of(
     layer: nn.Module, path: str, stored: Any, *args: Any, **kwargs: Any
 ) -> LayerShape | str:
-    """The shape of a layer, or why it has no sparse form; `stored` is its kernel in params."""
+    """The shapes of a layer, or why it has no sparse form; `stored` is its kernel in params."""
     if not is_conv(layer) and type(layer) is not nn.Dense:
         return f"a {type(layer).__name__}"
     try:
@@ -108,7 +110,7 @@ def _form_of(
 def _shape_of(
     layer: nn.Conv | nn.Dense, path: str, inputs: jax.Array, scale: jax.Array | None = None
 ) -> LayerShape:
-    del scale  # of the kernel
+    del scale  # a factor of the kernel
     if isinstance(layer, nn.Dense):
         rows, width = math.prod(inputs.shape[:-1]), inputs.shape[-1]
         return LayerShape((1, 1, rows, width), (1, 1, width, layer.features), Window((1, 1)))
@@ -123,37 +125,37 @@ def _shape_of(
 
 
 def window_of(layer: nn.Conv, path: str, size: tuple[int, int]) -> Window:
-    """Returns the window of a layer for images of some height and width.
+    """Returns the window of a layer for images of a height and width.
 
     Raises:
-      ValueError: the layer has no sparse form; says why, with its path.
+      ValueError: the layer has no sparse form; names its path and the reason.
     """
     check_layer(layer, path)
     strides, dilation = _or_one(layer.strides), _or_one(layer.kernel_dilation)
-    padding: Any = layer.padding  # as Flax's layers take it, so does a window
+    padding: Any = layer.padding  # a window takes the same forms as a Flax layer
     window = Window(layer.kernel_size, strides, padding, dilation, layer.feature_group_count)
     with of_layer(path):
         return Window(*concrete(window, size))
 
 
 def is_conv(layer: Any) -> TypeGuard[nn.Conv]:
-    """Whether it is a convolution that computes what linen's does: not any subclass, but ours."""
+    """Whether a layer is linen's convolution or ours; other subclasses may compute otherwise."""
     return isinstance(layer, nn.Conv) and (type(layer) is nn.Conv or hasattr(layer, "layout"))
 
 
 def is_stacked(layer: nn.Module) -> bool:
-    """Whether it is called by `nn.scan` or `nn.vmap`, which may cut its params from stacks."""
+    """Whether a layer is inside `nn.scan` or `nn.vmap`, which may slice its params from stacks."""
     return any(name in part for part in _debug_path(layer) for name in ("scan(", "vmap("))
 
 
 def check_layer(layer: nn.Conv | nn.Dense, path: str) -> None:
-    """Raises a ValueError where a convolution or dense layer has no sparse form."""
+    """Raises a ValueError if a convolution or dense layer has no sparse form."""
     if why := problem(layer):
         raise ValueError(f"{path} has {why}; it cannot be executed sparsely")
 
 
 def problem(layer: nn.Conv | nn.Dense) -> str | None:
-    """Returns why a convolution or dense layer has no sparse form; None where it has one."""
+    """Returns why a convolution or dense layer has no sparse form; None if it has one."""
     if layer.dtype not in (None, jnp.float32):
         return f"dtype={jnp.dtype(layer.dtype)}"
     if _has_product(layer):
@@ -174,7 +176,7 @@ def problem(layer: nn.Conv | nn.Dense) -> str | None:
 
 
 def _debug_path(layer: Any) -> tuple[str, ...]:
-    """The path of a linen layer with the lifted transformations around it; () of an NNX layer."""
+    """The path of a linen layer with the lifted transformations around it; () for an NNX layer."""
     return tuple(getattr(getattr(layer, "scope", None), "debug_path", ()))
 
 
@@ -186,5 +188,5 @@ def _has_product(layer: Any) -> bool:
 
 
 def _or_one(given: int | Sequence[int] | None) -> int | Sequence[int]:
-    """What linen makes of nothing."""
+    """The value that linen takes for None."""
     return 1 if given is None else given

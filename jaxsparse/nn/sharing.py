@@ -1,23 +1,23 @@
-"""Weight sharing inside the stages of a residual network, and what it does to the budget.
+"""Weight sharing inside the stages of a residual network, and its effect on the sparsity.
 
-With `num_owners=2` the first two blocks of a stage have kernels of their own, and every later one
-takes those of the second, each times a number that the later block learns: uniform in [0, 1) at
-first, never pruned. (The first block cannot give its kernels away: it has another stride or width.)
-A kernel and its mask exist once; norms, and DyReLUs, belong to each block. A network whose stages
-have two blocks, such as ResNet-18, shares nothing.
+With `num_owners=2` the first two blocks of a stage have their own kernels. Every later block uses
+the kernels of the second, each times a number that the later block learns; it starts uniform in
+[0, 1) and is never pruned. (The first block has another stride or width, so its kernels cannot be
+shared.) A kernel and its mask exist once; norms and DyReLUs belong to each block. A network whose
+stages have two blocks, such as ResNet-18, shares nothing.
 
     ResNet for 10 classes     kernels' weights    written out    ratio
     resnet(34, stem="cifar")        11,164,352     21,265,088    1.905
     cifar_resnet(20)                   174,128        270,896    1.556
     WideResNet(22, 2)                  689,840      1,076,912    1.561
 
-A sparsity is meant of the network without sharing, so that both have the same number of active
-weights. Of the weights that are there, fewer are then inactive: `stored_sparsity` says how many.
-The active ones are used several times, and FLOPs count every use.
+A sparsity refers to the network without sharing, so that both networks have the same number of
+active weights. The sparsity of the stored weights is then lower; `stored_sparsity` computes it.
+Active weights are used several times, and FLOPs count every use.
 
-Differs from the official code in: the number of active weights is exact, where the code adds floors
-for each layer; all blocks have DyReLU where one has, where one version leaves it out of ResNet-50's
-first two of a stage; and there are wide networks.
+Differs from the official code in: the number of active weights is exact, while the code adds the
+rounded-down numbers of the layers; DyReLU is in all blocks or in none, while one version leaves it
+out of the first two blocks of each stage of ResNet-50; wide networks can share too.
 
 Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning", TMLR
 2025 (EAST); the mapping is that of the authors' code.
@@ -29,17 +29,18 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
+from jaxsparse.checks import check_in
 from jaxsparse.paths import prunable_leaves
 from jaxsparse.rounded_counts import total_count
 from jaxsparse.types import OptionError, Rules
 
 
 class Sharing(NamedTuple):
-    """How many prunable weights a network has.
+    """The numbers of prunable weights of a network.
 
     Attributes:
-      stored: those that are there.
-      unshared: those of the same network without sharing.
+      stored: with sharing, each shared weight counted once.
+      unshared: of the same network without sharing.
     """
 
     stored: int
@@ -51,7 +52,7 @@ def sharing_of(model: nn.Module, images: Any, prunable: Rules | None = None) -> 
 
     Args:
       model: called as `jaxsparse.nn` says; one without a field `num_owners` shares nothing.
-      images: a batch as the model takes them, or its shape.
+      images: a batch as the model takes it, or its `jax.ShapeDtypeStruct`.
       prunable: as in `prunable_paths`.
     """
     stored = _num_prunable(model, images, prunable)
@@ -61,21 +62,20 @@ def sharing_of(model: nn.Module, images: Any, prunable: Rules | None = None) -> 
 
 
 def stored_sparsity(sparsity: float, sharing: Sharing) -> float:
-    """Returns the sparsity, of the weights that are there, with as many active ones as without.
+    """Returns the sparsity of the stored weights that keeps the number of active weights.
 
     Args:
       sparsity: of the network without sharing, in [0, 1).
       sharing: of the network, from `sharing_of`.
 
     Raises:
-      ValueError: a sparsity outside [0, 1), or one so low that it needs more weights than are
-        there.
+      ValueError: the sparsity is outside of [0, 1), or so low that it needs more weights than are
+        stored.
 
     >>> round(stored_sparsity(0.999, Sharing(stored=11_164_352, unshared=21_265_088)), 6)
     0.998095
     """
-    if not 0.0 <= sparsity < 1.0:
-        raise OptionError("sparsity", sparsity, "must be at least 0 and below 1")
+    check_in("sparsity", sparsity, "[0, 1)")
     active = total_count(sharing.unshared, 1.0 - sparsity)
     if active > sharing.stored:
         least = math.ceil((1 - sharing.stored / sharing.unshared) * 1e6) / 1e6

@@ -1,4 +1,4 @@
-"""Flax linen models executed by their active weights, without a line of them rewritten."""
+"""Executes Flax linen models by their active weights, without changes to their code."""
 
 import contextlib
 import contextvars
@@ -31,29 +31,32 @@ _POSITIONS: contextvars.ContextVar[Mapping[str, Positions]] = contextvars.Contex
 
 @contextlib.contextmanager
 def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
-    """Executes the layers whose positions are given by their active weights.
+    """Executes the layers at `positions` by their active weights.
 
         @jax.jit
         def apply(variables, positions, images):
             with sparse_execution(positions):
                 return model.apply(variables, images)
 
-    Inside the context, where the params of an `nn.Conv` or `nn.Dense` hold the vector of its active
-    weights in place of its kernel, the layer is executed by these. All others are as they were. The
-    vector may be in a box, such as `nn.Partitioned`, whose names say nothing of it.
+    Params hold the vector of active weights in place of the kernel of each `nn.Conv` or `nn.Dense`
+    at `positions`. Inside the context these layers are executed sparsely; all others do not change.
+    The vector may be in a box, such as `nn.Partitioned`, whose axis names are ignored.
 
     Args:
       positions: by the path of the kernel, such as "Conv_0/kernel". Under `jit` make them an
-        argument, as above: what is closed over is a constant of the compiled program, which after
-        a mask update would take the new weights to the old positions.
+        argument, as above. Positions from a closure are constants of the compiled program, which
+        would put new weights at the old positions after a mask update.
 
     Raises:
-      ValueError: in the call, a layer that has no sparse form: a dtype other than float32, more or
-        fewer than two spatial axes, circular padding, dilation of the input, a mask or a product of
-        its own, a subclass of `nn.Conv` or `nn.Dense`, a kernel that is a stack (`nn.scan`,
-        `nn.vmap`) or changed on the way to the layer (`nn.map_variables`, `nn.SpectralNorm`,
-        `nn.WeightNorm`), an `nn.jit` within the model; or that is given something else than float32
-        images. Names its kernel's path. `layer_shapes` and `choose_forms` leave all of these out.
+      ValueError: in the call, a layer at `positions` has no sparse form; names the path of its
+        kernel. `layer_shapes` and `choose_forms` leave these layers out:
+        - a dtype other than float32, of the layer or of its inputs
+        - a number of spatial axes other than two, circular padding, or dilation of the input
+        - a mask or a product (`conv_general_dilated`, `dot_general`) of its own
+        - a subclass of `nn.Conv` or `nn.Dense`
+        - a stacked kernel (`nn.scan`, `nn.vmap`), or one that is changed on the way to the layer
+          (`nn.map_variables`, `nn.SpectralNorm`, `nn.WeightNorm`)
+        - an `nn.jit` inside the model.
     """
     served: set[str] = set()
     looking: list[bool] = []
@@ -76,7 +79,7 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
             return _conv(layer, path, positions[path], *args, **kwargs)
         if type(layer) is nn.Dense:
             return _dense(layer, path, positions[path], *args, **kwargs)
-        # A module that shares its scope with a layer has that layer's kernel, too.
+        # A module may share the scope, and so the kernel, of a layer that it calls.
         served.remove(path)
         outputs = call(*args, **kwargs)
         if path not in served:
@@ -100,19 +103,19 @@ def _explained(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Calls a whole model. Where that fails, a layer without a sparse form is the likely reason.
+    """Calls a whole model. If that fails, names a layer without a sparse form as the reason.
 
-    A kernel that is a stack, say, is cut up by Flax before any layer sees it.
+    The error itself may not tell: Flax slices a stacked kernel before any layer sees it.
     """
     try:
         return call(*args, **kwargs)
     except Exception as error:
-        if any(str(error).startswith(path) for path in positions):  # it says so itself
+        if any(str(error).startswith(path) for path in positions):  # the error names the layer
             raise
         looking.append(True)
         try:
             reasons = _reasons(context, positions, args, kwargs)
-        except Exception:  # the model fails with dense params, too
+        except Exception:  # the model fails with dense params too
             reasons = {}
         finally:
             looking.clear()
@@ -131,7 +134,7 @@ def _reasons(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> dict[str, str]:
-    """Why layers of a model have no sparse form, found by a call with dense params."""
+    """Why layers of a model have no sparse form, by path; found by tracing it with dense params."""
     model, variables = context.module.unbind()
     scope: Any = context.module.scope
     rngs = {name: rng.as_jax_rng() for name, rng in scope.rngs.items()}
@@ -143,7 +146,7 @@ def _reasons(
 
 
 def positions_of_layer(layer: nn.Module) -> Positions | None:
-    """Returns the positions of a layer's kernel in the `sparse_execution` that is in force."""
+    """Returns the positions of a layer's kernel in the current `sparse_execution`, or None."""
     return _POSITIONS.get().get(kernel_path(layer))
 
 
@@ -181,24 +184,24 @@ def values_of(
     """Returns the active weights of a layer, times `scale` if given.
 
     Raises:
-      ValueError: params hold another number of them, or the kernel.
+      ValueError: params hold something else than a vector of the capacity.
     """
-    # `param` would compare the shape with the dense kernel's, and a box would lay the vector out
-    # by the names of the kernel's axes.
+    # `param` would compare the shape with that of the dense kernel, and unboxing would shard the
+    # vector by the names of the kernel's axes.
     leaves = jax.tree.leaves(layer.get_variable("params", "kernel"))
     shape = jnp.shape(leaves[0]) if len(leaves) == 1 else "none"
     if shape != (positions.capacity,):
         hint = "; a stack (nn.scan, nn.vmap) has no sparse form" if is_stacked(layer) else ""
         num = positions.capacity
         raise ValueError(
-            f"{path} has shape {shape} in params, its positions have capacity for {num}{hint}"
+            f"{path} has shape {shape} in params, the capacity of its positions is {num}{hint}"
         )
     values = jnp.asarray(leaves[0])
     return values if scale is None else values * scale
 
 
 def variable_of(layer: nn.Module, collection: str, name: str) -> jax.Array:
-    """Returns a variable of a layer as it is used, out of its box."""
+    """Returns a variable of a layer, taken out of its box."""
     return jnp.asarray(nn.meta.unbox(layer.get_variable(collection, name)))
 
 

@@ -1,16 +1,17 @@
-"""Flax NNX models executed by their active weights: their layers swapped for sparse ones, and back.
+"""Executes Flax NNX models by their active weights: swaps layers for sparse ones, and back.
 
     positions = find_positions(masks)                      # of jaxsparse.sparse.states
     model = sparse_modules(model, positions)
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
     ...                                                    # nnx.jit, nnx.grad, optimizer.update
 
-Of a sparse layer the `nnx.Param`s are the vector of its active weights and its bias, so gradients
-and slots are as short as that; its positions are no Params. Events look at all weights:
+The `nnx.Param`s of a sparse layer are the vector of its active weights and its bias, so gradients
+and slots have the length of that vector. Its positions are no Params. Events need all weights, so
+swap back for them:
 
     full = dense_modules(model)
     full_optimizer = move_optimizer(optimizer, model, full)
-    ...                                                    # the event, which gives new masks
+    ...                                                    # the event: new masks
     model = sparse_modules(full, find_positions(masks))
     optimizer = move_optimizer(full_optimizer, full, model)
 """
@@ -63,11 +64,11 @@ _LINEAR_OPTIONS = (
 
 
 class Position(nnx.Variable):
-    """Integers that say where active weights are; no parameter."""
+    """Positions of active weights, integers; not a parameter."""
 
 
 class _SparseLayer(nnx.Module):
-    """What sparse layers have in common: weights, where they are, and the options of the dense one.
+    """A layer with active weights, their positions, and the options of the dense layer.
 
     Attributes:
       kernel: Param, float32[capacity], the active weights.
@@ -104,7 +105,7 @@ class _SparseLayer(nnx.Module):
 
     @property
     def positions(self) -> Positions:
-        """Where the active weights are."""
+        """The positions of the active weights."""
         return Positions(self.flat[...], self.num[...], self.shape)
 
     def _dense(self, kind: Any) -> Any:
@@ -121,7 +122,7 @@ class _SparseLayer(nnx.Module):
 
 
 class SparseConv(_SparseLayer):
-    """A two-dimensional `nnx.Conv` by its active weights; called as that one is, float32 only."""
+    """A two-dimensional `nnx.Conv` by its active weights. Called like `nnx.Conv`; float32 only."""
 
     _options = _CONV_OPTIONS
     _num_axes = 4
@@ -142,12 +143,12 @@ class SparseConv(_SparseLayer):
         return self._with_bias(outputs.reshape(*batch, *outputs.shape[1:]))
 
     def dense(self) -> nnx.Conv:
-        """Returns the dense layer, 0 where no weight is active; the bias is the same Param."""
+        """Returns the dense layer, with 0 for inactive weights and the same Param as bias."""
         return self._dense(nnx.Conv)
 
 
 class SparseLinear(_SparseLayer):
-    """An `nnx.Linear` by its active weights; called as that one is, float32 only."""
+    """An `nnx.Linear` by its active weights. Called like `nnx.Linear`; float32 only."""
 
     _options = _LINEAR_OPTIONS
     _num_axes = 2
@@ -166,7 +167,7 @@ class SparseLinear(_SparseLayer):
         return self._with_bias(outputs)
 
     def dense(self) -> nnx.Linear:
-        """Returns the dense layer, 0 where no weight is active; the bias is the same Param."""
+        """Returns the dense layer, with 0 for inactive weights and the same Param as bias."""
         return self._dense(nnx.Linear)
 
 
@@ -177,15 +178,15 @@ def sparse_modules(model: nnx.Module, positions: Mapping[str, Positions]) -> Any
     """Returns a copy of the model whose layers with positions are swapped for sparse ones.
 
     Args:
-      model: of any structure; it stays as it is.
+      model: of any structure; it is not changed.
       positions: by the path of the kernel, such as "blocks/0/conv/kernel", from `find_positions` of
-        masks like `nnx.state(model, nnx.Param)`. Weights that they leave out are lost in the copy.
+        masks like `nnx.state(model, nnx.Param)`. The copy loses all weights elsewhere.
 
     Raises:
-      ValueError: a path that is no kernel of the model; a layer that has no sparse form (neither
-        `nnx.Conv` nor `nnx.Linear` itself, a stack of them, one whose kernel `nnx.SpectralNorm` or
-        `nnx.WeightNorm` changes, or as in `jaxsparse.nn.sparse.sparse_execution`); a kernel that
-        another layer has, too, or of another shape. Names the path.
+      ValueError: a path is no kernel of the model; a kernel has another shape, or belongs to two
+        layers; or a layer has no sparse form. That is a class other than `nnx.Conv` and
+        `nnx.Linear`, a stack of layers, a kernel that `nnx.SpectralNorm` or `nnx.WeightNorm`
+        changes, or as in `jaxsparse.nn.sparse.sparse_execution`. Names the path.
     """
     changed = _changed_kernels(model)
     owners: dict[int, str] = {}
@@ -216,7 +217,8 @@ def sparse_modules(model: nnx.Module, positions: Mapping[str, Positions]) -> Any
 def dense_modules(model: nnx.Module) -> Any:
     """Returns a copy of the model with dense layers in place of all sparse ones.
 
-    Inactive weights are 0. All else is as before `sparse_modules`, but for metadata of the kernels.
+    Inactive weights are 0. The metadata of the kernels is lost; all else is as before
+    `sparse_modules`.
     """
     swap = lambda _, node: node.dense() if isinstance(node, SparseConv | SparseLinear) else node
     return nnx.recursive_map(swap, nnx.clone(model))
@@ -229,13 +231,14 @@ def positions_in(model: nnx.Module) -> dict[str, Positions]:
 
 
 def move_optimizer(optimizer: nnx.Optimizer, model: nnx.Module, to: nnx.Module) -> nnx.Optimizer:
-    """Returns an optimizer for another form of a model that goes on where this one is.
+    """Returns an optimizer for another form of a model, with the state of this optimizer.
+
+    Slots (momentum, second moments) of active weights are kept; those of other weights are 0.
 
     Args:
-      optimizer: of `model`; it stays as it is.
+      optimizer: of `model`; it is not changed.
       model: the model that it has updated, dense or sparse.
-      to: a copy of that from `sparse_modules` or `dense_modules`. Slots (momentum, second moments)
-        of active weights go with them, those of the others start again at 0.
+      to: a copy of the model from `sparse_modules` or `dense_modules`.
     """
     before, after = positions_in(model), positions_in(to)
 
@@ -259,7 +262,7 @@ def move_optimizer(optimizer: nnx.Optimizer, model: nnx.Module, to: nnx.Module) 
 
 
 def _kernels(model: nnx.Module) -> Iterator[tuple[str, nnx.Module, nnx.Variable]]:
-    """The path of every kernel, the module that it belongs to, and itself."""
+    """The path of every kernel, its module, and the kernel itself."""
     for parts, node in nnx.iter_graph(model):
         if isinstance(node, nnx.Module) and isinstance(
             kernel := getattr(node, "kernel", None), nnx.Variable
@@ -268,7 +271,7 @@ def _kernels(model: nnx.Module) -> Iterator[tuple[str, nnx.Module, nnx.Variable]
 
 
 def _changed_kernels(model: nnx.Module) -> dict[int, str]:
-    """The layers within modules that write normalised kernels into them, by id, and which."""
+    """The name of the norm that writes into the kernel of a layer, by the id of the layer."""
     kinds = nnx.SpectralNorm | nnx.WeightNorm
     norms = [node for _, node in nnx.iter_graph(model) if isinstance(node, kinds)]
     return {
@@ -283,5 +286,5 @@ def _kernel_path(parts: tuple[Any, ...]) -> str:
 
 
 def _as_linen(layer: Any) -> Any:
-    """The options of an NNX convolution have the names and meanings of linen's."""
+    """Returns the layer: options of an NNX convolution have the names and meanings of linen's."""
     return layer

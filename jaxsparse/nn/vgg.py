@@ -1,9 +1,9 @@
 """VGG-16 and VGG-19 with batch norm, in the form that pruning papers train on CIFAR.
 
-Of Simonyan and Zisserman's networks ("Very deep convolutional networks for large-scale image
-recognition", 2014) the convolutions, each without bias and with a norm. The last max-pooling and
-the three wide layers at the end make way for an average over what is left of the image (2 x 2 of
-32 x 32) and one layer from 512 channels to the classes. So do GraNet and GraSP; the published
+The convolutions are those of Simonyan and Zisserman ("Very deep convolutional networks for
+large-scale image recognition", 2014), each without bias and with a norm. The last max-pooling and
+the three wide layers at the end are replaced by an average over the pixels (2 x 2 for images of
+32 x 32) and one layer from 512 channels to the classes, as in GraNet and GraSP. The published
 VGG-19 with norms has 143.7 million parameters.
 
 Parameters for 10 classes, and those in kernels:
@@ -32,7 +32,7 @@ from jaxsparse.nn.layers import (
 )
 from jaxsparse.sparse import Layout
 
-# Convolutions per stage; 2 x 2 max-pooling stands between the stages.
+# Convolutions per stage, by depth. There is a 2 x 2 max-pooling between stages.
 _STAGES = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -41,13 +41,13 @@ class VGG(nn.Module):
     """VGG-16-BN or VGG-19-BN with one linear layer at the end.
 
     Attributes:
-      depth: 16 or 19: the published network's layers, of which three more were linear.
+      depth: 16 or 19, the number of layers of the published network, whose last three are linear.
       num_classes: width of the output.
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
-      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU.
-      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      layout: of images between layers: "NHWC", or "CHWN" for sparse execution on CPU.
+      dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
 
     Raises:
       ValueError: another depth.
@@ -71,7 +71,7 @@ class VGG(nn.Module):
         """Maps float[batch, height, width, 3] images to float32[batch, num_classes] logits.
 
         Raises:
-          ValueError: images smaller than 16 x 16, of which pooling leaves nothing.
+          ValueError: images are smaller than 16 x 16, so that pooling leaves no pixel.
         """
         if min(x.shape[1:3]) < 16:
             raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} must be at least 16 x 16")

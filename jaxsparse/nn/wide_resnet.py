@@ -6,8 +6,9 @@ Parameters for 10 classes, and those in kernels:
     WideResNet(16, 8)     10,961,370    10,954,160
     WideResNet(28, 10)    36,479,194    36,461,232
 
-Layers are "conv1" (the stem), "stage1_block1/norm1", ".../conv1", ".../norm2", ".../conv2", where a
-block changes the shape ".../shortcut_conv" (1 x 1, without a norm), and at the end "norm" and "fc".
+Layers are "conv1" (the stem), "stage1_block1/norm1", ".../conv1", ".../norm2", ".../conv2", and at
+the end "norm" and "fc". A block that changes the shape also has ".../shortcut_conv" (1 x 1, without
+a norm).
 
 Reference: Zagoruyko and Komodakis, "Wide residual networks", 2016; blocks of He et al., "Identity
 mappings in deep residual networks", 2016.
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxsparse.checks import check_in, check_whole
 from jaxsparse.integers import whole_number
 from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
@@ -28,7 +30,6 @@ from jaxsparse.nn.layers import (
     Activation,
     Convs,
     Initializer,
-    check_at_least,
     conv,
     head,
     norm,
@@ -59,14 +60,14 @@ class WideBlock(nn.Module):
     layout: Layout = "NHWC"
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps images to images of 1/stride of the size."""
+        """Maps images to images, whose height and width are divided by the stride."""
         return self.with_convs(x, (), Activation(layout=self.layout), train=train)[0]
 
     @nn.compact
     def with_convs(
         self, x: jax.Array, convs: Convs, activation: Activation, *, train: bool
     ) -> tuple[jax.Array, Convs]:
-        """Returns the images and the convolutions; given those of another block, it has none."""
+        """Returns the images and the convolutions: `convs` if given, else the block's own."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, **options)
@@ -77,7 +78,7 @@ class WideBlock(nn.Module):
         )
         y = activation.of_norm(make_norm(name="norm1"), x, name="dyrelu1")
         if self.stride > 1 or num_channels(x, self.layout) != self.features:
-            # Of the activated input, unlike the identity: both branches share norm1.
+            # The shortcut takes the activated input, unlike the identity: both share norm1.
             x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
         y = first(y, scales[0])
         y = activation.of_norm(make_norm(name="norm2"), y, name="dyrelu2")
@@ -89,7 +90,7 @@ class WideResNet(nn.Module):
     """WRN-depth-width: a stem of 16 channels and three stages of 16, 32 and 64 times `width`.
 
     Attributes:
-      depth: 6n + 4 layers, at least 10: the shortcuts count as one, as in the paper.
+      depth: 6n + 4 layers, at least 10. All shortcuts count as one layer, as in the paper.
       width: factor on the channels of the stages, at least 1.
       num_classes: width of the output.
       dropout_rate: between the convolutions of a block, in [0, 1). Above 0, training needs
@@ -97,17 +98,17 @@ class WideResNet(nn.Module):
       kernel_init: of the convolutions.
       fc_init: of the classifier.
       dtype: of activations; parameters, statistics of norms and logits are float32.
-      layout: in which images lie inside: "NHWC", or "CHWN" for sparse execution on CPU (where the
+      layout: of images between layers: "NHWC", or "CHWN" for sparse execution on CPU (where the
         same key gives other dropout).
-      dyrelu: DyReLU in place of every ReLU, to be phased out in training; None is ReLU.
+      dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
       num_owners: as in `ResNet`; EAST's authors have no network with the norm first.
 
     Raises:
       ValueError: a depth, width, dropout rate or number of owners out of its range.
 
-    Differs from the official code in: RigL's leaves the start to TensorFlow, which is
-    `jax.nn.initializers.glorot_uniform()` for all kernels; it pads convolutions as "SAME", with
-    stride 2 on the right and bottom only; and it always has dropout of 0.3.
+    Differs from the official code in: RigL's code starts all kernels as TensorFlow does,
+    `jax.nn.initializers.glorot_uniform()`; it pads convolutions as "SAME", with stride 2 on the
+    right and bottom only; and it always has a dropout of 0.3.
     """
 
     depth: int
@@ -125,11 +126,10 @@ class WideResNet(nn.Module):
         depth = whole_number(self.depth)
         if depth is None or depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth {self.depth!r} must be 6n + 4, at least 10, such as 16 or 22")
-        check_at_least("width", self.width, 1)
-        if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
+        check_whole("width", self.width, 1)
+        check_in("dropout_rate", self.dropout_rate, "[0, 1)")
         if self.num_owners is not None:
-            check_at_least("num_owners", self.num_owners, 2)
+            check_whole("num_owners", self.num_owners, 2)
         super().__post_init__()
 
     @property

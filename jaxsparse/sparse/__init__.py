@@ -1,9 +1,9 @@
 """Sparse execution: layers whose time and memory fall with the number of active weights.
 
-On several devices the batch is cut up by `jax.shard_map`. Under a mere `jax.jit` with sharded
-images every device would gather all of them and compute everything, since the compiler cannot look
-into the kernels. What is the same on all devices has gradients that are summed over them, so the
-mean belongs into the loss:
+On several devices, cut the batch with `jax.shard_map`. Under `jax.jit` alone with sharded images
+every device would gather all of them and compute everything, since the compiler cannot look into
+the kernels. Gradients of arrays that are the same on all devices are summed over the devices, so
+the loss takes the mean:
 
     def step(state, positions, images, labels):                    # images: a device's own
         mean = lambda params: jax.lax.pmean(loss(params, positions, images, labels), "data")
@@ -13,7 +13,7 @@ mean belongs into the loss:
     same, cut = PartitionSpec(), PartitionSpec("data")              # mesh: of one axis, "data"
     step = jax.shard_map(step, mesh=mesh, in_specs=(same, same, cut, cut), out_specs=same)
 
-With `check_vma=False` they are not: there, take the mean of the gradients.
+With `check_vma=False` they are not summed; take the mean of the gradients instead.
 """
 
 from jaxsparse.kernels.load import Backend, backend

@@ -1,19 +1,19 @@
-"""Memory of one step that is kept for the next, on CPUs; to be asked for, never at import.
+"""Keeps the memory of one step for the next, on CPUs. Nothing is set at import.
 
 XLA takes the temporary memory of a step from malloc and frees it when the step ends. With glibc's
-defaults it then goes back to the system, and the next step faults every page in again. On steps as
-short as sparse ones that is a large part of the time.
+defaults it then goes back to the system, and the next step faults every page in again. These page
+faults are a large part of the time of steps as short as sparse ones.
 """
 
 import ctypes
 from types import MappingProxyType
 
-# glibc's malloc.h: the number of the parameter, and what it is set to.
+# By name: the number of the parameter in glibc's malloc.h, and its new value.
 _SETTINGS = {
     "mmap_max": (-4, 0),  # large blocks come from the heap too
-    "trim_threshold": (-1, -1),  # of which nothing is given back, however much is free
-    "arena_max": (-8, 1),  # and of which there is one for all threads
-    "top_pad": (-2, 2**28),  # that grows by 256 MiB
+    "trim_threshold": (-1, -1),  # nothing of the heap is given back, however much is free
+    "arena_max": (-8, 1),  # all threads share one heap
+    "top_pad": (-2, 2**28),  # the heap grows by 256 MiB at a time
 }
 
 ENVIRONMENT = MappingProxyType(
@@ -23,22 +23,22 @@ ENVIRONMENT = MappingProxyType(
         )
     }
 )
-"""The environment in which a process of any kind starts with what `keep_memory` sets."""
+"""Environment variables that make any process start with the settings of `keep_memory`."""
 
 
 def keep_memory() -> bool:
-    """Makes the C library keep freed memory for what is allocated next.
+    """Makes the C library keep freed memory for the next allocations.
 
-    Call it before the first computation: what was allocated before stays as it was. It is about
-    the whole process, whose memory then never shrinks below the most that it ever used, and it
-    cannot be undone. The same without a line of code, for any program:
+    Call it before the first computation; it does not change earlier allocations. It holds for the
+    whole process and cannot be undone: the memory of the process never shrinks again. The same
+    without a line of code, for any program:
 
         GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615:\
 glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456
 
     Returns:
-      Whether it could; False where the C library is not glibc. An allocator that was put in place
-      of glibc's, such as jemalloc by LD_PRELOAD, does not listen, and has settings of its own.
+      Whether it was done; False if the C library is not glibc. An allocator that replaces glibc's,
+      such as jemalloc by LD_PRELOAD, ignores this and has settings of its own.
     """
     try:
         library = ctypes.CDLL(None)

@@ -1,8 +1,8 @@
-"""Which layers are executed by their active weights: those whose density is below break-even.
+"""Chooses the layers that are executed by their active weights: those below the break-even density.
 
-Where that lies was measured on two cores with AVX-512, a Zen 5's and for channel-major batches a
-Sapphire Rapids', against XLA's dense layers; it is a property of machines, so `measured_break_even`
-measures it on the one at hand.
+The break-even was measured against XLA's dense layers, on two cores with AVX-512: of a Zen 5, and
+of a Sapphire Rapids for channel-major batches. It differs between machines;
+`measured_break_even` measures it on the one at hand.
 """
 
 import math
@@ -11,20 +11,20 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 
-from jaxsparse.integers import whole_number
+from jaxsparse.checks import check_whole
 from jaxsparse.kernels.load import backend
 from jaxsparse.sparse.convolution import Layout
 from jaxsparse.sparse.window import Window
 
 
 class LayerShape(NamedTuple):
-    """A layer as it was called, all that its speed depends on.
+    """The shapes of one call of a layer, which its speed depends on.
 
     Attributes:
-      images: [image, y, x, channel], whatever the layout; (1, 1, rows, inputs) of a dense layer.
+      images: (image, y, x, channel) in any layout; (1, 1, rows, inputs) for a dense layer.
       kernel: (height, width, input channels of a group, output channels).
       window: of the convolution.
-      layout: of its inputs and outputs.
+      layout: of inputs and outputs.
     """
 
     images: tuple[int, int, int, int]
@@ -45,18 +45,18 @@ class LayerShape(NamedTuple):
 
 
 BreakEven: TypeAlias = Callable[[LayerShape, bool], float]
-"""(layer, whether it is trained) to the density below which sparse execution is the faster one."""
+"""Maps (layer, whether it is trained) to the density below which sparse execution is faster."""
 
 
 def break_even(layer: LayerShape, train: bool = True) -> float:
     """Returns the density below which a layer is faster by its active weights, in [0, 1].
 
-    A fit to what was measured, good to about a third: `measured_break_even` knows better. Dense
-    layers with many channels are the faster ones of XLA, small images the slower ones of ours. On
-    accelerators it is 0: there nothing was measured.
+    This is a fit to measurements, good to about a third; `measured_break_even` is exact. XLA's
+    dense layers are fast with many channels, and our sparse ones are slow with small images. On
+    accelerators it is 0, since nothing was measured there.
 
     Args:
-      layer: as it is called.
+      layer: its shapes.
       train: whether the backward pass counts too.
     """
     if jax.default_backend() != "cpu":
@@ -85,29 +85,29 @@ def choose_capacity(
     exact: bool = False,
     break_even: BreakEven = break_even,
 ) -> dict[str, int]:
-    """Returns the leaves to be executed by their active weights, with capacity for these.
+    """Returns the leaves to execute by their active weights, each with its capacity.
 
-    Other capacity are other shapes, and everything is compiled again. So there is capacity for a
-    quarter more than is active, and what was chosen before stays until a leaf outgrows its
-    capacity, half of all capacity is empty, or a leaf that is executed densely has come to half its
-    break-even.
+    A new capacity is a new shape, for which everything is compiled again. So the capacity is a
+    quarter more than the number of active weights, and a previous choice stays as long as it
+    serves. It no longer serves if a leaf outgrows its capacity, if the leaves together use less
+    than half of their capacity, or if a dense leaf has fallen to half of its break-even.
 
     Args:
-      active: active weights of the leaves to choose from, from `count_active`.
-      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`; leaves without one stay
-        as they are.
-      previous: what was returned before the last mask update; None: nothing yet.
+      active: number of active weights, at least 0, by the path of the leaf, from `count_active`.
+      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`; leaves without a layer
+        stay dense.
+      previous: the choice before the last mask update; None if there was none.
       train: whether the layers are trained.
-      exact: capacity for what is active and no more: for numbers that do not change.
-      break_even: decides; a layer at that density is executed sparsely.
+      exact: makes each capacity the number of active weights. For masks that do not change.
+      break_even: gives the density at or below which a layer is executed sparsely.
 
     Returns:
-      What `find_positions` takes as `capacity`.
+      The capacity by path, as `find_positions` takes it.
 
     Raises:
-      ValueError: a number of active weights that is no integer of at least 0, with its path.
+      ValueError: a number of active weights is no whole number, or below 0; names the path.
     """
-    active = {path: _checked_num(path, num) for path, num in active.items()}
+    active = {path: check_whole(f"active[{path!r}]", num, 0) for path, num in active.items()}
     limits = {
         path: layers[path].size * break_even(layers[path], train)
         for path in active
@@ -121,13 +121,6 @@ def choose_capacity(
     return {path: min(num + num // 4, layers[path].size) for path, num in chosen.items()}
 
 
-def _checked_num(path: str, num: int) -> int:
-    whole = whole_number(num)
-    if whole is None or whole < 0:
-        raise ValueError(f"active weights of {path} are {num}; they must be a whole number")
-    return whole
-
-
 def _serves(
     capacity: Mapping[str, int], active: Mapping[str, int], limits: Mapping[str, float]
 ) -> bool:
@@ -138,9 +131,10 @@ def _serves(
 
 
 def is_mostly_sparse(layers: Mapping[str, LayerShape], capacity: Mapping[str, int]) -> bool:
-    """Whether at least half of the dense work is that of layers executed sparsely.
+    """Whether layers that are executed sparsely have at least half of the dense multiplications.
 
-    Then a network of ours had better be channel-major, in which dense layers are slower.
+    Then our networks are faster channel-major. Otherwise they are not: dense layers are slower in
+    that layout.
     """
     total = sum(layer.macs for layer in layers.values())
     return 2 * sum(layers[path].macs for path in capacity) >= max(total, 1)

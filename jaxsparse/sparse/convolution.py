@@ -1,7 +1,7 @@
 """Convolutions and dense layers by their active weights alone.
 
-Time and memory fall with the number of active weights, forward and backward. The gradient of the
-values is that of the active weights only; growing by gradient asks for the dense one elsewhere.
+Time and memory fall with the number of active weights, forward and backward. Only active weights
+get a gradient. Methods that grow by gradient take the dense gradient from a dense layer.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxsparse.sparse.window import ConcreteWindow, Window, check_window, concre
 Layout: TypeAlias = Literal["NHWC", "CHWN"]
 """How images lie in memory: [image, y, x, channel] or [channel, y, x, image]."""
 
-_LAYOUTS = ("NHWC", "CHWN")  # their numbers are what the kernels know them by
+_LAYOUTS = ("NHWC", "CHWN")  # the kernels take the index in this tuple
 
 
 def sparse_conv(
@@ -38,53 +38,55 @@ def sparse_conv(
     """Convolves images with a kernel that is given by its active weights.
 
     Args:
-      images: float32, [image, y, x, channel] or [channel, y, x, image]; the second is the faster
-        one from 16 images on, since the kernels read and write it as it is.
+      images: float32, [image, y, x, channel] or [channel, y, x, image]. The second layout is
+        faster from 16 images on, since the kernels read and write it without copies.
       values: float32[capacity], the active weights, from `to_sparse`.
-      positions: of these in a kernel of shape (height, width, input channels / groups, outputs).
+      positions: of the values in a kernel of shape (height, width, input channels / groups,
+        outputs).
       window: strides, padding, dilation, groups.
       layout: of images and outputs.
 
     Returns:
-      float32, the outputs in the layout of the images. The same whatever the number of threads, to
-      the bit.
+      float32, the outputs in the layout of the images. They do not depend on the number of
+      threads, to the bit.
 
-      Differentiable in images and values, once and backwards; forward-mode (`jax.jvp`,
-      `jax.linearize`, hence `jax.hessian` and Hessian-vector products) is a TypeError of JAX's.
-      Under `jax.vmap` over images alone the forward pass is one call; over anything else, and in
-      the backward pass, it is a loop of calls: give a batch as a batch.
+      Images and values can be differentiated once, in reverse mode. Forward mode (`jax.jvp`,
+      `jax.linearize`, hence `jax.hessian` and Hessian-vector products) raises JAX's TypeError.
+      Under `jax.vmap` over images alone, the forward pass is one call. The backward pass, and
+      `jax.vmap` over anything else, are a loop of calls, so give a batch as a batch.
 
     Raises:
-      ValueError: shapes, dtypes and window that do not fit together, or positions that are none of
-        the kernel. Of those that are an argument under `jit`, or of a transformation, the compiled
-        kernels tell when they run, as a `jax.errors.JaxRuntimeError`; without these all outputs and
-        gradients are NaN.
+      ValueError: shapes, dtypes and window do not fit together, or a position is outside of the
+        kernel. Positions that are traced (arguments of `jit`, or of a transformation) are only
+        known when the kernels run: the compiled ones then raise a `jax.errors.JaxRuntimeError`, and
+        the loop in JAX makes all outputs and gradients NaN.
     """
     found = checked_window(images, values, positions, window, layout)
     shape = out_shape(images, positions, found, layout)
-    if 0 in (*images.shape, *shape, positions.capacity):  # what follows may count on one of each
+    if 0 in (*images.shape, *shape, positions.capacity):  # what follows needs at least one of each
         return jnp.zeros(shape, jnp.float32)
     images, values, positions = varying_alike(images, values, positions)
     return _compiled_once(found, layout, load.backend().name, images, values, positions)
 
 
 def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Array:
-    """Multiplies by a matrix that is given by its active weights: a dense layer without its bias.
+    """Multiplies by a matrix that is given by its active weights: a dense layer without bias.
 
     Args:
       x: float32[..., inputs].
       values: float32[capacity].
-      positions: of these in a kernel of shape (inputs, outputs).
+      positions: of the values in a kernel of shape (inputs, outputs).
 
     Returns:
       float32[..., outputs].
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together.
+      ValueError: shapes or dtypes do not fit together.
     """
     if len(positions.shape) != 2 or x.ndim < 1 or x.shape[-1] != positions.shape[0]:
         raise ValueError(f"x has shape {x.shape}; the kernel of shape {positions.shape} takes none")
-    # Rows are pixels, which are moved by vectors, of images, for one of which there is scratch.
+    # Rows become pixels, which the kernels copy in vectors. Many rows become several images: the
+    # working memory is that of one image.
     rows = math.prod(x.shape[:-1])
     pixels = _pixels_of(rows)
     as_images = x.reshape(max(rows // max(pixels, 1), 1), 1, pixels, x.shape[-1])
@@ -94,7 +96,9 @@ def sparse_dot(x: jax.Array, values: jax.Array, positions: Positions) -> jax.Arr
 
 
 def _pixels_of(rows: int) -> int:
-    """How many rows make one image: all, or of many a divisor, where there is one that will do.
+    """Number of rows that make one image: all, or a divisor in [256, 4096] if there are many.
+
+    All if there is no such divisor.
 
     >>> _pixels_of(128), _pixels_of(10_000), _pixels_of(10_007)
     (128, 2500, 10007)
@@ -114,7 +118,10 @@ def _compiled_once(
     values: jax.Array,
     positions: Positions,
 ) -> jax.Array:
-    """Op by op it would be compiled at every call. What becomes of `_conv` depends on `engine`."""
+    """Keeps a call outside of `jit` from being compiled every time.
+
+    `engine` is part of the cache's key, since `_conv` is lowered to another call for each engine.
+    """
     del engine
     return _conv(window, layout, images, values, positions)
 
@@ -170,9 +177,10 @@ def _gradients(
 
 
 def _foldable(window: ConcreteWindow, layout: Layout) -> Callable[..., jax.Array]:
-    """The forward pass; of `jax.vmap` over images alone it makes one larger batch, not many calls.
+    """The forward pass. `jax.vmap` over images alone becomes one call with a larger batch.
 
-    The backward pass cannot follow: each of the images batched has a gradient of the values.
+    The backward pass cannot do the same, as each element of the outer batch has its own gradient of
+    the values.
     """
     compiled = functools.partial(_compiled_forward, window, layout)
     loop = functools.partial(_loop_forward, window, layout)
@@ -249,7 +257,7 @@ def _loop_backward(
 
 
 def _channel_major(x: jax.Array, layout: Layout) -> jax.Array:
-    """From the layout to CHWN, and from CHWN to the layout: its own inverse."""
+    """Converts from the layout to CHWN, or back: this transposition is its own inverse."""
     return x if layout == "CHWN" else x.transpose(3, 1, 2, 0)
 
 
@@ -264,7 +272,7 @@ def out_shape(
 
 
 def attributes(window: ConcreteWindow, layout: Layout) -> dict[str, np.generic | np.ndarray]:
-    """Returns what the kernels are told beside arrays."""
+    """Returns the attributes of a kernel's call, beside its arrays."""
     before = [ends[0] for ends in window.padding]
     numbers = [*window.taps, *window.strides, *before, *window.dilation, window.groups]
     return {"layout": np.int64(_LAYOUTS.index(layout)), "window": np.array(numbers, np.int64)}
@@ -273,7 +281,11 @@ def attributes(window: ConcreteWindow, layout: Layout) -> dict[str, np.generic |
 def checked_window(
     images: jax.Array, values: jax.Array, positions: Positions, window: Window, layout: Layout
 ) -> ConcreteWindow:
-    """Returns the window for these images, raises a ValueError where all does not fit together."""
+    """Returns the window for these images.
+
+    Raises:
+      ValueError: the arguments do not fit together.
+    """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout {layout!r} must be NHWC or CHWN")
     for name, x in {"images": images, "values": values}.items():

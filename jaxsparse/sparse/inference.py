@@ -1,7 +1,7 @@
-"""A convolution and what follows it in inference, in one pass over the outputs.
+"""A convolution with its norm, shortcut and ReLU in inference, in one pass over the outputs.
 
-In inference a norm is a scale and a shift of every channel. The kernels make them, the sum with a
-shortcut and the ReLU before they write; else each would read and write all images once more.
+In inference a norm scales and shifts every channel. The kernels do that, add the shortcut and take
+the ReLU before they write; otherwise each of these would read and write all images once more.
 """
 
 import functools
@@ -26,13 +26,13 @@ from jaxsparse.sparse.window import ConcreteWindow, Window
 
 
 class Epilogue(NamedTuple):
-    """What a norm does to the outputs in inference: (x - mean) * factor + bias, + shortcut.
+    """What follows a convolution in inference: (x - mean) * factor + bias + shortcut.
 
     Attributes:
       mean: float32[channels], the running mean.
       factor: float32[channels], scale / sqrt(running variance + epsilon).
       bias: float32[channels].
-      shortcut: float32, like the outputs; None: none.
+      shortcut: float32, shape of the outputs; nothing is added if it is None.
     """
 
     mean: jax.Array
@@ -42,7 +42,7 @@ class Epilogue(NamedTuple):
 
 
 class _Options(NamedTuple):
-    """What does not depend on arrays."""
+    """Static options."""
 
     window: ConcreteWindow
     layout: Layout
@@ -64,17 +64,17 @@ def sparse_conv_norm(
     Args:
       images: as in `sparse_conv`, like the next three.
       values: float32[capacity].
-      positions: of these.
+      positions: of the values.
       window: strides, padding, dilation, groups.
-      epilogue: what follows.
-      relu: whether the positive part is taken in the end.
+      epilogue: the norm and the shortcut.
+      relu: whether the positive part is taken at the end.
       layout: of images, shortcut and outputs.
 
     Returns:
-      float32, the outputs. Differentiable, at the price of the passes that are saved here.
+      float32, the outputs. They can be differentiated, but then each step is a pass of its own.
 
     Raises:
-      ValueError: as `sparse_conv`, or an epilogue that does not fit the outputs.
+      ValueError: as `sparse_conv`, or the epilogue does not fit the outputs.
     """
     found = checked_window(images, values, positions, window, layout)
     out = out_shape(images, positions, found, layout)
@@ -133,7 +133,7 @@ def _forward(
     positions: Positions,
     epilogue: Epilogue,
 ) -> tuple[jax.Array, Callable[..., Any]]:
-    # Whoever differentiates needs what lies between the steps.
+    # The gradient needs the results between the steps.
     def differentiable(images: jax.Array, values: jax.Array, epilogue: Epilogue) -> jax.Array:
         return _in_steps(options, images, values, positions, epilogue)
 

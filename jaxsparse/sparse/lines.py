@@ -1,4 +1,4 @@
-"""The larger of two lines through every channel of channel-major images: what DyReLU applies."""
+"""The activation function of DyReLU: the larger of two lines, on channel-major images."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,20 @@ from jaxsparse.sparse.varying import result_type, varying_alike
 
 
 def larger_line(x: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """Returns max(a x + c, b x + d), of every channel and image its own lines.
+    """Returns max(a x + c, b x + d), with two lines for each channel and image.
 
-    Where both lines are equal the gradient is that of the second: with (a, b, c, d) = (1, 0, 0, 0)
-    it is ReLU's, 0 at x = 0.
+    If both lines are equal, the gradient is that of the second one. So (a, b, c, d) = (1, 0, 0, 0)
+    is ReLU, with a gradient of 0 at x = 0.
 
     Args:
       x: float32[channels, ..., images].
       coefficients: float32[channels, 4, images]: a, b, c and d.
 
     Returns:
-      float32, the shape of x. The same whatever the number of threads, to the bit.
+      float32, the shape of x. It does not depend on the number of threads, to the bit.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together.
+      ValueError: shapes or dtypes do not fit together.
     """
     if x.ndim < 2:
         raise ValueError(f"x has shape {x.shape}; it must be [channels, ..., images]")
@@ -87,6 +87,6 @@ def _plain_backward(
 
 
 def _lines(x: jax.Array, coefficients: jax.Array) -> list[jax.Array]:
-    """Each coefficient in the rank of x."""
+    """The four coefficients, each with the rank of x."""
     shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
     return [coefficients[:, i].reshape(shape) for i in range(4)]

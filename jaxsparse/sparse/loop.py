@@ -1,11 +1,11 @@
 """Sparse convolution in JAX alone: a loop over the active weights.
 
-It is what runs where the compiled kernels are not: on other processors, and where no compiler was
-at hand. Each weight adds a shifted copy of one input channel to one output channel; images lie
-channel by channel, [channel, y, x, image], so that both are one piece.
+It runs if there are no compiled kernels: on other processors, or without a C++ compiler. Each
+weight adds a shifted copy of one input channel to one output channel. Images are
+[channel, y, x, image], so that each channel is one piece of memory.
 
-Sums begin with NaN where positions are none of the kernel, or more than there is capacity for: on a
-device nothing can be raised.
+A device cannot raise an error. So the sums begin with NaN if a position is outside of the kernel,
+or if there are more active weights than the capacity.
 """
 
 import math
@@ -59,7 +59,7 @@ def loop_backward(
 
 
 def _start(positions: Positions) -> jax.Array:
-    """What sums begin with: 0, or NaN."""
+    """The value that sums begin with: 0, or NaN for wrong positions."""
     size = math.prod(positions.shape)
     is_one = (positions.flat >= 0) & (positions.flat < size) | ~positions.is_active
     has_capacity = (positions.num >= 0) & (positions.num <= positions.capacity)
@@ -67,7 +67,7 @@ def _start(positions: Positions) -> jax.Array:
 
 
 def _num(positions: Positions) -> jax.Array:
-    """How often the loop runs: the number of active weights, cut at the capacity."""
+    """Number of steps of the loop: the active weights, at most the capacity."""
     return jnp.minimum(positions.num, positions.capacity)
 
 
@@ -78,7 +78,7 @@ def _padded(images: jax.Array, window: ConcreteWindow) -> jax.Array:
 def _decoded(
     positions: Positions, i: jax.Array, window: ConcreteWindow
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The output channel, the input channel, and where its first tap reads, of weight i."""
+    """The output channel, the input channel, and the first y and x that weight i reads."""
     _, width, inputs, outputs = positions.shape
     row, column = jnp.divmod(positions.flat[i], inputs)
     row, x = jnp.divmod(row, width)
@@ -95,7 +95,7 @@ def _read(
     size: tuple[int, int],
     window: ConcreteWindow,
 ) -> jax.Array:
-    """What one tap reads for all outputs, [out y, out x, image]."""
+    """The inputs that one tap reads for all outputs, [out y, out x, image]."""
     height, width = ((n - 1) * s + 1 for n, s in zip(size, window.strides, strict=True))
     piece = lax.dynamic_slice(padded, (channel, y, x, 0), (1, height, width, padded.shape[3]))
     return piece[0, :: window.strides[0], :: window.strides[1]]
@@ -109,7 +109,7 @@ def _add_back(
     grad: jax.Array,
     window: ConcreteWindow,
 ) -> jax.Array:
-    """The transpose of `_read`, added up."""
+    """Adds the transpose of `_read` to the gradient of the padded images."""
     down, right = window.strides
     spread = lax.pad(
         grad, jnp.zeros((), grad.dtype), ((0, 0, down - 1), (0, 0, right - 1), (0, 0, 0))

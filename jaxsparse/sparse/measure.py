@@ -1,9 +1,9 @@
-"""What layers take on the machine at hand, densely and by their active weights.
+"""Measures the time of layers on this machine, dense and by their active weights.
 
     layers = jaxsparse.nn.layer_shapes(model.apply, variables, images)
     print(jaxsparse.sparse.benchmark(layers, count_active(masks)))
 
-Nothing is measured but when asked for, and each kind of layer once in a process.
+Each kind of layer is measured once in a process, when it is first asked for.
 """
 
 import functools
@@ -21,24 +21,25 @@ from jaxsparse.sparse.choice import LayerShape
 from jaxsparse.sparse.convolution import sparse_conv
 from jaxsparse.sparse.positions import Positions, positions_of
 from jaxsparse.sparse.window import concrete
+from jaxsparse.text_table import text_table
 
-# Calls that each time is the least of, and the seconds that these go on for at least.
+# Each time is the least of at least so many calls, which go on for at least so many seconds.
 _CALLS, _SECONDS = 5, 0.1
-# Densities between which the time of a sparse layer is taken to be a line. The loop in JAX wins
-# below a few percent or not at all, and takes seconds above.
+# The time of a sparse layer is measured at these two densities and taken to be linear between and
+# beyond them. The loop in JAX is faster below a few percent or never, and takes seconds above.
 _DENSITIES = {"compiled": (0.05, 0.4), "jax": (0.005, 0.05)}
 
 
 class LayerTimes(NamedTuple):
-    """What one layer takes.
+    """The times of one layer.
 
     Attributes:
-      path: of its kernel.
-      num_active: active weights.
-      size: weights.
-      dense: seconds as it is.
-      sparse: seconds by its active weights.
-      break_even: density at which both take the same.
+      path: of the kernel.
+      num_active: number of active weights.
+      size: number of weights.
+      dense: seconds of the dense layer.
+      sparse: seconds of the layer by its active weights.
+      break_even: density at which both take the same time, in [0, 1].
     """
 
     path: str
@@ -49,11 +50,20 @@ class LayerTimes(NamedTuple):
     break_even: float
 
 
+_HEADING = ("layer", "active", "density", "dense ms", "sparse ms", "times", "break-even")
+
+
+def _row(layer: LayerTimes) -> tuple[str, ...]:
+    path, num, size, dense, sparse, even = layer
+    ms = f"{1e3 * dense:.3f}", f"{1e3 * sparse:.3f}"
+    return (path, f"{num:,}", f"{num / size:.4f}", *ms, f"{dense / sparse:.2f}", f"{even:.3f}")
+
+
 class Measured(NamedTuple):
-    """What the layers of a network take on this machine; print it for a table.
+    """The times of a network's layers on this machine. `print` shows a table.
 
     Attributes:
-      train: whether the times are of the forward and the backward pass, or of the forward pass.
+      train: whether the times include the backward pass.
       layers: in the order of the network.
     """
 
@@ -62,18 +72,11 @@ class Measured(NamedTuple):
 
     def __str__(self) -> str:
         """The table of layers."""
-        width = max([5, *(len(layer.path) for layer in self.layers)])
         what = "forward and backward" if self.train else "forward"
         lines = [
             f"{what}, kernels: {' '.join(backend())}, device: {jax.devices()[0].device_kind}",
-            f"{'layer':<{width}} {'active':>11} {'density':>8} {'dense ms':>9} {'sparse ms':>9} "
-            f"{'times':>7} {'break-even':>10}",
+            *text_table([_HEADING, *map(_row, self.layers)]),
         ]
-        for path, num, size, dense, sparse, even in self.layers:
-            lines.append(
-                f"{path:<{width}} {num:>11,} {num / size:>8.4f} {1e3 * dense:>9.3f} "
-                f"{1e3 * sparse:>9.3f} {dense / sparse:>7.2f} {even:>10.3f}"
-            )
         dense, sparse = (sum(getattr(x, name) for x in self.layers) for name in ("dense", "sparse"))
         fastest = sum(min(x.dense, x.sparse) for x in self.layers)
         lines.append(
@@ -86,17 +89,17 @@ class Measured(NamedTuple):
 def benchmark(
     layers: Mapping[str, LayerShape], active: Mapping[str, int], *, train: bool = True
 ) -> Measured:
-    """Measures layers in both forms, at their density and where the two meet.
+    """Measures layers in both forms at their density, and their break-even.
 
-    Takes seconds per layer, most of them for compiling. Times are of layers alone: norms,
-    optimizer and page faults are not in them (for the last see `keep_memory`).
+    It takes seconds for each layer, most of them for compiling. The times are those of the layers
+    alone, without norms, optimizer and page faults (for the last see `keep_memory`).
 
     Args:
-      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`. A channel-major layer
-        (of `model.clone(layout="CHWN")`) is executed densely as our networks do it there: XLA's
-        layer of NHWC images between two changes of the layout.
-      active: active weights of the leaves, from `count_active`; leaves without a layer are left
-        out. Where these lie is drawn at random.
+      layers: by the path of the kernel, from `jaxsparse.nn.layer_shapes`. The dense form of a
+        channel-major layer (of `model.clone(layout="CHWN")`) is that of our networks: XLA's layer
+        for NHWC images between two transpositions.
+      active: number of active weights by path, from `count_active`; leaves without a layer are
+        left out. The positions are drawn at random.
       train: whether to measure the backward pass too.
     """
     rows = []
@@ -112,12 +115,12 @@ def benchmark(
 def measured_break_even(layer: LayerShape, train: bool = True) -> float:
     """Measures the density below which a layer is faster by its active weights, in [0, 1].
 
-    For `choose_capacity` and `jaxsparse.nn.choose_forms`, as `break_even=measured_break_even`. It
-    takes seconds for a layer of a new kind, and nothing the next time. The time of the sparse layer
-    is measured at two densities and taken to be a line through these.
+    Give it to `choose_capacity` or `jaxsparse.nn.choose_forms` as `break_even=measured_break_even`.
+    It takes seconds for a layer of a new kind, and nothing the next time. The time of the sparse
+    layer is measured at two densities and taken to be a line through these.
 
     Args:
-      layer: as it is called; see `benchmark` for channel-major ones.
+      layer: its shapes; see `benchmark` for channel-major layers.
       train: whether the backward pass counts too.
     """
     densities = _DENSITIES[backend().name]
@@ -126,20 +129,20 @@ def measured_break_even(layer: LayerShape, train: bool = True) -> float:
 
 
 def _meet(nums: tuple[int, ...], seconds: tuple[float, ...], size: int) -> float:
-    """Where the line through the sparse times reaches the dense time, as a density."""
+    """The density at which the line through the two sparse times reaches the dense time."""
     dense, low, high = seconds
     slope = (high - low) / max(nums[1] - nums[0], 1)
-    if slope <= 0:  # so little work that the number of weights does not show
+    if slope <= 0:  # the number of weights has no effect on so little work
         return float(low <= dense)
     return float(np.clip((nums[0] + (dense - low) / slope) / size, 0.0, 1.0))
 
 
 @functools.cache
 def _seconds(layer: LayerShape, nums: tuple[int, ...], train: bool) -> tuple[float, ...]:
-    """Least seconds of the dense layer, and of the sparse one at each number of active weights."""
+    """Least seconds of the dense layer, then of the sparse one at each number of active weights."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
-    # While something is traced these are to be computed all the same.
+    # The arrays are computed even if the caller is being traced.
     with jax.ensure_compile_time_eval():
         batch, height, width, channels = layer.images
         shape = (batch, height, width, channels)
@@ -183,7 +186,7 @@ def _sparse(
 def _compiled(
     apply: Callable[..., jax.Array], train: bool, images: jax.Array, weights: jax.Array, *rest: Any
 ) -> Callable[[], Any]:
-    """A call of the layer, and of its gradients for images and weights where it is trained."""
+    """A call of the layer, with its gradients for images and weights if `train`."""
     if not train:
         return functools.partial(
             jax.jit(apply).lower(images, weights, *rest).compile(), images, weights, *rest
@@ -199,7 +202,7 @@ def _compiled(
 
 
 def _least_seconds(runs: list[Callable[[], Any]]) -> tuple[float, ...]:
-    """The least of some calls each, taken in turn: what others do to the machine only adds."""
+    """The least time of each run. The least, since other processes can only add time."""
     for run in runs:
         jax.block_until_ready(run())
     least, calls, start = [float("inf")] * len(runs), 0, time.perf_counter()

@@ -1,33 +1,36 @@
-"""Batch normalisation of channel-major images with what follows it: a shortcut, a ReLU.
+"""Batch normalisation of channel-major images, with the shortcut and the ReLU that follow it.
 
-Beside sparse convolutions it is what takes the time, all of it spent on moving memory; one call in
-place of several moves the least.
+Beside sparse convolutions, norms take most of the time, nearly all of it for reading and writing
+memory. One call for norm, shortcut and ReLU reads and writes least.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.checks import check_in
 from jaxsparse.kernels.load import on_device
 from jaxsparse.sparse.varying import result_type, varying_alike
 
 Outputs: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
-"""The outputs, means, variances."""
+"""(outputs, means, variances)."""
+
+_FLOAT32 = np.finfo(np.float32)
 
 
 class _Options(NamedTuple):
-    """What does not depend on arrays."""
+    """Static options."""
 
     relu: bool
     epsilon: float
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs."""
+    """Arrays that the backward pass needs."""
 
     x: jax.Array
     y: jax.Array
@@ -45,26 +48,27 @@ def batch_norm(
     relu: bool = False,
     epsilon: float = 1e-5,
 ) -> Outputs:
-    """Normalises every channel by the statistics of the batch.
+    """Normalises every channel with the statistics of the batch.
 
     Args:
       x: float32[channels, ...].
       scale: float32[channels].
       bias: float32[channels].
-      shortcut: float32, the shape of x, added after that; None: none.
-      relu: whether the positive part is taken in the end.
-      epsilon: added to the variance, above 0 and finite in float32.
+      shortcut: float32, the shape of x, added to the normalised x; nothing is added if it is None.
+      relu: whether the positive part is taken at the end.
+      epsilon: added to the variance; a normal float32 above 0.
 
     Returns:
-      The outputs, and mean and variance (biased) of every channel, float32[channels] each, which
-      carry no gradient. NaN stays NaN. The same whatever the number of threads, to the bit.
+      The outputs, and mean and biased variance of every channel, float32[channels] each, which
+      carry no gradient. NaN stays NaN. The results do not depend on the number of threads, to the
+      bit.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together, or an epsilon out of its range.
+      ValueError: shapes or dtypes do not fit together, or epsilon is out of its range.
     """
     if x.ndim < 1:
         raise ValueError("x has no axis; its first one must be that of the channels")
-    epsilon = _checked_epsilon(epsilon)
+    epsilon = check_in("epsilon", epsilon, f"[{_FLOAT32.tiny}, {_FLOAT32.max}]")
     for name, array in {"scale": scale, "bias": bias}.items():
         if array.shape != x.shape[:1]:
             raise ValueError(
@@ -77,17 +81,6 @@ def batch_norm(
         if array.dtype != jnp.float32:
             raise ValueError(f"{name} has dtype {array.dtype}; it must be float32")
     return _norm(_Options(bool(relu), epsilon), *varying_alike(x, scale, bias, shortcut))
-
-
-def _checked_epsilon(epsilon: Any) -> float:
-    limits = np.finfo(np.float32)
-    try:
-        number = float(epsilon)
-    except (TypeError, ValueError):  # no number, or a traced one
-        number = math.nan
-    if not float(limits.tiny) <= number <= float(limits.max):
-        raise ValueError(f"epsilon {epsilon!r} must be above 0, a number of float32")
-    return number
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -112,7 +105,7 @@ def _forward(
 ) -> tuple[Outputs, tuple[_Kept, tuple[()] | None]]:
     outputs: Outputs = _norm(options, x, scale, bias, shortcut)
     y, mean, variance = outputs
-    # Whether there is a shortcut is kept as structure, so that it is known while tracing.
+    # The structure of the residual tells whether there is a shortcut, so that tracing knows it.
     has_shortcut = None if shortcut is None else ()
     return (y, mean, variance), (_Kept(x, y, scale, mean, variance), has_shortcut)
 

@@ -1,11 +1,11 @@
-"""Where the active weights of a leaf are: what a sparse kernel is told beside their values.
+"""Positions of the active weights of a leaf, which sparse execution takes beside their values.
 
-The values are a plain float vector in params, so optimizers, averages and `jax.grad` take them as
-any other parameter. The positions are integers and lie in a tree of their own, as masks do.
+The values are a plain float vector in params, so optimizers, averages and `jax.grad` treat them as
+any other parameter. The positions are integers in a tree of their own, as masks are.
 
-A kernel of any rank is seen as a matrix with one row per output channel (its last axis), whose
-columns are the leading axes in C order, as in `jaxsparse.csr`; a position is row * columns +
-column. There may be capacity for more weights than are active: then a mask update changes no shape,
+A kernel of any rank is seen as a matrix with one row per output channel (its last axis) and the
+leading axes in C order as its columns, as in `jaxsparse.csr`. A position is row * columns + column.
+The capacity may be larger than the number of active weights. Then a mask update changes no shape,
 and nothing is compiled again.
 """
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxsparse.checks import check_whole
 from jaxsparse.csr import matrix_shape
 from jaxsparse.integers import whole_number
 
@@ -28,9 +29,9 @@ class Positions:
     """The positions of one leaf's active weights; a pytree of two arrays of integers.
 
     Attributes:
-      flat: int32[capacity], rising; from `num` on the leaf's size, which is the position of
-        nothing.
-      num: int32[], how many are active, in [0, capacity].
+      flat: int32[capacity], rising. Entries from `num` on are the size of the leaf, which is no
+        position.
+      num: int32[], number of active weights, in [0, capacity].
       shape: of the leaf; static.
     """
 
@@ -40,19 +41,19 @@ class Positions:
 
     @property
     def capacity(self) -> int:
-        """How many active weights there may be without a change of shapes."""
+        """The number of active weights that fit without a change of shapes."""
         return self.flat.shape[0]
 
     @property
     def is_active(self) -> jax.Array:
-        """bool[capacity], True at the places that hold a weight."""
+        """bool[capacity], True for entries that hold an active weight."""
         return jnp.arange(self.capacity, dtype=jnp.int32) < self.num
 
 
 def to_sparse(
     weights: jax.Array, mask: jax.Array, capacity: int | None = None
 ) -> tuple[jax.Array, Positions]:
-    """Returns the active weights of a leaf, in the order of their positions, and these.
+    """Returns the active weights of a leaf, in the order of their positions, and the positions.
 
     Args:
       weights: [shape], any dtype, output channels last.
@@ -60,10 +61,10 @@ def to_sparse(
       capacity: as in `positions_of`.
 
     Returns:
-      [capacity] values, 0 from the number of active weights on, and the positions.
+      The values, [capacity], which are 0 from the number of active weights on, and the positions.
 
     Raises:
-      ValueError: as `positions_of`, or a mask of another shape.
+      ValueError: as `positions_of`, or the mask has another shape than the weights.
 
     >>> values, positions = to_sparse(
     ...     jnp.array([[1.0, 0.0], [2.0, 3.0]]), jnp.eye(2) == 0, capacity=3
@@ -82,12 +83,16 @@ def positions_of(mask: jax.Array, capacity: int | None = None) -> Positions:
 
     Args:
       mask: bool[shape], output channels last.
-      capacity: how many there may be; None: as many as are active, which is not known under `jit`.
-        Of more active weights than that the last ones are lost, under `jit` without a word.
+      capacity: length of the result, in [0, size of the leaf]. None takes the number of active
+        weights, which is not known under `jit`.
+
+    Returns:
+      The positions. If a traced mask has more active weights than the capacity, the last ones are
+      lost without an error.
 
     Raises:
-      ValueError: a mask of another dtype, a leaf too large to count, too little capacity, or none
-        given under `jit`.
+      ValueError: the mask is not bool, the leaf has 2**31 entries or more, the capacity is too
+        small, or it is missing under `jit`.
     """
     shape = tuple(np.shape(mask))
     if jnp.result_type(mask) != jnp.bool_:
@@ -96,14 +101,14 @@ def positions_of(mask: jax.Array, capacity: int | None = None) -> Positions:
     if isinstance(mask, Tracer):
         if capacity is None:
             raise ValueError("under jit the capacity of a leaf must be given")
-        capacity = _checked_capacity(capacity, size)
+        capacity = check_whole("capacity", capacity, 0, size)
         (flat,) = jnp.nonzero(_by_row(mask), size=capacity, fill_value=size)
         active = jnp.minimum(mask.sum(dtype=jnp.int32), capacity)
         return Positions(flat.astype(jnp.int32), active, shape)
     rows, columns = matrix_shape(shape)
-    # By NumPy, which compiles nothing for this capacity.
+    # NumPy compiles nothing for a new capacity.
     found = np.flatnonzero(np.asarray(mask).reshape(columns, rows).T)
-    capacity = _checked_capacity(len(found) if capacity is None else capacity, size)
+    capacity = check_whole("capacity", len(found) if capacity is None else capacity, 0, size)
     if len(found) > capacity:
         raise ValueError(f"capacity {capacity} for {len(found)} active weights")
     flat = np.full(capacity, size, np.int32)
@@ -111,20 +116,13 @@ def positions_of(mask: jax.Array, capacity: int | None = None) -> Positions:
     return Positions(jnp.asarray(flat), jnp.asarray(len(found), jnp.int32), shape)
 
 
-def _checked_capacity(capacity: int, size: int) -> int:
-    whole = whole_number(capacity)
-    if whole is None or not 0 <= whole <= size:
-        raise ValueError(f"capacity {capacity} must be a whole number in [0, {size}]")
-    return whole
-
-
 def gathered(leaf: jax.Array, positions: Positions) -> jax.Array:
-    """Returns the entries of a leaf at some positions, [capacity]; 0 or False beyond the active."""
+    """Returns the entries of a leaf at positions, [capacity]; 0 or False from `num` on."""
     return _by_row(leaf).at[positions.flat].get(mode="fill", fill_value=0)
 
 
 def to_dense(values: jax.Array, positions: Positions) -> jax.Array:
-    """Returns the leaf, 0 where no weight is active; the inverse of `to_sparse` with `to_mask`."""
+    """Returns the leaf with 0 for inactive weights; with `to_mask` the inverse of `to_sparse`."""
     rows, columns = matrix_shape(positions.shape)
     empty = jnp.zeros(rows * columns, values.dtype)
     flat = jnp.where(positions.is_active, positions.flat, rows * columns)
@@ -133,15 +131,15 @@ def to_dense(values: jax.Array, positions: Positions) -> jax.Array:
 
 
 def to_mask(positions: Positions) -> jax.Array:
-    """Returns bool[shape], True where a weight is active."""
+    """Returns the mask, bool[shape], True for active weights."""
     return to_dense(jnp.ones(positions.capacity, bool), positions)
 
 
 def check_arrays(positions: Positions) -> None:
-    """Checks what is known of positions under `jit` too.
+    """Checks shapes and dtypes of positions, which are known under `jit` too.
 
     Raises:
-      ValueError: arrays of other shapes or dtypes than they must be, or a leaf too large to count.
+      ValueError: `flat` or `num` has a wrong dtype or rank, or the leaf has 2**31 entries or more.
     """
     for name, ndim in {"flat": 1, "num": 0}.items():
         array = getattr(positions, name)
@@ -152,11 +150,11 @@ def check_arrays(positions: Positions) -> None:
 
 
 def check_known(positions: Positions) -> None:
-    """Checks what is known: under `jit`, where positions are an argument, what `check_arrays` does.
+    """Checks positions as `check_arrays`, and also their values unless they are traced.
 
     Raises:
-      ValueError: as `check_arrays`; more are active than there is capacity for; or a position that
-        is none of the leaf.
+      ValueError: as `check_arrays`; there are more active weights than the capacity; or a position
+        is outside of the leaf.
     """
     check_arrays(positions)
     if all(_is_known(array) for array in (positions.flat, positions.num)):
@@ -164,11 +162,11 @@ def check_known(positions: Positions) -> None:
 
 
 def check_positions(positions: Positions) -> None:
-    """Checks positions that came from elsewhere; waits for the device.
+    """Checks positions that this library has not made; waits for the device.
 
     Raises:
-      ValueError: as `check_arrays`; more are active than there is capacity for; or positions that
-        do not rise or are no position of the leaf; names the first.
+      ValueError: as `check_arrays`; there are more active weights than the capacity; or positions
+        do not rise, or are outside of the leaf; names the first of these.
     """
     check_arrays(positions)
     flat = _checked(positions)
@@ -178,7 +176,7 @@ def check_positions(positions: Positions) -> None:
 
 
 def _checked(positions: Positions) -> np.ndarray:
-    """Returns the positions that count, int64[num]; raises where they are none of the leaf."""
+    """Returns the positions of the active weights, int64[num], all of them inside the leaf."""
     num, size = int(positions.num), math.prod(positions.shape)
     if not 0 <= num <= positions.capacity:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""Whole train states by their active weights, and back: params, masks and optimizer slots.
+"""Compresses train states to their active weights, and expands them: params, masks, slots.
 
-Between mask updates a state can be *compressed*: every prunable leaf with few active weights is
-the vector of these, in params, in the masks (True up to their number, False in the capacity that is
-left) and in every slot of the optimizer. It is a train state like any other: its steps need no
-function of their own, and its memory is that of the active weights. Events look at all weights, so
-they expand it first:
+Between mask updates a train state can be *compressed*. Then every prunable leaf with few active
+weights is the vector of these, in params and in every slot of the optimizer; its mask is True up to
+their number and False in the unused capacity. The result is a train state like any other: the same
+step function takes it, and its memory falls with the number of active weights. Events need all
+weights, so expand the state first:
 
     positions = find_positions(state.masks, state.method.prunable)
     state = compress(state, positions)
@@ -35,7 +35,7 @@ from jaxsparse.types import PyTree, Rules
 
 
 def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]:
-    """Returns the active weights of every prunable leaf, by path (waits for the device)."""
+    """Returns the number of active weights of every prunable leaf; waits for the device."""
     leaves = prunable_leaves(masks, prunable)
     return {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
 
@@ -43,17 +43,17 @@ def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]
 def find_positions(
     masks: PyTree, prunable: Rules | None = None, *, capacity: Mapping[str, int] | None = None
 ) -> dict[str, Positions]:
-    """Returns the positions of the active weights, of prunable leaves by path.
+    """Returns the positions of the active weights of prunable leaves, by path.
 
     Args:
       masks: bool, a tree like params.
-      prunable: which leaves, as in `prunable_paths`.
-      capacity: by path, of the leaves to take; None: all that have an inactive weight, with as much
-        capacity as they have active ones. Under `jit` it must be given.
+      prunable: rules for the prunable leaves, as in `prunable_paths`.
+      capacity: by path, for the leaves to take. None takes every leaf that has an inactive weight,
+        with the number of its active weights as capacity; this does not work under `jit`.
 
     Raises:
-      ValueError: more active weights than capacity, or a path of `capacity` that is no prunable
-        leaf.
+      ValueError: a leaf has more active weights than its capacity, or a path of `capacity` is no
+        prunable leaf.
     """
     leaves = prunable_leaves(masks, prunable)
     if capacity is None:
@@ -67,25 +67,25 @@ def find_positions(
 def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
     """Returns the state with the leaves at `positions` as vectors of their active weights.
 
-    The optimizer sees vectors where it saw kernels. One that looks at ranks or shapes at every step
-    does something else then: Adafactor, Muon, or a mask such as `lambda params: jax.tree.map(lambda
-    x: x.ndim > 1, params)`, for which a tree of booleans, or one by path, is to be given. A box
-    around a leaf (`nn.Partitioned`) stays, with the names of the axes in full: they say nothing of
-    the vector, which is to lie whole on every device.
+    The optimizer then sees vectors in place of kernels. Optimizers that look at ranks or shapes at
+    every step compute something else for vectors: Adafactor, Muon, or a mask such as `lambda
+    params: jax.tree.map(lambda x: x.ndim > 1, params)`. In place of such a mask give a tree of
+    booleans or a mask by path. A box around a leaf (`nn.Partitioned`) stays, with the names of the
+    kernel's axes. They do not apply to the vector, which must be replicated on all devices.
 
     Args:
       state: a `TrainState`, or another with params, masks, opt_state, tx, observe_state and method.
-      positions: those of the masks, from `find_positions`. What they leave out is lost. All that
-        the state is used with later have to be these, see `expand`.
+      positions: those of the masks, from `find_positions`. Weights elsewhere are lost. Keep them
+        with the state: its steps and `expand` need the same positions.
 
     Raises:
-      ValueError: positions of a leaf that params do not have, or of another shape; a method that
+      ValueError: positions of a leaf that params do not have, or of another shape; or the method
         reads the gradient of all weights at every step (SNFS).
     """
     if state.method.dense_gradient == "always":
         raise ValueError(
-            f"{state.method.name} reads the gradient of all weights at every step, of which a "
-            "compressed state has the active ones alone; train it on dense kernels, with masks"
+            f"{state.method.name} reads the gradient of all weights at every step; a compressed "
+            "state has the active weights alone, so train it on dense kernels, with masks"
         )
     leaves = leaves_by_path(state.params)
     for path, where in positions.items():
@@ -101,29 +101,29 @@ def compress(state: Any, positions: Mapping[str, Positions]) -> Any:
 
 
 def compress_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
-    """Returns a tree like params with the leaves at `positions` by their active weights alone."""
+    """Returns a tree like params with the leaves at `positions` as vectors of active weights."""
     leaves = leaves_by_path(tree)
     return with_leaves(tree, {p: gathered(leaves[p], where) for p, where in positions.items()})
 
 
 def expand_leaves(tree: PyTree, positions: Mapping[str, Positions]) -> PyTree:
-    """Returns a tree like compressed params, such as their gradient, with all leaves in full."""
+    """Returns a tree like compressed params, such as their gradient, with all leaves dense."""
     leaves = leaves_by_path(tree)
     return with_leaves(tree, {p: to_dense(leaves[p], where) for p, where in positions.items()})
 
 
 def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
-    """Returns the state with all leaves in full, the inverse of `compress`.
+    """Returns the state with all leaves dense, the inverse of `compress`.
 
     Args:
-      state: a compressed one.
-      positions: those that it was compressed with, of all its vectors. A state knows how many
-        active weights it has and not where they were: positions of other masks with equal counts
-        put its weights into wrong places, without a word. Keep the two together.
+      state: a compressed state.
+      positions: those that it was compressed with, of all its vectors. A compressed state does not
+        know where its weights were: positions of other masks with equal counts would put them into
+        wrong places without an error.
 
     Raises:
-      ValueError: a leaf at `positions` is no vector with their capacity, or one that is a vector is
-        not among them (where the method's `prunable` goes by ranks, as the default does).
+      ValueError: a leaf at `positions` is no vector of their capacity, or a vector has no positions
+        (this is found if the method's `prunable` goes by ranks, as the default does).
     """
     leaves = leaves_by_path(state.params)
     for path, where in positions.items():
@@ -143,7 +143,10 @@ def expand(state: Any, positions: Mapping[str, Positions]) -> Any:
 
 
 def _check_in_full(state: Any) -> None:
-    """Refuses a state that has fewer prunable leaves than it began with: one is still a vector."""
+    """Raises an error if the state has fewer prunable leaves than at the start.
+
+    Then one of them is still a vector.
+    """
     if not hasattr(state, "event_metrics"):
         return
     rules, began, found = state.method.prunable, state.event_metrics.num_active.shape[0], []
@@ -166,7 +169,7 @@ def _changed(
     change: Callable[[Any, Positions], Any],
     masks: Mapping[str, jax.Array],
 ) -> Any:
-    """The state with `change` made to everything that has the shape of a leaf at `positions`."""
+    """Returns the state with `change` applied to params and slots of the leaves at `positions`."""
     params = leaves_by_path(state.params)
     paths = jax.tree.unflatten(jax.tree.structure(state.params), leaf_paths(state.params))
 

@@ -1,7 +1,7 @@
-"""Inside `jax.shard_map`: what is the same on all devices, and what varies over them.
+"""Makes arrays agree inside `jax.shard_map`: which of them vary over the devices.
 
-JAX follows this by the type of every array and asks that what enters one call agrees in it. Images
-that are cut up and weights that are not do not agree.
+In `jax.shard_map` the type of an array says over which mesh axes it varies. The arguments of one
+call must agree in that. Images that are sharded and weights that are replicated do not.
 """
 
 from typing import Any
@@ -14,11 +14,10 @@ from jaxsparse.types import PyTree
 
 
 def varying_alike(*trees: PyTree) -> tuple[Any, ...]:
-    """Returns the trees, all of whose arrays vary over the devices as far as any of them does.
+    """Returns the trees with every array marked as varying over the axes that any of them has.
 
-    The numbers stay what they are. The gradient of an array that was the same on all devices
-    becomes the sum over the devices. Outside of `jax.shard_map`, or where it does not check what
-    varies, this does nothing.
+    No number changes. The gradient of an array that was the same on all devices becomes the sum
+    over the devices. Outside of `jax.shard_map`, or with `check_vma=False`, this does nothing.
     """
     axes = frozenset[Any]().union(*(_axes(x) for x in jax.tree.leaves(trees)))
     vary = lambda x: lax.pcast(x, more, to="varying") if (more := tuple(axes - _axes(x))) else x
@@ -26,7 +25,7 @@ def varying_alike(*trees: PyTree) -> tuple[Any, ...]:
 
 
 def result_type(shape: tuple[int, ...], like: jax.Array) -> jax.ShapeDtypeStruct:
-    """Returns the type of an array of a shape that varies over the devices as `like` does."""
+    """Returns the type of an array of this shape that varies over the devices as `like` does."""
     return jax.eval_shape(lambda x: jnp.zeros_like(x, shape=shape), like)
 
 

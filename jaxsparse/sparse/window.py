@@ -1,10 +1,10 @@
-"""The window of a convolution: what does not depend on the images or the weights."""
+"""The window of a convolution: its taps, strides, padding, dilation and groups."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from jaxsparse.integers import whole_number
+from jaxsparse.checks import check_whole
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
@@ -12,11 +12,11 @@ Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 _PADDINGS = ("SAME", "SAME_LOWER", "VALID")
 
 LARGEST = 2**53
-"""Most numbers that padded images may have: the kernels' offsets, in bytes, stay within int64."""
+"""Largest number of elements of padded images. Offsets of the kernels, in bytes, fit in int64."""
 
 
 class Window(NamedTuple):
-    """How a kernel moves over images, y before x everywhere; one whole number serves for both.
+    """How a kernel moves over images. Pairs are (y, x); one whole number stands for both.
 
     Attributes:
       taps: height and width of the kernel, at least 1.
@@ -24,7 +24,7 @@ class Window(NamedTuple):
       padding: ((before, after), (before, after)), zeros around the images, at least 0; or a number
         for both ends of an axis, or for all ends; or "SAME", "SAME_LOWER", "VALID", as in Flax.
       dilation: from tap to tap, at least 1.
-      groups: the channels are cut into, input and output channels alike.
+      groups: number of groups that input and output channels are cut into, at least 1.
     """
 
     taps: int | Sequence[int]
@@ -34,9 +34,9 @@ class Window(NamedTuple):
     groups: int = 1
 
     def out_size(self, size: Sequence[int]) -> Pair:
-        """Returns height and width of the outputs of images of that height and width.
+        """Returns height and width of the outputs for images of a height and width.
 
-        They are 0 where the kernel does not fit into the padded images, as in XLA.
+        They are 0 if the kernel does not fit into the padded images, as in XLA.
 
         >>> Window(3, padding="SAME", strides=2).out_size((7, 8))
         (4, 4)
@@ -45,10 +45,10 @@ class Window(NamedTuple):
 
 
 class ConcreteWindow(NamedTuple):
-    """A window for images of one size, all in Python's integers; the fields are those of `Window`.
+    """A window for images of one size, in Python's integers; the fields are those of `Window`.
 
-    A stride that leaves the images after the first output is cut there, and the dilation of a
-    single tap is 1: the outputs are the same, and no number is larger than the padded images.
+    A stride that leaves the images after the first output is shortened, and the dilation of a
+    single tap is 1. The outputs are the same, and no number exceeds the size of the padded images.
     """
 
     taps: Pair
@@ -67,16 +67,16 @@ class ConcreteWindow(NamedTuple):
 
     @property
     def reach(self) -> Pair:
-        """Height and width of what the taps of one output span."""
+        """Height and width that the taps of one output span."""
         y, x = ((n - 1) * d + 1 for n, d in zip(self.taps, self.dilation, strict=True))
         return y, x
 
 
 def concrete(window: Window, size: Sequence[int]) -> ConcreteWindow:
-    """Returns a window for images of that height and width, with pairs of integers throughout.
+    """Returns the window for images of a height and width, with pairs of integers throughout.
 
     Raises:
-      ValueError: a field that is out of its range or of another kind; names it.
+      ValueError: a field is out of its range or of another kind; names it.
 
     >>> concrete(Window((3, 2), strides=2, padding="SAME"), (7, 8)).padding
     ((1, 1), (0, 0))
@@ -88,7 +88,7 @@ def concrete(window: Window, size: Sequence[int]) -> ConcreteWindow:
     taps, strides, dilation = (
         _pair(name, getattr(window, name)) for name in ("taps", "strides", "dilation")
     )
-    groups = _whole("groups", window.groups, window.groups, 1)
+    groups = check_whole("groups", window.groups, 1)
     dilation = (dilation[0] if taps[0] > 1 else 1, dilation[1] if taps[1] > 1 else 1)
     found = ConcreteWindow(taps, strides, ((0, 0), (0, 0)), dilation, groups)
     found = found._replace(padding=_padding(window.padding, found, size))
@@ -98,7 +98,7 @@ def concrete(window: Window, size: Sequence[int]) -> ConcreteWindow:
 
 
 def check_window(window: ConcreteWindow, images: Sequence[int], kernel: Sequence[int]) -> None:
-    """Raises a ValueError where a window, images and kernel do not fit together.
+    """Raises a ValueError if a window, images and kernel do not fit together.
 
     Args:
       window: to check.
@@ -128,24 +128,16 @@ def check_window(window: ConcreteWindow, images: Sequence[int], kernel: Sequence
         )
 
 
-def _whole(name: str, given: Any, number: Any, least: int) -> int:
-    """The number as an int; `given` is what it is part of, which messages show."""
-    whole = whole_number(number)
-    if whole is None or whole < least:
-        raise ValueError(f"{name} {given!r} must be at least {least}, in whole numbers")
-    return whole
-
-
 def _both(given: Any) -> tuple[Any, ...]:
-    """What is given for y and for x, or for before and after; one thing serves for both."""
+    """The two values, for y and x or for before and after; a single one stands for both."""
     is_one = isinstance(given, str) or not isinstance(given, Sequence)
     return (given, given) if is_one else tuple(given)
 
 
 def _pair(name: str, given: Any) -> Pair:
     if len(both := _both(given)) != 2:
-        raise ValueError(f"{name} {given!r} must be a whole number, or two: of y and of x")
-    y, x = (_whole(name, given, n, 1) for n in both)
+        raise ValueError(f"{name} {given!r} must be a whole number, or two: for y and x")
+    y, x = (check_whole(name, n, 1) for n in both)
     return y, x
 
 
@@ -158,12 +150,16 @@ def _padding(given: Any, window: ConcreteWindow, size: Sequence[int]) -> tuple[P
             f"padding {given!r} must be ((before, after), (before, after)), a whole number for "
             f"both ends or for all, or one of {', '.join(_PADDINGS)}"
         )
-    y, x = ((_whole("padding", given, a, 0), _whole("padding", given, b, 0)) for a, b in axes)
+    y, x = ((check_whole("padding", a, 0), check_whole("padding", b, 0)) for a, b in axes)
     return y, x
 
 
 def _named_padding(name: str, window: ConcreteWindow, size: Sequence[int]) -> tuple[Pair, Pair]:
-    """Of "SAME" as many outputs as there are strides in the images; an odd zero goes behind."""
+    """The zeros of "SAME", "SAME_LOWER" and "VALID".
+
+    "SAME" has ceil(size / stride) outputs. If the number of zeros is odd, the extra one goes to the
+    end; with "SAME_LOWER" it goes to the front.
+    """
     if name == "VALID":
         return ((0, 0), (0, 0))
 

@@ -12,7 +12,7 @@ from benchmarks.gpu_report import break_even
 from benchmarks.pallas_convolution import Block, convolve
 from jaxsparse.sparse import to_dense, to_sparse
 
-pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+pytestmark = pytest.mark.variants  # long, and one version of Python is enough
 
 PLAIN = Block(pixels=1, images=8, channels=1, unroll=1, warps=1)
 WIDE = Block(pixels=4, images=4, channels=2, unroll=4, warps=2)
@@ -30,7 +30,7 @@ def dense(layer, images, kernel):
 
 
 def a_case(layer, batch, dtype, seed=0):
-    """Images, gradients of the outputs, values and positions with capacity and an empty channel."""
+    """Images, output gradients, values, and positions with spare capacity and an empty channel."""
     rng = np.random.default_rng(seed)
     shape = (layer.taps, layer.taps, layer.inputs, layer.outputs)
     mask = rng.random(shape) < 0.3

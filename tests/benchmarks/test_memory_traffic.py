@@ -1,4 +1,4 @@
-"""The count of what a step moves, by hand."""
+"""The memory traffic of a step, counted by hand."""
 
 import jax
 import jax.numpy as jnp

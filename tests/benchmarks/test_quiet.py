@@ -1,4 +1,4 @@
-"""Quiet samples: what counts, and what is said where nothing does."""
+"""Quiet samples: which of them count, and what is printed if there are none."""
 
 from benchmarks import quiet
 from benchmarks.quiet import Sample

@@ -1,4 +1,4 @@
-"""The benchmark as a user calls it, on a small network; what it says, not how fast that is."""
+"""The benchmark as a user calls it, on a small network: its output, not its times."""
 
 import json
 import math

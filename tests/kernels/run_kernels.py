@@ -1,4 +1,4 @@
-"""Writes what the kernels make of some layers into a file, for test_load.py to compare.
+"""Writes the results of the kernels on some layers into a file, which test_load.py compares.
 
 JAX_NUM_CPU_DEVICES=<threads> python tests/kernels/run_kernels.py <file>
 """
@@ -21,8 +21,9 @@ from jaxsparse.sparse.norm import batch_norm
 
 SAME = ((1, 1), (1, 1))
 # (images, height, width, input channels, output channels), window; a fifth of weights is active.
-# Channel-major batches from 16 images on are copied where each pixel is read often (`copies_pay`),
-# forward and backward apart; else some rows are done together where there are many.
+# Channel-major batches of 16 images or more are copied into slabs if each pixel is read often,
+# which `copies_pay` decides separately for forward and backward. Otherwise, many rows are done
+# together.
 LAYERS = {
     "copies forward": ((64, 8, 8, 24, 40), Window((3, 3), padding=SAME)),
     "copies backward": ((19, 9, 6, 40, 16), Window((3, 3), padding=SAME)),

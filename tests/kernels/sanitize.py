@@ -2,9 +2,10 @@
 
     python tests/kernels/sanitize.py --seeds 3000
 
-compiles `driver/driver.cc`, which calls them on random shapes in buffers that end where the tensors
-end and compares what they give with plain loops, for every level of instructions that this machine
-has. The driver brings a pool of threads of its own, so neither XLA nor Python is in the process.
+compiles `driver/driver.cc` for every level of instructions that this machine has, and runs it. The
+driver calls the kernels on random shapes, in buffers that end where the tensors end, and compares
+their results with plain loops. It has its own pool of threads, so neither XLA nor Python is in the
+process.
 """
 
 import argparse
@@ -23,12 +24,12 @@ FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
 def levels() -> list[str]:
-    """The levels of instructions that this machine has, the best first."""
+    """Returns the levels of instructions that this machine has, the best first."""
     return [level for level, needed in load.LEVELS.items() if needed <= load.features()]
 
 
 def why_not(sanitizer: str) -> str:
-    """Why a sanitizer cannot run here, or nothing."""
+    """Returns why a sanitizer cannot run here, or ""."""
     if not levels():
         return "it is not known what this processor can do"
     try:
@@ -44,16 +45,17 @@ def why_not(sanitizer: str) -> str:
 
 
 def run(sanitizer: str, level: str, first: int, num: int) -> str:
-    """Compiles and runs the driver, with `num` seeds from `first` on, and returns what it says.
+    """Compiles and runs the driver with `num` seeds from `first` on, and returns its output.
 
     Args:
-      sanitizer: one of `SANITIZERS`, or "" for none: results are compared all the same.
+      sanitizer: one of `SANITIZERS`, or "" for none; results are compared in both cases.
       level: of instructions.
-      first: seed.
-      num: how many.
+      first: first seed.
+      num: number of seeds.
 
     Raises:
-      RuntimeError: there is no compiler, or no such sanitizer; or it found something, with that.
+      RuntimeError: there is no compiler or no such sanitizer, or it found something; has the
+        output.
     """
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "driver"
@@ -77,7 +79,7 @@ def _options(sanitizer: str) -> list[str]:
 
 
 def _at_fixed_addresses() -> list[str]:
-    """Drawn at random they may lie where the sanitizer of threads wants to be."""
+    """A command that turns off random addresses, which may collide with the thread sanitizer's."""
     prefix = ["setarch", "-R"]
     if shutil.which("setarch") and not subprocess.run([*prefix, "true"], check=False).returncode:
         return prefix

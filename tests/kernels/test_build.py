@@ -1,4 +1,4 @@
-"""How the kernels are compiled and packed, with compilers that are quick and with none."""
+"""How the kernels are compiled and packed, with fast stand-in compilers and without any."""
 
 import importlib.util
 import shutil
@@ -89,7 +89,7 @@ def test_no_headers_and_no_level(tmp_path, monkeypatch, compile_with):
 
 
 def test_the_command(levels):
-    """It warns of nothing, and says in a line what is wrong."""
+    """It prints no warning, and one line if something is wrong."""
     command = [sys.executable, "-W", "error", "-m", "jaxsparse.kernels.build"]
     done = subprocess.run(
         command, env={"CXX": "/nonexistent"}, cwd=ROOT, capture_output=True, text=True, check=False
@@ -100,7 +100,7 @@ def test_the_command(levels):
 
 @pytest.fixture
 def hook(tmp_path):
-    """The hook of a build whose root has the kernels' sources alone."""
+    """The build hook, with a root that has only the sources of the kernels."""
     pytest.importorskip("hatchling", reason="the build backend is not installed")
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     assert spec is not None and spec.loader is not None

@@ -1,4 +1,4 @@
-"""Which kernels are loaded; that all of them agree, with any number of threads to the bit."""
+"""Which kernels are loaded; all of them agree, to the bit for any number of threads."""
 
 import os
 import re
@@ -19,7 +19,7 @@ RUNS = Path(__file__).parent / "run_kernels.py"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Libraries of nothing, but with the right stamps."""
+    """Empty libraries with the right stamps."""
     for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
         library = tmp_path / "new"
         library.write_bytes(level.encode())
@@ -78,7 +78,7 @@ def test_kernels_of_other_sources_are_left_alone(folder, tmp_path, monkeypatch):
 
 
 def test_damaged_kernels_are_left_alone(folder):
-    """They would end the process when they are loaded."""
+    """Loading them would crash the process."""
     for library in folder.iterdir():
         library.write_bytes(library.read_bytes()[:-1])
     assert "are damaged" in load.choose("", V2, folder)
@@ -104,7 +104,7 @@ def test_what_is_no_library_is_no_error(content, tmp_path, monkeypatch):
 
 
 def test_a_kernel_that_jax_refuses_is_no_error(tmp_path, monkeypatch, compiled):
-    """As one that was made for a later jaxlib; and JAX goes on."""
+    """For example one that was compiled for a later jaxlib. JAX still works."""
     monkeypatch.setenv("JAXSPARSE_KERNELS", load.backend().why)
 
     def refuse(*args, **kwargs):
@@ -116,7 +116,7 @@ def test_a_kernel_that_jax_refuses_is_no_error(tmp_path, monkeypatch, compiled):
 
 
 def results(path, threads, level=""):
-    """What the kernels of a level give in a process whose XLA has so many threads."""
+    """The results of the kernels of a level, in a process whose XLA has a number of threads."""
     env = {"JAXSPARSE_KERNELS": level, "JAX_NUM_CPU_DEVICES": str(threads)}
     command = [sys.executable, os.fspath(RUNS), os.fspath(path)]
     subprocess.run(command, env=os.environ | env, check=True)

@@ -1,4 +1,4 @@
-"""Which programs call a kernel, and that the others do without."""
+"""Which programs call a kernel; all others do not."""
 
 import functools
 

@@ -1,11 +1,11 @@
-"""The kernels read and write what is theirs, and compute what they should, on random shapes."""
+"""On random shapes the kernels stay within their buffers, and their results are right."""
 
 import pytest
 
 from tests.kernels import sanitize
 
 
-# Each at another level of instructions, from the best one on, where there are so many.
+# Each one runs at another level of instructions, from the best one on, if there are enough.
 @pytest.mark.processes
 @pytest.mark.parametrize(("rank", "sanitizer"), [*enumerate([*sanitize.SANITIZERS, ""])])
 def test_clean(rank, sanitizer):

@@ -1,4 +1,4 @@
-"""Params in Flax's boxes do what they do without: the same masks, steps, events and files."""
+"""Params in Flax's boxes give the same masks, steps, events and files as params without boxes."""
 
 import functools
 
@@ -41,7 +41,7 @@ METHOD = jaxsparse.granet_st(sparsity=0.8, total_steps=20, update_interval=4)
 
 
 def run(boxed, tmp_path):
-    """All that a user makes of a model, in order."""
+    """A user's steps with a model, in order."""
     model = Model(boxed)
     params = jax.jit(model.init)(jax.random.key(1), X)["params"]
     forward = lambda params, x: model.apply({"params": params}, x)
@@ -110,7 +110,7 @@ def test_boxes_change_nothing(boxed, plain, tmp_path):
 
 
 def test_a_compressed_box_is_not_laid_out_by_its_names():
-    """Within a mesh Flax lays a box out by the names of its axes, of which the vector has one."""
+    """In a mesh Flax shards a box by the names of its axes, and the vector has one axis only."""
     model = Model("partitioned")
     params = model.init(jax.random.key(1), X)["params"]
     positions = sparse.find_positions(METHOD.init(jax.random.key(2), params))

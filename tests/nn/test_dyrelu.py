@@ -1,4 +1,4 @@
-"""DyReLU: its formula, its way into ReLU, and that nothing of it is left."""
+"""DyReLU: its formula, its phase-out, and that nothing of it is left afterwards."""
 
 import functools
 import re
@@ -87,9 +87,9 @@ def test_without_an_answer_of_the_hyperfunction_it_is_relu_for_any_beta():
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
 def test_coefficients_stay_within_beta_and_reach_it(beta):
-    """|a1 - 1| <= beta, |a2| <= beta, |c| <= beta / 2, of parameters 1000 times the start's.
+    """|a1 - 1| <= beta, |a2| <= beta, |c| <= beta / 2, with 1000 times the initial parameters.
 
-    Far from 0 an image shows the steeper line on the right, the flatter one on the left.
+    Far from 0, the outputs show the steeper line on the right and the flatter one on the left.
     """
     x = jnp.broadcast_to(jnp.array([32.0, 16.0, -16.0, -32.0, 0.0])[:, None], (6, 1, 5, 64))
     x = x.at[:, :, -1].set(jax.random.normal(jax.random.key(3), (6, 1, 64)))
@@ -192,7 +192,7 @@ def test_sizes_of_the_paper():
 
 
 def training_program(state, collections, images):
-    """What is compiled of a step of training, without the names of functions and lines of ours."""
+    """The compiled program of a training step, without the names of our functions and lines."""
 
     def step(state, collections, images):
         def loss(params):
@@ -229,7 +229,7 @@ def test_phasing_out_leaves_the_relu_network():
     rest = without_dyrelu(variables)
     assert rest.keys() == {"batch_stats"}
     np.testing.assert_array_equal(left.apply_fn({"params": left.params, **rest}, images), expected)
-    # A step of training is that of the network that never had any.
+    # The training step is that of a network that never had DyReLU.
     params = jax.eval_shape(plain.init, jax.random.key(1), images)["params"]
     create = functools.partial(
         jaxsparse.TrainState.create, apply_fn=plain.apply, tx=tx, method=method

@@ -1,4 +1,4 @@
-"""The form of each layer: what a model's layers look like, and what is chosen for them."""
+"""The shapes of a model's layers, and the form that is chosen for each."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Networks of ours in both layouts: the same variables give the same, in training and after."""
+"""Our networks in both layouts: the same variables give the same results, in training and after."""
 
 import functools
 

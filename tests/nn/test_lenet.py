@@ -1,4 +1,4 @@
-"""The two LeNets: sizes as published, and layers that methods find by their names."""
+"""The two LeNets have the published sizes, and methods find their layers by name."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Every family trains under masks, and its bfloat16 leaves parameters and logits in float32."""
+"""Every family trains under masks, and with bfloat16 its parameters and logits stay float32."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ LABELS = jnp.arange(4)
 
 
 def drawn(model, seed=1):
-    """Variables as the model would start with but for the draws, without compiling them."""
+    """Variables like those of `init`, which takes long to compile."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -80,7 +80,7 @@ def test_two_steps(name, key):
     )
     still = jax.tree.map(np.array_equal, before, after)
     assert [path for path, equal in leaves_by_path(still).items() if equal] == []
-    # The dense gradient is there for methods that grow by it.
+    # Methods that grow by gradient need the dense gradient.
     assert (grads["conv1"]["kernel"][~masks["conv1"]["kernel"]] != 0).any()
     for leaf in jax.tree.leaves((after, jax.device_get(logits))):
         assert leaf.dtype == np.float32 and np.isfinite(leaf).all()

@@ -1,6 +1,6 @@
-"""Networks of the papers: sizes and FLOPs as published, names to write rules for, what they refuse.
+"""Networks of the papers: published sizes and FLOPs, names of layers, and errors.
 
-Nothing here is compiled: shapes suffice.
+Nothing is compiled here; shapes are enough.
 """
 
 import functools
@@ -97,7 +97,7 @@ def test_names_of_a_block():
     ]
 
 
-# Where a stride of 2 meets an even image, "SAME" pads one side only: the shapes agree, the numbers
+# With a stride of 2 and an even image, "SAME" pads one side only: the shapes agree, the numbers
 # do not.
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "wrn22-2", "vgg19"])
 def test_windows_are_padded_alike_on_all_sides(name):
@@ -154,15 +154,15 @@ def test_all_are_called_alike(name):
     [
         (lambda: resnet(21), "depth 21 must be 18, 34, 50 or 101; cifar_resnet makes"),
         (lambda: resnet(50, stem="tiny"), "stem 'tiny' must be 'imagenet' or 'cifar'"),
-        (lambda: resnet(50, width=0), "width 0 must be a whole number of at least 1"),
+        (lambda: resnet(50, width=0), "width 0 must be a whole number, at least 1"),
         (lambda: cifar_resnet(18), r"depth 18 must be 6n \+ 2, at least 8, such as 8, 20, 32 or"),
         (lambda: cifar_resnet(2), r"depth 2 must be 6n \+ 2, at least 8"),
         (lambda: cifar_resnet(20.0), r"depth 20.0 must be 6n \+ 2"),
         (lambda: WideResNet(21, 2), r"depth 21 must be 6n \+ 4, at least 10, such as 16 or 22"),
         (lambda: WideResNet(4, 2), r"depth 4 must be 6n \+ 4, at least 10"),
-        (lambda: WideResNet(22, 0), "width 0 must be a whole number of at least 1"),
-        (lambda: WideResNet(22, 1.5), "width 1.5 must be a whole number of at least 1"),
-        (lambda: WideResNet(22, 2, dropout_rate=1.0), "dropout_rate 1.0 must be at least 0 and"),
+        (lambda: WideResNet(22, 0), "width 0 must be a whole number, at least 1"),
+        (lambda: WideResNet(22, 1.5), "width 1.5 must be a whole number, at least 1"),
+        (lambda: WideResNet(22, 2, dropout_rate=1.0), r"dropout_rate 1.0 must be in \[0, 1\)"),
         (lambda: VGG(17), "depth 17 must be 16 or 19"),
         (
             lambda: jax.eval_shape(VGG(16).init, jax.random.key(0), jnp.zeros((1, 8, 32, 3))),

@@ -1,4 +1,4 @@
-"""`NNXOptimizer` is the sparse optimizer in the clothes of `nnx.Optimizer`."""
+"""`NNXOptimizer` is the sparse optimizer with the interface of `nnx.Optimizer`."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Rules by the classes of an NNX model's layers, which the state of its params does not hold."""
+"""Rules by the classes of an NNX model's layers."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ class PositionTable(nnx.Module):
 
 
 class Places(PositionTable):
-    """Told by the class that it derives from."""
+    """A layer that is recognised by its base class."""
 
 
 class Net(nnx.Module):

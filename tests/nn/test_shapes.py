@@ -1,4 +1,4 @@
-"""Layers under Flax's transformations: executed as they are, or named before anything is cut."""
+"""Layers under Flax's transformations are executed sparsely, or an error names them."""
 
 import functools
 
@@ -18,7 +18,7 @@ X = jax.random.normal(jax.random.key(0), (4, 6))
 
 
 def module(forward):
-    """A compact module of a function."""
+    """A compact module that calls a function."""
 
     class Model(nn.Module):
         @nn.compact
@@ -29,7 +29,7 @@ def module(forward):
 
 
 class Block(nn.Module):
-    """A layer and a carry, as `nn.scan` wants it."""
+    """A layer with a carry, as `nn.scan` needs it."""
 
     @nn.compact
     def __call__(self, x, _=None):
@@ -112,7 +112,7 @@ NAMED = {
     "attention": (lambda x: nn.MultiHeadDotProductAttention(2)(x), "a DenseGeneral"),
     "negative padding": (
         lambda x: nn.Conv(3, (2, 2), padding=((-1, 0), (0, 0)))(x.reshape(4, 3, 2, 1)),
-        r"padding \(\(-1, 0\), \(0, 0\)\) must be at least 0, in whole numbers",
+        "padding -1 must be a whole number, at least 0",
     ),
     "bfloat16 params": (lambda x: nn.Dense(6, param_dtype=jnp.bfloat16)(x), "bfloat16 params"),
 }
@@ -135,7 +135,7 @@ def modelled(forward):
 def test_what_is_executed(name):
     model = modelled(EXECUTED[name])
     variables, params, positions = start(model)
-    for _ in range(2):  # JAX does not answer the second time by what it has traced
+    for _ in range(2):  # JAX does not reuse its first trace
         found, others = look_at_layers(model.apply, variables, X)
         assert found.keys() == positions.keys() and not others.keys() & positions.keys()
 
@@ -161,19 +161,19 @@ def test_what_has_no_sparse_form_is_left_out_and_named(name):
     path = next(iter(positions))
     with pytest.raises(ValueError, match=why):
         raise ValueError(forms.others[path])
-    # One who compresses it all the same is told by the model's first call.
+    # If it is compressed nevertheless, the model's first call raises an error.
     apply = lambda: model.apply({**variables, "params": params}, X)
     words = why if name != "bfloat16 params" else "values have dtype bfloat16; they must be float32"
     if name == "scan":
         words = (
-            r"has shape \(\) in params, its positions have capacity for 54; a stack \(nn.scan, nn.v"
+            r"has shape \(\) in params, the capacity of its positions is 54; a stack \(nn.scan, nn"
         )
     with pytest.raises(ValueError, match=f"^[^ ]*kernel:? .*{words}"), sparse_execution(positions):
         apply()
 
 
 def test_a_jit_within_a_model_would_keep_its_first_positions():
-    """The same shapes with other positions: the class is compiled once, and is refused."""
+    """The class would be compiled once for all positions of the same shape, so it is an error."""
     model = module(lambda x: JITTED(name="block")(x)[0])
     for _ in range(2):
         variables, params, positions = start(model)
@@ -184,12 +184,12 @@ def test_a_jit_within_a_model_would_keep_its_first_positions():
             sparse_execution(positions),
         ):
             model.apply({**variables, "params": params}, X)
-    # What it has compiled nobody sees: such layers are left out, too.
+    # Layers inside `nn.jit` cannot be seen, so they are left out too.
     assert not layer_shapes(model.apply, variables, X)
 
 
 def test_what_else_fails_is_left_alone():
-    """An error of the model itself keeps its own words, and what is looked at leaves no trace."""
+    """An error of the model itself is not changed, and looking for its reason has no effect."""
     calls = []
 
     class Fails(nn.Module):

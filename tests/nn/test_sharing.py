@@ -1,4 +1,4 @@
-"""Weight sharing in residual stages: what is shared, how it is trained, what the budget becomes."""
+"""Weight sharing in residual stages: shared kernels, their training, and the sparsity."""
 
 import functools
 import math
@@ -40,7 +40,7 @@ LARGE = {
 
 
 def network(block=BasicBlock, stages=(4, 1), **fields):
-    if block is WideBlock:  # whose stages have the same number of blocks
+    if block is WideBlock:  # stages of equal numbers of blocks
         return WideResNet(4 + 6 * stages[0], 1, **({"num_classes": 3, "num_owners": 2} | fields))
     options = {"stem": "cifar", "width": 4, "num_classes": 3, "num_owners": 2}
     return ResNet(stage_sizes=stages, block=block, **(options | fields))
@@ -48,7 +48,7 @@ def network(block=BasicBlock, stages=(4, 1), **fields):
 
 @functools.cache
 def drawn(block, stages=(4, 1)):
-    """Variables like those of `init`, whose compilation would take longer, and images."""
+    """Variables like those of `init`, which would take longer to compile, and images."""
     images = jax.random.normal(jax.random.key(0), (5, 8, 8, 3))
     shapes = jax.eval_shape(network(block, stages).init, jax.random.key(1), images)
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_budget_of_the_paper(name, counts, highest_density):
     sharing = Sharing(*LARGE[name][3:])
     for sparsity, active in zip((0.99, 0.999, 0.9995, 0.9999), counts, strict=True):
         inside = stored_sparsity(sparsity, sharing)
-        # The table rounds down; an active weight more is the budget of every method here.
+        # The table rounds down; every method here has one more active weight.
         assert round((1 - inside) * sharing.stored) == active + 1
         assert jaxsparse.distributions.total_count(sharing.stored, 1 - inside) == active + 1
     least = f"{1 - highest_density:.6f}"
@@ -134,7 +134,7 @@ def test_what_a_sharing_block_has_of_its_own(block):
 def test_the_second_blocks_kernels_alone_are_used_elsewhere_in_the_blocks_after_it(
     block, stages, num_shared
 ):
-    """Each block is given images of its own, so that no change comes from the block before."""
+    """Each block gets its own images, so that no change comes from the block before."""
     variables, images = drawn(block, stages)
     model = network(block, stages)
 

@@ -16,7 +16,7 @@ from jaxsparse.sparse import to_dense, to_sparse
 
 
 class Model(nn.Module):
-    """Layers of all kinds, with a smooth activation: ReLUs that change sign compare badly."""
+    """Layers of all kinds, with a smooth activation: near 0 a ReLU would magnify rounding."""
 
     @nn.compact
     def __call__(self, x):

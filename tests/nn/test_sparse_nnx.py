@@ -92,7 +92,7 @@ def test_there_and_back():
     found = positions_in(sparse)
     assert found.keys() == positions.keys()
     chex.assert_trees_all_equal(found, positions)
-    # Copies: what one learns the other does not see.
+    # They are copies: training one does not change the other.
     sparse.head.bias[...] += 1.0
     assert not full.head.bias[...].any() and not model.head.bias[...].any()
 

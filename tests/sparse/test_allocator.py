@@ -1,4 +1,4 @@
-"""Memory that is kept causes no page faults; in processes of their own, whose memory it is."""
+"""Memory that is kept causes no page faults. Each test runs in its own process."""
 
 import os
 import subprocess

@@ -87,10 +87,10 @@ def test_a_convolution_and_its_gradients(case, layout, engine):
 
 
 NETWORKS = {"resnet20": cifar_resnet(20), "resnet34": resnet(34), "resnet50": resnet(50)}
-# By batch: at most so many pixels of a side are kept, or the reference takes minutes.
+# By batch: the largest side of the images. With larger images the reference takes minutes.
 SIDES = {1: 14, 7: 9, 32: 6, 128: 4}
-# Of most layers 1 % is active; of these so much that channel-major batches are copied, with stride
-# and without, and that a task has some of the input channels only.
+# Density of most layers is 1 %. These have more, so that channel-major batches are copied, with a
+# stride and without, and that a task has only some of the input channels.
 DENSER = {(3, 3, 64, 64): 0.3, (3, 3, 128, 256): 0.25, (3, 3, 16, 32): 0.5}
 
 
@@ -106,7 +106,7 @@ def layers_of(name):
 def layers_with(name, batch):
     """Every other layer at a batch, as (images, kernel, window, layouts); so each has two batches.
 
-    Where it has one layout with one of them, it has the other one with the other one.
+    It has one layout with one batch, and the other layout with the other batch.
     """
     place = list(SIDES).index(batch)
     for i, layer in enumerate(layers_of(name)[place % 2 :: 2]):

@@ -64,14 +64,14 @@ def one_device(state, *given):
 
 
 def mean_loss(state, *given):
-    """The gradients are summed where params that are the same everywhere meet images that vary."""
+    """Params are the same on all devices and images vary, so the gradients are summed."""
     mean = lambda params: jax.lax.pmean(loss_of(params, state, *given), "data")
     loss, grads = jax.value_and_grad(mean)(state.params)
     return state.apply_gradients(grads=grads), loss
 
 
 def mean_gradients(state, *given):
-    """Params that vary have gradients of their own on every device."""
+    """Params that vary have their own gradients on every device."""
     own = jax.lax.pcast(state.params, "data", to="varying")
     loss, grads = jax.value_and_grad(loss_of)(own, state, *given)
     loss, grads = jax.lax.pmean((loss, grads), "data")

@@ -1,4 +1,4 @@
-"""A convolution with its norm in one pass, beside its steps one after the other."""
+"""A convolution with its norm in one pass, against its steps one after the other."""
 
 import functools
 

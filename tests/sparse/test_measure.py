@@ -1,4 +1,4 @@
-"""What is measured of layers has its range and form, whatever the machine is doing."""
+"""Measurements of layers have the right range and form, on any machine."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def few_calls(monkeypatch):
         ((2.5, 2.0, 3.0), 0.10),
         ((1.0, 2.0, 3.0), 0.0),
         ((90.0, 2.0, 3.0), 1.0),
-        ((2.5, 2.0, 2.0), 1.0),  # no line to follow: always the faster one
+        ((2.5, 2.0, 2.0), 1.0),  # no slope: one form is always faster
         ((1.5, 2.0, 2.0), 0.0),
         ((1.5, 2.0, 1.9), 0.0),
     ],
@@ -50,7 +50,7 @@ def test_a_break_even_is_a_density_and_measured_once(name, train):
     assert _seconds.cache_info().misses == 1
 
 
-def test_it_chooses_rooms_also_while_something_is_traced(engine):
+def test_it_chooses_capacity_also_while_something_is_traced(engine):
     def chosen(x):
         limit = measured_break_even(CONV)
         capacity = choose_capacity({"conv": 1}, {"conv": CONV}, break_even=measured_break_even)

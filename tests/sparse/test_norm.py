@@ -1,4 +1,4 @@
-"""Batch normalisation of channels against its definition, and against what Flax makes of it."""
+"""Batch normalisation of channels against its definition and against Flax."""
 
 import functools
 

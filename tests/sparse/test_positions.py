@@ -29,7 +29,7 @@ def test_a_kernel_by_eye():
 @settings(max_examples=20)
 @given(leaf=leaves(), share=st.sampled_from([None, 0.0, 0.5, 1.0]))
 def test_round_trip_to_the_bit(leaf, share):
-    """With capacity for no more than is active, or for a share of the rest too."""
+    """With a capacity of the active weights alone, or of a share of the others too."""
     weights, mask = np.asarray(jnp.asarray(leaf[0])), leaf[1]  # float64 as JAX takes it
     num = int(mask.sum())
     capacity = num if share is None else num + int(share * (mask.size - num))

@@ -1,4 +1,4 @@
-"""Compressed train states: there and back, and training that does not notice."""
+"""Compressed train states: round trips, and training with the same results."""
 
 import functools
 
@@ -117,9 +117,9 @@ def test_a_whole_run_is_that_of_masked_training(name, optimizer):
 def test_capacity_that_is_not_used_changes_nothing():
     images, state = start(METHODS["rigl"], OPTIMIZERS["adamw"])
     positions = find_positions(state.masks)
-    roomy = find_positions(state.masks, capacity={p: x.capacity + 7 for p, x in positions.items()})
+    larger = find_positions(state.masks, capacity={p: x.capacity + 7 for p, x in positions.items()})
     ends = []
-    for where in (positions, roomy):
+    for where in (positions, larger):
         short = compress(state, where)
         for _ in range(3):
             short = step(short, images, where)
@@ -164,14 +164,14 @@ def test_what_cannot_be_expanded_is_named(transform):
             lengthen(short, given)
     with pytest.raises(ValueError, match=r"Conv_0/kernel is \(3, 3, 3, 8\) in params, its positio"):
         lengthen(state, positions)
-    roomy = find_positions(
+    larger = find_positions(
         state.masks, capacity={"Conv_0/kernel": first["Conv_0/kernel"].capacity + 7}
     )
     with pytest.raises(ValueError, match=r"Conv_0/kernel is \(\d+,\) in params, its positions are"):
-        lengthen(short, roomy)
+        lengthen(short, larger)
     with pytest.raises(ValueError, match="Conv_1/kernel is missing in params"):
         lengthen(short, {"Conv_1/kernel": positions["Conv_0/kernel"]})
-    # A state of which nothing is compressed is in full, whatever is prunable.
+    # A state without compressed leaves is dense, for any prunable leaves.
     chex.assert_trees_all_equal(lengthen(state, {}).masks, state.masks)
     method = jaxsparse.set_(
         sparsity=0.5, total_steps=STEPS, update_interval=2, prunable=((".", True),)

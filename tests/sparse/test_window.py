@@ -1,4 +1,4 @@
-"""Windows as Flax takes them, and numbers that no window can have: errors, never a crash."""
+"""Windows as Flax takes them; impossible numbers raise errors and never crash."""
 
 import functools
 
@@ -47,7 +47,7 @@ def test_one_number_serves_for_both_axes():
 
 
 def test_numbers_without_an_effect_are_cut():
-    """Of one output along an axis the stride takes no step; of one tap dilation reaches nowhere."""
+    """The stride has no effect on a single output, nor the dilation on a single tap."""
     window = concrete(Window((1, 2), 2**70, dilation=(2**70, 4)), (5, 6))
     assert window == ((1, 2), (5, 2), ((0, 0), (0, 0)), (1, 4), 1)
     assert window.out_size((5, 6)) == (1, 1)
@@ -59,25 +59,25 @@ REFUSED = [
     ({"padding": ((FAR, FAR), (FAR, FAR))}, r"2000000005 x 2000000005 pixels .* too large"),
     ({"padding": ((TOO_FAR, 0), (0, 0))}, "images of 4611686018427387909 x 5 pixels with padding"),
     ({"padding": "SAME", "dilation": TOO_FAR}, "images of .* pixels with padding"),
-    ({"padding": -1}, "padding -1 must be at least 0, in whole numbers"),
-    ({"padding": ((0, -1), (0, 0))}, r"padding \(\(0, -1\), \(0, 0\)\) must be at least 0"),
+    ({"padding": -1}, "padding -1 must be a whole number, at least 0"),
+    ({"padding": ((0, -1), (0, 0))}, "padding -1 must be a whole number, at least 0"),
     ({"padding": "CIRCULAR"}, r"padding 'CIRCULAR' must be \(\(before, after\).* SAME, SAME_LOWER"),
     ({"padding": (1, 2, 3)}, r"padding \(1, 2, 3\) must be \(\(before, after\), \(before, after\)"),
     ({"padding": (1, (2,))}, r"padding \(1, \(2,\)\) must be \(\(before"),
-    ({"padding": 0.5}, "padding 0.5 must be at least 0, in whole numbers"),
-    ({"padding": None}, "padding None must be at least 0, in whole numbers"),
-    ({"strides": 0}, "strides 0 must be at least 1, in whole numbers"),
-    ({"strides": (1, float("nan"))}, r"strides \(1, nan\) must be at least 1"),
-    ({"strides": "SAME"}, "strides 'SAME' must be at least 1"),
+    ({"padding": 0.5}, "padding 0.5 must be a whole number, at least 0"),
+    ({"padding": None}, "padding None must be a whole number, at least 0"),
+    ({"strides": 0}, "strides 0 must be a whole number, at least 1"),
+    ({"strides": (1, float("nan"))}, "strides nan must be a whole number, at least 1"),
+    ({"strides": "SAME"}, "strides 'SAME' must be a whole number, at least 1"),
     ({"strides": (1, 1, 1)}, r"strides \(1, 1, 1\) must be a whole number, or two"),
-    ({"strides": True}, "strides True must be at least 1"),
-    ({"dilation": -(2**63)}, "dilation -9223372036854775808 must be at least 1"),
-    ({"dilation": (1, 1.0)}, r"dilation \(1, 1.0\) must be at least 1"),
-    ({"groups": 0}, "groups 0 must be at least 1"),
+    ({"strides": True}, "strides True must be a whole number, at least 1"),
+    ({"dilation": -(2**63)}, "dilation -9223372036854775808 must be a whole number, at least 1"),
+    ({"dilation": (1, 1.0)}, "dilation 1.0 must be a whole number, at least 1"),
+    ({"groups": 0}, "groups 0 must be a whole number, at least 1"),
     ({"groups": 2**40}, "1099511627776 groups do not divide 4 input and 6 output channels"),
-    ({"groups": 1.0}, "groups 1.0 must be at least 1"),
+    ({"groups": 1.0}, "groups 1.0 must be a whole number, at least 1"),
     ({"taps": 2**40}, "a kernel of shape .* has no window of"),
-    ({"taps": None}, "taps None must be at least 1"),
+    ({"taps": None}, "taps None must be a whole number, at least 1"),
 ]
 
 
@@ -101,11 +101,11 @@ def test_a_traced_number_is_refused():
     kernel = jnp.ones((3, 3, 4, 6))
     values, positions = to_sparse(kernel, kernel > 0)
     conv = lambda n: sparse_conv(jnp.ones((2, 5, 5, 4)), values, positions, Window(3, n))
-    with pytest.raises(ValueError, match="strides .* must be at least 1, in whole numbers"):
+    with pytest.raises(ValueError, match="strides .* must be a whole number, at least 1"):
         jax.jit(conv)(2)
 
 
-# None of these is near what a machine has memory for: a window fits, or asks for far too much.
+# Each is far from the limit of a machine's memory: a window fits, or needs far too much.
 _LARGE = (2**31 - 1, 2**31, 2**32, 2**40, 2**53, 2**61, 2**62, 2**63 - 1, 2**63, 2**64)
 _SMALL = st.sampled_from((1, 1, 1, 2, 3, np.int8(2)))
 _NUMBERS = st.one_of(_SMALL, st.sampled_from((0, -1, -(2**63), 0.5, float("nan"), None, *_LARGE)))

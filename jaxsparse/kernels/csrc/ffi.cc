@@ -1,15 +1,15 @@
-// The calls that XLA makes, see where Python makes them for what they are given.
-#include <exception>
+// The calls that XLA makes. The shapes and meanings of their arguments are told where Python makes
+// them: in jaxsparse/sparse/ and in selection/compiled.py.
 #include <string>
 #include <vector>
 
+#include "channel_major.h"
+#include "handler.h"
 #include "layer.h"
 #include "lines.h"
 #include "norm.h"
 #include "planes.h"
 #include "select.h"
-#include "slabs.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace jaxsparse {
 namespace {
@@ -21,7 +21,8 @@ using FloatsOut = ffi::ResultBuffer<ffi::F32>;
 using IntsOut = ffi::ResultBuffer<ffi::S32>;
 using Window = ffi::Span<const std::int64_t>;
 
-// From how many images on the batch is the vector axis where it lies innermost.
+// Channel-major batches of at least this size are computed in vectors of images. Smaller ones are
+// copied into planes.
 constexpr i64 kRowsFrom = 16;
 
 struct Images {
@@ -35,33 +36,19 @@ Images images_of(const Floats::Dimensions& d, i64 layout) {
   return {d[3], d[0], d[1], d[2], {1, d[1] * d[2] * d[3], d[2] * d[3], d[3]}};
 }
 
-// The window is taps, strides, padding before and dilation, y before x each, and the groups.
+// The window is (taps, strides, padding before, dilation), each for y and x, then the groups.
 Layer layer_of(const Images& in, const Images& out, Window window) {
   const auto axis = [&](i64 length, i64 out_length, int i) {
     return Axis{length, out_length, window[i], window[2 + i], window[6 + i], window[4 + i]};
   };
-  return {in.batch,  in.channels,         out.channels,      window[8],
-          axis(in.y, out.y, 0), axis(in.x, out.x, 1)};
+  return {in.batch,  in.channels,          out.channels,
+          window[8], axis(in.y, out.y, 0), axis(in.x, out.x, 1)};
 }
 
 ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument(what); }
 
-// An exception must not leave a call. All that throws here is memory that is short.
-template <auto call>
-struct Guarded;
-template <class... Args, ffi::Error (*call)(Args...)>
-struct Guarded<call> {
-  static ffi::Error run(Args... args) {
-    try {
-      return call(args...);
-    } catch (const std::exception& error) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        std::string("no memory for what the call works on: ") + error.what());
-    }
-  }
-};
-
-// Of as many values as there is capacity for, the first `num` count.
+// Sets `count` to the number of nonzeros. They come first in the buffers, whose size is the
+// capacity.
 ffi::Error count_of(Floats values, Ints positions, Ints num, i64& count) {
   const i64 capacity = static_cast<i64>(values.element_count());
   count = num.typed_data()[0];
@@ -74,9 +61,8 @@ ffi::Error count_of(Floats values, Ints positions, Ints num, i64& count) {
 
 float* or_none(float* data, std::size_t size) { return size ? data : nullptr; }
 
-ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions,
-                            Ints num, FloatsOut out, i64 layout, Window window,
-                            const Epilogue* epilogue) {
+ffi::Error convolve(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                    FloatsOut out, i64 layout, Window window, const Epilogue* epilogue) {
   const Images from = images_of(in.dimensions(), layout), to = images_of(out->dimensions(), layout);
   const Layer layer = layer_of(from, to, window);
   i64 count = 0;
@@ -101,23 +87,23 @@ ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints
   return ffi::Error::Success();
 }
 
-ffi::Error conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
-                        FloatsOut out, i64 layout, Window window) {
-  return run_conv_forward(pool, in, values, positions, num, out, layout, window, nullptr);
+ffi::Error run_conv_forward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions,
+                            Ints num, FloatsOut out, i64 layout, Window window) {
+  return convolve(pool, in, values, positions, num, out, layout, window, nullptr);
 }
 
-// An empty buffer stands for no shortcut.
-ffi::Error conv_norm(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
-                     Floats mean, Floats factor, Floats bias, Floats shortcut, FloatsOut out,
-                     i64 layout, Window window, bool relu) {
+// An empty shortcut means that there is none.
+ffi::Error run_conv_norm(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
+                         Floats mean, Floats factor, Floats bias, Floats shortcut, FloatsOut out,
+                         i64 layout, Window window, bool relu) {
   const Epilogue epilogue{mean.typed_data(), factor.typed_data(), bias.typed_data(),
                           or_none(shortcut.typed_data(), shortcut.element_count()), relu};
-  return run_conv_forward(pool, in, values, positions, num, out, layout, window, &epilogue);
+  return convolve(pool, in, values, positions, num, out, layout, window, &epilogue);
 }
 
-ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions, Ints num,
-                         Floats grad, FloatsOut grad_in, FloatsOut grad_values, i64 layout,
-                         Window window) {
+ffi::Error run_conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints positions,
+                             Ints num, Floats grad, FloatsOut grad_in, FloatsOut grad_values,
+                             i64 layout, Window window) {
   const Images from = images_of(in.dimensions(), layout), to = images_of(grad.dimensions(), layout);
   const Layer layer = layer_of(from, to, window);
   i64 count = 0;
@@ -138,16 +124,16 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats in, Floats values, Ints po
   return ffi::Error::Success();
 }
 
-// [channel, ...]; an empty buffer stands for no shortcut.
+// x is [channel, ...]. In the two calls below, an empty shortcut means that there is none.
 Norm norm_of(const Floats& x, float epsilon, bool relu) {
   const i64 channels = x.dimensions()[0];
   const i64 size = channels ? static_cast<i64>(x.element_count()) / channels : 0;
   return {channels, size, epsilon, relu};
 }
 
-ffi::Error run_norm_forward(ffi::ThreadPool pool, Floats x, Floats scale, Floats bias, Floats shortcut,
-                        FloatsOut y, FloatsOut means, FloatsOut variances, float epsilon,
-                        bool relu) {
+ffi::Error run_norm_forward(ffi::ThreadPool pool, Floats x, Floats scale, Floats bias,
+                            Floats shortcut, FloatsOut y, FloatsOut means, FloatsOut variances,
+                            float epsilon, bool relu) {
   norm_forward(pool, norm_of(x, epsilon, relu), x.typed_data(), scale.typed_data(),
                bias.typed_data(), or_none(shortcut.typed_data(), shortcut.element_count()),
                y->typed_data(), means->typed_data(), variances->typed_data());
@@ -155,8 +141,9 @@ ffi::Error run_norm_forward(ffi::ThreadPool pool, Floats x, Floats scale, Floats
 }
 
 ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats grad, Floats scale,
-                         Floats means, Floats variances, FloatsOut grad_x, FloatsOut grad_scale,
-                         FloatsOut grad_bias, FloatsOut grad_shortcut, float epsilon, bool relu) {
+                             Floats means, Floats variances, FloatsOut grad_x, FloatsOut grad_scale,
+                             FloatsOut grad_bias, FloatsOut grad_shortcut, float epsilon,
+                             bool relu) {
   norm_backward(pool, norm_of(x, epsilon, relu), x.typed_data(), y.typed_data(), grad.typed_data(),
                 scale.typed_data(), means.typed_data(), variances.typed_data(),
                 grad_x->typed_data(), grad_scale->typed_data(), grad_bias->typed_data(),
@@ -164,7 +151,7 @@ ffi::Error run_norm_backward(ffi::ThreadPool pool, Floats x, Floats y, Floats gr
   return ffi::Error::Success();
 }
 
-// [channel, ..., image].
+// x is [channel, ..., image].
 Lines lines_of(const Floats& x) {
   const i64 channels = x.dimensions()[0], images = x.dimensions().back();
   const i64 each = channels * images;
@@ -183,11 +170,11 @@ ffi::Error run_lines_backward(ffi::ThreadPool pool, Floats x, Floats coefficient
   return ffi::Error::Success();
 }
 
-// By leaf scores, then where they are eligible and what is given, as far as the flags say that there
-// are any; in masks and numbers of NaN the leaves have the same order.
-ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args,
-                      IntsOut num_nan, ffi::RemainingRets masks,
-                      Window absolute, bool eligible, bool given, bool together) {
+// `args` has for each leaf its scores, then a mask of the eligible entries if `eligible`, then one
+// of the given entries if `given`. `masks` and `num_nan` have the leaves in the same order.
+ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args, IntsOut num_nan,
+                      ffi::RemainingRets masks, Window absolute, bool eligible, bool given,
+                      bool together) {
   const i64 width = 1 + eligible + given, num = static_cast<i64>(masks.size());
   if (static_cast<i64>(args.size()) != num * width || static_cast<i64>(absolute.size()) != num ||
       static_cast<i64>(wanted.element_count()) != (together ? 1 : num)) {
@@ -205,8 +192,14 @@ ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args
       void* data = there ? args.get<ffi::AnyBuffer>(i * width + at)->untyped_data() : nullptr;
       return static_cast<const u8*>(data);
     };
-    leaves[i] = {scores->untyped_data(), half, absolute[i] != 0, flags(eligible, 1),
-                 flags(given, width - 1), static_cast<u8*>((*mask)->untyped_data()), size, start,
+    leaves[i] = {scores->untyped_data(),
+                 half,
+                 absolute[i] != 0,
+                 flags(eligible, 1),
+                 flags(given, width - 1),
+                 static_cast<u8*>((*mask)->untyped_data()),
+                 size,
+                 start,
                  together ? 0 : i};
     if (together) start += static_cast<u32>(size);
   }
@@ -218,92 +211,11 @@ ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args
 }  // namespace
 }  // namespace jaxsparse
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_forward, jaxsparse::Guarded<jaxsparse::conv_forward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Attr<std::int64_t>("layout")
-                                  .Attr<jaxsparse::Window>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_backward, jaxsparse::Guarded<jaxsparse::conv_backward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Attr<std::int64_t>("layout")
-                                  .Attr<jaxsparse::Window>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_forward, jaxsparse::Guarded<jaxsparse::run_norm_forward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Attr<float>("epsilon")
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_norm_backward, jaxsparse::Guarded<jaxsparse::run_norm_backward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Attr<float>("epsilon")
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_conv_norm, jaxsparse::Guarded<jaxsparse::conv_norm>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Attr<std::int64_t>("layout")
-                                  .Attr<jaxsparse::Window>("window")
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_lines_forward, jaxsparse::Guarded<jaxsparse::run_lines_forward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_lines_backward, jaxsparse::Guarded<jaxsparse::run_lines_backward>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Arg<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>()
-                                  .Ret<jaxsparse::Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsparse_select, jaxsparse::Guarded<jaxsparse::run_select>::run,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxsparse::Ints>()
-                                  .RemainingArgs()
-                                  .Ret<jaxsparse::Ints>()
-                                  .RemainingRets()
-                                  .Attr<jaxsparse::Window>("absolute")
-                                  .Attr<bool>("eligible")
-                                  .Attr<bool>("given")
-                                  .Attr<bool>("together"));
+JAXSPARSE_HANDLER(conv_forward, "layout", "window")
+JAXSPARSE_HANDLER(conv_norm, "layout", "window", "relu")
+JAXSPARSE_HANDLER(conv_backward, "layout", "window")
+JAXSPARSE_HANDLER(norm_forward, "epsilon", "relu")
+JAXSPARSE_HANDLER(norm_backward, "epsilon", "relu")
+JAXSPARSE_HANDLER(lines_forward)
+JAXSPARSE_HANDLER(lines_backward)
+JAXSPARSE_HANDLER(select, "absolute", "eligible", "given", "together")

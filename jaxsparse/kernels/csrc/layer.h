@@ -1,4 +1,4 @@
-// A convolution's geometry and its nonzero weights: what all kernels of it are told.
+// The geometry of a convolution and its nonzero weights, which all its kernels take.
 #pragma once
 
 #include <string>
@@ -10,10 +10,10 @@ namespace jaxsparse {
 
 // One spatial axis.
 struct Axis {
-  i64 in, out;           // lengths of the input and the output
-  i64 taps;              // of the kernel
+  i64 in, out;  // lengths of the input and the output
+  i64 taps;     // of the kernel
   i64 stride, dilation;
-  i64 pad;               // zeros before the input; those after it follow from the lengths
+  i64 pad;  // zeros before the input; those after it follow from the lengths
 };
 
 struct Layer {
@@ -25,24 +25,26 @@ struct Layer {
   i64 size() const { return out_channels * y.taps * x.taps * group_inputs(); }
 };
 
-// Nonzero weights, one after the other.
+// The nonzero weights.
 struct Nonzeros {
-  std::vector<int> out_channel, in_channel, y, x;  // of each; channels are those of the whole layer
+  std::vector<int> out_channel, in_channel, y,
+      x;  // of each nonzero; channels count over all groups
   const float* values;
 
   int count() const { return static_cast<int>(out_channel.size()); }
 };
 
 // Decodes positions in a kernel of shape [out channel, y, x, in channel of the group].
-// Returns what is wrong with them, or nothing: a position that is not in the kernel would have the
-// kernels below read and write anywhere.
+//
+// Returns why they are wrong, or "". A position outside of the kernel would make the convolution
+// read and write anywhere in memory.
 inline std::string decode(const Layer& layer, const std::int32_t* positions, i64 num,
                           const float* values, Nonzeros& to) {
   const int inputs = static_cast<int>(layer.group_inputs());
   to.values = values;
   for (auto* list : {&to.out_channel, &to.in_channel, &to.y, &to.x}) list->resize(num);
-  // A row is what one tap of one output channel weighs. Divisions take long, and positions that rise
-  // seldom change it.
+  // A row is the weights of one tap of one output channel. Divisions are slow, and are only done
+  // when the row changes, which is seldom if positions rise.
   int begin = 0, end = 0, out = 0, first = 0, y = 0, x = 0;
   for (i64 i = 0; i < num; i++) {
     const int at = positions[i];
@@ -67,22 +69,21 @@ inline std::string decode(const Layer& layer, const std::int32_t* positions, i64
   return "";
 }
 
-// Whether positions rise, as they do where nobody has written them by hand, and are in the kernel.
+// Whether positions rise and are in the kernel. Those of `to_sparse` do; a user's own may not.
 inline bool rise(const Layer& layer, const std::int32_t* positions, i64 num) {
   bool rises = num == 0 || (positions[0] >= 0 && positions[num - 1] < layer.size());
   for (i64 i = 1; i < num; i++) rises &= positions[i - 1] <= positions[i];
   return rises;
 }
 
-// What follows a convolution in inference: a norm by running statistics, a shortcut, a ReLU.
+// What follows a convolution in inference: a norm with running statistics, a shortcut, a ReLU.
 struct Epilogue {
   const float *mean, *factor, *bias;  // by output channel
-  const float* shortcut;              // as the outputs lie, or null
+  const float* shortcut;              // laid out like the outputs; null for none
   bool relu;
 };
 
-// Which nonzeros have a key, key after key: those of key k are order[start[k]] to
-// order[start[k + 1] - 1], in the order that they came in.
+// Nonzeros sorted by a key, stably: those of key k are order[start[k]] to order[start[k + 1] - 1].
 struct Grouped {
   std::vector<int> start, order;
 
@@ -100,7 +101,9 @@ inline Grouped group_by(const std::vector<int>& keys, i64 num_keys) {
   for (i64 k = 0; k < num_keys; k++) grouped.start[k + 1] += grouped.start[k];
   if (rises) return grouped;
   std::vector<int> next(grouped.start.begin(), grouped.start.end() - 1);
-  for (std::size_t i = 0; i < keys.size(); i++) grouped.order[next[keys[i]]++] = static_cast<int>(i);
+  for (std::size_t i = 0; i < keys.size(); i++) {
+    grouped.order[next[keys[i]]++] = static_cast<int>(i);
+  }
   return grouped;
 }
 

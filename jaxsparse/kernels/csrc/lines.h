@@ -1,7 +1,7 @@
-// The larger of two lines, of each channel and image its own, on channel-major images: DyReLU.
+// DyReLU on channel-major images: the larger of two lines, which differ by channel and image.
 //
-// XLA makes a pass over the images for each of the sums that the gradient of the lines takes, and
-// adds up along the images one float after the other. Here it is one pass, a vector of images wide.
+// The gradient of the lines is four sums. XLA makes a pass over the images for each of them and
+// adds up one float after the other. Here one pass makes all four, a vector of images at a time.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ struct Lines {
   i64 channels, pixels, images;
 };
 
-// y = max(a x + c, b x + d), the lines as [channel, (a, b, c, d), image].
+// Writes y = max(a x + c, b x + d). `coefficients` is [channel, (a, b, c, d), image].
 inline void lines_forward(xla::ffi::ThreadPool& pool, const Lines& lines, const float* x,
                           const float* coefficients, float* y) {
   const i64 n = lines.images;
@@ -37,7 +37,7 @@ inline void lines_forward(xla::ffi::ThreadPool& pool, const Lines& lines, const 
   });
 }
 
-// The gradients of x and of the lines. Where both lines are equal it is the second's.
+// Writes the gradients of x and of the lines. If both lines are equal, the second one gets it.
 inline void lines_backward(xla::ffi::ThreadPool& pool, const Lines& lines, const float* x,
                            const float* coefficients, const float* grad, float* grad_x,
                            float* grad_coefficients) {

@@ -1,8 +1,8 @@
 // Batch normalisation of channel-major images, with what follows it in a residual network.
 //
-// A channel is one piece of memory, read again while it is still in the cache; so statistics,
-// normalisation, the addition of a shortcut and the ReLU read and write what they must, where XLA
-// makes a pass over all channels for each.
+// A channel is one piece of memory. It is read for the statistics, and again for the normalisation
+// while it is still in the cache. Shortcut and ReLU are part of that second loop. XLA makes a pass
+// over all channels for each of these.
 #pragma once
 
 #include <cmath>
@@ -20,10 +20,12 @@ struct Norm {
 
 namespace norm {
 
-// Plain sums of more floats than this lose digits that decide the sign of what goes into a ReLU.
+// Floats of a block of a sum. Longer plain sums lose digits, and may change the sign of what goes
+// into a ReLU.
 constexpr i64 kBlock = 2048;
 
-// A sum over [0, size), block by block, of term(i), the vector at i; one(i) is what is left over.
+// Returns the sum over [0, size) block by block. term(i) is the vector at i, and one(i) the float
+// at i, for what is left over.
 template <class Term, class One>
 inline float sum_over(i64 size, const Term& term, const One& one) {
   vec sums = {};
@@ -40,7 +42,7 @@ inline float sum_over(i64 size, const Term& term, const One& one) {
   return total;
 }
 
-// Calls each(i) for vectors of [0, size) and one(i) for what is left over.
+// Calls each(i) for the vectors of [0, size), and one(i) for the floats that are left over.
 template <class Each, class One>
 inline void for_each(i64 size, const Each& each, const One& one) {
   i64 i = 0;
@@ -50,8 +52,8 @@ inline void for_each(i64 size, const Each& each, const One& one) {
 
 }  // namespace norm
 
-// y = (x - mean) / sqrt(variance + epsilon) * scale + bias, + shortcut where there is one, and its
-// positive part where `relu`; also mean and variance (biased) of every channel.
+// Writes y = (x - mean) / sqrt(variance + epsilon) * scale + bias, plus the shortcut if it is not
+// null, and the positive part of that if `relu`; also mean and biased variance of every channel.
 inline void norm_forward(xla::ffi::ThreadPool& pool, const Norm& norm, const float* x,
                          const float* scale, const float* bias, const float* shortcut, float* y,
                          float* means, float* variances) {
@@ -60,13 +62,19 @@ inline void norm_forward(xla::ffi::ThreadPool& pool, const Norm& norm, const flo
     const float* more = shortcut ? shortcut + c * norm.size : nullptr;
     float* to = y + c * norm.size;
     const float n = static_cast<float>(norm.size);
-    const float mean = norm::sum_over(norm.size, [&](i64 i) { return load(from + i); },
-                                      [&](i64 i) { return from[i]; }) / n;
+    const auto value = [&](i64 i) { return load(from + i); };
+    const auto value_one = [&](i64 i) { return from[i]; };
+    const float mean = norm::sum_over(norm.size, value, value_one) / n;
     const vec means_of = broadcast(mean);
-    const float variance = norm::sum_over(
-        norm.size,
-        [&](i64 i) { const vec d = load(from + i) - means_of; return d * d; },
-        [&](i64 i) { const float d = from[i] - mean; return d * d; }) / n;
+    const auto square = [&](i64 i) {
+      const vec d = load(from + i) - means_of;
+      return d * d;
+    };
+    const auto square_one = [&](i64 i) {
+      const float d = from[i] - mean;
+      return d * d;
+    };
+    const float variance = norm::sum_over(norm.size, square, square_one) / n;
     means[c] = mean;
     variances[c] = variance;
     const float factor = scale[c] / std::sqrt(variance + norm.epsilon);
@@ -86,17 +94,17 @@ inline void norm_forward(xla::ffi::ThreadPool& pool, const Norm& norm, const flo
   });
 }
 
-// The gradients of x, scale, bias and, where it is asked for, the shortcut.
+// Writes the gradients of x, scale and bias, and of the shortcut if grad_shortcut is not null.
 inline void norm_backward(xla::ffi::ThreadPool& pool, const Norm& norm, const float* x,
-                          const float* y, const float* grad, const float* scale,
-                          const float* means, const float* variances, float* grad_x,
-                          float* grad_scale, float* grad_bias, float* grad_shortcut) {
+                          const float* y, const float* grad, const float* scale, const float* means,
+                          const float* variances, float* grad_x, float* grad_scale,
+                          float* grad_bias, float* grad_shortcut) {
   parallel_for(pool, norm.channels, [&](i64 c) {
     const i64 at = c * norm.size;
     const float *from = x + at, *out = y + at, *given = grad + at;
     const float mean = means[c], inverse = 1 / std::sqrt(variances[c] + norm.epsilon);
     const vec means_of = broadcast(mean);
-    // Of what the ReLU let through.
+    // The gradient that the ReLU lets through.
     const auto through = [&](i64 i) {
       return norm.relu ? where_positive(load(out + i), load(given + i)) : load(given + i);
     };
@@ -104,14 +112,16 @@ inline void norm_backward(xla::ffi::ThreadPool& pool, const Norm& norm, const fl
       return norm.relu ? where_positive(out[i], given[i]) : given[i];
     };
     const float sum_grad = norm::sum_over(norm.size, through, through_one);
-    // A channel of nothing has a NaN for its variance and no gradient.
-    const float sum_product = norm.size == 0 ? 0 : inverse * norm::sum_over(
-        norm.size, [&](i64 i) { return through(i) * (load(from + i) - means_of); },
-        [&](i64 i) { return through_one(i) * (from[i] - mean); });
+    // An empty channel has NaN for its variance; its gradient is 0.
+    const auto product = [&](i64 i) { return through(i) * (load(from + i) - means_of); };
+    const auto product_one = [&](i64 i) { return through_one(i) * (from[i] - mean); };
+    const float sum_product =
+        norm.size == 0 ? 0 : inverse * norm::sum_over(norm.size, product, product_one);
     grad_bias[c] = sum_grad;
     grad_scale[c] = sum_product;
     const float n = static_cast<float>(norm.size);
-    const float factor = scale[c] * inverse, shift = sum_grad / n, slope = sum_product / n * inverse;
+    const float factor = scale[c] * inverse;
+    const float shift = sum_grad / n, slope = sum_product / n * inverse;
     const vec factors = broadcast(factor), shifts = broadcast(shift), slopes = broadcast(slope);
     norm::for_each(
         norm.size,

@@ -1,12 +1,20 @@
-// Convolution of channel-major images with the batch innermost, [channel, y, x, image], from 16
-// images on: nothing is packed or padded, every position is a run of `batch` floats.
+// Convolution of channel-major images, [channel, y, x, image], straight from the tensor: nothing is
+// packed or padded. Every position is a run of `batch` floats, from 16 images on.
 //
-// Where the kernel reaches over the edge, taps fall away; so positions of an axis come in classes,
-// by the taps that are left and by where these read (at most 3 x 3 for a 3 x 3 kernel of stride 1),
-// and each pair of classes has a list of its own of the nonzeros.
+// At an edge the kernel reaches over the image, and some taps fall away. So the positions of an
+// axis are sorted into classes: positions of one class have the same taps and read at the same
+// distances. With 3 taps, stride 1 and padding 1, the positions of an axis of length 5 have 3
+// classes:
 //
-// The next channel often lies a page or more away, where no prefetcher of the processor looks; so what
-// it writes, and reads beside its taps, is asked for while this one is computed.
+//   position 0        taps 1 and 2   (tap 0 would read position -1)
+//   positions 1 to 3  taps 0, 1, 2
+//   position 4        taps 0 and 1   (tap 2 would read position 5)
+//
+// Each pair of a y class and an x class has its own list of nonzeros, 3 x 3 lists here. Positions 1
+// to 3 are one run: their floats are next to each other and are computed in one loop.
+//
+// The next channel often lies a page or more away, where the processor prefetches nothing by
+// itself. So its floats are prefetched while this one is computed.
 #pragma once
 
 #include <algorithm>
@@ -18,17 +26,17 @@
 
 namespace jaxsparse {
 
-// The positions of one axis that are written, from the view of what they read.
+// The classes of the positions that are written along one axis.
 struct Classes {
   struct Class {
     std::vector<bool> valid;  // by tap
-    std::vector<i64> shift;   // by tap: what it reads, from the base of the position
+    std::vector<i64> shift;   // by tap: the position that it reads, minus the base
     bool operator==(const Class& other) const {
       return valid == other.valid && shift == other.shift;
     }
   };
   struct Run {
-    i64 begin, end;  // positions of one class whose reads advance with them
+    i64 begin, end;  // positions of one class; each reads one position further than the last
     int index;       // of the class
   };
   std::vector<Class> all;
@@ -37,8 +45,8 @@ struct Classes {
   std::vector<Run> runs;
 };
 
-// Forward an output position reads inputs; backward an input position reads the outputs that it had
-// a part in, which are those of some taps only where the stride is above 1.
+// Forward, an output position reads inputs. Backward, an input position reads the outputs that it
+// contributed to; with a stride above 1, only some of the taps have such an output.
 inline Classes classes_of(const Axis& axis, bool backward) {
   Classes found;
   const i64 written = backward ? axis.in : axis.out, read = backward ? axis.out : axis.in;
@@ -59,7 +67,8 @@ inline Classes classes_of(const Axis& axis, bool backward) {
     const auto place = std::find(found.all.begin(), found.all.end(), is);
     const int index = static_cast<int>(place - found.all.begin());
     if (place == found.all.end()) found.all.push_back(is);
-    const bool goes_on = axis.stride == 1 && !found.runs.empty() && found.runs.back().index == index;
+    const bool goes_on =
+        axis.stride == 1 && !found.runs.empty() && found.runs.back().index == index;
     if (goes_on) found.runs.back().end = at + 1;
     else found.runs.push_back({at, at + 1, index});
     found.index.push_back(index);
@@ -68,9 +77,9 @@ inline Classes classes_of(const Axis& axis, bool backward) {
   return found;
 }
 
-// The nonzeros of some channels that are written, one pair of classes.
+// The nonzeros of a range of written channels, for one pair of classes.
 struct RowTaps {
-  std::vector<int> start;  // by channel, from the first of the range
+  std::vector<int> start;  // by channel, counted from the first of the range
   std::vector<i64> offset;
   std::vector<float> value;
   std::vector<int> slot;
@@ -83,7 +92,7 @@ struct RowTaps {
 };
 
 struct Pitch {
-  i64 channel, y, x;  // in floats
+  i64 channel, y, x;  // floats from one to the next
 };
 
 // Args:
@@ -109,22 +118,25 @@ inline RowTaps row_taps(const Nonzeros& nonzeros, const Grouped& grouped, i64 be
   return taps;
 }
 
-// How much of a run is done for all channels before the rest of it. With many nonzeros a channel
-// what one channel has read is read again by the next, and should still be in the cache.
+// Floats of a run that are done for all channels before the rest of the run. If a channel has many
+// nonzeros, the next one reads the same floats again, and these should still be in the cache.
 constexpr i64 kRunBlock = 128;
 inline i64 block_of(i64 length, i64 num_nonzeros, i64 channels) {
   return num_nonzeros < 4 * channels ? length : kRunBlock;
 }
 
-// How many rows are done together, a block at a time, where that leaves so many tasks: rows that lie
-// side by side read mostly the same, which the first of them has brought into the cache.
+// Number of rows that are done together, block by block. Neighbouring rows read mostly the same
+// floats, and the first row brings these into the cache. At least `num_tasks` tasks are left, if
+// there are so many rows.
 inline i64 rows_together(i64 rows, i64 num_tasks) {
   return std::clamp<i64>(rows / num_tasks, 1, 4);
 }
 
-// What will be wanted of a run; of a long one the processor fetches the rest by itself.
+// Prefetches the beginning of a run; the processor prefetches the rest by itself.
 inline void ask_for(const float* run, i64 length) { prefetch(run, std::min(length, kRunBlock)); }
 
+// Args:
+//   epilogue: what is done to the outputs before they are written; null for nothing.
 inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
                          const float* in, float* out, const Epilogue* epilogue = nullptr) {
   const i64 batch = layer.batch;
@@ -169,8 +181,8 @@ inline void rows_forward(xla::ffi::ThreadPool& pool, const Layer& layer, const N
   });
 }
 
-// The input channels of a task: as many as keep its sums of the values' gradient in the cache, and
-// no more than `most`.
+// Cuts the input channels into ranges of at most `most` channels and returns the channels where
+// they begin and end. The sums of a range for the values' gradients must stay in the cache.
 inline std::vector<i64> channel_ranges(const Grouped& grouped, i64 channels, i64 most) {
   constexpr int kSums = 1 << 11;
   std::vector<i64> ends{0};
@@ -184,10 +196,11 @@ inline std::vector<i64> channel_ranges(const Grouped& grouped, i64 channels, i64
   return ends;
 }
 
-// A task has a range of input channels and of rows: few of the first, as each reads all outputs anew,
-// but where a stride takes the columns apart; then so many channels would be written a bit at a time
-// that addresses are looked up more often than anything else. Which tasks there are, and so in what
-// order a nonzero's gradient is added up, does not depend on how many threads there are.
+// A task is a range of input channels and a range of rows. There are few ranges of channels, since
+// each range reads all outputs again. With a stride along x there are more: then the written
+// columns lie apart, and a task of many channels would write to so many pages that address
+// translation (the TLB) took most of the time. The tasks do not depend on the number of threads, so
+// that the gradient of a nonzero is always added up in the same order.
 inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
                           const float* in, const float* grad, float* grad_in, float* grad_values) {
   constexpr i64 kAtLeast = 8;  // tasks
@@ -196,8 +209,8 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
   const Classes ys = classes_of(layer.y, true), xs = classes_of(layer.x, true);
   const Pitch pitch{layer.y.out * layer.x.out * batch, layer.x.out * batch, batch};
   const i64 in_pitch = layer.y.in * layer.x.in * batch;
-  const i64 most = layer.x.stride > 1 ? (layer.in_channels + kAtLeast - 1) / kAtLeast
-                                      : layer.in_channels;
+  const i64 most =
+      layer.x.stride > 1 ? (layer.in_channels + kAtLeast - 1) / kAtLeast : layer.in_channels;
   const std::vector<i64> ends = channel_ranges(grouped, layer.in_channels, most);
   const i64 num_ranges = static_cast<i64>(ends.size()) - 1;
   const i64 num_parts = std::min((kAtLeast + num_ranges - 1) / num_ranges, layer.y.in);
@@ -208,7 +221,8 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
     taps[i] = row_taps(nonzeros, grouped, ends[range], ends[range + 1], nonzeros.out_channel,
                        ys.all[list / xs.all.size()], xs.all[list % xs.all.size()], pitch);
   });
-  std::vector<std::vector<float>> partial(num_parts);  // gradients of the values, as grouped
+  // By range of rows: gradients of the values, in the order of the groups.
+  std::vector<std::vector<float>> partial(num_parts);
   for (auto& part : partial) part.resize(nonzeros.count());
   parallel_for(pool, num_ranges * num_parts, [&](i64 task) {
     const i64 range = task % num_ranges, part = task / num_ranges;
@@ -217,7 +231,7 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
     std::vector<float> sums(static_cast<std::size_t>(num) * kLanes);
     const i64 begin_row = layer.y.in * part / num_parts;
     const i64 end_row = layer.y.in * (part + 1) / num_parts;
-    // Where a stride takes columns apart, nothing was gained by more.
+    // With a stride, more rows together were not faster.
     const i64 rows = layer.x.stride > 1 ? 1 : rows_together(end_row - begin_row, 1);
     for (i64 row = begin_row; row < end_row; row += rows) {
       for (const auto& run : xs.runs) {
@@ -241,7 +255,9 @@ inline void rows_backward(xla::ffi::ThreadPool& pool, const Layer& layer, const 
         }
       }
     }
-    for (int i = 0; i < num; i++) partial[part][first + i] = sum(load(sums.data() + i64{kLanes} * i));
+    for (int i = 0; i < num; i++) {
+      partial[part][first + i] = sum(load(sums.data() + i64{kLanes} * i));
+    }
   });
   for (int at = 0; at < nonzeros.count(); at++) {
     float total = 0;

@@ -1,4 +1,4 @@
-// Memory that a task works in.
+// Working memory of a task.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@
 
 namespace jaxsparse {
 
-// Floats that start where a cache line does: a vector that lies across two lines is read twice.
+// Floats that begin at the start of a cache line. A vector across two lines would take two reads.
 class Scratch {
  public:
-  // What was there is lost.
+  // The old floats are lost.
   void resize(i64 size) {
     if (static_cast<i64>(floats_.size()) < size + kLine) floats_.assign(size + kLine, 0.0f);
   }

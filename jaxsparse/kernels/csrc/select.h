@@ -1,9 +1,19 @@
-// The k largest scores of many, exactly: what selection.py does in XLA, to the bit, in a few reads.
+// Selects the k largest scores exactly, in a few passes over them. The masks are those of
+// selection/bisection.py, to the bit.
 //
-// Scores become integers in the same order. A pass counts the candidates above a window of them and,
-// inside it, by bin; the bin that holds the k-th is the next window. The first window is guessed from
-// a sample: most scores lie outside of it, and those are compared and nothing else. A bad guess costs
-// a pass, never the result.
+// Scores become unsigned integers (keys) of the same order. The search for the k-th largest key
+// keeps a window of keys, [low, last], that holds it. A pass counts the keys above the window and,
+// inside it, the keys in each of at most 2,048 bins; the bin of the k-th largest is the next
+// window. For example, let k be 5, the window [0, 7] with 2 keys to a bin, and no key above it:
+//
+//   keys of the bin    0 1   2 3   4 5   6 7
+//   counted in it        4     3     4     2
+//   from the top on     13     9     6     2
+//
+// The 5th largest is in the bin `4 5`, so the next window is [4, 5], with 2 keys above it.
+//
+// The first window is guessed from a sample. It is narrow, so most keys lie outside of it and are
+// only compared with its ends. A bad guess costs one more pass and never changes the result.
 #pragma once
 
 #include <algorithm>
@@ -21,26 +31,27 @@ using u8 = std::uint8_t;
 using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 
-// One leaf. Candidates are eligible and not given; the mask will be what is given and what is chosen.
+// One leaf. Its candidates are eligible and not given. Its mask becomes the given entries and the
+// chosen ones.
 struct SelectLeaf {
-  const void* scores;  // float32, or bfloat16 where `half`
+  const void* scores;  // float32, or bfloat16 if `half`
   bool half, absolute;
-  const u8 *eligible, *given;  // or null: all, none
+  const u8 *eligible, *given;  // null: all are eligible, none is given
   u8* mask;
   i64 size;
-  u32 start;  // of its indices, by whose hashes ties are cut
+  u32 start;  // index of the first entry; ties are cut by hashes of the indices
   i64 group;  // leaves of one group compete
 };
 
 namespace select {
 
-constexpr i64 kChunk = 1 << 17;  // entries that one call on a thread looks at
-constexpr int kBlock = 256;
+constexpr i64 kChunk = 1 << 17;  // entries of a task
+constexpr int kBlock = 256;      // entries whose keys are made at a time
 constexpr i64 kBins = 2048;
-constexpr u32 kNone = 0, kNan = 1;  // as keys; -inf is 0x007FFFFF
+constexpr u32 kNone = 0, kNan = 1;  // keys of no candidate, of NaN; that of -inf is 0x007FFFFF
 constexpr u32 kNever = std::numeric_limits<u32>::max();
 
-// A float's place in the order. Both zeros are one, and so are numbers below 2^-126, as XLA has it.
+// The key of a float. Numbers below 2^-126 and both zeros have the same key: XLA takes them for 0.
 inline u32 key_of(u32 bits, u32 sign) {
   bits &= sign | 0x7FFFFFFFu;
   const u32 magnitude = bits & 0x7FFFFFFFu;
@@ -49,14 +60,14 @@ inline u32 key_of(u32 bits, u32 sign) {
   return magnitude > 0x7F800000u ? kNan : key;
 }
 
-// ties.py: a bijection of 31-bit integers.
+// The hash of selection/ties.py, a bijection of 31-bit integers.
 inline u32 index_hash(u32 x) {
   x = ((x ^ (x >> 16)) * 0x7FEB352Du) & 0x7FFFFFFFu;
   x = ((x ^ (x >> 15)) * 0x846CA68Bu) & 0x7FFFFFFFu;
   return x ^ (x >> 16);
 }
 
-// The keys of entries [begin, begin + n) of a leaf, kNone where there is no candidate.
+// Writes the keys of entries [begin, begin + n) of a leaf; kNone if an entry is no candidate.
 inline void score_keys(const SelectLeaf& leaf, i64 begin, i64 n, u32* keys) {
   const u32 sign = leaf.absolute ? 0 : 0x80000000u;
   if (leaf.half) {
@@ -75,7 +86,8 @@ inline void score_keys(const SelectLeaf& leaf, i64 begin, i64 n, u32* keys) {
   }
 }
 
-// Of candidates that tie at `level` the hashes, from 1 on; else kNone.
+// Writes the keys for the search among ties: hash + 1 for candidates whose key is `level`, else
+// kNone.
 inline void tie_keys(const SelectLeaf& leaf, u32 level, i64 begin, i64 n, u32* keys) {
   score_keys(leaf, begin, n, keys);
   const u32 first = leaf.start + static_cast<u32>(begin);
@@ -84,13 +96,14 @@ inline void tie_keys(const SelectLeaf& leaf, u32 level, i64 begin, i64 n, u32* k
   }
 }
 
-// The search for the k-th largest key of a group. At its end what is above `level` is in; of the
-// num_tied keys that equal it, wanted_tied are, which is neither none of them nor all.
+// The search for the k-th largest key of a group. When it is done, the keys above `level` are
+// chosen, and wanted_tied of those that equal it. These are never all: if all were wanted, the
+// level is lower and wanted_tied is 0.
 struct Search {
   i64 k;
   bool done;
-  u32 low, last;  // the window, both ends in it
-  int shift;      // 2^shift keys to a bin
+  u32 low, last;  // the window, both ends included
+  int shift;      // a bin holds 2^shift keys
   u32 level;
   i64 wanted_tied;
 
@@ -107,11 +120,12 @@ struct Search {
   }
 };
 
-// Part of a leaf, and what a pass found there.
+// Entries of a leaf that are one task.
 struct Chunk {
   i64 leaf, begin, size;
 };
 
+// What a pass counts in a chunk, or in all chunks of a group.
 struct Counts {
   i64 candidates, nan, above;
   u32 bins[kBins];
@@ -140,7 +154,7 @@ inline void count_block(const u32* keys, const Search& search, Counts& counts) {
   counts.above += above;
   for (int begin = 0; begin < kBlock; begin += kLanes) {
     const keyvec offsets = *reinterpret_cast<const keyvec*>(keys + begin) - low;
-    if (!any((keyvec)(offsets <= width))) continue;  // as most are: a window is narrow
+    if (!any((keyvec)(offsets <= width))) continue;  // none is in the window
     for (int i = begin; i < begin + kLanes; i++) {
       const u32 offset = keys[i] - low;
       if (offset <= width) counts.bins[offset >> search.shift]++;
@@ -148,7 +162,8 @@ inline void count_block(const u32* keys, const Search& search, Counts& counts) {
   }
 }
 
-// The bin that holds the k-th largest is the next window.
+// Makes the bin of the k-th largest key the next window, or ends the search. If the k-th largest is
+// outside of the window, the next window is all keys above it or all keys below it.
 inline void narrow(Search& search, const Counts& counts) {
   search.k = std::min(search.k, counts.candidates);
   if (search.k <= 0) return search.end(kNever, 0);
@@ -167,8 +182,12 @@ inline void narrow(Search& search, const Counts& counts) {
   search.look_at(1, search.low - 1);
 }
 
-// Searches all groups at once. keys(leaf, begin, n, to) gives the keys; first(leaf, counts) is told
-// what the first pass counted in a chunk of the leaf.
+// Searches all groups at once.
+//
+// Args:
+//   searches: by group, with its k and first window.
+//   keys: keys(leaf, begin, n, to) writes the keys of entries [begin, begin + n).
+//   first: first(leaf, counts) is called with the counts of the first pass, chunk by chunk.
 template <class Keys, class First>
 void search_all(xla::ffi::ThreadPool& pool, const std::vector<SelectLeaf>& leaves,
                 std::vector<Search>& searches, const Keys& keys, const First& first) {
@@ -217,12 +236,12 @@ void search_all(xla::ffi::ThreadPool& pool, const std::vector<SelectLeaf>& leave
   }
 }
 
-// A window that very likely holds the k-th largest, from every so manieth entry of a group.
+// Sets a window that very likely holds the k-th largest key, from a sample of the group.
 inline void guess(const std::vector<SelectLeaf>& leaves, i64 group, Search& search) {
   constexpr i64 kDense = 256, kMost = 1 << 16;
   i64 size = 0;
   for (const SelectLeaf& leaf : leaves) size += leaf.group == group ? leaf.size : 0;
-  const i64 stride = std::max(kDense, size / kMost) | 1;  // odd: channels come in powers of 2
+  const i64 stride = std::max(kDense, size / kMost) | 1;  // odd, as channels come in powers of 2
   std::vector<u32> sample;
   for (const SelectLeaf& leaf : leaves) {
     if (leaf.group != group) continue;
@@ -232,7 +251,7 @@ inline void guess(const std::vector<SelectLeaf>& leaves, i64 group, Search& sear
       if (key != kNone) sample.push_back(key);
     }
   }
-  // So many of the sample are above it, give or take three standard deviations.
+  // About `rank` keys of the sample are above the k-th largest, within three standard deviations.
   const i64 rank = search.k / stride, num = static_cast<i64>(sample.size());
   const i64 around = 2 + static_cast<i64>(3 * std::sqrt(static_cast<double>(rank)));
   const auto at = [&](i64 place) {
@@ -244,7 +263,8 @@ inline void guess(const std::vector<SelectLeaf>& leaves, i64 group, Search& sear
   search.look_at(std::min(low, last), last);
 }
 
-// Writes the masks: what is above a group's level, and of what equals it the largest hashes.
+// Writes the masks: keys above the level of their group, and ties whose hash is above the tie
+// level.
 inline void write_masks(xla::ffi::ThreadPool& pool, const std::vector<SelectLeaf>& leaves,
                         const std::vector<Search>& searches, const std::vector<Search>& ties) {
   std::vector<Chunk> chunks;
@@ -280,8 +300,9 @@ inline void write_masks(xla::ffi::ThreadPool& pool, const std::vector<SelectLeaf
 
 }  // namespace select
 
-// Chooses the wanted[group] largest candidates of every group (at most as many as there are), NaN
-// last, ties by the hash of the index, and writes masks and the number of NaN candidates by leaf.
+// Chooses the wanted[group] largest candidates of every group, or all if it has fewer. NaN comes
+// last, and ties go to the largest hashes of the indices. Writes the masks, and for every leaf the
+// number of its candidates that are NaN.
 inline void select_largest(xla::ffi::ThreadPool& pool, const std::vector<SelectLeaf>& leaves,
                            const std::vector<std::int32_t>& wanted, std::int32_t* num_nan) {
   const i64 num = static_cast<i64>(wanted.size());
@@ -292,11 +313,10 @@ inline void select_largest(xla::ffi::ThreadPool& pool, const std::vector<SelectL
     select::guess(leaves, group, searches[group]);
   });
   std::fill(num_nan, num_nan + leaves.size(), 0);
-  select::search_all(
-      pool, leaves, searches, select::score_keys,
-      [&](i64 leaf, const select::Counts& counts) {
-        num_nan[leaf] += static_cast<std::int32_t>(counts.nan);
-      });
+  select::search_all(pool, leaves, searches, select::score_keys,
+                     [&](i64 leaf, const select::Counts& counts) {
+                       num_nan[leaf] += static_cast<std::int32_t>(counts.nan);
+                     });
   for (i64 group = 0; group < num; group++) {
     ties[group].k = searches[group].wanted_tied;
     ties[group].done = searches[group].wanted_tied == 0;

@@ -1,4 +1,4 @@
-// A loop over XLA's own threads: no thread is created, and no task waits for another.
+// A loop on XLA's own threads. No thread is created, and no task waits for another.
 #pragma once
 
 #include <algorithm>
@@ -13,12 +13,12 @@
 
 namespace jaxsparse {
 
-// Calls body(i) for i in [0, n), on the calling thread and on whatever threads of the pool are free.
+// Calls body(i) for i in [0, n), on the calling thread and on the free threads of the pool.
 //
-// The caller takes part and waits only for calls that have begun, so that it comes to its end even
-// where all other threads of the pool wait for something. Which thread makes which call is chance:
-// a body writes what no other one reads or writes. Where memory is short, the other calls are made
-// all the same, and std::bad_alloc is thrown at the end, on the calling thread.
+// The caller takes part, and waits only for calls that have begun. So the loop ends even if all
+// other threads of the pool are blocked. Any thread may make any call: a body must not write what
+// another one reads or writes. If an allocation fails, the other calls are still made, and
+// std::bad_alloc is thrown at the end, on the calling thread.
 template <class Body>
 void parallel_for(xla::ffi::ThreadPool& pool, i64 n, const Body& body) {
   const i64 num_threads = std::min<i64>(std::max<i64>(pool.num_threads(), 1), n);
@@ -26,7 +26,7 @@ void parallel_for(xla::ffi::ThreadPool& pool, i64 n, const Body& body) {
     for (i64 i = 0; i < n; i++) body(i);
     return;
   }
-  // A task that starts late outlives this call, and then finds no index left.
+  // A task may start after this function has returned. It then finds no index left.
   struct Shared {
     std::atomic<i64> next{0};
     std::atomic<i64> done{0};
@@ -49,5 +49,9 @@ void parallel_for(xla::ffi::ThreadPool& pool, i64 n, const Body& body) {
   while (shared->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
   if (shared->failed.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
+
+// Parts that a loop is cut into if each part adds up floats. The number does not depend on the
+// number of threads, so that neither does the order of the additions.
+constexpr i64 kTasks = 8;
 
 }  // namespace jaxsparse

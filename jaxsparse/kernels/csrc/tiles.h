@@ -1,7 +1,8 @@
-// The two loops over nonzeros that all time goes into, over one run of floats.
+// The two loops over nonzeros that take nearly all the time.
 //
-// A run is written once: its sums stay in registers while the nonzeros pass by, each of which reads
-// the same run of another tensor, shifted by its offset.
+// A run of floats is cut into tiles of a few vectors. The sums of a tile stay in registers during
+// the loop over the nonzeros. Each nonzero reads the run of the other tensor that lies at its
+// offset. So every float of the result is written once.
 #pragma once
 
 #include <algorithm>
@@ -12,25 +13,25 @@
 
 namespace jaxsparse {
 
-// Nonzeros as the loops want them.
+// The nonzeros of one run.
 struct Taps {
-  const i64* offset;    // from the place that is written to what the nonzero reads
+  const i64* offset;  // from the written place to the place that the nonzero reads
   const float* value;
-  const int* slot;      // backward: where its gradient is added up
+  const int* slot;  // backward only: where its gradient is added up
   int count;
 };
 
-// What becomes of the sums of a run before they are written: nothing,
+// Endings: what is done to the sums of a run before they are written. Nothing.
 struct AsIs {
   vec operator()(vec sum, i64) const { return sum; }
   float operator()(float sum, i64) const { return sum; }
 };
 
-// or what a norm and what follows it make of an output channel, in inference.
+// The norm of an output channel in inference, with the shortcut and the ReLU that follow it.
 struct Normalised {
   float mean, factor, bias;
   bool relu;
-  const float* shortcut;  // that of the run, or null
+  const float* shortcut;  // at the place of the run; null for none
 
   vec operator()(vec sum, i64 i) const {
     vec out = (sum - broadcast(mean)) * broadcast(factor) + broadcast(bias);
@@ -44,9 +45,9 @@ struct Normalised {
   }
 };
 
-// or their sum with those of other nonzeros.
+// The sums of other nonzeros are added.
 struct Added {
-  const float* to;  // of the run
+  const float* to;  // at the place of the run
 
   vec operator()(vec sum, i64 i) const { return sum + load(to + i); }
   float operator()(float sum, i64 i) const { return sum + to[i]; }
@@ -65,7 +66,7 @@ inline void forward(const float* in, const Taps& taps, float* out, i64 at, const
   for (int t = 0; t < T; t++) store(out + at + kLanes * t, ending(sums[t], at + kLanes * t));
 }
 
-// The same for a number of vectors, from 1 to T, that is known when it runs.
+// The same for 1 to T vectors, a number that is known at run time only.
 template <int T, class Ending>
 inline void forward_up_to(int num, const float* in, const Taps& taps, float* out, i64 at,
                           const Ending& ending) {
@@ -86,8 +87,8 @@ inline void forward_tail(const float* in, const Taps& taps, float* out, i64 at, 
   for (int t = 0; t < width; t++) out[at + t] = ending(sums[t], at + t);
 }
 
-// Reads a run of the output's gradient once for both: for the input's gradient it is weighted by the
-// nonzero, for the nonzero's gradient by the input.
+// Each vector of the output's gradient is read once and used twice: times the nonzero for the
+// input's gradient, and times the input for the nonzero's gradient.
 template <int T>
 inline void backward(const float* grad, const Taps& taps, const float* in, float* grad_in,
                      float* grad_values) {
@@ -97,7 +98,7 @@ inline void backward(const float* grad, const Taps& taps, const float* in, float
     const float* from = grad + taps.offset[i];
     float* to = grad_values + static_cast<i64>(kLanes) * taps.slot[i];
     const vec value = broadcast(taps.value[i]);
-    vec even = load(to), odd = {};  // two sums, so that one addition need not wait for another
+    vec even = load(to), odd = {};  // two sums, so that additions need not wait for each other
     for (int t = 0; t < T; t++) {
       const vec g = in_register(load(from + kLanes * t));
       sums[t] += value * g;
@@ -134,8 +135,7 @@ inline void backward_tail(const float* grad, const Taps& taps, const float* in, 
 
 }  // namespace tiles
 
-// out[i] = what the ending makes of the sum over the taps of value * in[offset + i], for i in
-// [0, length).
+// Writes out[i] = ending(sum over the taps of value * in[offset + i]) for i in [0, length).
 template <class Ending = AsIs>
 inline void run_forward(const float* in, const Taps& taps, float* out, i64 length,
                         const Ending& ending = {}) {
@@ -152,8 +152,8 @@ inline void run_forward(const float* in, const Taps& taps, float* out, i64 lengt
   if (i < length) tiles::forward_tail(in, taps, out, i, static_cast<int>(length - i), ending);
 }
 
-// grad_in[i] = sum over the taps of value * grad[offset + i]; and to the kLanes sums at every tap's
-// slot of grad_values it adds grad[offset + i] * in[i], for i in [0, length).
+// For i in [0, length): writes grad_in[i] = sum over the taps of value * grad[offset + i], and adds
+// grad[offset + i] * in[i] to one of the kLanes sums at each tap's slot of grad_values.
 inline void run_backward(const float* grad, const Taps& taps, const float* in, float* grad_in,
                          float* grad_values, i64 length) {
   if (taps.count == 0) {

@@ -1,4 +1,4 @@
-// Copies between images of any layout and planes, in which neighbours along x lie side by side.
+// Copies between images of any layout and planes, whose pixels along x lie side by side.
 #pragma once
 
 #include <cstring>
@@ -12,7 +12,7 @@ typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 inline quad load_quad(const float* p) { return *reinterpret_cast<const quad*>(p); }
 inline void store_quad(float* p, quad a) { *reinterpret_cast<quad*>(p) = a; }
 
-// Four rows of four floats become four columns.
+// Transposes 4 x 4 floats.
 inline void transpose_quads(const float* from, i64 from_step, float* to, i64 to_step) {
   const quad a = load_quad(from), b = load_quad(from + from_step);
   const quad c = load_quad(from + 2 * from_step), d = load_quad(from + 3 * from_step);
@@ -30,12 +30,12 @@ inline void transpose_quads(const float* from, i64 from_step, float* to, i64 to_
 #endif
 }
 
-// Pixels and channels of images, somewhere in memory.
+// Some pixels and channels of an image, wherever they lie.
 struct Block {
   float* data;
   i64 pixel, channel;  // strides, in floats
 
-  // Copies channel after channel to `planes`, pitch floats apart, or from there.
+  // Copies to `planes`, one channel every `pitch` floats, or from there if not `pack`.
   template <bool pack>
   void copy(float* planes, i64 pitch, i64 num_pixels, i64 num_channels) const {
     if (pixel == 1) {
@@ -46,7 +46,7 @@ struct Block {
       }
       return;
     }
-    i64 whole = 0;  // pixels that are done four at a time, four channels at a time
+    i64 whole = 0;  // pixels that are done in blocks of 4 pixels x 4 channels
     if (channel == 1 && num_channels % 4 == 0) {
       for (; whole + 4 <= num_pixels; whole += 4) {
         for (i64 c = 0; c < num_channels; c += 4) {

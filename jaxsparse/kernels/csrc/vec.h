@@ -1,7 +1,7 @@
-// Vectors of floats as wide as the instruction set that this file is compiled for.
+// Vectors of floats, as wide as the registers of the instruction set that is compiled for.
 //
-// Wider vectors than the registers would spill, narrower ones would waste them; so everything that
-// is laid out in vectors asks here. The extensions used are those that GCC and Clang share.
+// Wider vectors would not fit in registers, and narrower ones would waste them. Only extensions
+// that GCC and Clang share are used.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,9 @@ namespace jaxsparse {
 
 using i64 = std::int64_t;
 
-// kTile: vectors that a loop over nonzeros holds as sums, enough to hide that an addition takes
-// several cycles. kPairTile: as many sums and as many inputs, so that all fit in the registers.
+// kTile: sums that a loop over nonzeros holds, in vectors; enough to hide that an addition takes
+// several cycles. kPairTile: the same for a loop that holds as many inputs beside its sums; all of
+// them must fit in the registers.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kTile = 8, kPairTile = 8;
 #elif defined(__AVX__)
@@ -29,7 +30,7 @@ inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec a) { *reinterpret_cast<vec*>(p) = a; }
 inline vec broadcast(float value) { return value - vec{}; }
 
-// The same vector, which the compiler must not load once more where it is used again.
+// Keeps a vector in a register, so that the compiler does not load it again for its second use.
 inline vec in_register(vec a) {
 #if defined(__AVX512F__)
   asm("" : "+v"(a));
@@ -41,16 +42,16 @@ inline vec in_register(vec a) {
   return a;
 }
 
-// Asks for floats that will be read soon.
+// Prefetches `num` floats.
 inline void prefetch(const float* p, i64 num) {
   for (i64 i = 0; i < num; i += 64 / static_cast<i64>(sizeof(float))) __builtin_prefetch(p + i);
 }
 
-// `then` where `of` is positive, else 0. Written so that NaN goes through.
+// `then` if `of` is positive or NaN, else 0.
 inline vec where_positive(vec of, vec then) { return of <= vec{} ? vec{} : then; }
 inline float where_positive(float of, float then) { return of <= 0 ? 0 : then; }
 
-// The lanes added up pairwise, in the same order everywhere.
+// Adds up the lanes pairwise, always in the same order.
 inline float sum(vec a) {
   float lanes[kLanes];
   store(lanes, a);
@@ -61,7 +62,8 @@ inline float sum(vec a) {
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
-// Of blocks of `width` lanes the first halves plus the second ones: a's, then b's.
+// Adds the second half of each block of `width` lanes to its first half: those of a, then those of
+// b.
 template <int width, int... I>
 inline vec halves(vec a, vec b, std::integer_sequence<int, I...>) {
   constexpr int half = width / 2;
@@ -69,7 +71,7 @@ inline vec halves(vec a, vec b, std::integer_sequence<int, I...>) {
   return low + __builtin_shufflevector(a, b, (I / half * width + half + I % half)...);
 }
 
-// n vectors, one after the other, of each of which kLanes / n lanes are left to be added up.
+// Folds n vectors, which lie one after the other, into one: kLanes / n lanes are left of each.
 template <int n>
 inline vec folded(const float* p) {
   if constexpr (n == 1) {
@@ -81,8 +83,8 @@ inline vec folded(const float* p) {
 }
 #endif
 
-// Adds to each float the sum of the lanes of its vector. Many at a time, as lane by lane the
-// processor waits longer than it adds; to the bit what `sum` gives.
+// Adds to to[i] the sum of the lanes of vector i, to the bit as `sum` gives it. kLanes vectors are
+// done together, since additions of one vector wait for each other.
 inline void add_sums(const float* vectors, i64 num, float* to) {
   i64 i = 0;
 #if defined(__clang__) || __GNUC__ >= 12

@@ -22,7 +22,7 @@ using namespace jaxsparse;
 
 namespace {
 
-// What a kernel must write over, all of it.
+// Floats that a kernel must overwrite, all of them.
 Floats unwritten(i64 size) { return Floats(size, std::numeric_limits<float>::quiet_NaN()); }
 
 // Args:
@@ -46,8 +46,8 @@ Axis random_axis(Random& random, i64 least = 1, i64 most = 12) {
   for (;;) {
     const i64 in = random.in(least, most), taps = random.in(1, 5), dilation = random.in(1, 2);
     const i64 pad = random.in(0, 4), after = random.in(0, 4), stride = random.in(1, 3);
-    const i64 room = in + pad + after - (taps - 1) * dilation - 1;
-    if (room >= 0) return {in, room / stride + 1, taps, stride, dilation, pad};
+    const i64 space = in + pad + after - (taps - 1) * dilation - 1;
+    if (space >= 0) return {in, space / stride + 1, taps, stride, dilation, pad};
   }
 }
 
@@ -58,8 +58,12 @@ Layer random_layer(Random& random) {
   const i64 outputs = random.chance(25) ? 4 * random.in(1, 8) : random.in(1, 37);
   const bool tall = random.chance(15);  // so many rows that some are done together
   const Axis y = tall ? random_axis(random, 30, 40) : random_axis(random);
-  return {batch,  groups * ((inputs + groups - 1) / groups),
-          groups * ((outputs + groups - 1) / groups), groups, y, random_axis(random)};
+  return {batch,
+          groups * ((inputs + groups - 1) / groups),
+          groups * ((outputs + groups - 1) / groups),
+          groups,
+          y,
+          random_axis(random)};
 }
 
 // Any order; some come twice.
@@ -80,7 +84,7 @@ Strides strides_of(bool channel_major, i64 batch, i64 channels, i64 y, i64 x) {
   return {y * x * channels, 1, x * channels, channels};
 }
 
-// By way of planes; of positions that rise both ways to the taps are one.
+// In planes. If the positions rise, both ways to make the taps must agree.
 Floats planes(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& nonzeros,
               const std::vector<std::int32_t>& positions, const Floats& in, const Strides& si,
               const Strides& so, i64 size, const Epilogue* epilogue = nullptr) {
@@ -94,8 +98,7 @@ Floats planes(xla::ffi::ThreadPool& pool, const Layer& layer, const Nonzeros& no
   const i64 num = static_cast<i64>(positions.size());
   if (rise(layer, positions.data(), num)) {
     same("outputs by positions that rise", out,
-         by(rising_forward_taps(pool, layer, packing, positions.data(), num,
-                                nonzeros.values)));
+         by(rising_forward_taps(pool, layer, packing, positions.data(), num, nonzeros.values)));
   }
   return out;
 }
@@ -162,7 +165,8 @@ void convolution(Random& random) {
   const std::vector<std::int32_t> positions = random_positions(random, layer);
   const Floats values = random.floats(positions.size());
   Nonzeros nonzeros;
-  const std::string problem = decode(layer, positions.data(), positions.size(), values.data(), nonzeros);
+  const std::string problem =
+      decode(layer, positions.data(), positions.size(), values.data(), nonzeros);
   if (!problem.empty()) fail(problem);
   const bool channel_major = random.chance(60);
   const By way = random_way(random, layer, channel_major);
@@ -243,8 +247,12 @@ NormResults run(int threads, const Norm& norm, const Floats& x, const Floats& sc
                 const Floats& bias, const Floats* shortcut, const Floats& grad) {
   xla::ffi::ThreadPool pool(threads);
   const i64 size = norm.channels * norm.size;
-  NormResults to{unwritten(size),          unwritten(norm.channels), unwritten(norm.channels),
-                 unwritten(size),          unwritten(norm.channels), unwritten(norm.channels),
+  NormResults to{unwritten(size),
+                 unwritten(norm.channels),
+                 unwritten(norm.channels),
+                 unwritten(size),
+                 unwritten(norm.channels),
+                 unwritten(norm.channels),
                  unwritten(shortcut ? size : 0)};
   norm_forward(pool, norm, x.data(), scale.data(), bias.data(),
                shortcut ? shortcut->data() : nullptr, to.y.data(), to.means.data(),

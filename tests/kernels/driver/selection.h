@@ -25,9 +25,14 @@ struct Scores {
 inline Scores random_scores(Random& random, bool half) {
   const i64 size = random.of({i64{0}, i64{1}, random.in(2, 600), random.in(1000, 200000)});
   const int kind = random.of({0, 1, 2}), share = random.of({0, 10, 60, 100});
-  Scores to{random.floats(size), std::vector<u16>(size), std::vector<u8>(size),
-            std::vector<u8>(size), std::vector<u8>(size, 7), half, random.chance(50)};
-  const float special[] = {0.0f, -0.0f, 1e-40f, -1e-40f, std::numeric_limits<float>::infinity(),
+  Scores to{random.floats(size),   std::vector<u16>(size),   std::vector<u8>(size),
+            std::vector<u8>(size), std::vector<u8>(size, 7), half,
+            random.chance(50)};
+  const float special[] = {0.0f,
+                           -0.0f,
+                           1e-40f,
+                           -1e-40f,
+                           std::numeric_limits<float>::infinity(),
                            -std::numeric_limits<float>::infinity(),
                            std::numeric_limits<float>::quiet_NaN()};
   for (i64 i = 0; i < size; i++) {
@@ -45,8 +50,9 @@ inline Scores random_scores(Random& random, bool half) {
   return to;
 }
 
-inline std::vector<std::int32_t> run(int threads, std::vector<Scores>& all, bool eligible, bool given,
-                              bool together, const std::vector<std::int32_t>& wanted) {
+inline std::vector<std::int32_t> run(int threads, std::vector<Scores>& all, bool eligible,
+                                     bool given, bool together,
+                                     const std::vector<std::int32_t>& wanted) {
   xla::ffi::ThreadPool pool(threads);
   std::vector<SelectLeaf> leaves;
   u32 start = 0;
@@ -65,7 +71,7 @@ inline std::vector<std::int32_t> run(int threads, std::vector<Scores>& all, bool
 
 // Sorts the candidates of a group by score, and those that tie by hash.
 inline void compare(const std::vector<Scores>& all, i64 first, i64 last, bool eligible, bool given,
-             std::int32_t wanted, const std::vector<std::int32_t>& num_nan) {
+                    std::int32_t wanted, const std::vector<std::int32_t>& num_nan) {
   struct Candidate {
     double score;
     u32 hash;
