@@ -77,7 +77,9 @@ def test_nothing_is_touched_where_all_are_damaged(tmp_path):
         save_checkpoint(tmp_path, n, small(n))
         cut(tmp_path / str(n) / "contents" / "metadata")
     before = content(tmp_path)
-    with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path} can be read; 2 cannot because"):
+    with pytest.raises(
+        ValueError, match=f"no checkpoint in {tmp_path} can be read; 2 cannot because"
+    ):
         restore_checkpoint(tmp_path, small())
     with pytest.raises(ValueError, match="2 cannot be read"):
         restore_masks(tmp_path)
