@@ -1,4 +1,4 @@
-"""Checks of options, each with one wording that names the option, its value and its range."""
+"""Checks of options; every message names the option, its value and its range in one wording."""
 
 import math
 from typing import Any
@@ -13,14 +13,14 @@ def check_whole(
     """Returns a whole number as Python's int.
 
     Args:
-      name: of the option.
+      name: name of the option.
       value: an integer of any type and width, but no bool, float or traced value.
-      least: the smallest allowed; None: no limit.
-      most: the largest allowed; None: no limit.
-      of: what is counted, for the message.
+      least: the smallest allowed value; None for no limit.
+      most: the largest allowed value; None for no limit.
+      of: what is counted, such as "steps", for the message.
 
     Raises:
-      ValueError: it is something else, or outside [least, most].
+      ValueError: the value is something else, or not in [least, most].
 
     >>> import numpy as np
     >>> check_whole("depth", np.uint8(34), 1)
@@ -44,16 +44,16 @@ def check_whole(
 
 
 def check_in(name: str, value: Any, interval: str) -> float:
-    """Returns a number that lies in an interval, as Python's float.
+    """Returns a number in an interval, as Python's float.
 
     Args:
-      name: of the option.
+      name: name of the option.
       value: a number.
-      interval: as in mathematics: "[0, 1)" has 0 and lacks 1, "(0, inf)" is any finite number above
-        0.
+      interval: an interval as in mathematics. "[0, 1)" contains 0 but not 1; "(0, inf)" contains
+        every finite number above 0.
 
     Raises:
-      ValueError: it is no number, or not in the interval; NaN is in none.
+      ValueError: the value is no number, is NaN, or is not in the interval.
 
     >>> check_in("sparsity", 0.9, "[0, 1)")
     0.9

@@ -77,7 +77,10 @@ def _slots(opt_state: PyTree, params: PyTree) -> Iterator[tuple[str, jax.Array, 
 
 
 def _countable(leaf: Any) -> Any:
-    """What `_is_set` takes: an array of JAX as it is, of others whether each entry is not 0."""
+    """The argument of `_is_set`: a JAX array itself, else bool, whether each entry is not 0.
+
+    JAX would cut other arrays to 32 bits, in which a small float64 is 0.
+    """
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) != 0
 
 

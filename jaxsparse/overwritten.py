@@ -1,7 +1,7 @@
 """Leaves whose gradient is their next value, such as Flax's fp8 scales.
 
-Flax keeps them in their own collection beside "params". What `jax.grad` returns for them is not a
-gradient but the new value (`flax.linen.fp8_ops`). The optimizer does not move them, so its state
+Flax keeps them in their own collection beside "params". For these leaves `jax.grad` returns the new
+value instead of a gradient (`flax.linen.fp8_ops`). The optimizer does not move them, so its state
 has slots for the other leaves only.
 """
 

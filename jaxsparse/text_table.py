@@ -1,14 +1,14 @@
-"""Tables as plain text: every printed table of the library is made here."""
+"""Tables as plain text; every printed table of the library is made here."""
 
 from collections.abc import Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]], align: str = "<") -> list[str]:
-    """Returns the lines of a table, its columns as wide as their widest cell.
+    """Returns the lines of a table; each column is as wide as its widest cell.
 
     Args:
       rows: the cells as text, the heading first; a row may lack cells at its end.
-      align: "<" (left) or ">" (right) for each column; columns beyond its end are right.
+      align: "<" (left) or ">" (right) for each column; columns beyond its end are right-aligned.
 
     >>> for line in text_table([["layer", "active"], ["conv1/kernel", "25"], ["fc", "1,000"]]):
     ...     print(line)

@@ -1,4 +1,4 @@
-"""A weight that is grown late takes Adam's first steps, and the others notice nothing."""
+"""A weight that is grown late takes Adam's first steps; the others do not change."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""An average of params over steps holds ghosts, weights dropped since, until it is masked."""
+"""An average of params over steps keeps weights that were dropped since, until it is masked."""
 
 import numpy as np
 import optax
@@ -62,7 +62,7 @@ def test_an_average_holds_ghosts_until_it_is_masked(kind, key):
 
 
 def test_the_average_of_a_kept_weight_forgets_its_former_life(key):
-    """With `event.kept` at every event, which leaves those alone that were never dropped."""
+    """Masking by `event.kept` at every event leaves weights alone that were never dropped."""
     masks, averages = run(key)
     _, forgetting = run(key, forget=True)
     old, new = averages["incremental_update"], forgetting["incremental_update"]

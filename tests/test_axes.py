@@ -1,4 +1,4 @@
-"""The rules that say what a leaf's axes are where nobody traces, and axes that are given."""
+"""The rules for a leaf's axes without tracing, and axes that are given."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +39,7 @@ CONV1D = ((1,), (2,), (0,), ())
         ("DenseGeneral_0/kernel", (16, 2, 32), TO_HEADS),
         ("DenseGeneral_12/kernel", (4, 8, 16), FROM_HEADS),
         ("linear_general/kernel", (7, 7, 64, 10), ((0, 1, 2), (3,), (), ())),
-        # Names alone make no attention: matrices, convolutions, other words.
+        # A name alone does not make it attention: matrices, convolutions, other words.
         ("attn/query/kernel", (768, 768), IN_OUT),
         ("attn/out/kernel", (768, 768), IN_OUT),
         ("query/kernel", (1, 64, 8), CONV1D),  # a convolution of width 1, as in SAGAN

@@ -20,7 +20,7 @@ def movement(w, g, key):
     return -w * g
 
 
-# Each makes the same thing at every call, out of arguments that are made anew.
+# Each makes an equal object at every call, from new arguments.
 MADE = {
     "dense": lambda: jaxsparse.dense(total_steps=9),
     "static": lambda: jaxsparse.static(sparsity=0.5, total_steps=9),
@@ -132,7 +132,7 @@ def test_states_of_the_same_parts_stack_and_are_compiled_once():
 
 
 def test_seeds_start_under_vmap():
-    """Drawn together they have the masks that each would have alone, and one step trains all."""
+    """Seeds drawn together have the masks that each has alone, and one step trains all of them."""
 
     def create(key):
         return jaxsparse.TrainState.create(

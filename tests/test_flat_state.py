@@ -1,4 +1,4 @@
-"""The flat form of a state: nested dicts lose no leaf, old paths find the leaf they were of."""
+"""The flat form of a state: nested dicts lose no leaf, and old paths find their leaf."""
 
 import pytest
 
@@ -30,9 +30,9 @@ def test_nested_dicts_lose_no_leaf(leaves, inner, outer):
         (["m/key", "m"], None, ["m/key", "m/value"]),
         (["m"], ["m/value"], ["m/value"]),  # its siblings are no leaves
         (["m"], ["m"], ["m"]),
-        # Others write it all.
+        # Other programs write every "value".
         (["k/value"], ["k"], ["k"]),
-        # A leaf that is there as it stands is not another one, and none is lost.
+        # A leaf whose path exists is not renamed, and none is lost.
         (["m", "m/value"], ["m", "m/value"], ["m", "m/value"]),
         (["m", "m/value"], ["m/value"], ["m", "m/value"]),
         (["m", "m/value", "m/key"], None, ["m", "m/value", "m/key"]),

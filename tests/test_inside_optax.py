@@ -1,4 +1,4 @@
-"""What is found inside optax transformations: who takes masks, and which optimizers they are of.
+"""The inside of optax transformations: which take masks, and which optimizers they contain.
 
 That what is refused must be refused, and what is not converges, is in test_optimizers.py.
 """
@@ -16,7 +16,7 @@ PARAMS = {"kernel": jnp.ones((2, 3))}
 
 
 def seen(*, takes_others, own=False):
-    """A transformation that says which extra arguments it was handed, and the list of these."""
+    """A transformation that records its extra arguments, and the list of records."""
     handed = []
 
     def others(updates, state, params=None, **extra):

@@ -152,7 +152,7 @@ def test_apply_mask_gives_positive_zero_for_everything():
 
 
 def test_apply_mask_has_the_derivative_of_a_mask():
-    """It works on bits, which have none of their own."""
+    """It works on bits, which have no gradient of their own."""
     mask = jnp.array([False, True, True])
     f = lambda x: (apply_mask(x, mask) ** 3).sum()
     x = jnp.array([2.0, 3.0, -1.0])

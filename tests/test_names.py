@@ -1,4 +1,4 @@
-"""What the default rules prune, over the names that people and libraries give to their leaves."""
+"""The leaves that are pruned by default, for the names that people and libraries give to leaves."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 import jaxsparse
 from jaxsparse.names import is_weight, says
 
-# Every line: what the default does with a leaf, its path, its shape. Names are those of the
+# Each line: the decision of the default for a leaf, its path, its shape. The names are those of the
 # libraries; a few leaves stand for each kind of network.
 NETWORKS = {
     # --- Flax linen

@@ -35,7 +35,7 @@ def drawn_masks(seed):
 
 
 def outputs(params):
-    """Two layers of a network, each with inputs of its own: what they learn is known."""
+    """Two layers with inputs of their own, so that the weights that they learn are known."""
     kernel = params["conv"]["kernel"].reshape(18, 4)
     return IMAGES @ kernel + params["conv"]["bias"][None], VECTORS @ params["blocks"][0]["kernel"]
 
@@ -91,7 +91,7 @@ def slots_by_path(tx, opt_state, params):
 
 
 def floats(tree):
-    """The leaves that chex can compare: it knows no typed keys."""
+    """The leaves that chex can compare, which excludes typed keys."""
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
 
@@ -151,7 +151,7 @@ def test_it_converges_with_events_as_without(name):
 
 
 def assert_restarted(tx, params, opt_state, event):
-    """What is not kept is as at the start: weights at 0, slots as the optimizer makes them."""
+    """Weights that are not kept are 0, and their slots are as `init` makes them."""
     grown = by_path(jax.tree.map(lambda mask, kept: mask & ~kept, event.masks, event.kept))
     assert sum(leaf.sum() for leaf in grown.values()) > 20
     assert not any(leaf[grown[path]].any() for path, leaf in by_path(params).items())
@@ -190,7 +190,7 @@ REFUSED = {
         "cannot tell which parts of this optimizer's state",
     ),
     "flatten": (optax.flatten(ADAM), "cannot tell which parts of this optimizer's state"),
-    "acprop": (ACPROP, f"acprop {EARLY}, so that a weight that an event grows .*; take optax.adab"),
+    "acprop": (ACPROP, f"acprop {EARLY}, so that a weight that an event grows .*; use optax.adab"),
     "acprop by itself": (contrib.scale_by_acprop(), f"optax.contrib.acprop {EARLY}"),
     "acprop in a chain": (optax.chain(optax.clip(1.0), ACPROP), EARLY),
     "acprop of matrices": (optax.partition({"matrix": ACPROP, "vector": MOMENTUM}, labels), EARLY),
@@ -217,7 +217,7 @@ def test_lookahead_is_refused_with_its_own_pair_of_params_too():
 
 
 def test_gradients_per_example_go_ahead_of_masked():
-    """Differential privacy: what sums over examples comes first, and `masked` sees the sum."""
+    """Differential privacy: the sum over examples comes first, and `masked` sees the sum."""
     params = fill({"kernel": shape(2, 3)}, 0)
     masks = jax.tree.map(lambda x: x > 0, params)
     grads = jax.tree.map(lambda x: jnp.stack([x, x]), params)

@@ -53,7 +53,7 @@ class Boxed(nn.Module):
 @pytest.mark.parametrize(
     ("tree", "paths"),
     [
-        # What people call "value" is a name.
+        # "value" beside others is a name that people chose.
         ({"mem": {"key": 1, "value": 2}}, ["mem/key", "mem/value"]),
         ({"mem": Memory(1, 2)}, ["mem/key", "mem/value"]),
         ({"mem": Memory(None, 2)}, ["mem/value"]),  # a hole beside it, as in a part of a model
@@ -89,7 +89,7 @@ def test_check_finds_the_slots_of_a_leaf_called_value():
     params = {"mem": {"key": jnp.ones(2), "value": jnp.ones(2)}}
     masks = {"mem": {"key": jnp.ones(2, bool), "value": jnp.array([True, False])}}
     params = jaxsparse.apply_masks(params, masks)
-    # Not a tree like params, as under optax.masked: names alone say which slot is whose.
+    # Not a tree like params, as under optax.masked: only names tell which slot belongs to what.
     jaxsparse.check(params, {"mu": {"mem": {"key": jnp.ones(2), "value": jnp.zeros(2)}}}, masks)
     with pytest.raises(ValueError, match="optimizer slot mu/mem/value: 1 of 1 inactive"):
         jaxsparse.check(params, {"mu": {"mem": {"key": None, "value": jnp.ones(2)}}}, masks)

@@ -1,4 +1,4 @@
-"""Loops of one's own: what a method asks of a loop is done, and what is forgotten is said."""
+"""Own training loops: the optimizer does what a method asks, and reports what a loop forgets."""
 
 import functools
 
@@ -60,7 +60,7 @@ def test_it_is_the_train_state_bit_for_bit(name):
 
 
 def test_events_of_rigl_leave_the_optimizer_out_and_snfs_observes():
-    """By hand: the momentum is not moved at an event, and the average is at every step."""
+    """By hand: an event does not move the momentum, and every step moves the average."""
     method = METHODS["snfs"]
     tx = jaxsparse.masked(optax.sgd(0.1, momentum=0.9))
     params, key = PARAMS, jax.random.key(5)

@@ -164,7 +164,7 @@ def test_rigl_can_take_the_step_as_well():
 
 
 def test_the_event_sees_the_gradient_of_this_batch_at_the_weights_before_the_step():
-    """A loss that is linear in w: the largest coefficient of this batch wins, not of the last."""
+    """The loss is linear in w: the largest coefficient of this batch wins, not of the last one."""
     params = {"kernel": jnp.array([[1.0, 0.5, 2.0, 3.0]])}
     masks = {"kernel": jnp.array([[True, True, False, False]])}
     method = rigl(drop_fraction=0.7, skip_step=False)
@@ -282,7 +282,7 @@ def test_given_masks_have_the_pattern():
     bad = rigl().init(jax.random.key(0), params)
     with pytest.raises(ValueError, match="masks at Dense_0/kernel: .* 5x2 allows 0 or 10 "):
         make(method, params=params, masks=bad)
-    # Traced masks cannot be looked at.
+    # The pattern of traced masks cannot be checked.
     jax.eval_shape(lambda masks: make(method, params=params, masks=masks), bad)
 
 

@@ -1,4 +1,4 @@
-"""What `masked` does to a step, where it stands among other transformations; `apply_event`.
+"""`masked`: its effect on a step, and its place among other transformations; `apply_event`.
 
 That it holds for every optimizer is in test_optimizers.py.
 """
@@ -115,7 +115,7 @@ def test_clipping_inside_sees_the_masked_norm_and_outside_the_dense_norm():
 
 
 def test_what_comes_after_masked_can_undo_it():
-    """Noise before it is zeroed with the gradient, inside it is landed on, after it stays."""
+    """Noise chained before `masked` is masked, inside it is removed again, after it stays."""
     params = fill({"kernel": shape(4, 6)}, 0)
     masks = jax.tree.map(lambda x: x > 0, params)
     params = jaxsparse.apply_masks(params, masks)
@@ -204,7 +204,7 @@ def test_other_extra_arguments_reach_the_inner_transformation():
 
 
 def test_an_event_restarts_what_is_not_kept():
-    """Three classes of specification 1.5: kept, regrown from outside, pruned and regrown."""
+    """Three classes of weights: kept, regrown from outside, pruned and regrown."""
     tx = jaxsparse.masked(optax.adam(0.1))
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]]), "bias": jnp.array([5.0])}
     full = jax.tree.map(lambda x: jnp.full_like(x, 7), tx.init(params))

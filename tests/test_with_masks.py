@@ -1,4 +1,4 @@
-"""`with_masks`: a train state class of a script carries masks, and keeps what it has of its own."""
+"""`with_masks` adds masks to a train state class of a script, which keeps its own fields."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ X = jnp.asarray(np.random.default_rng(1).normal(size=(16, 6)), jnp.float32)
 
 
 class Plain(train_state.TrainState):
-    """A class as scripts have it: a key for dropout, an average kept by its own step."""
+    """A class as in scripts: a key for dropout, and an average that its own step updates."""
 
     key: jax.Array
     average: Any

@@ -1,4 +1,4 @@
-"""Models that come and go: safetensors files, compiled forward passes, PyTorch's state dicts."""
+"""Import and export of models: safetensors files, compiled forward passes, PyTorch state dicts."""
 
 from jaxsparse.export.files import load_safetensors, save_safetensors
 from jaxsparse.export.forward import export_forward

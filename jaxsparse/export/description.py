@@ -1,10 +1,10 @@
-"""What a file says of itself, in one entry of its metadata: its sparse leaves, and checksums.
+"""A file's description of itself: one entry of its metadata, with sparse leaves and checksums.
 
 The entry is JSON: {"version": 1, "sparse": {path: {"form", "shape", "outputs"}}, "crc32": "..."}. A
-leaf has "outputs" if the rows of `Csr` are others than the last axis: that is version 2 of the
-format. "crc32" has eight hexadecimal digits for `sparse` and eight for each tensor in the order of
-names, over its name, dtype, shape and bytes. Files from before the checksums lack it, those of
-other programs the whole entry; they are read unchecked.
+leaf has "outputs" if the rows of its `Csr` are not the last axis; the file then has version 2 of
+the format. "crc32" has eight hexadecimal digits for "sparse", then eight for each tensor in the
+order of names, over its name, dtype, shape and bytes. Files older than the checksums lack "crc32",
+and files of other programs lack the entry; both are read unchecked.
 """
 
 import json
@@ -19,17 +19,17 @@ from jaxsparse.export.sizes import Form
 
 KEY = "jaxsparse"
 _VERSION = 2
-# An entry of ours, whatever damage has done to its key.
+# The text of an entry of ours; damage may have changed its key.
 _OURS = re.compile(r'\{"version":\d+,"sparse":\{.*\},"crc32":"[0-9a-f]*"\}')
 
 
 class SparseLeaf(NamedTuple):
-    """What the metadata say of a sparse leaf.
+    """The description of a sparse leaf in the metadata.
 
     Attributes:
-      form: of its tensors.
-      shape: its shape.
-      outputs: as in `Csr`.
+      form: form of its tensors, "csr" or "bits".
+      shape: shape of the leaf.
+      outputs: axes of the rows, as in `Csr`; None for the last axis.
     """
 
     form: Form
@@ -38,10 +38,10 @@ class SparseLeaf(NamedTuple):
 
 
 def describe(tensors: Mapping[str, np.ndarray], sparse: Mapping[str, SparseLeaf]) -> str:
-    """Returns the entry.
+    """Returns the entry of the metadata as text.
 
     Args:
-      tensors: all of the file, by name.
+      tensors: all tensors of the file, by name.
       sparse: the sparse leaves, by path.
     """
     said = {path: _said(leaf) for path, leaf in sparse.items()}
@@ -56,14 +56,14 @@ def describe(tensors: Mapping[str, np.ndarray], sparse: Mapping[str, SparseLeaf]
 def described(
     metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> dict[str, SparseLeaf]:
-    """Returns the sparse leaves by path, after a look at the checksums.
+    """Returns the sparse leaves by path, after a check of the checksums.
 
     Args:
-      metadata: of the file.
-      tensors: all of the file, by name.
+      metadata: metadata of the file.
+      tensors: all tensors of the file, by name.
 
     Raises:
-      ValueError: the entry is damaged or of a later version, or a checksum differs.
+      ValueError: the entry is damaged or has a later version, or a checksum differs.
     """
     for key, text in metadata.items():
         if key != KEY and _OURS.fullmatch(text):
@@ -112,7 +112,7 @@ def _check(written: Any, checksums: Mapping[str, str]) -> None:
 def _checksums(
     tensors: Mapping[str, np.ndarray], sparse: Mapping[str, SparseLeaf]
 ) -> dict[str, str]:
-    """Eight hexadecimal digits for the metadata and for each tensor, in the order of names."""
+    """Eight hexadecimal digits for the metadata, then for each tensor in the order of names."""
     said = json.dumps({path: _said(leaf) for path, leaf in sparse.items()}, sort_keys=True)
     found = {f"metadata {KEY!r}": zlib.crc32(said.encode())}
     for name, tensor in sorted(tensors.items()):

@@ -1,16 +1,16 @@
-"""Models as safetensors files: dense, or as large as their active weights.
+"""Models as safetensors files: dense, or with active weights only.
 
 Tensors are named by the path of their leaf. A leaf whose mask is all True is one tensor,
-"Dense_0/bias". Of any other leaf only the active weights are written, as "Dense_0/kernel.values" in
-the order of `Csr`, and which they are in the smaller of two forms:
+"Dense_0/bias". For any other leaf only the active weights are written, as "Dense_0/kernel.values"
+in the order of `Csr`. Their positions are written in the smaller of two forms:
 
     csr     "Dense_0/kernel.indices" and ".indptr", as in `Csr`
     bits    "Dense_0/kernel.bits", one bit per weight in the order of `Csr`, packed by np.packbits
 
-With 16-bit indices csr is the smaller one below a density of about 1/16, with 8-bit ones below 1/8.
-The entry "jaxsparse" of the file's metadata holds the form and shape of every such leaf, its output
-axes if they are others than the last one, and checksums of everything that `load_safetensors`
-returns (see description.py).
+With 16-bit indices, csr is smaller below a density of about 1/16; with 8-bit indices below 1/8. The
+entry "jaxsparse" of the file's metadata holds the form and shape of every such leaf, its output
+axes if they are not the last one, and checksums of everything that `load_safetensors` returns (see
+description.py).
 """
 
 import json
@@ -33,7 +33,7 @@ from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
-# The format's names of dtypes that NumPy has, with those that JAX adds to it.
+# The format's names of the dtypes of NumPy, including those that JAX adds.
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -62,29 +62,29 @@ def save_safetensors(
     metadata: Mapping[str, str] | None = None,
     axes: AxesByPath | None = None,
 ) -> SizeReport:
-    """Writes a model and returns how large it is; print the result for a table.
+    """Writes a model to a file and returns its sizes; print the result for a table.
 
-    Without masks every leaf is written dense, for any program that reads safetensors; within this
-    library params are stored masked, so inactive weights are 0. With masks only active weights are
-    written, and `load_safetensors` gives back both trees bit for bit, active weights that are
-    0 included. What is off the mask is not written.
+    Without masks every leaf is written dense, for any program that reads safetensors. (Within this
+    library params are stored masked, so inactive weights are 0.) With masks only active weights are
+    written, and `load_safetensors` returns both trees bit for bit, including active weights that
+    are 0. Values off the mask are not written.
 
-    The file appears whole or not at all, and replaces one that is there, as in `safetensors`
-    itself. The same trees give the same bytes (but metadata of one's own comes in any order).
+    The file is written completely or not at all, and replaces an existing file, as in `safetensors`
+    itself. The same trees give the same bytes, except that your own metadata may come in any order.
 
     Args:
-      path: the file; its folder exists.
+      path: the file; its folder must exist.
       params: any pytree of arrays. bfloat16 and 8-bit floats are written as such, scalars with
         shape ().
-      masks: bool, the structure and shapes of params, or None.
+      masks: bool, the structure and shapes of params; None writes all leaves dense.
       metadata: strings to keep in the file's header, under any name but "jaxsparse".
-      axes: what the outputs of a leaf are, by path, as in `to_csr_tree`. It changes the order of
-        the values in the file, and nothing of what is read back.
+      axes: the output axes of leaves, by path, as in `to_csr_tree`. They change the order of values
+        in the file, but not what is read back.
 
     Raises:
       ImportError: safetensors is not installed.
-      ValueError: trees that differ, a dtype that the format lacks, a name that is taken, or
-        metadata that is not strings.
+      ValueError: trees differ, the format lacks a dtype, two tensors have one name, or metadata are
+        not strings.
 
     >>> import tempfile
     >>> params = {"kernel": jnp.zeros((64, 64)).at[3].set(1.0), "bias": jnp.zeros(64)}
@@ -108,7 +108,7 @@ def save_safetensors(
         csr = None if mask.all() else to_csr(weights, mask, axes_of(name, mask.shape, axes or {}))
         form, parts = compressed(weights, mask, csr)
         for suffix, part in parts.items():
-            if name + suffix in tensors or name == "__metadata__":  # which is the header's own
+            if name + suffix in tensors or name == "__metadata__":  # of the header
                 raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
             tensors[name + suffix] = part
         if csr is not None:
@@ -125,24 +125,25 @@ def save_safetensors(
 def load_safetensors(
     path: str | os.PathLike, *, like: PyTree | None = None
 ) -> tuple[PyTree, PyTree]:
-    """Reads (params, masks) as `save_safetensors` wrote them, or dense tensors of any program.
+    """Reads (params, masks) from a file of `save_safetensors`, or dense tensors of any program.
 
     Args:
       path: the file.
-      like: a tree of params, or of `jax.ShapeDtypeStruct`, whose containers the result has; its
-        paths and shapes are compared with the file's. None gives nested dicts, which is what linen
-        has: "Dense_0/kernel" is {"Dense_0": {"kernel": ...}}; one array without a name is itself.
+      like: a tree of params, or of `jax.ShapeDtypeStruct`, whose containers the result will have.
+        Its paths and shapes must be those of the file. None gives nested dicts, as in linen:
+        "Dense_0/kernel" becomes {"Dense_0": {"kernel": ...}}. A single array without a name is
+        returned as itself.
 
     Returns:
       params and masks of NumPy arrays, exact in every dtype; `jax.device_put` places them. A leaf
-      that was written dense has a mask that is all True (`masks_from_params` knows better for a
-      sparse model from elsewhere).
+      that was written dense has a mask that is all True (use `masks_from_params` for a sparse model
+      from elsewhere).
 
     Raises:
       ImportError: safetensors is not installed.
-      ValueError: the file is damaged, is something else, or does not fit `like`; names the file,
-        the leaf and what is wrong. What `save_safetensors` wrote has checksums; in files of other
-        programs, and of versions before them, a wrong value goes unnoticed.
+      ValueError: the file is damaged, is no safetensors file, or does not fit `like`; names the
+        file, the leaf and what is wrong. Files of `save_safetensors` have checksums. In files of
+        other programs, and of versions before the checksums, a wrong value is not noticed.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -158,7 +159,7 @@ def load_safetensors(
 
 
 def _parsed(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, SparseLeaf]]:
-    """All tensors by name, and what the metadata say of the sparse leaves."""
+    """All tensors by name, and the descriptions of the sparse leaves."""
     package = _safetensors()
     try:
         entries = package.deserialize(data)
@@ -184,7 +185,7 @@ def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
 def _array(path: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError(f"params at {path} is a random key; write jax.random.key_data of it")
-    # In C order: safetensors writes the memory of an array as it lies, without a look at strides.
+    # In C order: safetensors writes the memory of an array as it is and ignores its strides.
     array = np.asarray(leaf, order="C")
     if array.dtype.name not in _DTYPES.values():
         raise ValueError(

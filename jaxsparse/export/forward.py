@@ -1,4 +1,4 @@
-"""The forward pass as one file: compiled by `jax.export`, with the active weights in it."""
+"""The forward pass as one file: exported by `jax.export`, with the active weights inside."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def export_forward(
     symbolic_batch: bool = True,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> jax.export.Exported:
-    """Lowers a forward pass with its weights in it: a program that needs neither model nor params.
+    """Exports a forward pass together with its weights: a program that needs no model or params.
 
         exported = export_forward(lambda p, x: model.apply({"params": p}, x), params, images)
         path.write_bytes(exported.serialize())
@@ -27,38 +27,38 @@ def export_forward(
         exported = jax.export.deserialize(bytearray(path.read_bytes()))  # needs jax alone
         logits = jax.jit(exported.call)(images)
 
-    A leaf that is mostly 0 goes in as its other values and their positions, and the program fills
-    the kernel before it runs; so the file is about as large as the active weights, 8 bytes for each
-    one in float32. A leaf of which half or more is left goes in dense. Masks play no part: inactive
-    weights are 0 in params, and an active weight of 0 makes no difference to a forward pass. It
-    does not run any faster than the dense model.
+    A leaf that is mostly 0 is stored as its other values and their positions, and the program fills
+    the kernel before it runs. The file is thus about as large as the active weights: 8 bytes for
+    each one in float32. A leaf with half or more of its values not 0 is stored dense. Masks are not
+    needed: inactive weights are 0 in params, and an active weight of 0 makes no difference to a
+    forward pass. The program is not faster than the dense model.
 
-    The weights are constants of the program, not arguments, so that one file is the whole model. On
-    CPU its results are those of `jax.jit(lambda x: forward(params, x))` to the bit. With weights as
-    arguments XLA may sum in another order, and results differ by rounding; where that matters, or
-    one program is to serve many weights, export (params, inputs) with `jax.export` itself, which is
-    exact, and save params beside it (`examples/export_model.py` does both).
+    The weights are constants of the program, not arguments, so one file is the whole model. On CPU
+    its results equal those of `jax.jit(lambda x: forward(params, x))` to the bit. If weights were
+    arguments, XLA might sum in another order, and results would differ by rounding. If you need the
+    results of `jax.jit(forward)` exactly, or one program for many weights, export (params, inputs)
+    with `jax.export` and save params beside it (`examples/export_model.py` does both).
 
-    Nothing in the file vouches for its bytes: JAX runs a program with a flipped bit in its weights
-    without a word (93 of 120 trials). Keep `hashlib.sha256(data).hexdigest()` beside it, and
-    compare before `deserialize`.
+    The file has no checksum: JAX runs a program with a flipped bit in its weights without an error
+    (93 of 120 trials). Keep `hashlib.sha256(data).hexdigest()` beside it, and compare it before
+    `deserialize`.
 
     Args:
       forward: function of (params, *inputs).
-      params: any pytree of arrays, stored masked. A Python number stays one, so that it gives way
-        to the dtype of what it meets, as it does in the model.
-      *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`, for their shapes and dtypes.
-      symbolic_batch: the first axis of every input is a batch of any size, the same for all. Where
-        False, or where an input has a symbolic shape already, shapes are as given.
-      platforms: what the program runs on, of "cpu", "cuda", "rocm" and "tpu"; it takes none of them
-        to export for them.
+      params: any pytree of arrays, stored masked. A Python number stays a Python number, so that
+        its dtype still follows the other operand, as in the model.
+      *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`; only their shapes and dtypes are used.
+      symbolic_batch: whether the first axis of every input is a batch of any size, the same for
+        all. If False, or if an input has a symbolic shape already, shapes are as given.
+      platforms: platforms that the program runs on, from "cpu", "cuda", "rocm" and "tpu". None of
+        them is needed for the export.
 
     Returns:
-      The exported function of inputs alone. To serialize it JAX needs the package flatbuffers,
-      which `pip install 'jaxsparse[export]'` brings.
+      The exported function of the inputs. To serialize it, JAX needs the package flatbuffers, which
+      `pip install 'jaxsparse[export]'` installs.
 
     Raises:
-      ValueError: no platform, or one that is none of the four.
+      ValueError: platforms is empty, or holds something else.
 
     >>> params = {"kernel": jnp.zeros((1000, 1000)).at[:, 0].set(1.0)}
     >>> exported = export_forward(lambda p, x: x @ p["kernel"], params, jnp.ones((1, 1000)))
@@ -83,12 +83,12 @@ def export_forward(
 
 
 def _filler(leaf: Any) -> Callable[[], Any]:
-    """A function that makes the leaf, of as few constants as it takes."""
-    # Python's numbers and what is made of them have weak types, which NumPy does not know.
+    """A function that makes the leaf from as few constants as possible."""
+    # Python's numbers, and arrays made from them, have weak types, which NumPy does not know.
     if isinstance(leaf, bool | int | float | complex) or getattr(leaf, "weak_type", False):
         return lambda: leaf
     array = np.asarray(leaf, order="C")
-    # By bit pattern, so that -0.0 stays what it is.
+    # Compared by bits, so that -0.0 stays -0.0.
     kept = array.reshape(-1, 1).view(np.uint8).any(axis=1)
     positions = np.flatnonzero(kept).astype(np.int32)
     if array.size >= 2**31 or len(positions) * (4 + array.itemsize) >= array.nbytes:

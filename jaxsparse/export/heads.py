@@ -1,9 +1,9 @@
-"""Kernels of several input or output axes in PyTorch's layouts, where they are matrices.
+"""Kernels with several input or output axes, which are matrices in PyTorch.
 
-An attention's query is (in, heads, features) in Flax and its output (heads, features, out); in
-PyTorch both are Linear's (out, in), heads and features joined. `torch.nn.MultiheadAttention` has
-query, key and value in one more matrix, "in_proj_weight", a third of the rows for each; their
-biases likewise.
+In Flax an attention's query is (in, heads, features), and its output (heads, features, out). In
+PyTorch both are matrices (out, in), with heads and features joined. `torch.nn.MultiheadAttention`
+joins query, key and value into one matrix "in_proj_weight", each a third of the rows, and their
+biases into one vector in the same way.
 """
 
 import re
@@ -20,13 +20,13 @@ _PART = re.compile(
 
 
 def as_tensor(path: str, x: np.ndarray, axes: AxesByPath | None = None) -> np.ndarray | None:
-    """Returns a leaf as PyTorch's matrix or vector; None: it has the form of any other leaf.
+    """Returns a leaf as PyTorch's matrix or vector, or None if it needs no such change.
 
     Args:
-      path: of the leaf.
+      path: path of the leaf.
       x: the leaf.
-      axes: what its axes are, by path, from `kernel_axes` or by hand; leaves without an entry, and
-        all where it is None, go by the rules of `jaxsparse.axes`.
+      axes: axes by path, from `kernel_axes` or by hand. Leaves without an entry follow the rules of
+        `jaxsparse.axes`; so do all leaves if None.
 
     >>> as_tensor("attn/query/kernel", np.zeros((768, 12, 64))).shape
     (768, 768)
@@ -43,12 +43,12 @@ def as_tensor(path: str, x: np.ndarray, axes: AxesByPath | None = None) -> np.nd
 def as_leaf(
     path: str, tensor: np.ndarray, shape: tuple[int, ...], axes: AxesByPath | None = None
 ) -> np.ndarray | None:
-    """Returns what a leaf of some shape has in PyTorch's matrix or vector; None: it is none of it.
+    """Returns the leaf inside PyTorch's matrix or vector, or None if the shapes do not fit.
 
     Args:
-      path: of the leaf.
-      tensor: (out, in), or (out,) of a bias; of query, key and value all three may be in it.
-      shape: of the leaf.
+      path: path of the leaf.
+      tensor: (out, in), or (out,) for a bias. It may hold query, key and value together.
+      shape: shape of the leaf.
       axes: as in `as_tensor`.
 
     >>> as_leaf("attn/key/kernel", np.zeros((3 * 768, 768)), (768, 12, 64)).shape
@@ -74,7 +74,7 @@ def as_leaf(
 
 
 def part_of_three(path: str) -> int | None:
-    """Returns which of query, key and value a leaf belongs to, by its module's name, or None.
+    """Returns 0, 1 or 2 for a leaf of query, key or value, by its module's name; else None.
 
     >>> part_of_three("attn/query/kernel"), part_of_three("attn/v_proj/bias")
     (0, 2)
@@ -84,7 +84,7 @@ def part_of_three(path: str) -> int | None:
 
 
 def stacked(paths: Sequence[str], tensors: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Returns query, key and value as one tensor, in this order; None: they are not these three."""
+    """Returns query, key and value as one tensor, in this order, or None for other leaves."""
     order = {part_of_three(path): i for i, path in enumerate(paths)}
     if len(paths) != 3 or set(order) != {0, 1, 2}:
         return None

@@ -1,16 +1,16 @@
-"""Masks and weights out of a PyTorch state dict; PyTorch is not imported. `to_pytorch` goes back.
+"""Masks and weights from a PyTorch state dict. PyTorch is not imported. See also `to_pytorch`.
 
 Shapes are compared leaf by leaf, but some differences do not show in a shape:
 
     The first dense layer after a convolution. PyTorch flattens channels first, Flax channels last,
-    so the rows of that kernel come in another order. Permute them in `layout`.
-    A transposed convolution has its channels the other way round, and its taps in reverse: for
+    so the rows of that kernel have another order. Permute them in `layout`.
+    A transposed convolution. Its channels are swapped, and its taps reversed. For
     `flax.linen.ConvTranspose` return `np.flip(x, (2, 3)).transpose(2, 3, 0, 1)` from `layout`, and
-    on the way to PyTorch `np.flip(x.transpose(2, 3, 0, 1), (2, 3))`.
-    Two layers of one shape. Nothing but the names tells them apart.
+    in the direction of PyTorch `np.flip(x.transpose(2, 3, 0, 1), (2, 3))`.
+    Two layers of equal shape. Only their names tell them apart.
 
-A kernel with heads takes PyTorch's matrix, and its bias the vector, `heads` says how: rename query,
-key and value all to "in_proj_weight" where PyTorch has them in one.
+A kernel with heads is read from PyTorch's matrix, and its bias from a vector; see `heads`. If
+PyTorch joins query, key and value, rename all three to "in_proj_weight".
 """
 
 import re
@@ -33,11 +33,11 @@ Layout: TypeAlias = Callable[[str, np.ndarray], np.ndarray]
 def to_jax_layout(path: str, x: np.ndarray) -> np.ndarray:
     """Moves PyTorch's leading (out, in) axes to the end, as (in, out).
 
-    Linear (out, in) becomes (in, out), a convolution OIHW becomes HWIO, in one to three dimensions,
-    grouped and depthwise ones too. Vectors and leaves named "embedding" stay as they are.
+    Linear (out, in) becomes (in, out). A convolution OIHW becomes HWIO; so do those of one and
+    three dimensions, grouped and depthwise ones. Vectors and leaves named "embedding" stay.
 
     Args:
-      path: of the leaf in params.
+      path: path of the leaf in params.
       x: the tensor of the state dict.
 
     >>> to_jax_layout("Conv_0/kernel", np.zeros((64, 3, 7, 5))).shape
@@ -50,7 +50,7 @@ def to_torch_layout(path: str, x: np.ndarray) -> np.ndarray:
     """The inverse of `to_jax_layout`: moves the trailing (in, out) axes to the front, as (out, in).
 
     Args:
-      path: of the leaf in params.
+      path: path of the leaf in params.
       x: the leaf.
 
     >>> to_torch_layout("Conv_0/kernel", np.zeros((7, 5, 3, 64))).shape
@@ -72,31 +72,31 @@ def masks_from_torch(
     layout: Layout = to_jax_layout,
     axes: AxesByPath | None = None,
 ) -> PyTree:
-    r"""Returns masks for `params` out of a PyTorch model's state dict, or of a dict of its masks.
+    r"""Returns masks for `params` from a PyTorch model's state dict, or from a dict of its masks.
 
-    The mask of a leaf whose name there is "conv1.weight" is the entry "conv1.weight_mask" that
-    `torch.nn.utils.prune` makes, if there is one; else it is True where "conv1.weight" is not 0,
-    which serves models stored masked and dicts from names to masks of 0 and 1 alike.
+    If a leaf is called "conv1.weight" in PyTorch, its mask is the entry "conv1.weight_mask" that
+    `torch.nn.utils.prune` makes. Without such an entry, the mask is True where "conv1.weight" is
+    not 0. This serves models stored masked, and dicts from names to masks of 0 and 1.
 
         rename = [(r"Conv_(.*)/kernel", r"conv\1.weight"), (r"Dense_0/kernel", "fc.weight")]
         masks = masks_from_torch(torch.load("model.pt"), params, rename=rename)
 
     Args:
-      state_dict: names to arrays: torch tensors on any device, or anything NumPy takes.
+      state_dict: arrays by name: torch tensors on any device, or anything NumPy accepts.
       params: the tree that the masks are for; arrays or `jax.ShapeDtypeStruct`.
       rename: gives the PyTorch name of a leaf by its path: a function, a dict, or ordered
         (regex, replacement) pairs as in `re.sub`, of which the first whose regex matches the whole
-        path counts. None: dots for slashes, and "weight" for kernel, scale and embedding.
-      prunable: as in `prunable_paths`; other leaves are all True.
+        path is used. None replaces slashes by dots, and kernel, scale and embedding by "weight".
+      prunable: as in `prunable_paths`; the masks of other leaves are all True.
       layout: (path, tensor) -> array in the shape of the leaf. The default is for Flax; Equinox has
-        PyTorch's layouts, `lambda path, x: x`. Read the top of this module for what shapes hide.
-      axes: what the axes of a leaf are that is a matrix in PyTorch and has more axes here, by path,
-        from `kernel_axes` or by hand; None: the rules of `jaxsparse.axes`.
+        PyTorch's layouts, `lambda path, x: x`. See the top of this module for what shapes hide.
+      axes: axes by path, from `kernel_axes` or by hand, for leaves that are matrices in PyTorch and
+        have more axes here. None uses the rules of `jaxsparse.axes`.
 
     Raises:
-      ValueError: a prunable leaf without an entry, an entry of another shape, or an entry left over
-        that holds zeros (a matrix or a mask) and whose sparsity would so be lost; names the leaf,
-        both shapes, what is left over.
+      ValueError: a prunable leaf has no entry or an entry of another shape (names the leaf and both
+        shapes); or no leaf takes an entry that holds zeros (a matrix or a mask), so its sparsity
+        would be lost (names the entry).
     """
     entries = dict(state_dict)
     masks, taken = {}, set()
@@ -130,22 +130,23 @@ def params_from_torch(
 ) -> PyTree:
     """Returns the weights of a PyTorch model in the tree of `params`, in the dtypes of its leaves.
 
-    Of a tensor under `torch.nn.utils.prune`, "weight_orig" where "weight_mask" is not 0. Running
-    statistics of norms are no parameters: call it again for them, with names of their own.
+    A tensor pruned by `torch.nn.utils.prune` is read as "weight_orig" where "weight_mask" is not 0,
+    and 0 elsewhere. Running statistics of norms are not parameters: call the function again for
+    them, with their own names.
 
     Args:
-      state_dict: names to arrays, as in `masks_from_torch`.
+      state_dict: arrays by name, as in `masks_from_torch`.
       params: the tree to fill; arrays or `jax.ShapeDtypeStruct`.
       rename: as in `masks_from_torch`.
       layout: as in `masks_from_torch`.
-      strict: refuse weights and biases (by the ends of their names) that no leaf took, as those of
-        a deeper network are. Running statistics may always be left over, and where they alone are
-        asked for, so may all else.
+      strict: whether to refuse weights and biases (by the ends of their names) that no leaf takes,
+        as happens with the state dict of a deeper network. Running statistics may always be left
+        over. If `params` holds only running statistics, everything else may be left over.
       axes: as in `masks_from_torch`.
 
     Raises:
-      ValueError: a leaf without an entry, or one of another shape; names the leaf, both shapes. Or
-        entries that are left over; names the first of them.
+      ValueError: a leaf has no entry or an entry of another shape (names the leaf and both shapes),
+        or entries are left over (names the first of them).
     """
     entries, filled = dict(state_dict), {}
     taken: set[str] = set()
@@ -172,15 +173,15 @@ def _check_all_taken(entries: Mapping[str, Any], taken: set[str]) -> None:
         has = listed((f"{name} {tuple(np.shape(entries[name]))}" for name in left), most=3)
         raise ValueError(
             f"state dict: no leaf of params takes {has}; is it that of another network? Leave them "
-            "out of it, or pass strict=False"
+            "out, or pass strict=False"
         )
 
 
 def torch_name(path: str, rename: Rename | None) -> str:
-    """Returns PyTorch's name of a leaf, as `masks_from_torch` describes it.
+    """Returns PyTorch's name of a leaf, as described in `masks_from_torch`.
 
     Raises:
-      ValueError: `rename` gives none; names the leaf.
+      ValueError: `rename` gives no name; names the leaf.
 
     >>> torch_name("BatchNorm_0/scale", None)
     'BatchNorm_0.weight'
@@ -225,7 +226,7 @@ def _fitted(
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
-    """A torch tensor (known by what it can do) or anything else as a NumPy array."""
+    """A torch tensor (recognised by its methods) or anything else, as a NumPy array."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         if "bfloat16" in str(tensor.dtype):  # PyTorch does not hand these to NumPy

@@ -1,4 +1,4 @@
-"""How many bytes a sparse model takes, leaf by leaf."""
+"""Sizes of a sparse model in bytes, leaf by leaf."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -9,17 +9,17 @@ Form: TypeAlias = Literal["dense", "csr", "bits"]
 
 
 class LeafSize(NamedTuple):
-    """One leaf of a file.
+    """Sizes of one leaf of a file.
 
     Attributes:
-      path: its path.
-      shape: its shape.
-      form: "dense": all its weights; "csr": active weights with their rows and columns; "bits":
-        active weights and one bit for every weight.
-      num_active: active weights.
-      size: all weights.
-      dense_bytes: what it takes dense.
-      stored_bytes: what it takes in the file.
+      path: path of the leaf.
+      shape: shape of the leaf.
+      form: "dense" for all weights; "csr" for active weights with their rows and columns; "bits"
+        for active weights and one bit for every weight.
+      num_active: number of active weights.
+      size: number of all weights.
+      dense_bytes: bytes of the leaf if stored dense.
+      stored_bytes: bytes of the leaf in the file.
     """
 
     path: str
@@ -32,11 +32,11 @@ class LeafSize(NamedTuple):
 
 
 class SizeReport(NamedTuple):
-    """The bytes of a file; `print(report)` shows the table.
+    """Sizes of a file; `print(report)` shows a table.
 
     Attributes:
-      leaves: in the order of the tree.
-      header_bytes: names, shapes and metadata.
+      leaves: sizes of the leaves, in the order of the tree.
+      header_bytes: bytes of names, shapes and metadata.
     """
 
     leaves: tuple[LeafSize, ...]
@@ -44,12 +44,12 @@ class SizeReport(NamedTuple):
 
     @property
     def dense_bytes(self) -> int:
-        """All leaves, dense, without a header."""
+        """Bytes of all leaves if stored dense, without a header."""
         return sum(leaf.dense_bytes for leaf in self.leaves)
 
     @property
     def file_bytes(self) -> int:
-        """The size of the file."""
+        """Bytes of the file."""
         return sum(leaf.stored_bytes for leaf in self.leaves) + self.header_bytes
 
     @property
@@ -58,7 +58,7 @@ class SizeReport(NamedTuple):
         return self.file_bytes / max(self.dense_bytes, 1)
 
     def __str__(self) -> str:
-        """A table with one line per sparse leaf, one for the others together, and the total."""
+        """A table with a line for each sparse leaf, one for all dense leaves, and the total."""
         others = [leaf for leaf in self.leaves if leaf.form == "dense"]
         cells = [("leaf", "stored as", "weights", "active", "dense bytes", "bytes", "ratio")]
         cells += [_cells(x.path, x.form, x) for x in self.leaves if x.form != "dense"]

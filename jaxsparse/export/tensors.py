@@ -1,4 +1,4 @@
-"""A leaf as the tensors of a file, and back: dense, or its active weights and which they are."""
+"""A leaf as the tensors of a file, and back: dense, or active weights and their positions."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,13 @@ _PARTS: dict[Form, tuple[str, ...]] = {
 def compressed(
     weights: np.ndarray, mask: np.ndarray, csr: Csr | None
 ) -> tuple[Form, dict[str, np.ndarray]]:
-    """The smallest form of a leaf, and its tensors by suffix; without `csr` it is dense."""
+    """Returns the smaller sparse form of a leaf, and its tensors by the suffix of their name.
+
+    Args:
+      weights: the leaf.
+      mask: bool, its mask.
+      csr: its active weights; None stores it dense.
+    """
     if csr is None:
         return "dense", {"": weights}
     bits = np.packbits(to_matrix(mask, csr.outputs))
@@ -30,7 +36,15 @@ def compressed(
 def assembled(
     tensors: Mapping[str, np.ndarray], sparse: Mapping[str, SparseLeaf]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(weights, mask) by path, of all tensors of a file and its sparse leaves."""
+    """Returns (weights, mask) by path.
+
+    Args:
+      tensors: all tensors of a file, by name.
+      sparse: descriptions of its sparse leaves, by path.
+
+    Raises:
+      ValueError: tensors are missing or do not fit each other; names the leaf.
+    """
     leaves, tensors = {}, dict(tensors)
     for name, leaf in sparse.items():
         missing = [name + part for part in _PARTS[leaf.form] if name + part not in tensors]

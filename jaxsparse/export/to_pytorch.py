@@ -1,6 +1,6 @@
-"""Weights and masks into a PyTorch state dict: the way back of `pytorch`, to the bit.
+"""Weights and masks as a PyTorch state dict: the inverse of `pytorch`, to the bit.
 
-What `params_to_torch` and `masks_to_torch` write, `params_from_torch` and `masks_from_torch` read,
+`params_from_torch` and `masks_from_torch` read what `params_to_torch` and `masks_to_torch` write,
 and the reverse. PyTorch is not imported: the entries are NumPy arrays.
 """
 
@@ -28,35 +28,36 @@ def params_to_torch(
     layout: Layout = to_torch_layout,
     axes: AxesByPath | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the weights as a state dict for PyTorch: NumPy arrays by its names, in its layouts.
+    """Returns weights as a state dict for PyTorch: NumPy arrays in its names and layouts.
 
         state_dict = jaxsparse.params_to_torch(variables, rename=torchvision_name)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in state_dict.items()})
 
-    With masks a prunable leaf "fc.weight" becomes "fc.weight_orig" and "fc.weight_mask", of the
-    weight's dtype, which is the form of `torch.nn.utils.prune`. It loads into modules that have
-    been given it: `prune.identity(model.fc, "weight")`. For plain names leave masks out; params of
-    a sparse run are masked already, others become so by `apply_masks`.
+    If masks are given, a prunable leaf "fc.weight" becomes "fc.weight_orig" and "fc.weight_mask",
+    both in the weight's dtype, as in `torch.nn.utils.prune`. This form loads into modules prepared
+    by `prune.identity(model.fc, "weight")`. For plain names leave out masks; params of a sparse run
+    are masked already, and `apply_masks` masks others.
 
     Args:
-      params: any pytree of arrays: params, statistics of norms, or variables that hold both. What
-        PyTorch has besides, `num_batches_tracked` of a norm, a plain dict may lack.
-      masks: bool, the structure and shapes of params; None: none.
+      params: any pytree of arrays: params, statistics of norms, or variables that hold both.
+        PyTorch also has `num_batches_tracked` in a norm, which a plain dict may lack.
+      masks: bool, the structure and shapes of params; None writes no masks.
       rename: gives the PyTorch name of a leaf by its path, as in `masks_from_torch`.
-      prunable: as in `prunable_paths`; which leaves get a mask.
-      layout: (path, leaf) -> array in the shape of PyTorch's tensor, the inverse of that of
+      prunable: as in `prunable_paths`; these leaves get a mask.
+      layout: (path, leaf) -> array in the shape of PyTorch's tensor, the inverse of the `layout` of
         `params_from_torch`. The default is for Flax; for Equinox it is `lambda path, x: x`.
-      axes: what the axes of a leaf are that the default layout makes a matrix of, such as an
-        attention's query, by path, from `kernel_axes` or by hand; None: the rules of
-        `jaxsparse.axes`. Query, key and value that `rename` gives one name are put together.
+      axes: axes by path, from `kernel_axes` or by hand, for leaves that the default layout turns
+        into matrices, such as an attention's query. None uses the rules of `jaxsparse.axes`. Query,
+        key and value are joined if `rename` gives them one name.
 
     Returns:
-      Arrays that own their memory. bfloat16 and float8, which PyTorch does not take from NumPy, are
-      float32, which holds them exactly (int4 is int8); loading makes them what the model has.
+      Arrays that own their memory. PyTorch does not take bfloat16 and float8 from NumPy, so they
+      become float32, which holds them exactly (int4 becomes int8). Loading converts them to the
+      model's dtype.
 
     Raises:
-      ValueError: two leaves of one name, a leaf that is no array of numbers, masks that are none of
-        params, or a mask with zeros on a leaf that is not prunable; names the leaf.
+      ValueError: two leaves have one name, a leaf is no array of numbers, masks do not fit params,
+        or a leaf that is not prunable has a mask with zeros; names the leaf.
     """
     leaves = leaves_by_path(params)
     if masks is None:
@@ -78,7 +79,7 @@ def masks_to_torch(
     layout: Layout = to_torch_layout,
     axes: AxesByPath | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the masks for PyTorch: bool NumPy arrays by its names with "_mask", in its layouts.
+    """Returns masks for PyTorch: bool NumPy arrays in its layouts, named as there with "_mask".
 
         masks = jaxsparse.masks_to_torch(state.masks, rename=torchvision_name)
         prune.custom_from_mask(model.fc, "weight", torch.from_numpy(masks["fc.weight_mask"]))
@@ -88,7 +89,7 @@ def masks_to_torch(
     Args:
       masks: a tree of bool.
       rename: as in `params_to_torch`.
-      prunable: as in `prunable_paths`; other leaves, which are all True, are left out.
+      prunable: as in `prunable_paths`; other leaves are all True and are left out.
       layout: as in `params_to_torch`.
       axes: as in `params_to_torch`.
 
@@ -103,7 +104,7 @@ def masks_to_torch(
 
 
 def _masked_paths(masks: PyTree, prunable: Rules | None) -> list[str]:
-    """The prunable paths, if no other leaf has a mask that would be lost."""
+    """The prunable paths; raises a ValueError if the mask of another leaf would be lost."""
     paths = prunable_paths(masks, prunable)
     others = {path: mask for path, mask in leaves_by_path(masks).items() if path not in paths}
     for (path, mask), active in zip(others.items(), num_true(others.values()), strict=True):
@@ -121,12 +122,12 @@ def _named(
     layout: Layout,
     axes: AxesByPath | None,
 ) -> dict[str, np.ndarray]:
-    """Arrays by (path of the leaf, end of the name) as PyTorch's, by name."""
+    """PyTorch's arrays by name, from leaves by (path, suffix of the name)."""
     named: dict[str, dict[str, np.ndarray]] = {}
     for (path, end), x in entries.items():
         array = _for_torch(path, x)
         matrix = as_tensor(path, array, axes) if layout is to_torch_layout else None
-        # A copy: PyTorch takes neither read-only memory nor an axis that runs backwards.
+        # A copy: PyTorch accepts neither read-only memory nor negative strides.
         tensor = np.array(layout(path, array) if matrix is None else matrix, order="C")
         named.setdefault(torch_name(path, rename) + end, {})[path] = tensor
     return {name: _one(name, tensors) for name, tensors in named.items()}
@@ -146,12 +147,12 @@ def _one(name: str, tensors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _for_torch(path: str, x: Any) -> np.ndarray:
-    """The leaf as a NumPy array of a dtype that PyTorch takes."""
+    """The leaf as a NumPy array of a dtype that PyTorch accepts."""
     dtype = jnp.result_type(x)
     if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
         raise ValueError(f"leaf {path} is {dtype}{np.shape(x)}, which is no array of numbers")
     array = np.asarray(x)
     if array.dtype.kind != "V":
         return array
-    # bfloat16, float8, int4: NumPy does not know them either.
+    # These are bfloat16, float8 and int4, which NumPy itself does not have either.
     return array.astype(np.float32 if jnp.issubdtype(dtype, jnp.floating) else np.int8)

@@ -1,4 +1,4 @@
-"""States for the tests of checkpoints, and what makes two of them equal."""
+"""States for the tests of checkpoints, and how to compare them."""
 
 import functools
 from typing import Any

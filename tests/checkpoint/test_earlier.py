@@ -1,4 +1,4 @@
-"""States that have grown since a checkpoint was saved go on from it."""
+"""A run continues from a checkpoint that lacks leaves which its state has now."""
 
 import chex
 import jax
@@ -20,10 +20,10 @@ def test_counters_that_the_checkpoint_lacks_are_unknown(tmp_path):
     back = restore_checkpoint(tmp_path, small() | {"events": counters})
     unknown = dict.fromkeys(counters, jnp.int32(UNKNOWN))
     assert bits(back.state) == bits(small(1) | {"events": unknown})
-    # Once they are saved they are what was saved, and a new state has its own.
+    # After another save they have the saved values, and a new state has its own.
     save_checkpoint(tmp_path, 2, back.state | {"events": counters})
     assert bits(restore_checkpoint(tmp_path, back.state).state["events"]) == bits(counters)
-    # Of seeds trained side by side, each has its own.
+    # Seeds that are trained side by side have one each.
     save_checkpoint(tmp_path / "seeds", 1, {"state": small()})
     stacked = {"num_taken": jnp.zeros(2, jnp.int32), "num_left_out": jnp.zeros(2, jnp.int32)}
     seeds = restore_checkpoint(tmp_path / "seeds", {"state": small() | {"events": stacked}})
@@ -41,7 +41,7 @@ def test_a_train_state_of_before_events_were_counted_goes_on(tmp_path):
     assert [int(x) for x in back.events] == [UNKNOWN, UNKNOWN]
     assert int(back.event_metrics.num_left_out) == 0
     assert back.summary().notes == ()
-    # They are no part that could be taken over by name.
+    # They are not among the parts that can be restored by name.
     with pytest.raises(ValueError, match="saved it, but batch_stats, .*, step fit:") as raised:
         restore_checkpoint(tmp_path, train_state(tx=optax.sgd(0.1)))
     assert " events" not in str(raised.value)
@@ -86,7 +86,7 @@ def test_a_leaf_called_value_is_a_leaf(tmp_path):
 
 
 def test_checkpoints_that_left_the_name_value_out_go_on(tmp_path):
-    """As versions wrote them that knew no siblings."""
+    """Paths as written by versions that left out every "value"."""
     state, masks = memory(), memory()["masks"]
     old = {
         f"{field}/{path}": leaf

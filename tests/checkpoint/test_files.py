@@ -1,4 +1,4 @@
-"""Damage, strangers, kills and full disks are told apart, and lose nothing."""
+"""Damage, files of other programs, kills and full disks: told apart, and nothing is lost."""
 
 import functools
 import logging
@@ -58,7 +58,7 @@ def test_damage_to_any_file_is_harmless_or_found(damage, tmp_path):
             assert len(restored.note.splitlines()) == 1
             assert content(folder / "damaged-2") == damaged
         shutil.rmtree(folder)
-    # The contents, and the arrays with what leads to them; the rest are Orbax's own notes.
+    # The contents, the arrays and their index; the other files are Orbax's own notes.
     assert len(fallen_back) >= 4
 
 
@@ -148,7 +148,7 @@ def test_an_error_of_the_system_is_no_damage(part, tmp_path):
     (path, *_) = sorted((tmp_path / "2").glob(part))
     whole = path.read_bytes()
     path.unlink()
-    # What no rights of the user and no limit of the machine can open.
+    # Neither permissions nor limits of the machine can open this.
     (path.mkdir if part.endswith("_METADATA") else functools.partial(path.symlink_to, path))()
     reason = "Is a directory" if part.endswith("_METADATA") else "Too many levels of symbolic links"
     said = f"checkpoint {tmp_path}/2 could not be read: {reason}; it is as it was"
@@ -163,7 +163,7 @@ def test_an_error_of_the_system_is_no_damage(part, tmp_path):
 
 
 def test_operations_that_fail_are_silenced_once(tmp_path):
-    """What they leave behind speaks up later, so the silence lasts; it must not grow."""
+    """What they leave behind logs later, so the silence lasts; it must not be added repeatedly."""
     save_checkpoint(tmp_path, 1, small())
     cut(tmp_path / "1" / "contents" / "metadata")
     silenced = []
@@ -205,7 +205,7 @@ def saver(folder, limit=0):
 @pytest.mark.processes
 @pytest.mark.slow
 def test_killed_in_the_middle_of_saving(tmp_path):
-    """The time after the last line is that of a save at its beginning, its middle, its end."""
+    """A kill comes at the beginning, in the middle, or at the end of a save."""
     saved = 0
     for delay in (0.0, 0.01, 0.02, 0.03, 0.05):
         with saver(tmp_path) as run:
@@ -232,6 +232,6 @@ def test_a_disk_that_fills_is_one_error_and_loses_nothing(limit, tmp_path):
         _, complaint = run.communicate(timeout=60)
     assert run.returncode == 1
     reason = f"OSError: checkpoint {tmp_path}/2 could not be saved: File too large; earlier ones"
-    # Not always the last line: Python may complain of a destructor as it shuts down.
+    # It is not always the last line: Python may complain about a destructor at shutdown.
     assert any(line.startswith(reason) for line in complaint.splitlines()), complaint
     assert content(tmp_path) == before

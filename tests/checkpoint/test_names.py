@@ -1,4 +1,4 @@
-"""Parts of a state by name: the outermost is meant, and what fits another state is told."""
+"""Parts of a state by name: the outermost is chosen, and parts that fit are listed."""
 
 import jax.numpy as jnp
 import pytest

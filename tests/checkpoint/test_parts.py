@@ -1,4 +1,4 @@
-"""Parts of a checkpoint by name, with no knowledge of the rest: what people evaluate and tune."""
+"""Parts of a checkpoint by name, restored without the code that made the rest."""
 
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ def test_containers_come_from_like(tmp_path):
     shapes = restore_part(tmp_path, "named", like=jax.eval_shape(lambda: named))
     assert jax.tree.structure(shapes) == jax.tree.structure(named)
     assert shapes[0].empty.shape == (0, 2)
-    # A whole module: its functions stay, and it runs.
+    # A whole module keeps its functions, and runs.
     other = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(1))
     whole = restore_part(tmp_path, "equinox", like=other)
     chex.assert_trees_all_equal(whole(jnp.ones(3)), layer(jnp.ones(3)))

@@ -126,7 +126,11 @@ CIRCLE["self"] = CIRCLE
         ((-1, small()), {}, "step -1 must be a whole number, at least 0"),
         ((3, small()), {"keep": 0}, "keep 0 must be a whole number, at least 1"),
         ((3, small()), {"extras": {"a": np.ones(2)}}, "must have types that JSON has"),
-        ((3, small()), {"extras": CIRCLE}, "extras .*'name': 'x'.* must be .*: Circular reference"),
+        (
+            (3, small()),
+            {"extras": CIRCLE},
+            "extras .*'name': 'x'.* must have .*: Circular reference",
+        ),
         ((3, {"params": {"act": jax.nn.relu}}), {}, "state at params/act is .*; only arrays and"),
         ((3, {"name": "lenet"}), {}, "state at name is 'lenet'"),
         ((3, {"x": np.array([None])}), {}, r"state at x is array\(\[None\], dtype=object\); only"),

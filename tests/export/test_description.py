@@ -1,4 +1,4 @@
-"""What a file says of itself: read back, versions, checksums, and damage to any of it."""
+"""A file's description of itself: reading it back, versions, checksums, and damage."""
 
 import json
 

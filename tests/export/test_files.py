@@ -117,7 +117,7 @@ OLD = zlib.decompress(
 
 
 def attention(every):
-    """Params and masks of an attention's query and out, every so many weights active."""
+    """Params and masks of an attention's query and out; every n-th weight is active."""
     shapes = {"query": (4, 2, 3), "out": (2, 3, 4)}
     of_one = lambda make: {name: {"kernel": make(name, shape)} for name, shape in shapes.items()}
     return (
@@ -150,7 +150,7 @@ def test_files_of_kernels_with_other_outputs_are_of_the_second_format(path, ever
 
 
 def test_files_without_such_leaves_are_of_the_first_format(path):
-    """Such as an attention whose query is dense; `out` has its outputs last."""
+    """An example is an attention whose query is dense; the outputs of `out` are last."""
     params, masks = attention({"query": 1, "out": 23})
     save_safetensors(path, params, masks)
     with safetensors.safe_open(path, "np") as file:
@@ -273,7 +273,7 @@ def test_whatever_the_damage_it_is_one_kind_of_error(path):
 
 @pytest.mark.parametrize("masks", [MASKS, None], ids=["sparse", "dense"])
 def test_one_bit_flipped_anywhere_is_found_or_harmless(path, masks):
-    """Case 36: 167 of 200 flips in the data gave another weight without a word."""
+    """Without checksums, 167 of 200 flips in the data gave another weight and no error."""
     save_safetensors(path, PARAMS, masks, metadata={"step": "100"})
     good, trees, rng, refused = (
         path.read_bytes(),
@@ -304,7 +304,7 @@ def test_what_is_damaged_is_named(path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="safetensors: [a-z/.]+ is damaged: it has another checks"):
         load_safetensors(path)
-    # A file without checksums is read as it always was, with the value that it now has.
+    # A file without checksums is still read, with the changed value.
     path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
     load_safetensors(path)
 

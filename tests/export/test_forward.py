@@ -53,7 +53,7 @@ def test_a_network_at_95_percent(tmp_path):
     again = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     for batch in (3, 1):  # neither knows the other's size
         logits = again(images[:batch])
-        # As constants of a compiled function, that is: XLA may sum these in another order.
+        # As constants of a compiled function; with arguments XLA may sum in another order.
         assert bits(logits) == bits(jax.jit(lambda x: forward(sparse, x))(images[:batch]))
         np.testing.assert_allclose(logits, jax.jit(forward)(sparse, images[:batch]), rtol=1e-4)
 

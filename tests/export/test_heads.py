@@ -1,4 +1,4 @@
-"""Attention's kernels from PyTorch and to it, checked against its formula written out."""
+"""Attention kernels from and to PyTorch, checked against the formula of attention."""
 
 import jax
 import numpy as np
@@ -28,14 +28,14 @@ def draw(*shape):
 
 
 def state_dict():
-    """What torch.nn.MultiheadAttention(8, 2) has, a third of the weights 0."""
+    """The state of torch.nn.MultiheadAttention(8, 2), with a third of the weights 0."""
     weights = {"in_proj_weight": draw(3 * WIDTH, WIDTH), "out_proj.weight": draw(WIDTH, WIDTH)}
     weights = {n: np.where(RNG.random(x.shape) < 2 / 3, x, 0) for n, x in weights.items()}
     return weights | {"in_proj_bias": draw(3 * WIDTH), "out_proj.bias": draw(WIDTH)}
 
 
 def apart(entries):
-    """The same with a matrix each, as most models have it that are written out."""
+    """The same with one matrix each, as in most models that write attention out."""
     found = {name: x for name, x in entries.items() if name.startswith("out")}
     for end, name in (("kernel", "in_proj_weight"), ("bias", "in_proj_bias")):
         thirds = zip("qkv", np.split(entries[name], 3), strict=True)

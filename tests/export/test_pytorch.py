@@ -1,4 +1,4 @@
-"""PyTorch's layouts, checked against its formulas written out; names; what is left over."""
+"""PyTorch's layouts, checked against its formulas; names; entries that are left over."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A leaf as tensors: by eye in each form, and what does not fit together is refused."""
+"""A leaf as tensors: each form by eye, and tensors that do not fit together are refused."""
 
 import numpy as np
 import pytest

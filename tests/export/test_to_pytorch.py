@@ -123,7 +123,7 @@ def test_masks_in_the_form_of_torch_nn_utils_prune():
         assert mask.dtype == weight.dtype and mask.shape == weight.shape
     assert bits(jaxsparse.params_from_torch(state_dict, params, rename=RENAME)) == bits(params)
     assert bits(jaxsparse.masks_from_torch(state_dict, params, rename=RENAME)) == bits(masks)
-    # An average keeps what was dropped, in "orig" alone.
+    # An average keeps weights that were dropped, but only in "orig".
     dense = jaxsparse.params_to_torch(PARAMS, masks, rename=RENAME)
     assert bits(jaxsparse.params_from_torch(dense, params, rename=RENAME)) == bits(params)
     np.testing.assert_array_equal(
