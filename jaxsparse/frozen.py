@@ -18,7 +18,7 @@ from jax.extend import core
 from jaxsparse.method import Method, remade
 from jaxsparse.overwritten import has_overwritten, trained_part
 from jaxsparse.paths import leaf_paths, listed, prunable_paths
-from jaxsparse.tracing.jaxprs import called, opened
+from jaxsparse.tracing.jaxprs import Analysis, walk
 from jaxsparse.types import PyTree, Rules
 
 # They give 0 where every one of their operands is 0, and where one is.
@@ -54,7 +54,7 @@ def frozen_paths(tx: optax.GradientTransformation, params: PyTree) -> list[str]:
             closed = traced(shapes, state, shapes)
         except Exception:  # whatever this optimizer makes of arguments that it lacks
             continue
-        zeros = _zeros(closed.jaxpr, [False] * len(closed.jaxpr.invars))
+        zeros = walk(closed, [False] * len(closed.jaxpr.invars), _Zeros())
         return [
             prefix + path for path, zero in zip(leaf_paths(trained), zeros, strict=True) if zero
         ]
@@ -105,28 +105,17 @@ def _without(rules: Rules | None, frozen: Sequence[str], others: Sequence[str]) 
     return (first, *(rule for i, rule in enumerate(rules) if i in needed))
 
 
-def _zeros(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
-    """Whether each output is surely 0, from whether each input is."""
-    zero: dict[Any, bool] = dict(zip(jaxpr.invars, inputs, strict=True))
+class _Zeros(Analysis[bool]):
+    """Whether a value is surely 0 everywhere."""
 
-    def of(atom: Any) -> bool:
-        if isinstance(atom, core.Literal):
-            return not np.any(np.asarray(atom.val))
-        return zero.get(atom, False)
+    def constant(self, atom: Any, value: Any) -> bool:
+        return isinstance(atom, core.Literal) and not np.any(np.asarray(value))
 
-    for eqn in jaxpr.eqns:
-        operands, name = [of(atom) for atom in eqn.invars], eqn.primitive.name
-        outputs = [False] * len(eqn.outvars)
-        if name == "cond":
-            branches = (_zeros(opened(b), operands[1:]) for b in eqn.params["branches"])
-            outputs = [all(choices) for choices in zip(*branches, strict=True)]
-        elif name in _ALL:
-            outputs = [all(operands[name == "select_n" :])]
-        elif name in _ANY:
-            outputs = [any(operands)]
-        elif name in ("jit", "pjit", "custom_jvp_call", "remat2", "checkpoint", "closed_call"):
-            inner = called(eqn)
-            if inner is not None:
-                outputs = _zeros(inner.jaxpr, operands[-len(inner.jaxpr.invars) :])
-        zero.update(zip(eqn.outvars, outputs, strict=True))
-    return [of(atom) for atom in jaxpr.outvars]
+    def operation(self, eqn: Any, operands: list[bool]) -> Sequence[bool]:
+        name = eqn.primitive.name
+        if name in _ALL:
+            return [all(operands[name == "select_n" :])]
+        return [name in _ANY and any(operands)] * len(eqn.outvars)
+
+    def either(self, choices: Sequence[bool]) -> bool:
+        return all(choices)

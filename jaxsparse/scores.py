@@ -11,13 +11,16 @@ To try a new criterion write one more function of this form and hand it to a met
 made of it; `key` the leaf's own random key for this event, or None.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.keys import fold_key
+from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.types import Leaves, Score, Scores
 from jaxsparse.units import GroupsByPath, pool, whole
 
@@ -113,5 +116,16 @@ def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:
     """Whether the score makes use of its key."""
     if key is None:
         return False
-    jaxpr = jax.make_jaxpr(score)(leaf, leaf, key).jaxpr
-    return any(jaxpr.invars[-1] in eqn.invars for eqn in jaxpr.eqns)
+    closed = jax.make_jaxpr(score)(leaf, leaf, key)
+    return any(walk(closed, [False, False, True], _FromKey()))
+
+
+class _FromKey(CallAnalysis[bool]):
+    """Whether a value is computed from the key."""
+
+    def constant(self, atom: Any, value: Any) -> bool:
+        del atom, value
+        return False
+
+    def operation(self, eqn: Any, operands: list[bool]) -> Sequence[bool]:
+        return [any(operands)] * len(eqn.outvars)

@@ -6,14 +6,14 @@ and more to compile. What a kernel reads has to be in memory; so it takes scores
 already, arrays or their absolute values, and leaves to the bisection what would have to be stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
+from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.types import Candidates
 
 _DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
@@ -44,19 +44,29 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
     >>> stored(lambda w: [w * w], jnp.array([1.0, -2.0])) is None
     True
     """
-    jaxpr = jax.make_jaxpr(compute)(inputs).jaxpr
-    of_what = {eqn.outvars[0]: eqn.invars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "abs"}
-    arrays = dict(zip(jaxpr.invars, jax.tree.leaves(inputs), strict=True))
+    arrays = jax.tree.leaves(inputs)
+    as_they_are = [(i, False) for i in range(len(arrays))]
+    scores = walk(jax.make_jaxpr(compute)(inputs), as_they_are, _AsStored())
     found, absolute = [], []
-    for score in jaxpr.outvars:
-        if isinstance(score, Literal):  # a number, which no dictionary takes
+    for score in scores:
+        if score is None or jnp.result_type(arrays[score[0]]) not in _DTYPES:
             return None
-        source = of_what.get(score, score)
-        if source not in arrays or source.aval.dtype not in _DTYPES:
-            return None
-        found.append(jnp.asarray(arrays[source]))
-        absolute.append(source is not score)
+        found.append(jnp.asarray(arrays[score[0]]))
+        absolute.append(score[1])
     return Stored(found, tuple(absolute))
+
+
+class _AsStored(CallAnalysis[tuple[int, bool] | None]):
+    """Which input a value is, and whether by its absolute value; None: it is something else."""
+
+    def constant(self, atom: Any, value: Any) -> None:
+        del atom, value
+
+    def operation(self, eqn: Any, operands: list) -> Sequence[tuple[int, bool] | None]:
+        first = operands[0] if operands else None
+        if eqn.primitive.name == "abs" and first is not None and not first[1]:
+            return [(first[0], True)]
+        return [None] * len(eqn.outvars)
 
 
 def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:

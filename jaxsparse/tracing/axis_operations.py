@@ -18,7 +18,7 @@ from jaxsparse.tracing.axis_views import (
     split_stack,
     with_axis,
 )
-from jaxsparse.tracing.jaxprs import ELEMENTWISE
+from jaxsparse.tracing.primitives import ELEMENTWISE
 from jaxsparse.types import KernelAxes
 
 

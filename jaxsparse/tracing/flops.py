@@ -21,20 +21,12 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 import jax
-from jax.extend import core
 
 from jaxsparse.paths import leaves_by_path
-from jaxsparse.tracing.jaxprs import SEPARATE, called, is_foreign, may_multiply, opened, scan_parts
-from jaxsparse.tracing.owners import (
-    Owners,
-    averaged,
-    broadcast,
-    constant,
-    joined,
-    leaf,
-    mixed,
-    of_equation,
-)
+from jaxsparse.tracing.jaxprs import Analysis, inner_equations, walk
+from jaxsparse.tracing.owner_operations import of_equation
+from jaxsparse.tracing.owners import Owners, averaged, broadcast, constant, joined, leaf, mixed
+from jaxsparse.tracing.primitives import SEPARATE, is_foreign, may_multiply
 from jaxsparse.tracing.products import PRODUCTS
 from jaxsparse.types import PyTree
 
@@ -84,7 +76,7 @@ def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
     origins = [leaf(path, x.shape) for path, x in leaves.items()]
     num_data = len(closed.jaxpr.invars) - len(leaves)
     flops: _Flops = {}
-    _walk(closed.jaxpr, [*origins, *[None] * num_data], flops, 1)
+    walk(closed, [*origins, *[None] * num_data], _Counting(flops, 1))
     if None in flops and OTHER in leaves:
         raise ValueError(f"params has a leaf {OTHER!r}, the name of products of no leaf; rename it")
     return _rounded({OTHER if path is None else path: count for path, count in flops.items()})
@@ -103,40 +95,73 @@ def sparse_flops(dense: Mapping[str, int], densities: Mapping[str, float]) -> fl
     return float(sum(densities.get(path, 1.0) * flops for path, flops in dense.items()))
 
 
-def _walk(jaxpr: core.Jaxpr, origins: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
-    """Adds the products of a jaxpr, `times` over, and returns where its outputs come from."""
-    origin: dict[core.Var, _Origin] = dict(zip(jaxpr.invars, origins, strict=True))
+class _Counting(Analysis[_Origin]):
+    """Adds the products that it meets to a record of FLOPs, each `times` over.
 
-    def of(atom: Any) -> _Origin:
-        shape = getattr(atom.aval, "shape", ())  # a token has none
-        if isinstance(atom, core.Literal) or atom not in origin:
-            return constant(shape)
-        return origin[atom]
+    Attributes:
+      flops: the record.
+      times: how often the function is run: once a turn of a loop, once a device of a `shard_map`.
+    """
 
-    for eqn in jaxpr.eqns:
-        inputs = [of(atom) for atom in eqn.invars]
+    def __init__(self, flops: _Flops, times: int):
+        self.flops, self.times = flops, times
+
+    def constant(self, atom: Any, value: Any) -> _Origin:
+        del value
+        return constant(getattr(atom.aval, "shape", ()))  # a token has none
+
+    def operation(self, eqn: Any, operands: list[_Origin]) -> Sequence[_Origin]:
         name = eqn.primitive.name
-        if name == "scan":
-            outputs = _walk_scan(eqn, inputs, flops, times)
-        elif name == "cond":
-            outputs = _walk_cond(eqn, inputs, flops, times)
-        elif name == "shard_map":
-            outputs = _walk_shards(eqn, inputs, flops, times)
-        elif name in SEPARATE:
-            outputs = inputs
-        elif (closed := called(eqn)) is not None:
-            inner = closed.jaxpr
-            outputs = _walk(inner, inputs[len(inputs) - len(inner.invars) :], flops, times)
+        if name in SEPARATE:
+            return operands
+        if name in PRODUCTS:
+            _charge(self.flops, operands[:2], self.times * PRODUCTS[name](eqn))
         else:
-            if name in PRODUCTS:
-                _charge(flops, inputs[:2], times * PRODUCTS[name](eqn))
-            else:
-                _check_known(eqn, inputs)
-            known = [x for x in inputs if x is not None]
-            is_data = len(known) < len(inputs)
-            outputs = [None] * len(eqn.outvars) if is_data else of_equation(eqn, known)
-        origin.update(zip(eqn.outvars, outputs, strict=True))
-    return [of(atom) for atom in jaxpr.outvars]
+            _check_known(eqn, operands)
+        known = [x for x in operands if x is not None]
+        is_data = len(known) < len(operands)
+        return [None] * len(eqn.outvars) if is_data else of_equation(eqn, known)
+
+    def either(self, choices: Sequence[_Origin]) -> _Origin:
+        known = [x for x in choices if x is not None]
+        return joined(known, known[0].shape) if len(known) == len(choices) else None
+
+    def enters(self, eqn: Any, operands: list[_Origin]) -> bool:
+        del operands
+        return eqn.primitive.name != "while"  # nobody knows how often it turns
+
+    def inside(self, eqn: Any) -> "_Counting":
+        if eqn.primitive.name == "cond":  # only one branch is charged
+            return _Counting({}, self.times)
+        is_scan = eqn.primitive.name == "scan"
+        times = eqn.params["length"] if is_scan else _num_devices(eqn)
+        return _Counting(self.flops, self.times * times)
+
+    def on_trial(self) -> "_Counting":
+        return _Counting({}, self.times)
+
+    def chose(self, branches: Sequence[Analysis[_Origin]]) -> None:
+        """Charges the dearest branch."""
+        counts = [branch.flops for branch in branches if isinstance(branch, _Counting)]
+        _add(self.flops, max(counts, key=lambda count: sum(count.values())))
+
+    def slice(self, x: _Origin) -> _Origin:
+        return x and averaged(x, [0])
+
+    def stacked(self, x: _Origin, shape: tuple[int, ...]) -> _Origin:
+        return x and broadcast(x, shape, range(1, len(shape)))
+
+    def part(self, x: _Origin, shape: tuple[int, ...]) -> _Origin:
+        """A part of a value has the shares of the whole."""
+        return x and joined([x], shape)
+
+    def is_settled(self, before: list[_Origin], after: list[_Origin]) -> bool:
+        """A carry that becomes data in one turn is data in the next, and may make others data."""
+        return [x is None for x in before] == [x is None for x in after]
+
+    def left(self, always: _Origin, last: _Origin) -> _Origin:
+        del always
+        return last
 
 
 def _charge(flops: _Flops, operands: list[_Origin], count: int) -> None:
@@ -152,53 +177,6 @@ def _charge(flops: _Flops, operands: list[_Origin], count: int) -> None:
 def _add(flops: _Flops, more: _Flops) -> None:
     for path, count in more.items():
         flops[path] = flops.get(path, Fraction(0)) + count
-
-
-def _walk_scan(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
-    body = opened(eqn.params["jaxpr"])
-    first, carry = scan_parts(eqn)  # constants, then the carry, then slices
-    last = first + carry
-    inputs = inputs[:last] + [x and averaged(x, [0]) for x in inputs[last:]]
-    # A carry that becomes data in one turn is data in the next, and may make others data there.
-    while True:
-        outputs = _walk(body, inputs, {}, times)
-        carried = [_either(pair) for pair in zip(inputs[first:last], outputs, strict=False)]
-        is_settled = [x is None for x in carried] == [x is None for x in inputs[first:last]]
-        inputs[first:last] = carried
-        if is_settled:
-            break
-    outputs = _walk(body, inputs, flops, times * eqn.params["length"])
-    stacked = [
-        x and broadcast(x, var.aval.shape, range(1, len(var.aval.shape)))
-        for x, var in zip(outputs[carry:], eqn.outvars[carry:], strict=True)
-    ]
-    return outputs[:carry] + stacked
-
-
-def _walk_cond(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
-    """The dearest branch counts."""
-    counts, outputs = [], []
-    for branch in eqn.params["branches"]:
-        counts.append({})
-        outputs.append(_walk(opened(branch), inputs[1:], counts[-1], times))
-    _add(flops, max(counts, key=lambda count: sum(count.values())))
-    return [_either(choices) for choices in zip(*outputs, strict=True)]
-
-
-def _either(origins: Sequence[_Origin]) -> _Origin:
-    """The origin of a value that is one of several of the same shape; data if any of them is."""
-    known = [x for x in origins if x is not None]
-    return joined(known, known[0].shape) if len(known) == len(origins) else None
-
-
-def _walk_shards(eqn: Any, inputs: list[_Origin], flops: _Flops, times: int) -> list[_Origin]:
-    """Counts the part of one device for all; a part of a value has the shares of the whole."""
-    body = opened(eqn.params["jaxpr"])
-    resized = lambda origins, variables: [
-        x and joined([x], var.aval.shape) for x, var in zip(origins, variables, strict=True)
-    ]
-    outputs = _walk(body, resized(inputs, body.invars), flops, times * _num_devices(eqn))
-    return resized(outputs, eqn.outvars)
 
 
 def _num_devices(eqn: Any) -> int:
@@ -218,16 +196,9 @@ def _num_devices(eqn: Any) -> int:
 
 def _holds_products(eqn: Any) -> bool:
     """Whether any function that belongs to the equation, however deep, holds or may hold one."""
-    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
     return any(
-        inner.primitive.name in PRODUCTS or is_foreign(inner) or _holds_products(inner)
-        for jaxpr in filter(_is_jaxpr, values)
-        for inner in opened(jaxpr).eqns
+        inner.primitive.name in PRODUCTS or is_foreign(inner) for inner in inner_equations(eqn)
     )
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _check_known(eqn: Any, inputs: list[_Origin]) -> None:

@@ -11,21 +11,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.tracing.axis_operations import (
     CONSTANT,
     OPERATIONS,
     Found,
-    Operation,
     Source,
     Value,
     source_of,
     unknown,
 )
 from jaxsparse.tracing.axis_views import resized, view_of, without
-from jaxsparse.tracing.jaxprs import called, opened, scan_parts
+from jaxsparse.tracing.jaxprs import Analysis, walk
 from jaxsparse.types import KernelAxes, PyTree
 
 
@@ -71,7 +69,7 @@ def look_at_kernels(
     weights = [Value({path: view}, Source.WEIGHTS) for path, view in leaves.items()]
     data = [Value({}, Source.DATA)] * (len(closed.jaxpr.invars) - len(weights))
     found = Found({path: len(view) for path, view in leaves.items()}, {}, {})
-    _walk(closed.jaxpr, [*weights, *data], found)
+    walk(closed, [*weights, *data], _Following(found))
     axes, others = {}, {}
     for path in leaves:
         uses = list(found.uses.get(path, {}))
@@ -92,94 +90,53 @@ def _written(use: KernelAxes | str) -> str:
     return ", ".join(f"{name} {axes}" for name, axes in use._asdict().items() if axes)
 
 
-def _walk(jaxpr: core.Jaxpr, inputs: Sequence[Value], found: Found) -> list[Value]:
-    values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+class _Following(Analysis[Value]):
+    """Follows the leaves through what keeps sight of them.
 
-    def read(atom: Any) -> Value:
-        return CONSTANT if isinstance(atom, core.Literal) else values.get(atom, CONSTANT)
+    Attributes:
+      found: the record of products, and of where leaves are lost from sight.
+    """
 
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        if any(operand.views for operand in operands):
-            outputs = _operation(eqn)(eqn, operands, found)
-        else:
-            outputs = [Value({}, source_of(operands))] * len(eqn.outvars)
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    def __init__(self, found: Found):
+        self.found = found
 
+    def constant(self, atom: Any, value: Any) -> Value:
+        del atom, value
+        return CONSTANT
 
-def _operation(eqn: Any) -> Operation:
-    name = eqn.primitive.name
-    if found := OPERATIONS.get(name) or _FUNCTIONS.get(name):
-        return found
-    return _called if name not in _NO_CALLS and called(eqn) else unknown
+    def operation(self, eqn: Any, operands: list[Value]) -> Sequence[Value]:
+        if not any(operand.views for operand in operands):
+            return [Value({}, source_of(operands))] * len(eqn.outvars)
+        return OPERATIONS.get(eqn.primitive.name, unknown)(eqn, operands, self.found)
 
+    def either(self, choices: Sequence[Value]) -> Value:
+        return functools.reduce(_agreed, choices)
 
-def _called(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    inner = opened(called(eqn))
-    return _walk(inner, operands[len(operands) - len(inner.invars) :], found)
+    def enters(self, eqn: Any, operands: list[Value]) -> bool:
+        """Not if no leaf is in sight: nothing can be found there."""
+        return any(operand.views for operand in operands)
 
+    def on_trial(self) -> "_Following":
+        return _Following(Found(self.found.num_axes, {}, {}))
 
-def _cond(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    outputs = [_walk(opened(branch), operands[1:], found) for branch in eqn.params["branches"]]
-    return [functools.reduce(_agreed, choices) for choices in zip(*outputs, strict=True)]
+    def slice(self, x: Value) -> Value:
+        return x._replace(views={path: without(view, (0,)) for path, view in x.views.items()})
 
+    def stacked(self, x: Value, shape: tuple[int, ...]) -> Value:
+        del shape
+        self.found.lose([x], "an output of a scan")
+        return x._replace(views={})
 
-def _scan(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    num_constants, num_carry = scan_parts(eqn)
-    inside = [
-        x._replace(views={p: without(v, (0,)) for p, v in x.views.items()})
-        for x in operands[num_constants + num_carry :]
-    ]
-    first = [*operands[: num_constants + num_carry], *inside]
-    carry, others = _loop(opened(eqn.params["jaxpr"]), first, num_constants, num_carry, found)
-    found.lose(others, "an output of a scan")
-    return [*carry, *(x._replace(views={}) for x in others)]
+    def part(self, x: Value, shape: tuple[int, ...]) -> Value:
+        return x._replace(views={path: resized(view, shape) for path, view in x.views.items()})
 
-
-def _while(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    body, num_constants = opened(eqn.params["body_jaxpr"]), eqn.params["body_nconsts"]
-    first = operands[eqn.params["cond_nconsts"] :]
-    return _loop(body, first, num_constants, len(first) - num_constants, found)[0]
-
-
-def _loop(
-    body: core.Jaxpr, first: list[Value], num_constants: int, num_carry: int, found: Found
-) -> tuple[list[Value], list[Value]]:
-    """Walks the body with what is true of the carry in every turn; returns it and other outputs."""
-    end = num_constants + num_carry
-    before, carry, after = first[:num_constants], first[num_constants:end], first[end:]
-    while True:
-        trial = Found(found.num_axes, {}, {})
-        outputs = _walk(body, [*before, *carry, *after], trial)
-        agreed = list(map(_agreed, carry, outputs[:num_carry]))
-        if agreed == carry:
-            break
-        found.lose(carry, "changed by a loop")
-        carry = agreed
-    return carry, _walk(body, [*before, *carry, *after], found)[num_carry:]
+    def carried(self, before: list[Value], after: list[Value]) -> list[Value]:
+        agreed = super().carried(before, after)
+        if agreed != before:
+            self.found.lose(before, "changed by a loop")
+        return agreed
 
 
 def _agreed(one: Value, other: Value) -> Value:
     views = {path: view for path, view in one.views.items() if other.views.get(path) == view}
     return Value(views, source_of([one, other]))
-
-
-def _shard_map(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """The body sees one device's part of each array."""
-    body = opened(eqn.params["jaxpr"])
-    fitted = lambda x, var: x._replace(
-        views={p: resized(v, var.aval.shape) for p, v in x.views.items()}
-    )
-    outputs = _walk(body, list(map(fitted, operands, body.invars)), found)
-    return list(map(fitted, outputs, eqn.outvars))
-
-
-_FUNCTIONS: dict[str, Operation] = {
-    "cond": _cond,
-    "scan": _scan,
-    "while": _while,
-    "shard_map": _shard_map,
-}
-# They call a jaxpr, but not once with their inputs as they are.
-_NO_CALLS = frozenset(("reduce", "reduce_window", "custom_linear_solve"))

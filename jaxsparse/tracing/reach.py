@@ -19,8 +19,10 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxsparse.tracing.jaxprs import ELEMENTWISE, SEPARATE, called
-from jaxsparse.tracing.owners import Owners, constant, mixed, of_equation
+from jaxsparse.tracing.jaxprs import CallAnalysis, walk
+from jaxsparse.tracing.owner_operations import of_equation
+from jaxsparse.tracing.owners import Owners, constant, mixed
+from jaxsparse.tracing.primitives import ELEMENTWISE, SEPARATE
 
 
 class Signal(NamedTuple):
@@ -69,8 +71,6 @@ _POOLING = frozenset("reduce_window reduce_window_max reduce_window_min".split()
 _PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
 # Which entries they multiply depends on values.
 _RAGGED_PRODUCTS = frozenset(("ragged_dot_general", "scaled_dot"))
-# They call a jaxpr, but not once with their inputs as they are.
-_NO_CALLS = frozenset(("scan", "shard_map", "reduce", "reduce_window", "custom_linear_solve"))
 
 
 def run_on_signals(closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> tuple[list, list[Use]]:
@@ -89,7 +89,7 @@ def run_on_signals(closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> tuple[l
       The outputs, and the products of data and parameters in the order of execution.
     """
     uses: list[Use] = []
-    return _walk(closed, inputs, uses), uses
+    return walk(closed, inputs, _Reaching(uses)), uses
 
 
 @jax.custom_vjp
@@ -105,29 +105,29 @@ def clip(x: jax.Array) -> jax.Array:
 clip.defvjp(lambda x: (clip(x), None), lambda _, gradient: (clip(gradient),))
 
 
-def _walk(closed: core.ClosedJaxpr, inputs: Sequence[Value], uses: list[Use]) -> list[Value]:
-    jaxpr = closed.jaxpr
-    values: dict[Any, Value] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    values |= dict(zip(jaxpr.invars, inputs, strict=True))
+class _Reaching(CallAnalysis[Value]):
+    """Computes signals; values that carry none are computed as they are.
 
-    def read(atom: Any) -> Value:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+    A loop is an operation here: how often it turns may depend on values that are not known.
 
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        inner = None if eqn.primitive.name in _NO_CALLS else called(eqn)
-        if inner is not None:
-            outputs = _walk(inner, operands[len(operands) - len(inner.jaxpr.invars) :], uses)
-        elif eqn.primitive.name in SEPARATE:
-            outputs = operands
-        elif any(isinstance(x, Signal) for x in operands):
-            outputs = _signals(eqn, operands, uses)
-        else:
-            params = eqn.primitive.get_bind_params(eqn.params)
-            outputs = eqn.primitive.bind(*operands, **params)
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    Attributes:
+      uses: the products met so far.
+    """
+
+    def __init__(self, uses: list[Use]):
+        self.uses = uses
+
+    def constant(self, atom: Any, value: Any) -> Value:
+        del atom
+        return value
+
+    def operation(self, eqn: Any, operands: list[Value]) -> Sequence[Value]:
+        if eqn.primitive.name in SEPARATE:
+            return operands
+        if any(isinstance(x, Signal) for x in operands):
+            return _signals(eqn, operands, self.uses)
+        outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+        return outputs if eqn.primitive.multiple_results else [outputs]
 
 
 def _signals(eqn: Any, operands: list[Value], uses: list[Use]) -> list[Value]:
