@@ -35,6 +35,7 @@ from jaxsparse.tracing.jaxprs import (
     settled,
     walk,
 )
+from jaxsparse.tracing.owner_operations import of_equation
 from jaxsparse.tracing.owners import (
     Owners,
     averaged,
@@ -43,7 +44,6 @@ from jaxsparse.tracing.owners import (
     joined,
     leaf,
     mixed,
-    of_equation,
 )
 from jaxsparse.tracing.products import PRODUCTS
 from jaxsparse.types import PyTree

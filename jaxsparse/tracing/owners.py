@@ -12,11 +12,10 @@ adapter of low rank. Operands made from equally many share it evenly.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -78,7 +77,7 @@ def averaged(x: Owners, axes: Iterable[int]) -> Owners:
     weights = functools.reduce(np.multiply.outer, (x.lengths[a] for a in axes), np.array(1))
     blocks = np.empty(along.shape[:-1], object)
     for at in np.ndindex(blocks.shape):
-        blocks[at] = _mix(along[at], weights.ravel().tolist())
+        blocks[at] = mix(along[at], weights.ravel().tolist())
     return Owners(tuple(x.lengths[a] for a in kept), blocks, x.entries)
 
 
@@ -150,7 +149,7 @@ def reshaped(x: Owners, shape: Sequence[int]) -> Owners:
     if not math.prod(shape):
         return uniform(mixed(x), shape, x.entries)
     lengths, blocks = [], x.blocks
-    for old, new in _groups(x.shape, tuple(shape)):
+    for old, new in _axis_groups(x.shape, tuple(shape)):
         done, is_cut = len(lengths), any(len(size) > 1 for size in x.lengths[old])
         dims = shape[new] if is_cut else (1,) * (new.stop - new.start)
         for axis, size in enumerate(x.lengths[old] if is_cut else (), done):
@@ -159,85 +158,6 @@ def reshaped(x: Owners, shape: Sequence[int]) -> Owners:
         blocks = blocks.reshape((*blocks.shape[:done], *dims, *rest))
         lengths += [np.ones(n, int) if is_cut else np.array([n]) for n in shape[new]]
     return _compressed(Owners(tuple(lengths), blocks, x.entries))
-
-
-def of_equation(eqn: Any, operands: Sequence[Owners]) -> list[Owners]:
-    """Returns the owners of what an operation on parameters and constants gives."""
-    params, name = eqn.params, eqn.primitive.name
-    shapes = [getattr(var.aval, "shape", ()) for var in eqn.outvars]  # a token has none
-    shape, x = (shapes or [()])[0], (operands or [constant(())])[0]
-    if name == "transpose":
-        found = [transposed(x, params["permutation"])]
-    elif name == "broadcast_in_dim":
-        found = [broadcast(x, shape, params["broadcast_dimensions"])]
-    elif name in ("reshape", "squeeze", "expand_dims"):
-        found = [reshaped(x, shape)]
-    elif name in ("concatenate", "stack"):
-        found = [_put_together(name, operands, shape, params)]
-    elif name in ("slice", "rev", "pad", "split", "unstack"):
-        cuts = [_along_axes(x, at) for at in _positions(name, x.shape, params)]
-        found = [reshaped(cut, shape) for cut in cuts] if name == "unstack" else cuts
-    elif name.startswith("reduce_") and "axes" in params:
-        found = [averaged(x, params["axes"])]
-    elif name.startswith(("scatter", "dynamic_update_slice")):
-        found = [_updated(x, operands[1 if name.startswith("dynamic") else 2])]
-    else:  # which of two is chosen (select_n) does not say what is in it
-        found = [joined(operands[name == "select_n" :], shape) for shape in shapes]
-    return [x._replace(entries=min(x.entries, math.prod(x.shape))) for x in found]
-
-
-def _put_together(name: str, operands: Sequence[Owners], shape: Any, params: Any) -> Owners:
-    if name == "concatenate":
-        return concatenated(operands, params["dimension"])
-    axis = params["axis"]
-    slices = [reshaped(x, (*shape[:axis], 1, *shape[axis + 1 :])) for x in operands]
-    return concatenated(slices, axis)
-
-
-def _updated(x: Owners, update: Owners) -> Owners:
-    """Some entries are written over, it is not known which."""
-    size = max(math.prod(x.shape), 1)
-    part = min(math.prod(update.shape), size)
-    share = _mix([mixed(update), mixed(x)], [part, size - part])
-    return uniform(share, x.shape, x.entries + update.entries)
-
-
-def _along_axes(x: Owners, positions: Sequence[np.ndarray | None]) -> Owners:
-    for axis, at in enumerate(positions):
-        x = x if at is None else taken(x, axis, at)
-    return x
-
-
-def _positions(
-    name: str, shape: tuple[int, ...], params: dict[str, Any]
-) -> list[list[np.ndarray | None]]:
-    """For each result, the positions that it takes along each axis; None: all of them."""
-    if name == "rev":
-        return [
-            [np.arange(n)[::-1] if a in params["dimensions"] else None for a, n in _axes(shape)]
-        ]
-    if name == "slice":
-        strides = params["strides"] or (1,) * len(shape)
-        ends = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-        return [[np.arange(*end) for end in ends]]
-    if name == "pad":
-        config = zip(shape, params["padding_config"], strict=True)
-        return [[_padded(size, *each) for size, each in config]]
-    sizes = params["sizes"] if name == "split" else [1] * shape[params["axis"]]
-    stops = np.cumsum([0, *sizes]).tolist()
-    ranges = [np.arange(*ends) for ends in itertools.pairwise(stops)]
-    return [[each if a == params["axis"] else None for a, _ in _axes(shape)] for each in ranges]
-
-
-def _axes(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    return list(enumerate(shape))
-
-
-def _padded(size: int, low: int, high: int, interior: int) -> np.ndarray:
-    """The positions of a padded axis; negative padding crops."""
-    at = np.arange(-low, max((size - 1) * (interior + 1) + 1, 0) + high)
-    is_entry = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < size)
-    return np.where(is_entry, at // (interior + 1), -1)
 
 
 def _segments(x: Owners, axis: int, positions: np.ndarray) -> np.ndarray:
@@ -265,12 +185,22 @@ def _stronger(
     if left[1] < right[1]:
         left, right = right, left
     even = left[1] == right[1]
-    choose = lambda a, b: _mix([a, b], [len(a), len(b)]) if even and a and b else a or b
+    choose = lambda a, b: mix([a, b], [len(a), len(b)]) if even and a and b else a or b
     return np.asarray(np.frompyfunc(choose, 2, 1)(left[0], right[0]), object), left[1]
 
 
-def _mix(shares: Iterable[Share], weights: Sequence[int]) -> Share:
-    weights = weights if any(weights) else [1] * len(weights)  # those of an empty value
+def mix(shares: Iterable[Share], weights: Sequence[int]) -> Share:
+    """Returns the shares of the leaves in several blocks together.
+
+    Args:
+      shares: one for each block.
+      weights: the number of entries of each block, at least 0.
+
+    >>> half = mix([{"w": Fraction(1)}, {}], [3, 3])
+    >>> half
+    {'w': Fraction(1, 2)}
+    """
+    weights = weights if any(weights) else [1] * len(weights)  # an empty value has no entries
     total, found = sum(weights), {}
     for share, weight in zip(shares, weights, strict=True):
         for path, part in share.items() if weight else ():
@@ -278,7 +208,7 @@ def _mix(shares: Iterable[Share], weights: Sequence[int]) -> Share:
     return found
 
 
-def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+def _axis_groups(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     """Pairs of neighbouring axes with equally many entries, as few as possible in each."""
     i = j = 0
     while i < len(old) or j < len(new):

@@ -20,7 +20,8 @@ from jax import lax
 from jax.extend import core
 
 from jaxsparse.tracing.jaxprs import ELEMENTWISE, SEPARATE, walk
-from jaxsparse.tracing.owners import Owners, constant, mixed, of_equation
+from jaxsparse.tracing.owner_operations import of_equation
+from jaxsparse.tracing.owners import Owners, constant, mixed
 
 
 class Signal(NamedTuple):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.tracing.owners import averaged, constant, joined, leaf, mixed, of_equation, uniform
+from jaxsparse.tracing.owner_operations import of_equation
+from jaxsparse.tracing.owners import averaged, constant, joined, leaf, mixed, uniform
 
 SHAPES = {"a": (4, 6), "b": (4, 6), "c": (2, 3)}
 LABELS = {path: np.full(shape, i + 1) for i, (path, shape) in enumerate(SHAPES.items())}
