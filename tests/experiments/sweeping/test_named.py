@@ -13,7 +13,7 @@ from experiments.sweeping import grids, jobs
 from experiments.sweeping.grid import interleaved
 from experiments.sweeping.named import NAMES, grids_of
 from experiments.sweeping.result_file import flags_that_differ, read_result
-from jaxsparse.timetable import HOLD
+from jaxsparse.event_rows import HOLD
 
 ROOT = Path(__file__).parents[3]
 
