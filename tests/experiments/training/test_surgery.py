@@ -114,4 +114,4 @@ def test_the_state_has_no_leaf_of_the_old_layer():
     assert jaxsparse.prunable_paths(state.params) == ["old/kernel", "out/kernel"]
     now, after = surgery.after(run, state, 11)
     assert not any("old" in path for path in leaf_paths(after))
-    assert now.model == Named("new") and after.apply_fn == Named("new").apply
+    assert now.model == Named("new") and after.apply_fn == now.model.apply
