@@ -9,6 +9,7 @@ import jaxsparse
 from experiments import loop
 from experiments.data.augment import crop_and_flip
 from experiments.records import progress, report
+from experiments.records.record import settled_step
 from experiments.records.run_folder import read_metrics
 from experiments.training.run import Phase
 from tests.checkpoint.states import bits
@@ -95,12 +96,12 @@ def test_a_seed_out_of_range_is_refused(seed, tmp_path):
 
 def test_the_best_is_looked_for_after_the_last_change_of_sparsity():
     gmp = jaxsparse.gmp(sparsity=0.5, total_steps=20, update_interval=4, stop_step=13)
-    assert loop.settled_step(make_run(method=gmp)) == 12
-    assert loop.settled_step(make_run()) == 0
+    assert settled_step(make_run(method=gmp)) == 12
+    assert settled_step(make_run()) == 0
     # And after DyReLU has gone, whichever is later.
-    assert loop.settled_step(make_run(phase=Phase(3, 13))) == 13
-    assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 13))) == 13
-    assert loop.settled_step(make_run(method=gmp, phase=Phase(3, 9))) == 12
+    assert settled_step(make_run(phase=Phase(3, 13))) == 13
+    assert settled_step(make_run(method=gmp, phase=Phase(3, 13))) == 13
+    assert settled_step(make_run(method=gmp, phase=Phase(3, 9))) == 12
 
 
 def test_a_run_starts_from_the_masks_it_is_given(tmp_path):
