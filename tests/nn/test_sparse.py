@@ -162,7 +162,7 @@ def test_our_networks_name_the_layer_that_gets_pixels(layout, train):
 def test_params_of_another_form_are_named(drawn):
     model, images, params, _, positions = drawn
     with (
-        pytest.raises(ValueError, match=r"a/kernel has shape \(3, 3, 3, 8\) in params, its posit"),
+        pytest.raises(ValueError, match=r"a/kernel has shape \(3, 3, 3, 8\) in params, the capac"),
         sparse_execution(positions),
     ):
         model.apply({"params": params}, images)
