@@ -1,7 +1,7 @@
 """The best n of every group of m, by comparing each entry with the m of its group: no sort.
 
-m is small, so counting the entries that beat one is a few fused comparisons, and an entry is among
-the best n where fewer than n beat it. No two entries tie, so every group has exactly n.
+An entry is among the best n if fewer than n others beat it. m is small, so this count is a few
+comparisons that XLA fuses. No two entries tie, so every group has exactly n winners.
 """
 
 import jax
@@ -20,8 +20,9 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
     Args:
       scores: float[leaf]; compared in float32, -0 equals 0, NaN orders last. Ties are cut by a hash
         of the index.
-      groups: of N:M, one axis.
-      first: bool[leaf], entries that go before all others, by score among themselves; None: none.
+      groups: of an N:M pattern, along one axis.
+      first: bool[leaf], entries that go before all others, by score among themselves. None if only
+        the score counts.
 
     Returns:
       bool[leaf], exactly `num_active` True in every group.
@@ -32,7 +33,7 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
     Array([ True, False, False,  True], dtype=bool)
     """
     (axis,), (n, m) = groups.axes, n_and_m(groups)
-    # Compared in turn: what comes later decides where all before are equal.
+    # As in a dictionary: a later key decides between entries whose earlier keys are equal.
     keys = [_ordered(scores.astype(jnp.float32)), index_hash(scores.shape, np.uint32(0))]
     if first is not None:
         keys.insert(0, first.astype(jnp.int32))
@@ -45,6 +46,7 @@ def best_in_groups(scores: jax.Array, groups: Groups, first: jax.Array | None = 
 
 
 def _beats(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+    """Whether a is larger than b in the first key in which they differ."""
     beats = a[-1] > b[-1]
     for x, y in zip(reversed(a[:-1]), reversed(b[:-1]), strict=True):
         beats = (x > y) | ((x == y) & beats)
@@ -52,7 +54,7 @@ def _beats(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """int32 in the order of the floats, NaN below all of them."""
+    """Returns int32 in the order of the floats, NaN below all of them."""
     bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.int32)
     bits = jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
     return jnp.where(x != x, np.int32(-(2**31)), bits)

@@ -1,9 +1,9 @@
 """The k largest scores by a compiled kernel: one call for all leaves, in programs for one CPU.
 
-It finds what `bisection` finds, to the bit (`kernels/csrc/select.h` says how). To XLA the call is
-one operation, where a bisection is a few loops for every shape of a leaf, each of which takes 10 ms
-and more to compile. What a kernel reads has to be in memory; so it takes scores that are there
-already, arrays or their absolute values, and leaves to the bisection what would have to be stored.
+It finds the masks that `bisection` finds, to the bit; `kernels/csrc/select.h` says how. The call is
+one operation to XLA. A bisection is a few loops for every shape of a leaf, each of which takes 10
+ms and more to compile. A kernel reads its scores from memory. It therefore takes scores that are
+there already, arrays or their absolute values, and leaves the others to the bisection.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class Stored(NamedTuple):
     """Scores that are in memory.
 
     Attributes:
-      inputs: float32 or bfloat16 arrays, one of each leaf.
-      absolute: by leaf, whether the scores are the absolute values.
+      inputs: float32 or bfloat16 arrays, one for each leaf.
+      absolute: for each leaf, whether its scores are the absolute values of the array.
     """
 
     inputs: list[jax.Array]
@@ -32,7 +32,7 @@ class Stored(NamedTuple):
 
 
 def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | None:
-    """Returns where scores are stored, or None where one has to be computed by more than |x|.
+    """Returns the arrays that hold the scores, or None if one takes more than |x| to compute.
 
     Args:
       compute: inputs -> scores, float arrays.
@@ -71,7 +71,7 @@ def _operation(eqn: Any, operands: list[_Source | None]) -> list[_Source | None]
 
 
 def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:
-    """Returns the scores, from what is `Stored`."""
+    """Returns the scores, from the fields of `Stored`."""
     return [jnp.abs(x) if taken else x for x, taken in zip(inputs, absolute, strict=True)]
 
 
@@ -88,8 +88,8 @@ def select(
     Args:
       absolute: see `Stored`.
       scores: see `Stored`.
-      wanted: int32[leaves], or int32[1] where leaves compete.
-      candidates: what to choose from; they are counted again.
+      wanted: int32[leaves], or int32[1] if leaves compete.
+      candidates: the entries to choose from; the kernel counts them again.
       together: whether the leaves compete.
     """
     eligible, given, _ = candidates

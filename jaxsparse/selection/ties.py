@@ -1,4 +1,8 @@
-"""How ties are cut: by a hash of the element's index, the same on every run, layout and device."""
+"""Cutting ties: by a hash of the entry's index, the same in every run, layout and device.
+
+Of scores that are equal those with the largest hashes win. Winners are so spread evenly over a
+leaf, where the first in the order of indices would all be its first rows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +11,16 @@ from jax import lax
 
 
 def index_hash(shape: tuple[int, ...], offset: jax.Array | np.uint32) -> jax.Array:
-    """Returns uint32[shape] below 2**31, no two alike: a mix of offset + flat index.
+    """Returns a hash of offset + flat index for every entry: uint32[shape], below 2**31.
+
+    No two entries have the same hash.
 
     Args:
       shape: of a leaf.
-      offset: uint32[], where the leaf starts; offset + size is at most 2**31.
+      offset: uint32[], the index of the leaf's first entry; offset + size is at most 2**31.
+
+    >>> index_hash((3,), np.uint32(0)).tolist()
+    [0, 1753845952, 713611802]
     """
     x = jnp.full(shape, offset, jnp.uint32)
     stride = 1

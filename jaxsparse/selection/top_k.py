@@ -1,9 +1,8 @@
 """Exact top-k masks without sorting.
 
-Two searches find the same masks, to the bit: a kernel that reads the scores a few times
-(`histogram`) in the programs of one CPU, where the scores are stored; and in all others a search in
-XLA (`bisection`), which runs on any device and mesh and can compute the scores as it goes. Neither
-sorts, stores scores or gathers them.
+Two ways find the same masks, to the bit. If the scores are stored and the program is for one CPU, a
+kernel reads them a few times (`compiled`). Otherwise XLA bisects (`bisection`), on any device and
+mesh, and can compute the scores as it goes. Neither sorts, stores scores or gathers them.
 """
 
 import functools
@@ -31,8 +30,9 @@ def top_k_mask(
       scores: float[shape]; compared in float32 (bfloat16 and float16 are exact in it), -0 equals 0,
         NaN orders last. Numbers below 2^-126 may count as 0, as devices flush them.
       k: one integer, cut to [0, number of eligible entries]; the mask has exactly that many True.
-        Where its value is known it must be below 2**31.
-      eligible: bool[shape], an entry that is False never wins, whatever its score; None: all.
+        It must be below 2**31 if it is not traced.
+      eligible: bool[shape], an entry that is False never wins, whatever its score. None if all
+        entries may win.
 
     Returns:
       bool[shape]. Ties are cut by a hash of the index, the same on every run and device.
@@ -57,22 +57,22 @@ def top_k(
     """Selects the k largest scores, over all leaves together or in each leaf.
 
     Args:
-      scores: float arrays by path, as in `top_k_mask`, or how to compute them (outside of `jit`
-        that is compiled at every call).
-      k: an integer as in `top_k_mask`: over all leaves together; or one by path: in each leaf.
-      eligible: bool arrays by path, or None.
-      given: bool arrays by path, entries that are True in the masks beside the k and are not
-        eligible; None: none.
-      num_eligible: int32[leaves], the number of entries to choose from in each where it is known
-        already, in the order of the masks.
+      scores: float arrays by path, as in `top_k_mask`, or how to compute them; outside of `jit` the
+        computation is compiled at every call.
+      k: an integer as in `top_k_mask`, for all leaves together; or one for each path.
+      eligible: bool arrays by path, as in `top_k_mask`.
+      given: bool arrays by path, entries that are True in the masks beside the k, and hence no
+        candidates. None if there are none.
+      num_eligible: int32[leaves], the number of candidates of each leaf in the order of the masks.
+        None if it is not known yet.
 
     Returns:
       The masks, and the number of NaN scores among the eligible entries of each leaf; in the order
       of `eligible`, else of `given`, else of `scores` (those of `Scores` are sorted by path).
 
     Raises:
-      ValueError: a score that is not floating point, a k that is no integer, an eligible or given
-        that is no mask of the scores, with its path, or more scores to compare than int32 counts.
+      ValueError: a score is not floating point, k is no integer, `eligible` or `given` has no mask
+        of a score's shape (names the path), or there are more scores to compare than int32 counts.
 
     >>> import jax.numpy as jnp
     >>> scores, given = {"kernel": jnp.array([3.0, 1.0, 2.0])}, {"kernel": jnp.array([1, 0, 0]) > 0}
@@ -107,13 +107,13 @@ def top_k_with_minimum(
 ) -> Selected:
     """Selects the k largest scores over all leaves together, of each leaf at least `minimum`.
 
-    The best `minimum` of every leaf are in first, all of a leaf with fewer; the others compete for
-    what is left of k. Where that is nothing, there are more than k.
+    The best `minimum` of every leaf are chosen first, or all of a leaf that has fewer. The others
+    compete for what is left of k. If nothing is left, more than k may be chosen.
 
     Args:
       scores: as in `top_k`.
       k: int32[].
-      minimum: at least 0, where it is `top_k`.
+      minimum: at least 0; 0 is `top_k`.
       eligible: as in `top_k`.
 
     >>> import jax.numpy as jnp
@@ -131,7 +131,7 @@ def top_k_with_minimum(
 
 
 def _kinds(scores: Leaves | Scores) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every score."""
+    """Returns shape and dtype of every score."""
     inputs, compute = scores if isinstance(scores, Scores) else Scores(scores, lambda x: x)
     return jax.eval_shape(compute, inputs)
 
@@ -144,11 +144,11 @@ def _select(
     *,
     together: bool,
 ) -> tuple[list[jax.Array], jax.Array]:
-    """By a kernel in a program for one CPU, where the scores are stored, else by bisection."""
+    """Selects by a kernel if the scores are stored and the program is for one CPU, or bisects."""
     arrays = stored(compute, inputs)
     if arrays is None:
         return bisect(compute, inputs, wanted, candidates, together=together)
-    # Not a method of `arrays`: what lowering calls must not hold on to what was traced.
+    # Not a method of `arrays`: lowering keeps this function, which must not hold traced arrays.
     compute_again = functools.partial(scores_of, arrays.absolute)
     return on_one_cpu(
         functools.partial(select, arrays.absolute, together=together),
@@ -163,7 +163,7 @@ def _select(
 def _select_from(
     scores: list[jax.Array], wanted: jax.Array, candidates: Candidates, *, together: bool
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Op by op the search would be compiled anew at every call."""
+    """Selects from arrays, compiled: op by op the loop would be compiled anew at every call."""
     return _select(lambda scores: scores, scores, wanted, candidates, together=together)
 
 
