@@ -26,7 +26,7 @@ from jaxsparse.sparse.window import ConcreteWindow, Window
 
 
 class Epilogue(NamedTuple):
-    """What follows a convolution in inference: (x - mean) * factor + bias + shortcut.
+    """The norm and shortcut after a convolution in inference: (x - mean) * factor + bias + shortcut.
 
     Attributes:
       mean: float32[channels], the running mean.

@@ -76,7 +76,7 @@ inline bool rise(const Layer& layer, const std::int32_t* positions, i64 num) {
   return rises;
 }
 
-// What follows a convolution in inference: a norm with running statistics, a shortcut, a ReLU.
+// The end of a convolution in inference: a norm with running statistics, a shortcut, a ReLU.
 struct Epilogue {
   const float *mean, *factor, *bias;  // by output channel
   const float* shortcut;              // laid out like the outputs; null for none

@@ -11,8 +11,8 @@
 // outputs are computed in one run over all rows and images; those marked `-` are computed as well,
 // and nobody takes them.
 //
-// A stride of s cuts an axis into s phases: phase k holds the padded positions k, k + s, k + 2 s,
-// ... With stride 2 the row above becomes the phases `0 b d` and `a c 0`. Output i reads place i of
+// A stride of s cuts an axis into s phases: phase k holds every s-th padded position from k on. A
+// stride of 2 cuts the row above into the phases `0 b d` and `a c 0`. Output i reads place i of
 // phase 0, place i of phase 1 and place i + 1 of phase 0, so that neighbouring outputs still read
 // neighbouring floats. Every phase is a plane of its own; phases that no tap reads are left out.
 #pragma once

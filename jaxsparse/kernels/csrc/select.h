@@ -125,7 +125,7 @@ struct Chunk {
   i64 leaf, begin, size;
 };
 
-// What a pass counts in a chunk, or in all chunks of a group.
+// The counts of a pass over a chunk, or over all chunks of a group.
 struct Counts {
   i64 candidates, nan, above;
   u32 bins[kBins];
