@@ -1,4 +1,4 @@
-"""Cyclic sparsity: a density that rises and falls before the method's own events begin."""
+"""Cyclic sparsity: the density rises and falls before the method's own events begin."""
 
 import itertools
 from bisect import bisect_right
@@ -25,35 +25,36 @@ def with_cycles(
     drop: Score = magnitude,
     grow: Score = gradient,
 ) -> Method:
-    """Returns the method with cycles of density in front: more weights grow than were, then go.
+    """Returns the method with cycles of density in front: weights grow, and then are pruned again.
 
         jaxsparse.with_cycles(jaxsparse.set_(sparsity=0.999, ...), num_cycles=3)
 
-    In a cycle the density is that of the method's own timetable times `schedules.cyclic`, at most
-    1. Where it rises, weights grow by `grow`, from 0; where it falls, the lowest by `drop` go;
-    nothing is exchanged. At the last step of every cycle, on the grid or not, the number of weights
-    is exactly the method's own. The method's own events are those after the last cycle, unchanged;
-    those before it count by the density that they set, and by nothing else. With cycles to
-    the end of training the method itself exchanges nothing; `plan` shows it.
+    The density in a cycle is that of the method's own timetable times `schedules.cyclic`, at most
+    1. Events at which it rises grow weights by `grow`, from 0. Events at which it falls prune the
+    lowest by `drop`. Nothing is exchanged. The number of weights is exactly the method's own at the
+    last step of every cycle, on the grid or not.
 
-    With scope "layer" every layer rises and falls to its share by the method's distribution, and at
-    the end of a cycle has the number it had before; with scope "global" weights grow and go
-    wherever they are worth most or least.
+    The method's own events go on after the last cycle, unchanged. Those before it do not run; only
+    the density that they set counts. If the cycles last to the end of training, the method itself
+    exchanges nothing; `plan` shows it.
+
+    Every layer rises and falls with scope "layer", to its share by the method's distribution, and
+    ends a cycle with the number it had before. Weights grow and go wherever they are worth most or
+    least with scope "global".
 
     Args:
       method: one that `compose` made, as all published ones are.
-      num_cycles: at least 0; without any the method is returned as it is.
+      num_cycles: at least 0; with 0 the method is returned as it is.
       cycle_steps: steps of the first cycle; None is a fifth of training.
       growth: length of a cycle over that of the one before, above 0.
       multiplier: the density in the middle of a cycle over the method's own, at least 1; with 1 the
         method is returned as it is.
       shape: "cosine" or "triangular".
-      cycle_interval: steps between mask updates in cycles, on whose multiples they lie; a cycle has
-        to hold one.
+      cycle_interval: mask updates in cycles lie on its multiples; every cycle has to hold one.
       drop: what an active weight is worth.
-      grow: what an inactive position is worth. If it looks at the gradient (anything but
-        `scores.random`), a method whose `dense_gradient` was "never" has it at "events", all of
-        them: for SET and GMP the FLOPs of the plan are then a little above the true ones.
+      grow: what an inactive position is worth. If it is not `scores.random`, a method whose
+        `dense_gradient` was "never" gets "events", for all of its events: the plan's FLOPs of SET
+        and GMP are then a little above the true ones.
 
     Raises:
       ValueError: a number outside its range; cycles that do not fit into training; no method of
@@ -110,7 +111,7 @@ def with_cycles(
 
 
 def _density(table: Timetable) -> StepSchedule:
-    """The density that a timetable has after each step: that of the last event which changed it."""
+    """The density of a timetable after each step, which the last event that changed it has set."""
     changes = [(0, table.initial_density)]
     changes += [(e.step, e.density) for e in table.events if e.density is not None]
     return lambda step: changes[bisect_right(changes, step, key=lambda change: change[0]) - 1][1]

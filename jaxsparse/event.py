@@ -1,4 +1,4 @@
-"""What methods do, as pure functions of a recipe: initial masks, events, targets."""
+"""Initial masks, events and targets of a method, as pure functions of its recipe."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ class Cycles(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What masks depend on; see `compose` for the fields.
+    """All that masks depend on; see `compose` for the fields.
 
     Attributes:
       stages: run in order at every event.
@@ -80,9 +80,9 @@ class Recipe(NamedTuple):
       scope: whether targets are one number or one per leaf.
       min_keep: fewest active weights of each layer, or None; see `compose`.
       prunable: which leaves.
-      pattern: which structure; no rules is none.
-      cycles: the first events of the timetable, where they have other stages; None: they do not.
-      observes: whether events read what the method's `observe` made of the gradients.
+      pattern: rules for the structure of masks; `()` if they have none.
+      cycles: the first events of the timetable if those have stages of their own, else None.
+      observes: whether events read the output of the method's `observe` in place of gradients.
       masks: a function that returns the masks that training starts with, see `starting_from`; None
         if they are drawn at random.
     """
@@ -150,9 +150,10 @@ def run_event(
         p: jnp.where(is_finite, mask, old[p]) for p, mask in from_units(units, groups, old).items()
     }
     new, kept = chosen._replace(masks=entries(chosen.masks)), entries(kept)
-    # Of a unit that was active only in part, in masks from elsewhere, the rest starts at 0.
+    # Masks from elsewhere may hold units that are active in part: the rest of such a unit starts
+    # at 0.
     kept |= {p: kept[p] & old[p] for p in whole(groups)}
-    # Leaves that stay dense are all True, whatever the caller's masks say of them.
+    # Leaves that stay dense are all True, whatever the caller's masks are there.
     dense = dense_masks(masks)
     metrics = _metrics(old, new, kept, is_finite)
     return Event(with_leaves(dense, new.masks), with_leaves(dense, kept), metrics)
@@ -172,7 +173,7 @@ def targets(recipe: Recipe, params: PyTree) -> Targets:
 def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
     """The groups of all leaves, checked in every use of the method, not only at its first event.
 
-    N:M goes with a constant sparsity above 0 alone, and leaves that compete have units of one size.
+    N:M needs a constant sparsity above 0, and leaves that compete need units of one size.
     """
     groups = groups_of(recipe.pattern, shapes)
     for path, g in fixed(groups).items():
@@ -230,7 +231,7 @@ def _rows(recipe: Recipe, shapes: Shapes, groups: GroupsByPath) -> Row:
 
 
 def _run_phase(recipe: Recipe, step: int | jax.Array, *inputs: Any) -> tuple[Selected, Leaves]:
-    """`_run_stages` of the cycles or of the recipe, as the last event up to `step` belongs to."""
+    """`_run_stages` with the stages of the last event up to `step`: the cycles' or the recipe's."""
     cycles = recipe.cycles
     run = lambda stages: functools.partial(_run_stages, stages, *inputs)
     if cycles is None:
@@ -249,7 +250,7 @@ def _run_stages(
     row: Row,
     key: jax.Array | None,
 ) -> tuple[Selected, Leaves]:
-    """The masks after all stages, and what every stage left active."""
+    """The masks after all stages, and the weights that every stage left active."""
     new, kept = Selected(dict(masks), jnp.zeros(len(masks), jnp.int32)), masks
     for index, stage in enumerate(stages):
         after = stage(weights, signal, new.masks, row, fold_key(key, index))
@@ -259,7 +260,7 @@ def _run_stages(
 
 
 def _signal(recipe: Recipe, grads: PyTree) -> PyTree:
-    """What the stages score by: the gradient, or what `observe` made of it."""
+    """The array that stages score by: the gradient, or the output of `observe`."""
     if isinstance(grads, Observed):
         return grads.signal
     if recipe.observes:

@@ -15,7 +15,7 @@ from jaxsparse.timetable import Timetable
 from jaxsparse.types import Distribution, PlannedEvent, Rounding, Row, Scope, Shapes
 
 HOLD = 2**31 - 1
-"""In place of a target: the event leaves the number of active weights as it is."""
+"""Stands in place of a target: the event leaves the number of active weights as it is."""
 
 
 def event_rows(
@@ -28,9 +28,9 @@ def event_rows(
 ) -> Row:
     """Returns the rows of all events stacked: a `Row` whose entries are np.int32[events].
 
-    A target is `HOLD` where the event does not change the number of active weights. Targets per
-    leaf go up and down together: none falls where the density rises, none rises where it falls, and
-    where the events come back to the lowest density so far, they are what they were then.
+    A target is `HOLD` if the event does not change the number of active weights. Targets per leaf
+    go up and down together: none falls when the density rises, and none rises when it falls. When
+    the density comes back to the lowest one so far, the targets are those of that time.
 
     Args:
       timetable: the events.
@@ -100,19 +100,19 @@ def _layer_targets(
 def row_at(
     timetable: Timetable, rows: Row, step: int | jax.Array, active: Mapping[str, jax.Array]
 ) -> Row:
-    """Returns the row of the last event at or before `step` (the first one before any), traceable.
+    """Returns the row of the last event at or before `step`, or of the first event; traceable.
 
     Args:
       timetable: the events; at least one.
       rows: what `event_rows` made of them.
       step: int32[], may be traced.
-      active: int32[] by path, active weights before the event: the target where it is held.
+      active: int32[] by path, active weights before the event: the target if that is held.
     """
     steps = jnp.array([event.step for event in timetable.events], jnp.int32)
     index = jnp.maximum(jnp.searchsorted(steps, jnp.asarray(step, jnp.int32), side="right") - 1, 0)
     numerator, denominator = (jnp.asarray(column)[index] for column in rows.drop)
     now = jnp.stack(list(active.values()))
-    # All leaves in one vector: small operations by leaf take long to compile.
+    # One vector holds all leaves, since small operations by leaf take long to compile.
     if isinstance(rows.target, dict):
         planned = jnp.asarray(np.stack([rows.target[path] for path in active], 1))[index]
         target = dict(zip(active, jnp.where(planned == HOLD, now, planned), strict=True))
@@ -127,7 +127,8 @@ def take_fraction(
 ) -> jax.Array:
     """Returns floor or ceil of count * numerator / denominator in exact int32 arithmetic.
 
-    With count = a*q + b the product is a*p + b*p/q, and b*p < q*q < 2**31 cannot overflow.
+    Write count as a*q + b with b < q: the product is a*p + b*p/q, and b*p < q*q < 2**31 cannot
+    overflow.
 
     Args:
       count: int32[...], at least 0.

@@ -53,20 +53,20 @@ class Method(NamedTuple):
         traced.
       timetable: the steps that have an event.
       targets: (params) -> Targets, the counts that `plan` walks through.
-      observe: what turns the gradient of every step into the `grads` of `update` (SNFS): its
-        output is `Observed`, which `update` of such a method insists on. Its state stays as it is
-        on a step whose gradient is not finite. `TrainState` and `sparse_optimizer` run it at every
-        step; any other loop has to.
-      skip_step: whether the optimizer step is left out where there is an event (RigL, SET, SNFS).
+      observe: turns the gradient of every step into the `grads` of `update` (SNFS). Its output is
+        `Observed`; `update` of such a method takes nothing else. Its state does not change on a
+        step whose gradient is not finite. `TrainState` and `sparse_optimizer` run it at every step;
+        any other loop has to.
+      skip_step: whether a step with an event leaves out the optimizer step (RigL, SET, SNFS).
         `TrainState` and `sparse_optimizer` leave it out; any other loop has to.
-      prunable: the rules that say which leaves the method may prune; None is the default. It
-        tells others what `init` and `update` go by: to change it make the method anew, `_replace`
-        would reach the tables alone.
+      prunable: the rules that say which leaves the method may prune; None is the default. This
+        field only reports the rules of `init` and `update`: make the method anew to change them,
+        since `_replace` would change the tables alone.
       dense_gradient: at which steps the method reads the gradient of inactive weights: "never"
         (GMP, SET), at its "events" (RigL, GraNet, to grow by it), or "always" (SNFS, which averages
-        it over steps). Only the accounting of training FLOPs asks: `jax.grad` at masked params
-        gives the dense gradient in any case. Of the scores to grow by, the published methods know
-        `scores.random` to need none; for another one say `method._replace(dense_gradient="never")`.
+        it over steps). Only the accounting of training FLOPs uses it: `jax.grad` at masked params
+        gives the dense gradient in any case. The published methods know that `scores.random` needs
+        no gradient; for another such score say `method._replace(dense_gradient="never")`.
       recipe: what `init`, `update` and `targets` are made of, for `with_pattern`, `with_cycles` and
         `starting_from`; None for a method that `compose` did not make.
     """
@@ -133,12 +133,12 @@ class Method(NamedTuple):
             the costs out.
           count_dense_gradient: charge the steps that need the gradient of inactive weights for it.
             False is GraNet's published accounting.
-          axes: what sums over what, by path, from `kernel_axes`; estimates of what one threshold
-            leaves to each layer follow the fan-in. None: the rules of `jaxsparse.axes`.
+          axes: what each axis of a leaf is, by path, from `kernel_axes`; the estimates for a global
+            threshold depend on the fan-in. None goes by the rules of `jaxsparse.axes`.
 
         Raises:
-          ValueError: what training could not do, such as fewer weights than layers, or `flops` of
-            another network.
+          ValueError: the network cannot be trained so, for instance with fewer weights than layers;
+            or `flops` is of another network.
         """
         leaves = leaf_paths(params)
         for path in flops or ():
@@ -155,7 +155,7 @@ class Method(NamedTuple):
         Keep the count in the loop. `int(state.step)` would wait for the device at every step.
 
         Raises:
-          ValueError: the step is traced, inside of `jit` say.
+          ValueError: the step is traced, for example inside of `jit`.
         """
         return self.timetable.is_due(step)
 
@@ -190,15 +190,15 @@ def compose(
       distribution: shares out densities among layers; None is `erk()`.
       scope: whether targets are one number ("global") or one per leaf ("layer").
       min_keep: fewest active weights of each layer, in the initial masks and in what pruning
-        leaves; the other layers make up for it, so that the total is exact. 0: a layer may come out
-        empty. None: 1, but 0 for what pruning with scope "global" leaves.
+        leaves; the other layers make up for it, so that the total is exact. With 0 a layer may come
+        out empty. None is 1, but 0 for what pruning with scope "global" leaves.
       prunable: which leaves; as in `prunable_paths`.
       observe: optax transformation of the dense gradient at every step, whose output `update`
         takes in place of the gradient; None is the gradient itself.
       skip_step: leave out the optimizer step where there is an event.
-      dense_gradient: see `Method`. None supposes that stages grow by gradient: "always" with
-        `observe`, else "events" where there are stages. Stages that never look at the gradient of
-        an inactive weight (pruning, growth at random) are to say "never".
+      dense_gradient: see `Method`. None assumes that stages grow by gradient: "always" with
+        `observe`, else "events" if there are stages. Say "never" if no stage looks at the gradient
+        of an inactive weight (pruning, growth at random).
 
     Returns:
       The method.
@@ -222,7 +222,7 @@ def compose(
             timetable.update_interval,
             f"leaves {name} no event in {timetable.total_steps} steps, so its masks would never "
             "change",
-            "take a shorter one, or static where that is meant",
+            "take a shorter one, or static if that is meant",
         )
 
     recipe = Recipe(tuple(stages), timetable, distribution, scope, min_keep, prunable)
@@ -239,10 +239,10 @@ def compose(
 
 
 def observing(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns the transformation as a method's `observe`.
+    """Returns the transformation as a method's `observe`, whose output is `Observed`.
 
-    Its output is `Observed`. A gradient that is not finite leaves its state as it was, as such a
-    step leaves the optimizer's under loss scaling and `optax.apply_if_finite`.
+    A gradient that is not finite does not change its state. Loss scaling and
+    `optax.apply_if_finite` treat the optimizer's state in the same way.
     """
     return optax.GradientTransformation(transformation.init, _observing(transformation.update))
 
@@ -272,7 +272,7 @@ def recipe_of(method: Method) -> Recipe:
 
 
 def remade(method: Method, recipe: Recipe, **fields: Any) -> Method:
-    """Returns the method with another recipe, and what follows from it; and with other fields."""
+    """Returns the method with another recipe and all that follows from it, and other fields."""
     return method._replace(timetable=recipe.timetable, **_functions(recipe), **fields)
 
 
@@ -295,7 +295,7 @@ def _init_of(recipe: Recipe) -> Callable[..., PyTree]:
 def _update_of(recipe: Recipe) -> Callable[..., Event]:
     try:
         return _compiled(recipe)
-    except TypeError:  # a part of someone's own that cannot be hashed
+    except TypeError:  # a user's own part cannot be hashed
         return jax.jit(functools.partial(run_event, recipe))
 
 

@@ -38,7 +38,7 @@ def random_masks(
 ) -> dict[str, jax.Array]:
     """Draws masks with exactly `counts[path]` units True, every subset of a leaf equally likely.
 
-    Of a leaf with an N:M pattern every group has n of m, whatever its count.
+    A leaf with an N:M pattern gets n of m in every group, whatever its count.
 
     Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.
     """
@@ -71,18 +71,18 @@ def masks_from_scores(
     method, with the same pattern.
 
     Args:
-      scores: a tree like params, float[leaf] where a leaf is prunable, looked at nowhere else.
-        Higher is kept; they are not made absolute. NaN is kept last. Ties are cut by a hash of the
-        index, the same on every run and device.
-      sparsity: share of the prunable weights that are 0, in [0, 1); 0 keeps all. None where all
-        leaves have an N:M pattern, which fixes their own.
-      scope: "global": one threshold over all leaves, and a leaf may come out empty; "layer": every
-        leaf to the density that `distribution` gives it.
+      scores: a tree like params, float[leaf] at prunable leaves; the others are not looked at.
+        Higher is kept, with the sign. NaN is kept last. Ties are cut by a hash of the index, the
+        same on every run and device.
+      sparsity: share of the prunable weights that are 0, in [0, 1); 0 keeps all. None if every
+        leaf has an N:M pattern, which fixes the sparsity.
+      scope: "global" puts one threshold over all leaves, and a leaf may come out empty; "layer"
+        brings every leaf to the density that `distribution` gives it.
       distribution: shares the density out among layers with scope "layer"; None is `erk()`.
-      min_keep: fewest weights of each layer, all of a smaller one; the others make up for it. None:
-        1 with scope "layer", 0 with "global".
+      min_keep: fewest weights of each layer; a smaller layer keeps all. The others make up for it.
+        None is 1 with scope "layer" and 0 with "global".
       pattern: a structure such as `block((4, 4))` for all prunable leaves, or rules as in
-        `with_pattern`; a group is scored by the sum over its entries. None is no structure.
+        `with_pattern`; the score of a group is the sum over its entries. None is no structure.
       prunable: as in `prunable_paths`; other leaves are all True.
 
     Returns:
@@ -160,12 +160,11 @@ def pattern_masks(
     It is `magnitude_masks` with scope "layer".
 
     Args:
-      params: any pytree of arrays, of a trained model say; or scores in their place, of which the
-        largest |x| are kept.
+      params: any pytree of arrays, such as those of a trained model; the largest |x| are kept.
       pattern: a pattern for all prunable leaves, or rules as in `with_pattern`.
-      sparsity: of the leaves without an N:M pattern, in [0, 1); None where there are none.
-      distribution: shares it out among those leaves, in each of which the best units are kept; None
-        is `erk()`.
+      sparsity: of the leaves without an N:M pattern, in [0, 1); None if there are none.
+      distribution: shares the density out among those leaves; each keeps its best units. None is
+        `erk()`.
       prunable: as in `prunable_paths`; other leaves are all True.
 
     Raises:
@@ -196,7 +195,7 @@ def _best(
     counts: int | jax.Array | dict[str, int],
     key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """The best units of every leaf. Op by op the search would be compiled anew at every call."""
+    """The best units of every leaf, compiled as one: op by op, every call would compile anew."""
     by_path = dict(groups)
     scores = score_leaves(score, weights, weights, key, by_path)
     free = [path for path in weights if path not in fixed(by_path)]

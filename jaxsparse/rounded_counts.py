@@ -29,19 +29,19 @@ def leaf_counts(
     """Returns the number of active weights of every leaf, by largest remainder.
 
     The total is sum(n_l) - floor(sum((1 - d_l) * n_l) + 1e-6), which for distributions without
-    overrides is `total_count(N, density)`; each leaf lies within [min(minimum, size), size]. Where
-    a leaf gets its minimum though its density gives it less, the others have so much less.
+    overrides is `total_count(N, density)`; each leaf lies within [min(minimum, size), size]. If a
+    leaf gets its minimum though its density gives it less, the others get that much less.
 
     Args:
       distribution: densities by path.
       shapes: shapes by path.
       density: in (0, 1].
       minimum: fewest active weights of a leaf; a leaf that is overridden to sparsity 1 has none.
-        With 0 leaves may come out empty, but not all of them.
-      at_least: fewest active weights of a leaf, where growth starts from these counts; None is no
-        more than `minimum`. (Rounding alone can ask for one less at a higher density.)
-      at_most: most active weights of a leaf, where pruning has to get there from these counts;
-        None is the leaf's size. (Rounding alone can ask for one more at a lower density.)
+        If it is 0, leaves may come out empty, but not all of them.
+      at_least: fewest active weights of a leaf, for growth that starts from these counts; None is
+        `minimum`. (Rounding alone can ask for one less at a higher density.)
+      at_most: most active weights of a leaf, for pruning that starts from these counts; None is the
+        leaf's size. (Rounding alone can ask for one more at a lower density.)
 
     Raises:
       ValueError: a leaf's density is outside [0, 1], or the total is below `minimum` a leaf, or
@@ -106,7 +106,7 @@ def count_together(shapes: Shapes, density: float, *, minimum: int = 0, when: st
 def highest_sparsity(fewest: int, size: int) -> str:
     """Writes the sparsity that leaves `fewest` of `size` weights, for messages.
 
-    Rounded down, since what a message recommends has to work:
+    It is rounded down, so that the sparsity which a message recommends works:
 
     >>> highest_sparsity(1, 10), highest_sparsity(54, 25_502_912)
     ('0.9', '0.999997882')
@@ -125,7 +125,7 @@ def _largest_remainder(
             p for p in counts if (counts[p] < highest[p] if step > 0 else counts[p] > lowest[p])
         ]
         # The leaf furthest from its ideal count goes first; the sort is stable, so ties go to the
-        # first leaf. A leaf moves once a round: it needs several only where bounds took hold.
+        # first leaf. A leaf moves by one a round; several rounds are needed only if bounds bind.
         room.sort(key=lambda p: step * (counts[p] - ideal[p]))
         for path in room[: abs(missing)]:
             counts[path] += step

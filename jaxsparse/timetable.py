@@ -39,8 +39,8 @@ class Timetable(NamedTuple):
       total_steps: length of the run, in optimizer steps.
       events: ascending in step, each within [1, total_steps].
       initial_density: density of the masks that training starts with, in (0, 1].
-      update_interval: steps of the grid that the events were laid on, None where there was none;
-        with cycles of density that of the method's own events, after them.
+      update_interval: steps between the points of the grid of events; None if there was no grid. A
+        timetable with cycles has the interval of the method's own events, after them.
     """
 
     total_steps: int
@@ -65,7 +65,7 @@ class Timetable(NamedTuple):
     def segments(self, start: int = 0) -> Iterator[Segment]:
         """Cuts the steps after `start` at the events: one `lax.scan` each, say.
 
-        Where a segment has an event, its last step is the one with `event=True`.
+        If a segment has an event, its last step is the one with `event=True`.
 
         >>> events = tuple(PlannedEvent(t, None, Fraction(1, 2)) for t in (2, 4))
         >>> [tuple(s) for s in Timetable(5, events).segments()]
@@ -91,10 +91,9 @@ def make_timetable(
 ) -> Timetable:
     """Lays the events on the grid of multiples of `update_interval`, and on given steps.
 
-    There is an event at every such step within [start_step, total_steps] that has something to do:
-    a density that differs from the event before (else the count is held), or a drop fraction above
-    0. At the last step of training nothing is dropped: what an exchange would grow there could
-    never train.
+    Every such step within [start_step, total_steps] has an event if there is something to do: a
+    density that differs from the event before (else the count is held), or a drop fraction above 0.
+    The last step of training drops nothing: weights that an exchange grew there could never train.
 
     Args:
       total_steps: length of the run, at least 1.
