@@ -73,15 +73,16 @@ def score_leaves(
 ) -> Scores:
     """Returns the scores of all leaves, each with its own key.
 
-    Scores that draw from their key are computed once and stored, and so are those of units, which
-    are few; others are computed wherever they are needed.
+    Scores that draw from their key are computed once and stored, and so are scores of units, which
+    are few. Other scores are computed wherever they are needed.
 
     Args:
       score: called once per leaf, on its entries.
       weights: float arrays by path.
       signal: the same, the dense gradient.
       key: of this event and purpose, or None.
-      groups: by path; where they are active as a whole, a unit's score is the sum over its entries.
+      groups: by path. If a leaf's groups are active as a whole, the score of such a unit is the sum
+        over its entries.
 
     Raises:
       ValueError: a score has another shape than its leaf; names the leaf.
@@ -113,7 +114,7 @@ def _pooled(scores: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
 
 
 def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:
-    """Whether the score makes use of its key."""
+    """Whether the score uses its key."""
     if key is None:
         return False
     closed = jax.make_jaxpr(score)(leaf, leaf, key)

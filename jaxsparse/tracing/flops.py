@@ -1,14 +1,14 @@
 """Counting FLOPs from a function alone: what each parameter leaf costs in one forward pass.
 
-The function is traced and its jaxpr walked: every matrix product and convolution is charged to the
+The function is traced and its jaxpr walked. Every matrix product and convolution is charged to the
 leaves that its kernel is made from, each by its part of the entries (see
-`jaxsparse.tracing.owners`), once per use, so that a kernel that is used twice counts twice. 2 FLOPs
-per multiply-add; nothing else counts (no norm, activation, pooling or loss, no factorization or
-Fourier transform), as in the tables of the sparse-training papers. What counts in a convolution is
-in `jaxsparse.tracing.products`.
+`jaxsparse.tracing.owners`), once per use: a kernel that is used twice counts twice. A multiply-add
+is 2 FLOPs. Nothing else counts (no norm, activation, pooling or loss, no factorization or Fourier
+transform), as in the tables of the sparse-training papers. `jaxsparse.tracing.products` says what
+counts in a convolution.
 
-A product of two values that are both made from parameters, such as the factors of an adapter of low
-rank or learned queries and their kernel, is charged to the value made from more parameters, evenly
+Both factors of a product may be made from parameters, such as those of an adapter of low rank, or
+learned queries and their kernel. It is charged to the factor made from more parameters, or evenly
 if both are made from equally many. It is done once a pass, not once an example: count it with the
 batch in use, or leave it out before the FLOPs are multiplied by the batch size.
 
@@ -31,12 +31,12 @@ from jaxsparse.tracing.products import PRODUCTS
 from jaxsparse.types import PyTree
 
 OTHER = "other"
-"""Where products go that no leaf takes part in, of data with data, such as attention scores, or
-with constants: sparsity does not change them."""
+"""The path of products that no leaf takes part in: of data with data, such as attention scores, or
+with constants. Sparsity does not change them."""
 
-# What a value is made from: None for data, which depend on the input.
+# The leaves that a value is made from; None for data, which depend on the input.
 _Origin: TypeAlias = Owners | None
-_Flops: TypeAlias = dict[str | None, Fraction]  # by path; by None those of no leaf
+_Flops: TypeAlias = dict[str | None, Fraction]  # by path; None for products of no leaf
 
 
 def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> dict[str, int]:
@@ -47,20 +47,20 @@ def layer_flops(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
         `lambda params, x: model.apply({"params": params}, x)`. It is traced, never run.
       params: pytree of arrays or `jax.ShapeDtypeStruct`.
       *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`; give batch 1 for FLOPs per example. A
-        kernel that is multiplied with an input, a mask say, or chosen by one is data: let `forward`
-        close over such a mask.
+        kernel that is multiplied with an input or chosen by one counts as data. If the input is a
+        mask, let `forward` close over it instead.
 
     Returns:
-      FLOPs by path, and under "other" those of products that no leaf takes part in. The constant
-      part of a kernel, such as padding, counts there too. Shares are rounded to whole numbers
-      whose sum is exact.
+      FLOPs by path, and under "other" those of products that no leaf takes part in, which include
+      the constant part of a kernel, such as padding. Shares are rounded to whole numbers whose sum
+      is exact.
 
     Raises:
-      ValueError: a product where it is not known how often it is done: in a `while_loop`, in a
-        Pallas kernel, or in a `shard_map` over a mesh axis that splits nothing. An operation that
-        cannot be looked into, such as an FFI call, a callback or a sparse matrix product of
-        `jax.experimental.sparse`: give the plain function. Two leaves with one path, or one at
-        "other" beside products of no leaf.
+      ValueError: it is not known how often a product is done: in a `while_loop`, in a Pallas
+        kernel, or in a `shard_map` over a mesh axis that splits nothing. Or an operation cannot be
+        looked into, such as an FFI call, a callback or a sparse matrix product of
+        `jax.experimental.sparse`: give the plain function. Or two leaves have one path, or one has
+        the path "other" and there are products of no leaf.
 
     >>> import jax, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((784, 300)), "bias": jnp.ones(300)}
@@ -165,7 +165,7 @@ class _Counting(Analysis[_Origin]):
 
 
 def _charge(flops: _Flops, operands: list[_Origin], count: int) -> None:
-    """Adds a product to the leaves of its kernel; what is left are constants, or data with data."""
+    """Adds a product to the leaves of its kernel, and the rest of its FLOPs to no leaf."""
     kernels = [x for x in operands if x is not None]
     share: dict[str | None, Fraction] = {**mixed(joined(kernels, ()))} if kernels else {}
     rest = 1 - sum(share.values(), Fraction(0))
@@ -186,7 +186,7 @@ def _num_devices(eqn: Any) -> int:
     named = jax.tree.leaves([tuple(spec) for spec in (*params["in_specs"], *params["out_specs"])])
     idle = sorted(axis for axis in axes.difference(named) if params["mesh"].shape[axis] > 1)
     if idle and _holds_products(eqn):
-        # Their devices may repeat the products or share them out by `axis_index`.
+        # Devices along it may repeat the products, or share them out by `axis_index`.
         raise ValueError(
             f"shard_map holds products, and its mesh axis {idle[0]} splits no input or output; "
             "leave it out of axis_names, or count the function without shard_map"
@@ -218,7 +218,7 @@ def _check_known(eqn: Any, inputs: list[_Origin]) -> None:
 
 
 def _rounded(flops: dict[str, Fraction]) -> dict[str, int]:
-    """Whole numbers with the same sum; what is cut off goes to those that lose most."""
+    """Rounds to whole numbers with the same sum: down, then up where rounding down lost most."""
     found = {path: int(count) for path, count in flops.items()}
     missing = int(sum(flops.values())) - sum(found.values())
     for path in sorted(flops, key=lambda path: found[path] - flops[path])[:missing]:

@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 
 class Analysis(Generic[V]):
-    """What is known of values, and what operations, branches and loops make of it.
+    """The rules of an analysis: what operations, branches and loops do to what is known of values.
 
     `constant` and `operation` have to be given, and `either` where branches or loops are entered.
     The other methods suit values that say nothing of shapes, and an analysis that has no record of
@@ -65,7 +65,7 @@ class Analysis(Generic[V]):
         del eqn, operands
         return True
 
-    # Where the walk keeps a record, such as a count.
+    # For an analysis that keeps a record, such as a count.
 
     def inside(self, eqn: Any) -> "Analysis[V]":
         """Returns the analysis of the body of a loop or `shard_map`, or of one branch."""
@@ -75,14 +75,14 @@ class Analysis(Generic[V]):
     def on_trial(self) -> "Analysis[V]":
         """Returns the analysis of a turn of a loop that is walked to see what it does to the carry.
 
-        What it records is left out: the body is walked again when the carry is settled.
+        Its record is left out: the body is walked again when the carry is settled.
         """
         return self
 
     def chose(self, branches: Sequence["Analysis[V]"]) -> None:
         """Is told the analyses `inside` the branches of a `cond` that were walked."""
 
-    # Where values change on the way into a function and out of it.
+    # For values that say something of shapes, which change on the way into and out of a function.
 
     def slice(self, x: V) -> V:
         """Returns what holds of any slice, along the first axis, of an array that a scan reads."""
@@ -98,7 +98,7 @@ class Analysis(Generic[V]):
         del shape
         return x
 
-    # How a loop reaches its end.
+    # For loops that have to settle or end in another way.
 
     def carried(self, before: list[V], after: list[V]) -> list[V]:
         """Returns what holds of a carry both before a turn and after it."""

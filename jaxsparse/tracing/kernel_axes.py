@@ -1,7 +1,7 @@
 """The axes of kernels, read off the function that uses them.
 
-The function is traced and its jaxpr walked. Each parameter's axes are followed through whatever
-moves, cuts, joins or scales it to the product with data that uses it, and there `dot_general`, the
+The function is traced and its jaxpr walked. Each parameter's axes are followed through operations
+that move, cut, join or scale it, until a product with data uses it. There `dot_general`, the
 convolution or the ragged product says which axes it sums over.
 """
 
@@ -28,12 +28,12 @@ from jaxsparse.types import KernelAxes, PyTree
 
 
 def kernel_axes(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> dict[str, KernelAxes]:
-    """Returns what the axes of every kernel are in the product that uses it.
+    """Returns the roles of every kernel's axes in the product that uses it.
 
-    Exact, as far as a leaf's way to its product is known: through reshapes, transposes, slices,
-    concatenation, lookups by index, scaling and masking, in `jit`, `vmap`, `scan`, `cond`,
-    `checkpoint` and `shard_map`. The layers of a stack (`nn.scan`, `jax.vmap`) and experts that
-    are looked up are its batch. Experts that all see the same data are outputs, as they are there.
+    The result is exact if the way from a leaf to its product is known: through reshapes,
+    transposes, slices, concatenation, lookups by index, scaling and masking, in `jit`, `vmap`,
+    `scan`, `cond`, `checkpoint` and `shard_map`. The layers of a stack (`nn.scan`, `jax.vmap`) and
+    experts that are looked up are a batch. Experts that all see the same data are outputs.
 
     Args:
       forward: function of (params, *inputs), such as
@@ -42,8 +42,8 @@ def kernel_axes(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
       *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-      Axes by path, as `axes=` of `erk`, `n_of_m`, `summary` and others takes them; without the
-      leaves that take part in no product, or whose part is not known: `look_at_kernels` says why.
+      Axes by path, as `axes=` of `erk`, `n_of_m`, `summary` and others takes them. Leaves that take
+      part in no product, or whose part is not known, are left out; `look_at_kernels` says why.
 
     >>> import jax.numpy as jnp
     >>> forward = lambda p, x: jnp.einsum("bi,hio->bho", x, p["kernel"]) + p["bias"]
@@ -57,7 +57,7 @@ def kernel_axes(forward: Callable[..., Any], params: PyTree, *inputs: Any) -> di
 def look_at_kernels(
     forward: Callable[..., Any], params: PyTree, *inputs: Any
 ) -> tuple[dict[str, KernelAxes], dict[str, str]]:
-    """Returns what `kernel_axes` does, and of every other leaf why its axes are not known.
+    """Returns the axes that `kernel_axes` returns, and why those of each other leaf are unknown.
 
     >>> forward = lambda p, x: (x @ p["tied"]) @ p["tied"].T + p["bias"]
     >>> params = {"tied": np.ones((4, 8)), "bias": np.ones((1, 4))}
@@ -91,10 +91,10 @@ def _written(use: KernelAxes | str) -> str:
 
 
 class _Following(Analysis[Value]):
-    """Follows the leaves through what keeps sight of them.
+    """Follows the leaves through the operations that keep them in sight.
 
     Attributes:
-      found: the record of products, and of where leaves are lost from sight.
+      found: the record of products, and of why leaves are lost.
     """
 
     def __init__(self, found: Found):

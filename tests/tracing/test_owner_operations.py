@@ -17,7 +17,7 @@ LABELS = {path: np.full(shape, i + 1) for i, (path, shape) in enumerate(SHAPES.i
 
 
 def owners_of(make, leaves=SHAPES):
-    """Of what `make` computes from leaves, which it is given with a module, jax.numpy or NumPy."""
+    """The owners of make(module, leaves), where the module is jax.numpy or NumPy."""
     arrays = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()}
     closed = jax.make_jaxpr(lambda arrays: make(jnp, arrays))(arrays)
     inputs = [leaf(path, leaves[path]) for path in sorted(leaves)]  # as JAX orders a dict
