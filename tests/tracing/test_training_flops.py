@@ -8,7 +8,8 @@ DENSE = {"kernel": 100, "other": 0}
 SPARSE = {"kernel": 0.2}  # f_D = 100, f_S = 20
 
 
-# Evci et al. (2020), appendix on FLOPs: one event in Delta T + 1 = 101 steps is RigL's (3 f_S T + 2 f_S + f_D) / (T + 1).
+# Evci et al. (2020), appendix on FLOPs: with one event in Delta T + 1 = 101 steps, a step costs
+# (3 f_S T + 2 f_S + f_D) / (T + 1).
 @pytest.mark.parametrize(
     ("dense_gradient", "a_step"),
     [("never", 60.0), ("events", (60 * 100 + 2 * 20 + 100) / 101), ("always", 140.0)],
