@@ -31,8 +31,8 @@ from tqdm import tqdm
 from experiments.options.schedules import plan_of, said_in_flags
 from experiments.records import alarms, progress
 from experiments.records.cost import num_unshared
+from experiments.records.metrics import checkpoint_is_due, is_looked_at, log_start, record
 from experiments.records.progress import Progress
-from experiments.records.record import checkpoint_is_due, is_looked_at, log_start, record
 from experiments.records.report import draw, sparsity_note, summarise
 from experiments.records.run_folder import RunFolder, check_folder, naming
 from experiments.training import surgery

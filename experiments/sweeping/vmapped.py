@@ -32,7 +32,7 @@ import numpy as np
 
 from experiments import loop
 from experiments.options import cli
-from experiments.records import alarms, progress, record, report
+from experiments.records import alarms, metrics, progress, report
 from experiments.records.progress import Best, Progress
 from experiments.records.run_folder import RunFolder, check_folder, naming
 from experiments.sweeping.jobs import SCRIPTS
@@ -138,7 +138,7 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
         take_step = compile_step(lanes, states, first)
         for lane, folder, state in zip(lanes, folders, unstacked(states), strict=True):
             if start and folder is not None:
-                record.log_start(lane.run, folder, state, bar)
+                metrics.log_start(lane.run, folder, state, bar)
         clock = loop.Stopwatch(seconds)
         while step < run.steps:
             step, states, losses = loop.to_next_look(run, take_step, states, batches, step, bar)
@@ -147,10 +147,10 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
                 bests = [
                     best
                     if folder is None
-                    else record.record(lane.run, folder, step, state, loss, best, bar)
+                    else metrics.record(lane.run, folder, step, state, loss, best, bar)
                     for lane, folder, state, loss, best in each
                 ]
-                if record.checkpoint_is_due(run, step):
+                if metrics.checkpoint_is_due(run, step):
                     save(group, Together(step, states, bests, clock.seconds))
         summaries = [
             finish(lane, folder, Progress(step, lane.run, state, best, clock.seconds))

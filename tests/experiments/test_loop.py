@@ -9,7 +9,7 @@ import jaxsparse
 from experiments import loop
 from experiments.data.augment import crop_and_flip
 from experiments.records import progress, report
-from experiments.records.record import settled_step
+from experiments.records.metrics import settled_step
 from experiments.records.run_folder import read_metrics
 from experiments.training.run import Phase
 from tests.checkpoint.states import bits

@@ -1,4 +1,4 @@
-"""When a step of a run is looked at, and what is then recorded of it."""
+"""When a step of a run is looked at, and which metrics are then written to its folder."""
 
 import math
 import sys
