@@ -52,7 +52,7 @@ def num_true(masks: Iterable[jax.Array | np.ndarray]) -> list[int]:
 
 @jax.jit
 def _num_set(x: jax.Array) -> jax.Array:
-    return count_true(x != 0)[0]
+    return count_true(x if x.dtype == bool else x != jnp.zeros((), x.dtype))[0]
 
 
 def _count_plainly(*masks: jax.Array) -> tuple[jax.Array, ...]:

@@ -78,7 +78,7 @@ def test_the_help_names_every_choice(capsys):
             ["--batch_size=45001", "--steps=5"],
             "--batch_size=45001 must be a whole number in [1, 45000]",
         ),
-        (["--val_fraction=1"], "val_fraction is 1.0, expected a number of at least 0 below 1"),
+        (["--val_fraction=1"], "--val_fraction=1.0 must be in [0, 1)"),
         (["--learning_rate=-1"], "--learning_rate=-1.0 must be in [0, inf)"),
         (["--accumulate=3"], "--accumulate=3 must divide --batch_size=128"),
         (["--eval_every=0"], "--eval_every=0 must be a whole number of steps"),

@@ -28,6 +28,7 @@ from jaxsparse.nn import (
 from jaxsparse.nn.resnet import ResNet
 from jaxsparse.nn.wide_resnet import WideBlock
 from jaxsparse.paths import leaves_by_path, with_leaves
+from jaxsparse.rounded_counts import total_count
 from jaxsparse.sparse import compress_leaves, find_positions
 
 BLOCKS = pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
@@ -98,7 +99,7 @@ def test_budget_of_the_paper(name, counts, highest_density):
         inside = stored_sparsity(sparsity, sharing)
         # The table rounds down; every method here has one more active weight.
         assert round((1 - inside) * sharing.stored) == active + 1
-        assert jaxsparse.distributions.total_count(sharing.stored, 1 - inside) == active + 1
+        assert total_count(sharing.stored, 1 - inside) == active + 1
     least = f"{1 - highest_density:.6f}"
     assert 0 <= stored_sparsity(float(least), sharing) < 1e-5
     for sparsity in (0.3, float(least) - 1e-6):

@@ -279,7 +279,7 @@ def test_a_phase_needs_dyrelu_and_dyrelu_a_phase():
             "--weight_sharing --sparsity=0.2",
             "^--sparsity=0.2 needs 216,717 active weights.*, or take --weight",
         ),
-        ("--weight_sharing --sparsity=1.5", "^--sparsity=1.5 must be at least 0 and below 1$"),
+        ("--weight_sharing --sparsity=1.5", r"^--sparsity=1.5 must be in \[0, 1\)$"),
     ],
 )
 def test_wrong_flags(flags, complaint):
@@ -349,7 +349,7 @@ def test_the_sparsity_at_the_start_is_that_of_the_kernels_that_are_there(capsys)
     with pytest.raises(SystemExit):
         cli.parse(cifar.Config, ["--help"])
     text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    assert "with weight sharing that of the kernels that are there" in text
+    assert "With weight sharing it is that of the kernels that are stored" in text
 
 
 def test_a_dense_network_that_shares_has_no_sparsity():
