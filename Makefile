@@ -28,7 +28,7 @@ demo: setup
 
 # Workers take stretches of files that stand together: what a file's tests share is compiled once.
 test: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 test-fast: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -1,8 +1,8 @@
-"""Leaves that the optimizer never moves, such as a frozen backbone, and methods that leave them.
+"""Leaves that the optimizer never moves, such as a frozen backbone, and methods without them.
 
-Masks of a leaf that is not trained must not change: what an event grows there would stay 0. A leaf
-is frozen if its update is 0 whatever the gradient, as `optax.set_to_zero` has it under
-`optax.partition`. That is read off the optimizer's jaxpr: nothing is run.
+Masks of a leaf that is not trained must not change: a weight that an event grows there would stay
+0. A leaf is frozen if its update is 0 for any gradient, as with `optax.set_to_zero` under
+`optax.partition`. This is read off the optimizer's jaxpr: nothing is run.
 """
 
 import re
@@ -18,10 +18,10 @@ from jax.extend import core
 from jaxsparse.method import Method, remade
 from jaxsparse.overwritten import has_overwritten, trained_part
 from jaxsparse.paths import leaf_paths, listed, prunable_paths
-from jaxsparse.tracing.jaxprs import branches, walk
+from jaxsparse.tracing.jaxprs import Analysis, walk
 from jaxsparse.types import PyTree, Rules
 
-# They give 0 where every one of their operands is 0, and where one is.
+# Operations that give 0 if all their operands are 0, and if one of them is.
 _ALL = frozenset(
     """add add_any broadcast_in_dim concatenate convert_element_type copy max min neg pad
     reduce_sum reshape select_n slice squeeze stop_gradient sub transpose""".split()
@@ -33,8 +33,8 @@ def frozen_paths(tx: optax.GradientTransformation, params: PyTree) -> list[str]:
     """Returns the paths of the leaves whose update is 0 whatever gradient and state are.
 
     Args:
-      tx: any optax transformation; its update is traced, with a `value` of 0 where it asks for one.
-        Nothing is found of one that asks for more.
+      tx: any optax transformation. Its update is traced, with a `value` of 0 if it asks for one. No
+        leaf counts as frozen if it asks for more.
       params: any pytree of arrays or `jax.ShapeDtypeStruct`.
 
     >>> labels = {"backbone": "frozen", "head": "trained"}
@@ -52,9 +52,9 @@ def frozen_paths(tx: optax.GradientTransformation, params: PyTree) -> list[str]:
             state = jax.eval_shape(tx.init, shapes)
             traced = jax.make_jaxpr(lambda *args, extra=extra: update(*args, **extra)[0])
             closed = traced(shapes, state, shapes)
-        except Exception:  # whatever this optimizer makes of arguments that it lacks
+        except Exception:  # any optimizer may raise anything for arguments that it lacks
             continue
-        zeros = _zeros(closed.jaxpr, [False] * len(closed.jaxpr.invars))
+        zeros = walk(closed, [False] * len(closed.jaxpr.invars), _Zeros())
         return [
             prefix + path for path, zero in zip(leaf_paths(trained), zeros, strict=True) if zero
         ]
@@ -64,18 +64,18 @@ def frozen_paths(tx: optax.GradientTransformation, params: PyTree) -> list[str]:
 def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method:
     """Returns the method without the leaves that are frozen.
 
-    Their masks stay all True: they are neither pruned nor counted in the sparsity, which the method
-    shares out among the other leaves. `TrainState.create` and `sparse_optimizer` do this with
-    `frozen_paths(tx, params)`; call it for a plan of what they will do. A method that was given its
-    masks and has no events (`static(masks=...)`) is returned as it is.
+    Masks of frozen leaves stay all True. These leaves are neither pruned nor counted in the
+    sparsity, which the method shares out among the other leaves. `TrainState.create` and
+    `sparse_optimizer` do this with `frozen_paths(tx, params)`; call it to plan such a run. A method
+    that keeps given masks (`static(masks=...)`) is returned as it is.
 
     Args:
-      method: for all leaves.
-      frozen: paths of leaves; those that the method does not prune anyway do not matter.
+      method: any method.
+      frozen: paths of leaves; leaves that the method does not prune anyway change nothing.
       params: any pytree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: all of the leaves that the method may prune are frozen.
+      ValueError: all leaves that the method may prune are frozen.
     """
     if method.recipe is None or not frozen:
         return method
@@ -96,7 +96,7 @@ def leave_out(method: Method, frozen: Collection[str], params: PyTree) -> Method
 
 
 def _without(rules: Rules | None, frozen: Sequence[str], others: Sequence[str]) -> Rules:
-    """The rules behind one that takes out the frozen leaves; a rule for these alone is dropped."""
+    """Returns the rules after one that takes out the frozen leaves, less rules for these alone."""
     first = (f"^({'|'.join(map(re.escape, frozen))})$", False)
     if rules is None:
         return (first, (r"", None))
@@ -107,16 +107,17 @@ def _without(rules: Rules | None, frozen: Sequence[str], others: Sequence[str]) 
     return (first, *(rule for i, rule in enumerate(rules) if i in needed))
 
 
-def _zeros(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
-    """Whether each output is surely 0, from whether each input is."""
-    is_zero = lambda atom, value: isinstance(atom, core.Literal) and not np.any(np.asarray(value))
-    return walk(jaxpr, inputs, _operation, is_zero)
+class _Zeros(Analysis[bool]):
+    """Whether a value is surely 0 everywhere."""
 
+    def constant(self, atom: Any, value: Any) -> bool:
+        return isinstance(atom, core.Literal) and not np.any(np.asarray(value))
 
-def _operation(eqn: Any, operands: list[bool]) -> list[bool]:
-    name = eqn.primitive.name
-    if name == "cond":
-        return branches(eqn, operands, _zeros, all)
-    if name in _ALL:
-        return [all(operands[name == "select_n" :])]
-    return [any(operands)] if name in _ANY else [False] * len(eqn.outvars)
+    def operation(self, eqn: Any, operands: list[bool]) -> Sequence[bool]:
+        name = eqn.primitive.name
+        if name in _ALL:
+            return [all(operands[name == "select_n" :])]
+        return [name in _ANY and any(operands)] * len(eqn.outvars)
+
+    def either(self, choices: Sequence[bool]) -> bool:
+        return all(choices)

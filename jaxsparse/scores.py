@@ -11,14 +11,16 @@ To try a new criterion write one more function of this form and hand it to a met
 made of it; `key` the leaf's own random key for this event, or None.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.keys import fold_key
-from jaxsparse.tracing.jaxprs import walk
+from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.types import Leaves, Score, Scores
 from jaxsparse.units import GroupsByPath, pool, whole
 
@@ -71,15 +73,16 @@ def score_leaves(
 ) -> Scores:
     """Returns the scores of all leaves, each with its own key.
 
-    Scores that draw from their key are computed once and stored, and so are those of units, which
-    are few; others are computed wherever they are needed.
+    Scores that draw from their key are computed once and stored, and so are scores of units, which
+    are few. Other scores are computed wherever they are needed.
 
     Args:
       score: called once per leaf, on its entries.
       weights: float arrays by path.
       signal: the same, the dense gradient.
       key: of this event and purpose, or None.
-      groups: by path; where they are active as a whole, a unit's score is the sum over its entries.
+      groups: by path. If a leaf's groups are active as a whole, the score of such a unit is the sum
+        over its entries.
 
     Raises:
       ValueError: a score has another shape than its leaf; names the leaf.
@@ -111,9 +114,19 @@ def _pooled(scores: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
 
 
 def _draws(score: Score, leaf: jax.Array, key: jax.Array | None) -> bool:
-    """Whether the score makes use of its key."""
+    """Whether the score uses its key."""
     if key is None:
         return False
-    operation = lambda eqn, operands: [any(operands)] * len(eqn.outvars)
     closed = jax.make_jaxpr(score)(leaf, leaf, key)
-    return any(walk(closed, [False, False, True], operation, lambda atom, value: False))
+    return any(walk(closed, [False, False, True], _FromKey()))
+
+
+class _FromKey(CallAnalysis[bool]):
+    """Whether a value is computed from the key."""
+
+    def constant(self, atom: Any, value: Any) -> bool:
+        del atom, value
+        return False
+
+    def operation(self, eqn: Any, operands: list[bool]) -> Sequence[bool]:
+        return [any(operands)] * len(eqn.outvars)

@@ -6,14 +6,14 @@ ms and more to compile. A kernel reads its scores from memory. It therefore take
 there already, arrays or their absolute values, and leaves the others to the bisection.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.tracing.jaxprs import walk
+from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.types import Candidates
 
 _DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
@@ -45,29 +45,28 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
     True
     """
     arrays = jax.tree.leaves(inputs)
-    given = [_Source(number, False) for number in range(len(arrays))]
-    closed = jax.make_jaxpr(compute)(inputs)
-    found = []
-    for source in walk(closed, given, _operation, lambda atom, value: None):
-        if source is None or jnp.result_type(arrays[source.number]) not in _DTYPES:
+    as_they_are = [(i, False) for i in range(len(arrays))]
+    scores = walk(jax.make_jaxpr(compute)(inputs), as_they_are, _AsStored())
+    found, absolute = [], []
+    for score in scores:
+        if score is None or jnp.result_type(arrays[score[0]]) not in _DTYPES:
             return None
-        found.append(source)
-    inputs = [jnp.asarray(arrays[source.number]) for source in found]
-    return Stored(inputs, tuple(source.absolute for source in found))
+        found.append(jnp.asarray(arrays[score[0]]))
+        absolute.append(score[1])
+    return Stored(found, tuple(absolute))
 
 
-class _Source(NamedTuple):
-    """The input that a value is, or is the absolute value of."""
+class _AsStored(CallAnalysis[tuple[int, bool] | None]):
+    """Which input a value is, and whether it is the absolute value; None: it is something else."""
 
-    number: int
-    absolute: bool
+    def constant(self, atom: Any, value: Any) -> None:
+        del atom, value
 
-
-def _operation(eqn: Any, operands: list[_Source | None]) -> list[_Source | None]:
-    source = operands[0] if operands else None
-    if eqn.primitive.name == "abs" and source is not None and not source.absolute:
-        return [source._replace(absolute=True)]
-    return [None] * len(eqn.outvars)
+    def operation(self, eqn: Any, operands: list) -> Sequence[tuple[int, bool] | None]:
+        first = operands[0] if operands else None
+        if eqn.primitive.name == "abs" and first is not None and not first[1]:
+            return [(first[0], True)]
+        return [None] * len(eqn.outvars)
 
 
 def scores_of(absolute: tuple[bool, ...], inputs: list[jax.Array]) -> list[jax.Array]:

@@ -1,7 +1,7 @@
 """Cutting ties: by a hash of the entry's index, the same in every run, layout and device.
 
-Of scores that are equal those with the largest hashes win. Winners are so spread evenly over a
-leaf, where the first in the order of indices would all be its first rows.
+Among equal scores those with the largest hashes win. This spreads the winners evenly over a leaf;
+taking the lowest indices would fill its first rows.
 """
 
 import jax

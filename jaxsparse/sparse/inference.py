@@ -26,8 +26,7 @@ from jaxsparse.sparse.window import ConcreteWindow, Window
 
 
 class Epilogue(NamedTuple):
-    """The norm and shortcut after a convolution in inference: (x - mean) * factor + bias +
-    shortcut.
+    """Norm and shortcut after a convolution in inference: (x - mean) * factor + bias + shortcut.
 
     Attributes:
       mean: float32[channels], the running mean.

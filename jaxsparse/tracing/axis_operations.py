@@ -1,6 +1,6 @@
-"""What operations do to what is known of arrays: which leaves they are made of, and how.
+"""What operations do to the leaves that an array is made from: find their axes, keep or lose them.
 
-A product says what the axes of a leaf are. Other operations keep sight of a leaf, or lose it.
+A product says what the axes of a leaf are. Other operations keep a leaf in sight, or lose it.
 """
 
 import enum
@@ -18,12 +18,12 @@ from jaxsparse.tracing.axis_views import (
     split_stack,
     with_axis,
 )
-from jaxsparse.tracing.jaxprs import ELEMENTWISE
+from jaxsparse.tracing.primitives import ELEMENTWISE
 from jaxsparse.types import KernelAxes
 
 
 class Source(enum.IntEnum):
-    """What an array is made of; of several the highest counts."""
+    """The kind of array; a value computed from several kinds is of the highest."""
 
     CONSTANTS = 0
     WEIGHTS = 1
@@ -31,11 +31,11 @@ class Source(enum.IntEnum):
 
 
 class Value(NamedTuple):
-    """What is known of an array in the jaxpr.
+    """The leaves in an array of the jaxpr, as far as they are known.
 
     Attributes:
-      views: by path, of the leaves that it is made of and that are in sight.
-      source: what it depends on; DATA is the inputs.
+      views: by path, for the leaves that the array is made from and that are in sight.
+      source: the highest kind that it depends on; DATA is the inputs.
     """
 
     views: Mapping[str, View]
@@ -43,12 +43,12 @@ class Value(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the walk fills in.
+    """The record that the walk fills in.
 
     Attributes:
       num_axes: of every leaf.
-      uses: by path, the different axes that products gave it, or why one gave it none. The keys of
-        a dict, which keeps their order.
+      uses: by path, the different axes that products gave the leaf, or why one gave it none. They
+        are the keys of a dict, which keeps their order.
       others: by path, why the leaf was lost from sight.
     """
 
@@ -57,7 +57,7 @@ class Found(NamedTuple):
     others: dict[str, str]
 
     def lose(self, values: Sequence[Value], why: str) -> None:
-        """Keeps the first reason for every leaf that these arrays are made of."""
+        """Records why the leaves of these arrays are lost; each leaf's first reason is kept."""
         for value in values:
             for path in value.views:
                 self.others.setdefault(path, why)
@@ -68,7 +68,7 @@ Operation: TypeAlias = Callable[[Any, list[Value], Found], list[Value]]
 
 
 def source_of(values: Sequence[Value]) -> Source:
-    """Returns what arrays that were computed from these are made of."""
+    """Returns the kind of an array that is computed from these."""
     return max((value.source for value in values), default=Source.CONSTANTS)
 
 
@@ -109,12 +109,12 @@ def _convolution(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
 
 
 def _product(operands: Sequence[Value], roles: Sequence[Sequence[str]], found: Found) -> Value:
-    """A product of two values, one of them data; a constant counts as data."""
+    """Records the axes of the weights in a product; a constant factor counts as data."""
     sides = list(zip(operands, roles, strict=True))
     if all(value.source == Source.WEIGHTS for value in operands):
         found.lose(operands, "multiplied by other weights before any data")
         return Value({}, Source.WEIGHTS)
-    # A value of both, such as masked weights, counts as data beside weights alone.
+    # A value made from both, such as masked weights, counts as data beside pure weights.
     weights = [side for side in sides if side[0].views and side[0].source == Source.WEIGHTS]
     for value, names in weights or sides:
         for path, view in value.views.items():
@@ -127,7 +127,7 @@ def _product(operands: Sequence[Value], roles: Sequence[Sequence[str]], found: F
     return _DATA
 
 
-# What keeps sight of a leaf.
+# Operations that keep a leaf in sight.
 
 
 def _elementwise(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
@@ -140,7 +140,7 @@ def _elementwise(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
     together = {path: merged(each) for path, each in views.items()}
     source = source_of(operands)
     if source == Source.DATA and sum(x.source > Source.CONSTANTS for x in operands) > 1:
-        # Weights under a mask or a scale are still weights; a bias or a gain is none.
+        # Weights under a mask or a scale are still a kernel; a bias or a gain is none.
         found.lose([Value(together, source)], f"joined with data by {name}")
         scaled = name in ("mul", "div", "select_n")
         together = {p: v for p, v in together.items() if scaled and covers(v)}
@@ -148,7 +148,7 @@ def _elementwise(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
 
 
 def _moved(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """The entries of one array in other places; more operands are indices, or what fills a pad."""
+    """Moves an array's entries; the other operands are indices, or the value that fills a pad."""
     found.lose(operands[1:], f"used as an index by {eqn.primitive.name}")
     move = MOVES[eqn.primitive.name]
     outputs = []
@@ -160,7 +160,7 @@ def _moved(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
 
 
 def _joined(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """Arrays beside each other; each leaf's axes are those that they were."""
+    """Puts arrays beside each other, which changes no leaf's axes."""
     shape, axis = eqn.outvars[0].aval.shape, eqn.params.get("axis")
     views: dict[str, list[View]] = {}
     for operand in operands:
@@ -176,7 +176,7 @@ def _joined(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
 
 
 def _updated(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """An array written into another one of the same rank."""
+    """Writes an array into another one of the same rank."""
     name, (into, *rest) = eqn.primitive.name, operands
     written = rest[1] if name == "scatter" else rest[0]
     num_axes = len(eqn.outvars[0].aval.shape)
@@ -186,13 +186,13 @@ def _updated(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
 
 
 def _each(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """Every output is the operand at its place."""
+    """Returns every operand as the output at its place."""
     del eqn, found
     return operands
 
 
 def unknown(eqn: Any, operands: list[Value], found: Found) -> list[Value]:
-    """Loses all leaves: nothing is known of where the operation puts what."""
+    """Loses all leaves, because it is not known where the operation puts their entries."""
     found.lose(operands, f"goes through {eqn.primitive.name}")
     return [Value({}, source_of(operands))] * len(eqn.outvars)
 

@@ -1,8 +1,8 @@
-"""Where the axes of a leaf are in a value that is made of it by moving, cutting and joining.
+"""Where the axes of a leaf are in a value that is made from it by moving, cutting and joining.
 
 A view has an entry for each axis of the value: the parts that the axis consists of, the slowest
-first, each with the leaf's axes that it comes from and its size. A part that comes from none was
-broadcast. A kernel (768, 12, 64) that is reshaped to (768, 768) has the view
+first. A part has the leaf's axes that it comes from, and its size. A part that comes from no axis
+was broadcast. A kernel (768, 12, 64) that is reshaped to (768, 768) has the view
 
     (((0,), 768),)    (((1,), 12), ((2,), 64))
 
@@ -39,7 +39,7 @@ def without(view: View, axes: Sequence[int]) -> View:
 
 
 def with_axis(view: View, axis: int, size: int) -> View:
-    """Returns the view with a new axis, whose places are nothing of the leaf."""
+    """Returns the view with a new axis, which comes from no axis of the leaf."""
     return (*view[:axis], ((_NONE, size),), *view[axis:])
 
 
@@ -62,7 +62,7 @@ def broadcast(view: View, shape: Shape, dims: Sequence[int]) -> View:
 
 
 def reshaped(view: View, shape: Shape) -> View:
-    """Returns the view after a reshape; parts are split, and where that will not do merged.
+    """Returns the view after a reshape: parts are split, or merged if their edges do not meet.
 
     >>> kernel = view_of((6, 2, 4))
     >>> joined = reshaped(kernel, (6, 8))
@@ -94,10 +94,10 @@ def taken_by_index(view: View, dims: Sequence[int], offset: Sequence[int], shape
 
     Args:
       view: of the array that is read.
-      dims: its axes that the indices run along, and that the result has no more.
-      offset: the axes of the result that the array's other ones become, in order.
-      shape: of the result. The axes that are not in `offset` are those of the indices: their places
-        are places of `dims`.
+      dims: the array's axes that the indices run along; the result lacks them.
+      offset: the axes of the result that the array's other axes become, in order.
+      shape: of the result. Its axes that are not in `offset` are those of the indices, hence come
+        from `dims`.
     """
     picked = functools.reduce(frozenset.union, (_axes_of(view[axis]) for axis in dims), _NONE)
     kept = dict(zip(offset, without(view, dims), strict=True))
@@ -123,7 +123,7 @@ def has_any(view: View) -> bool:
 def split_stack(view: View, axis: int, groups: int) -> View:
     """Returns the view with the slowest parts of an axis, `groups` places, as a new last axis.
 
-    Only parts are split off that are whole axes of the leaf; else the new axis is empty.
+    Only parts that are whole axes of the leaf are split off; the new axis is empty if none is.
     """
     stack, rest = [], list(view[axis])
     while len(rest) > 1 and groups > 1 and groups % rest[0][1] == 0:
@@ -135,12 +135,12 @@ def split_stack(view: View, axis: int, groups: int) -> View:
 
 
 def axes_in_product(view: View, roles: Sequence[str], num_axes: int) -> KernelAxes | str:
-    """Returns what the leaf's axes are in a product, or why they are not one thing each.
+    """Returns the role of each of the leaf's axes in a product, or why an axis has several.
 
     Args:
       view: of an operand of the product.
       roles: a field of `KernelAxes` for each axis of the operand.
-      num_axes: of the leaf. One that the operand lacks, since it was picked from, is of "batch".
+      num_axes: of the leaf. An axis that the operand lacks, since it was indexed, is "batch".
     """
     found: dict[int, set[str]] = {axis: set() for axis in range(num_axes)}
     for parts, role in zip(view, roles, strict=True):

@@ -1,13 +1,13 @@
 """Which active weights lie on a path from input to output, and which layers and networks are dead.
 
-At extreme sparsity a weight can be active and yet without any effect: what it reads is constant, or
-nobody reads what it writes. A layer all of whose weights are so is dead, and when no path is left
-at all, the network is cut: it gives every input the same output.
+At extreme sparsity a weight can be active and yet have no effect: it reads a constant, or nothing
+reads its output. A layer is dead if none of its active weights has an effect. The network is cut if
+no path is left at all: it gives every input the same output.
 
-That no data are needed to tell is the observation of SynFlow (Tanaka et al., "Pruning neural
-networks without any data by iteratively conserving synaptic flow", 2020): of a network of ones and
-zeros, the gradient of the outputs shows the paths. Its numbers, products along the paths, leave the
-range of float32 in deep networks; here they are 0 and 1, see `jaxsparse.tracing.reach`.
+No data are needed to tell, as SynFlow observed (Tanaka et al., "Pruning neural networks without any
+data by iteratively conserving synaptic flow", 2020): the gradient of the outputs of a network of
+ones and zeros shows the paths. SynFlow's numbers, products along the paths, leave the range of
+float32 in deep networks; here they are 0 and 1, see `jaxsparse.tracing.reach`.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,9 @@ import numpy as np
 
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
+from jaxsparse.text_table import text_table
 from jaxsparse.tracing.owners import leaf
-from jaxsparse.tracing.reach import Signal, Use, run_on_signals
+from jaxsparse.tracing.reach import Reach, Use, find_reach
 from jaxsparse.types import Leaves, PyTree, Rules
 
 
@@ -39,7 +40,7 @@ class LayerPaths(NamedTuple):
 
     @property
     def is_dead(self) -> bool:
-        """Whether it has active weights, none of which is live. Without any it is empty."""
+        """Whether it has active weights, but no live one. A layer without active ones is empty."""
         return self.num_active > 0 and not self.num_live
 
 
@@ -64,10 +65,10 @@ class Connectivity(NamedTuple):
 
     @property
     def alarms(self) -> list[str]:
-        """A message for each dead layer; of a network that is cut the one that says so.
+        """A message for each dead layer, or a single one if the network is cut.
 
-        A layer of a residual branch whose other layers are dead or empty is dead too. That a layer
-        is empty is an alarm of `summary`.
+        A layer of a residual branch whose other layers are dead or empty is dead too. An empty
+        layer is an alarm of `summary`.
         """
         if self.is_cut:
             return ["no path is left from input to output"]
@@ -81,13 +82,11 @@ class Connectivity(NamedTuple):
     def __str__(self) -> str:
         """A line per layer and the total; alarms where there are any."""
         total = LayerPaths("total", sum(x.num_active for x in self.layers), self.num_live)
-        cells = [("layer", "active", "live")] + [
+        rows = [("layer", "active", "live")] + [
             (layer.path, f"{layer.num_active:,}", f"{layer.num_live:,}")
             for layer in (*self.layers, total)
         ]
-        path, active, live = (max(map(len, column)) for column in zip(*cells, strict=True))
-        lines = [f"{a:<{path}}  {b:>{active}}  {c:>{live}}" for a, b, c in cells]
-        return "\n".join([*lines, *(f"alarm: {alarm}" for alarm in self.alarms)])
+        return "\n".join([*text_table(rows), *(f"alarm: {alarm}" for alarm in self.alarms)])
 
 
 def live_weights(
@@ -99,20 +98,22 @@ def live_weights(
 ) -> PyTree:
     """Tells which active weights lie on a path from input to output.
 
-    A weight is live if what it is multiplied with may depend on the input, and the product may have
-    an effect on an output, through active weights alone. The others can be left out: with another
-    value, the outputs move by a constant that no input changes, or not at all. A live weight may
-    still be 0 or stand behind a ReLU that never opens; nothing but masks and shapes is looked at.
+    A weight is live if its factor may depend on the input, and the product may have an effect on an
+    output, through active weights alone. All other weights can be left out: with another value, the
+    outputs move by a constant that no input changes, or not at all. A live weight may still be 0 or
+    stand behind a ReLU that never opens, as only masks and shapes are looked at.
 
-    Exact for networks of products with parameters, sums, activations, norms that use running
-    statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows. So are
-    kernels made from several leaves that are joined, scaled or added up. A kernel may be other than
-    0 where its leaf is pruned, because of a constant or an exponential, say: it is open there. A
-    value computed from several data counts as depending on all of them (a gate that is closed by
-    dead weights closes nothing here), as does everything in a loop or branch (`lax.scan`,
-    `lax.cond`) or a ragged product, and norms of the batch or the layer join what they average:
-    there it may call a dead weight live, never a live one dead. Parameters that are only added,
-    such as biases, start no path; where they are prunable they are not live.
+    The result is exact for networks of products with parameters, sums, activations, norms that use
+    running statistics, pooling, padding and reshaping, at any depth: nothing over- or underflows.
+    It is exact for kernels made from several leaves that are joined, scaled or added up. A kernel
+    that may be other than 0 where its leaf is pruned, because of a constant or an exponential, is
+    open there. Parameters that are only added, such as biases, start no path, and are not live if
+    they are prunable.
+
+    Elsewhere a dead weight may be called live, but never a live one dead. A value computed from
+    several data counts as depending on all of them: a gate that dead weights close closes nothing
+    here. So does everything in a loop or branch (`lax.scan`, `lax.cond`) or a ragged product. Norms
+    of the batch or the layer join what they average.
 
     Args:
       forward: function of (params, *inputs), such as
@@ -124,8 +125,8 @@ def live_weights(
       prunable: as in `prunable_paths`.
 
     Returns:
-      Masks of the live weights, within `masks`; other leaves are all True. Works under `jax.jit`,
-      with the masks as its argument.
+      Masks of the live weights, within `masks`; all True for leaves that are not prunable. Works
+      under `jax.jit`, with the masks as its argument.
 
     Raises:
       ValueError: the trees differ, or masks are not bool; names the first leaf.
@@ -142,11 +143,11 @@ def live_weights(
 
     def num_reached(kernels: Leaves) -> jax.Array:
         outputs, _ = _run(forward, params, with_leaves(masks, kernels), inputs)
-        reached = [x.on.sum() for x in outputs if isinstance(x, Signal) and x.origin is None]
+        reached = [x.on.sum() for x in outputs if isinstance(x, Reach) and x.origin is None]
         return sum(reached, jnp.zeros((), jnp.float32))
 
     as_floats = {path: jnp.asarray(mask, jnp.float32) for path, mask in kernels.items()}
-    # Op by op, which is compiled once; a `jax.jit` of what is new at every call never is.
+    # Op by op: the operations are compiled once, a `jax.jit` of a new function at every call.
     found = jax.grad(num_reached)(as_floats)
     live = {path: jnp.asarray(mask) & (found[path] > 0.5) for path, mask in kernels.items()}
     return with_leaves(dense_masks(masks), live)
@@ -173,9 +174,9 @@ def count_live(masks: PyTree, live: PyTree, prunable: Rules | None = None) -> Co
 def where_paths_end(
     forward: Callable[..., Any], params: PyTree, masks: PyTree, *inputs: Any
 ) -> str | None:
-    """Returns the layer that ends the last path from the input, where none reaches an output.
+    """Returns the layer at which the last path from the input ends, if none reaches an output.
 
-    It is the last one, in the order of execution, that reads anything that depends on the input.
+    It is the last layer, in the order of execution, that reads anything depending on the input.
 
     Args:
       forward: as in `live_weights`.
@@ -184,15 +185,15 @@ def where_paths_end(
       *inputs: as in `live_weights`.
 
     Returns:
-      The path of its kernel, of one made from several leaves such as "k/kernel and q/kernel". None
-      where an output is reached, or where no layer reads the input.
+      The path of its kernel, or several if it is made from several leaves, such as "k/kernel and
+      q/kernel". None if an output is reached, or if no layer reads the input.
 
     Raises:
       ValueError: as in `live_weights`.
     """
     masks = check_masks(masks, params)
     outputs, uses = _run(forward, params, masks, inputs)
-    if any(x.on.any() for x in outputs if isinstance(x, Signal) and x.origin is None):
+    if any(x.on.any() for x in outputs if isinstance(x, Reach) and x.origin is None):
         return None
     reached = [" and ".join(use.paths) for use in uses if use.is_reached]
     return reached[-1] if reached else None
@@ -204,8 +205,8 @@ def _run(
     """Runs the function on the masks and on inputs of ones."""
     closed = jax.make_jaxpr(forward)(params, *inputs)
     weights = [
-        Signal(jnp.asarray(mask, jnp.float32), leaf(path, np.shape(mask)))
+        Reach(jnp.asarray(mask, jnp.float32), leaf(path, np.shape(mask)))
         for path, mask in leaves_by_path(masks).items()
     ]
-    data = [Signal(jnp.ones(np.shape(x), jnp.float32)) for x in jax.tree.leaves(inputs)]
-    return run_on_signals(closed, [*weights, *data])
+    data = [Reach(jnp.ones(np.shape(x), jnp.float32)) for x in jax.tree.leaves(inputs)]
+    return find_reach(closed, [*weights, *data])

@@ -47,7 +47,7 @@ def of_equation(eqn: Any, operands: Sequence[Owners]) -> list[Owners]:
         found = [averaged(x, params["axes"])]
     elif name.startswith(("scatter", "dynamic_update_slice")):
         found = [_updated(x, operands[1 if name.startswith("dynamic") else 2])]
-    else:  # which of two is chosen (select_n) does not say what is in it
+    else:  # the condition of a select_n says nothing of the entries that are chosen
         found = [joined(operands[name == "select_n" :], shape) for shape in shapes]
     return [x._replace(entries=min(x.entries, math.prod(x.shape))) for x in found]
 
@@ -61,7 +61,7 @@ def _put_together(name: str, operands: Sequence[Owners], shape: Any, params: Any
 
 
 def _updated(x: Owners, update: Owners) -> Owners:
-    """Some entries are written over, it is not known which."""
+    """Returns the owners of a value some of whose entries, unknown which, are written over."""
     size = max(math.prod(x.shape), 1)
     part = min(math.prod(update.shape), size)
     share = mix([mixed(update), mixed(x)], [part, size - part])
@@ -77,7 +77,7 @@ def _along_axes(x: Owners, positions: Sequence[np.ndarray | None]) -> Owners:
 def _positions(
     name: str, shape: tuple[int, ...], params: dict[str, Any]
 ) -> list[list[np.ndarray | None]]:
-    """For each result, the positions that it takes along each axis; None: all of them."""
+    """Returns the positions that each result takes along each axis; None if it takes all."""
     if name == "rev":
         return [
             [np.arange(n)[::-1] if a in params["dimensions"] else None for a, n in _axes(shape)]
@@ -100,7 +100,7 @@ def _axes(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _padded(size: int, low: int, high: int, interior: int) -> np.ndarray:
-    """The positions of a padded axis; negative padding crops."""
+    """Returns the positions along a padded axis; negative padding crops."""
     at = np.arange(-low, max((size - 1) * (interior + 1) + 1, 0) + high)
     is_entry = (at >= 0) & (at % (interior + 1) == 0) & (at // (interior + 1) < size)
     return np.where(is_entry, at // (interior + 1), -1)

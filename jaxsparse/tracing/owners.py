@@ -1,14 +1,15 @@
 """Which parameter leaf each entry of a value is made from, told from shapes alone.
 
 A kernel is often made from several leaves before it is used: the gates of an LSTM are concatenated,
-experts are stacked, a kernel is scaled, or has an adapter added. A value is therefore cut into
-blocks, by cuts along its axes, and every block has the shares of the leaves in its entries. Blocks
-move exactly where a value is joined, cut, padded, flipped, transposed or reshaped. What an index
-chooses has the shares of all that it is chosen from. Constants belong to no leaf.
+experts are stacked, a kernel is scaled, or an adapter is added to it. Cuts along its axes therefore
+divide a value into blocks, and every block has the shares of the leaves in its entries. For
+example, q of shape (8, 4) beside k of shape (8, 12) has two blocks, cut along the second axis.
+Entries chosen by an index have the shares of all the entries to choose from. Constants belong to no
+leaf.
 
 An entry that is computed from several leaves at once, by a sum or a product, belongs to the leaf
-behind the operand that is made from most parameters: to the kernel, neither to its scale nor to its
-adapter of low rank. Operands made from equally many share it evenly.
+behind the operand made from most parameters: to the kernel, neither to its scale nor to its adapter
+of low rank. Operands made from equally many share it evenly.
 """
 
 import functools
@@ -20,16 +21,17 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 Share: TypeAlias = dict[str, Fraction]
-"""By path, the part of a block's entries that is a leaf's. The rest of 1 are constants."""
+"""By path, the part of a block's entries that belongs to a leaf. The rest, up to 1, is constant."""
 
 
 class Owners(NamedTuple):
     """The leaves behind a value.
 
     Attributes:
-      lengths: for each axis, the lengths of the segments that cuts make of it.
+      lengths: for each axis, the lengths of the segments between its cuts.
       blocks: object[number of segments of each axis], a `Share` each; never changed in place.
-      entries: from how many entries of parameters the value is made at most; 0 for a constant.
+      entries: an upper bound of the entries of parameters that the value is made from; 0 for a
+        constant.
     """
 
     lengths: tuple[np.ndarray, ...]
@@ -82,10 +84,10 @@ def averaged(x: Owners, axes: Iterable[int]) -> Owners:
 
 
 def joined(operands: Sequence[Owners], shape: Sequence[int]) -> Owners:
-    """Returns the owners of what is computed entry by entry, or in a way that is not known.
+    """Returns the owners of a value that is computed entry by entry, or in an unknown way.
 
     Args:
-      operands: those of the result's shape are taken entry by entry, all others as a whole.
+      operands: taken entry by entry if they have the result's shape, else as a whole.
       shape: of the result.
     """
     shape = tuple(shape)
@@ -115,7 +117,7 @@ def taken(x: Owners, axis: int, positions: np.ndarray) -> Owners:
     Args:
       x: the owners.
       axis: at least 0.
-      positions: int[any], from 0; -1 is a constant that comes in between.
+      positions: int[any], from 0; -1 stands for a constant.
     """
     if not len(positions):
         return uniform(mixed(x), (*x.shape[:axis], 0, *x.shape[axis + 1 :]), x.entries)
@@ -167,7 +169,7 @@ def _segments(x: Owners, axis: int, positions: np.ndarray) -> np.ndarray:
 def _aligned(
     operands: Sequence[Owners], axes: Iterable[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Cuts all operands alike along axes: the lengths, those of the first along other axes."""
+    """Cuts all operands alike along axes; other axes have the lengths of the first operand."""
     lengths, blocks = [*operands[0].lengths], [x.blocks for x in operands]
     for axis in axes:
         stops = np.unique(np.concatenate([np.cumsum(x.lengths[axis]) for x in operands]))
@@ -181,7 +183,7 @@ def _aligned(
 def _stronger(
     left: tuple[np.ndarray, int], right: tuple[np.ndarray, int]
 ) -> tuple[np.ndarray, int]:
-    """Of two operands, the owners of each entry; where the stronger has a constant, the other's."""
+    """Returns the stronger operand's owner of each entry; the other's where that is a constant."""
     if left[1] < right[1]:
         left, right = right, left
     even = left[1] == right[1]

@@ -1,14 +1,14 @@
 """The FLOPs of a single matrix product or convolution, told from its equation: 2 per multiply-add.
 
-Padding of a convolution counts like entries of the input, as in the tables of papers. The zeros
-that a dilation of the input puts between its entries do not: along such an axis, that of a
-transposed convolution with a stride, neither they nor padding count, but only entries that are
-there. Dilation of the kernel, groups of channels and groups of a batch change nothing but the
-shapes. In a ragged product every row meets the kernel of its group alone.
+Padding of a convolution counts like entries of the input, as in the tables of papers. A dilation of
+the input, as in a transposed convolution with a stride, puts zeros between its entries. Along such
+an axis neither these zeros nor padding count, only entries of the input do. Dilation of the kernel,
+groups of channels and groups of a batch change nothing but the shapes. In a ragged product every
+row meets only the kernel of its group.
 
-XLA's own count (`cost_analysis`) of a product is the same, but that it leaves out all padding, and
-counts a ragged product by what CPUs do, every row with the kernels of all groups. It counts the
-body of a loop once.
+XLA's own count (`cost_analysis`) of a product is the same, with two differences: it leaves out all
+padding, and it counts a ragged product as CPUs compute it, every row with the kernels of all
+groups. It counts the body of a loop once.
 """
 
 import math
@@ -24,11 +24,11 @@ def dot_flops(eqn: Any) -> int:
 
 
 def ragged_dot_flops(eqn: Any) -> int:
-    """Returns the FLOPs of a `ragged_dot_general`, of rows that are in no group too."""
+    """Returns the FLOPs of a `ragged_dot_general`, which include rows that are in no group."""
     dimensions = eqn.params["ragged_dot_dimension_numbers"]
     (contracted, _), _ = dimensions.dot_dimension_numbers
     is_cut = dimensions.lhs_ragged_dimensions[0] in contracted
-    # Each output of a contraction that is cut into groups is of one group, along its first axis.
+    # If groups cut the contracted axis, each output belongs to one group, along its first axis.
     num_groups = eqn.outvars[0].aval.shape[0] if is_cut else 1
     return _dot_flops(eqn, contracted) // max(num_groups, 1)
 
@@ -69,4 +69,4 @@ PRODUCTS = {
     "ragged_dot_general": ragged_dot_flops,
     "scaled_dot": dot_flops,
 }
-"""By the primitive's name; the first two operands are multiplied."""
+"""The function that counts, by the primitive's name; the first two operands are multiplied."""

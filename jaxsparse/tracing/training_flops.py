@@ -1,13 +1,17 @@
-"""What a whole run costs in FLOPs, in RigL's accounting: one function for plans and finished runs.
+"""The FLOPs of a whole run in RigL's accounting: one function for plans and finished runs.
 
-A forward pass costs f, the backward pass 2 f: half of it for the gradient of the activations, half
-for that of the weights. With S the active weights and D all of them, a step costs
+A forward pass costs f, and the backward pass 2 f: f for the gradient of the activations, f for that
+of the weights. S stands for the active weights and D for all of them. A step costs
 
-    3 f_S            or            2 f_S + f_D
+    3 f_S
 
-where the method needs the gradient of inactive weights too. Every step costs what the masks in
-force at that step cost, so nothing is assumed about how they change. These are theoretical, as in
-`jaxsparse.tracing.flops`: masked training on dense kernels saves none of them in time.
+or, if the method needs the gradient of inactive weights too,
+
+    2 f_S + f_D
+
+A step is charged at the masks in force at that step, so nothing is assumed about how they change.
+These are theoretical, as in `jaxsparse.tracing.flops`: masked training on dense kernels saves none
+of them in time.
 
 Reference: Evci et al., "Rigging the Lottery", ICML 2020, appendix on FLOPs calculations.
 """
@@ -27,24 +31,25 @@ def training_flops(
     *,
     dense_gradient: DenseGradient = "never",
 ) -> float:
-    """Returns the FLOPs of all steps with one example each; times the batch size for the run.
+    """Returns the FLOPs of all steps with one example each; multiply by the batch size for a run.
 
     A run without sparsity costs `training_flops(dense, {0: {}}, total_steps)`: the denominator of
     the multipliers that papers print.
 
-    The dense gradient of an event is that of the step which the event follows, at the masks before
-    it. It is charged whether or not the optimizer step is left out there, as the pass is the same.
-    RigL's formula (3 f_S T + 2 f_S + f_D) / (T + 1) is hence one event in T + 1 steps; here an
-    `update_interval` of T is one in T, and RigL has none in the last quarter of training. Nothing
-    grows at the very last step, so an event there is not charged.
+    An event uses the dense gradient of the step before it, at the masks before it. It is charged
+    whether or not that step's optimizer update is skipped, as the pass is the same. RigL's formula
+    (3 f_S T + 2 f_S + f_D) / (T + 1) has one event in T + 1 steps. Here an `update_interval` of T
+    has one in T, and RigL has none in the last quarter of training. Nothing grows at the very last
+    step, so an event there is not charged.
 
     Args:
-      dense: dense forward FLOPs of one example by path, from `layer_flops`. It counts products of
-        parameters alone, which are done once a batch: times the batch size they are overcounted.
-      densities: by step, the densities in [0, 1] of the masks after it, by path: the start (step 0)
-        and every event. Leaves that are missing count as dense.
+      dense: dense forward FLOPs of one example by path, from `layer_flops`. Products of parameters
+        alone are in it; they are done once a batch, so multiplying by the batch size overcounts
+        them.
+      densities: by step, the densities in [0, 1] by path of the masks after that step: the start
+        (step 0) and every event. Leaves that are missing count as dense.
       total_steps: length of the run; 0 costs nothing.
-      dense_gradient: `method.dense_gradient`. "never" leaves the term out whatever the method, as
+      dense_gradient: `method.dense_gradient`. "never" leaves the term out for any method, as
         GraNet's published numbers do.
 
     Raises:

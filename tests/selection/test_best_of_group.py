@@ -27,6 +27,7 @@ def picture(mask):
         ([NAN, -INF, NAN, NAN], 1, "0100"),
         ([INF, 1, INF, 5], 3, "1011"),
         ([0.0, 1e-30, -0.0, -1e-30], 1, "0100"),
+        ([0.0, -0.0, 0.0, -0.0], 1, "0100"),  # all tie, and entry 1 has the largest hash
     ],
 )
 def test_best_of_a_group(scores, n, expected):

@@ -233,7 +233,7 @@ def forward_of(model):
 
 
 def shifted(x, tap):
-    """What a 3 x 3 convolution reads through one of its taps: bool[height, width, channels]."""
+    """The reads of a 3 x 3 convolution through one of its taps: bool[height, width, channels]."""
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
     return padded[tap[0] : tap[0] + x.shape[0], tap[1] : tap[1] + x.shape[1]]
 
@@ -516,7 +516,7 @@ def test_what_mixes_data_joins_their_paths(mix):
     ids=["concatenate", "pad", "split", "take", "flip", "where"],
 )
 def test_what_moves_data_moves_their_paths(move):
-    """Of the two channels the second alone goes on, but for `where`, which looks at the first."""
+    """The second of two channels goes on alone, except in `where`, which looks at the first."""
     forward = lambda p, x: move(x @ p["a"]).sum(-1)
     looked_at = "where" in move.__code__.co_names
     live = live_in(forward, {"a": [[True, True]]}, (1, 1))

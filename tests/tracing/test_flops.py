@@ -160,7 +160,7 @@ def test_experts_of_leaves_of_their_own():
 
 
 def test_an_adapter_multiplies_its_factors_once_a_pass():
-    """What it adds to stays the owner of the sum; of its factors the larger is charged."""
+    """The kernel that it is added to owns the sum; the larger of its factors is charged."""
     params = {"w": jnp.ones((8, 16)), "a": jnp.ones((8, 2)), "b": jnp.ones((2, 16))}
     forward = lambda p, x: x @ (p["w"] + p["a"] @ p["b"])
     assert layer_flops(forward, params, jnp.ones((1, 8))) == {"w": 2 * 128, "b": 2 * 8 * 2 * 16}

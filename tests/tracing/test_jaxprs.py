@@ -1,151 +1,168 @@
-"""One walk over jaxprs: into calls, over branches, around loops, and up to what is opaque."""
+"""The walk over jaxprs: which inputs a value is made from, through calls, branches and loops."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from jaxsparse.tracing.jaxprs import (
-    branches,
-    called,
-    is_foreign,
-    may_multiply,
-    opened,
-    scan_parts,
-    settled,
-    walk,
-)
+from jaxsparse.tracing.jaxprs import Analysis, CallAnalysis, called, inner_equations, walk
 
-X = jnp.arange(3.0)
+X, W, STACK = jnp.ones((2, 2)), jnp.ones((2, 2)), jnp.ones((3, 2, 2))
 
 
-def depends(fun, *args, on):
-    """Which outputs depend on the inputs whose numbers are in `on`, as an analysis of one line."""
-    union = lambda sets: frozenset().union(*sets)
+class Names(Analysis[frozenset]):
+    """Which inputs a value is made from; and every product, with the inputs of its operands."""
 
-    def operation(eqn, operands):
-        name = eqn.primitive.name
-        if name == "cond":
-            index, *_ = operands
-            found = branches(eqn, operands, lambda body, given: run(body, given), union)
-            return [index | x for x in found]
-        if name == "scan":
-            first, num = scan_parts(eqn)
-            before, carry, after = (
-                operands[:first],
-                operands[first : first + num],
-                operands[first + num :],
-            )
-            turn = lambda carry: run(eqn.params["jaxpr"], [*before, *carry, *after])
-            carry = settled(carry, lambda carry: turn(carry)[:num], union)
-            return [*carry, *turn(carry)[num:]]
-        return [union(operands)] * len(eqn.outvars)
+    def __init__(self, products=None):
+        self.products = [] if products is None else products
 
-    run = lambda jaxpr, given: walk(jaxpr, given, operation, lambda atom, value: frozenset())
-    closed = jax.make_jaxpr(fun)(*args)
-    given = [frozenset([i]) for i in range(len(closed.jaxpr.invars))]
-    return [bool(on & x) for x in run(closed, given)]
+    def constant(self, atom, value):
+        return frozenset()
+
+    def operation(self, eqn, operands):
+        together = frozenset().union(*operands)
+        if eqn.primitive.name == "dot_general":
+            self.products.append("".join(sorted(together)))
+        return [together] * len(eqn.outvars)
+
+    def either(self, choices):
+        return frozenset().union(*choices)
+
+    def on_trial(self):
+        return Names()
+
+
+class CallNames(CallAnalysis[frozenset], Names):
+    pass
+
+
+def names(function, *inputs, analysis=Names):
+    """What each output is made from, and the products in the order of execution, as strings."""
+    walked = analysis()
+    closed = jax.make_jaxpr(function)(*inputs)
+    inputs = [frozenset(name) for name in "xwv"[: len(closed.jaxpr.invars)]]
+    return ["".join(sorted(found)) for found in walk(closed, inputs, walked)], walked.products
 
 
 @jax.custom_jvp
-def with_jvp(x):
-    return 2 * x
+def _with_rule(x, w):
+    return x @ w
 
 
-with_jvp.defjvp(lambda primals, tangents: (with_jvp(*primals), 2 * tangents[0]))
+_with_rule.defjvp(lambda primals, tangents: (_with_rule(*primals), tangents[0]))
 
 
 @jax.custom_vjp
-def with_vjp(x):
-    return 2 * x
+def _with_gradient(x, w):
+    return x @ w
 
 
-with_vjp.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+_with_gradient.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, g: (g, g))
 
 CALLS = {
-    "jit": jax.jit,
-    "remat": jax.checkpoint,
-    "jit of remat": lambda f: jax.jit(jax.checkpoint(f)),
-    "vmap of jit": lambda f: jax.vmap(jax.jit(f)),
+    "plain": lambda x, w: x @ w,
+    "jit": jax.jit(lambda x, w: x @ w),
+    "jit in jit": jax.jit(lambda x, w: jax.jit(jnp.matmul)(x, w)),
+    "remat": jax.checkpoint(lambda x, w: x @ w),
+    "custom_jvp": _with_rule,
+    "custom_vjp": _with_gradient,
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_calls_are_walked_into(name):
-    """Each output of a call depends on its own input, not on all that the call was given."""
-    swap = CALLS[name](lambda x, y: (y + 1.0, x * 2.0))
-    assert depends(lambda x, y: swap(x, y), X, X, on={0}) == [False, True]
+def test_calls_are_walked_with_their_inputs(name):
+    assert names(lambda x, w: (CALLS[name](x, w), x, 1.0), X, W) == (["wx", "x", ""], ["wx"])
 
 
-@pytest.mark.parametrize("function", [with_jvp, with_vjp, jax.nn.relu, jax.nn.gelu])
-def test_custom_derivatives_are_walked_into(function):
-    closed = jax.make_jaxpr(function)(X)
-    names = []
-
-    def operation(eqn, operands):
-        names.append(eqn.primitive.name)
-        return [True] * len(eqn.outvars)
-
-    assert walk(closed, [True], operation, lambda atom, value: False) == [True]
-    assert names and not any("call" in name or name in ("jit", "pjit") for name in names)
+def test_a_call_is_not_taken_as_a_whole():
+    both = jax.jit(lambda x, w: (x + 1.0, w * 2.0, jnp.zeros(3)))
+    assert names(both, X, W)[0] == ["x", "w", ""]
 
 
-def test_any_branch_may_be_taken():
-    choose = lambda i, x, y: lax.cond(i, lambda x, y: (2 * x, x), lambda x, y: (3 * x, y), x, y)
-    assert depends(choose, True, X, X, on={2}) == [False, True]
-    assert depends(choose, True, X, X, on={0}) == [True, True]
+def test_an_array_that_the_function_closes_over():
+    table = jnp.arange(4.0).reshape(2, 2)
+    assert names(lambda x: (x @ table, table + 1), X) == (["x", ""], ["x"])
 
 
-def test_a_loop_is_walked_until_nothing_changes():
-    """The first of three numbers reaches the last after three turns, not after one."""
-    shift = lambda carry, _: ((carry[0], carry[0], carry[1]), carry[2])
-    chain = lambda a, b, c: lax.scan(shift, (a, b, c), length=4)
-    assert depends(chain, 1.0, 2.0, 3.0, on={0}) == [True, True, True, True]
-    assert depends(chain, 1.0, 2.0, 3.0, on={1}) == [False, True, True, True]
-    assert depends(chain, 1.0, 2.0, 3.0, on={2}) == [False, False, True, True]
+def test_outputs_of_branches_are_joined():
+    chosen = lambda x, w: lax.cond(x.sum() > 0, lambda: (x @ x, 0 * w), lambda: (w, w + 1))
+    assert names(chosen, X, W) == (["wx", "w"], ["x"])
 
 
-def test_constants_have_their_values():
-    table = np.arange(3.0, dtype=np.float32)
-    closed = jax.make_jaxpr(lambda x: (x + table, 2.0, x))(X)
-    seen = []
-
-    def constant(atom, value):
-        seen.append(value)
-        return "constant"
-
-    found = walk(closed, ["x"], lambda eqn, operands: ["+".join(operands)], constant)
-    assert found == ["x+constant", "constant", "x"]
-    for expected in (table, 2.0):
-        assert any(np.array_equal(value, expected) for value in seen)
-
-
-def equation(fun, *args):
-    return jax.make_jaxpr(fun)(*args).jaxpr.eqns[-1]
-
-
-def test_what_holds_a_jaxpr_and_is_no_call():
-    loop = equation(lambda x: lax.while_loop(lambda x: x.sum() < 9.0, lambda x: x + 1.0, x), X)
-    scan = equation(lambda x: lax.scan(lambda c, _: (c + 1.0, None), x, length=2)[0], X)
-    cond = equation(lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), X)
-    reduction = equation(
-        lambda x: lax.reduce(x, np.float32(0), lambda a, b: jnp.maximum(a, b) + a * b, [0]), X
-    )
-    assert [called(eqn) for eqn in (loop, scan, cond, reduction)] == [None] * 4
+LOOPS = {
+    # The carry is made from its start, and from the second turn on from what is multiplied with it.
+    "scan": (
+        lambda x, w: lax.scan(lambda c, w: (c @ w, c), x, w),
+        (X, STACK),
+        (["wx", "wx"], ["wx"]),
+    ),
+    "scan with constants": (
+        lambda x, w: lax.scan(lambda c, _: (c @ w, w), x, length=3),
+        (X, W),
+        (["wx", "w"], ["wx"]),
+    ),
+    # x reaches the last one of the carry in the third turn.
+    "a carry that moves on": (
+        lambda x, w: lax.scan(lambda c, _: ((x, c[0], c[1]), None), (w, w, w), length=4)[0],
+        (X, W),
+        (["wx", "wx", "wx"], []),
+    ),
+    "while": (
+        lambda x, w: lax.while_loop(lambda c: c.sum() < 3, lambda c: c @ w, x),
+        (X, W),
+        (["wx"], ["wx"]),
+    ),
+}
 
 
-def test_the_parts_of_a_scan():
-    eqn = equation(
-        lambda w, c, xs: lax.scan(lambda c, x: (c + w * x, c), c, xs), X, X, jnp.ones((4, 3))
-    )
-    assert scan_parts(eqn) == (1, 1)
-    assert opened(eqn.params["jaxpr"]) is eqn.params["jaxpr"].jaxpr
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_carry_is_what_holds_in_every_turn(name):
+    function, inputs, expected = LOOPS[name]
+    assert names(function, *inputs) == expected
 
 
-def test_what_cannot_be_looked_into():
-    call = lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
-    callback = equation(call, X)
-    assert is_foreign(callback) and may_multiply(callback, 1) and not may_multiply(callback, 0)
-    plus = equation(lambda x, y: x + y, X, X)
-    assert not is_foreign(plus) and not may_multiply(plus, 2)
+def test_what_a_trial_records_is_left_out():
+    """The body is walked twice and more; its product is recorded once."""
+    twice = lambda x, w: lax.fori_loop(0, 2, lambda i, c: (c[1], c[0] @ w), (x, w))
+    assert names(twice, X, W)[1] == ["wx"]
+
+
+def test_an_analysis_of_calls_takes_loops_for_operations():
+    looped = lambda x, w: (lax.fori_loop(0, 2, lambda i, c: c @ w, x), jax.jit(jnp.negative)(x))
+    assert names(looped, X, W, analysis=CallNames) == (["wx", "x"], [])
+
+
+def test_shards_are_walked_once():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    shards = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+    assert names(shards, X, W) == (["wx"], ["wx"])
+
+
+def only_equation(function, *inputs):
+    (eqn,) = jax.make_jaxpr(function)(*inputs).eqns
+    return eqn
+
+
+def test_what_calls_its_function_once_and_what_does_not():
+    assert called(only_equation(jax.jit(jnp.matmul), X, W)) is not None
+    assert called(only_equation(jnp.negative, X)) is None
+    assert called(only_equation(lambda x: lax.cond(True, lambda: x, lambda: -x), X)) is None
+    product = functools.partial(lax.reduce, computation=lambda a, b: a * b + a, dimensions=(0,))
+    reduce = jax.make_jaxpr(lambda x: product(x, 1.0))(X).eqns[-1]
+    assert reduce.primitive.name == "reduce" and called(reduce) is None
+
+
+def test_equations_at_any_depth():
+    nested = jax.jit(lambda x: lax.cond(x.sum() > 0, lambda: x @ x, jax.jit(lambda: jnp.sin(x))))
+    found = {eqn.primitive.name for eqn in inner_equations(only_equation(nested, X))}
+    assert {"cond", "dot_general", "sin"} <= found
+    assert not list(inner_equations(only_equation(jnp.sin, X)))
+
+
+def test_an_analysis_has_to_say_what_operations_do():
+    with pytest.raises(NotImplementedError):
+        walk(jax.make_jaxpr(jnp.sin)(1.0), [None], Analysis())

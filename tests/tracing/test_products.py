@@ -18,7 +18,7 @@ SHAPE = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def flops(function, *shapes):
-    """Of the products in a function, none of which may be in a call."""
+    """The FLOPs of the products in a function, none of which may be in a call."""
     eqns = jax.make_jaxpr(function)(*map(lambda shape: SHAPE(*shape), shapes)).jaxpr.eqns
     return sum(PRODUCTS[e.primitive.name](e) for e in eqns if e.primitive.name in PRODUCTS)
 
@@ -99,7 +99,7 @@ def test_xla_counts_the_same(options):
 
 
 def test_xla_leaves_out_padding_which_counts_here():
-    """Of 8 outputs along an axis, those at both ends have a tap that reads padding."""
+    """The first and the last of 8 outputs along an axis have a tap that reads padding."""
     shapes = (1, 8, 8, 3), (3, 3, 3, 4)
     function = lambda x, kernel: convolution(x, kernel, stride=(1, 1), padding="SAME")
     assert flops(function, *shapes) == 2 * (8 * 3) ** 2 * 3 * 4
