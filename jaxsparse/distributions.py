@@ -56,7 +56,7 @@ def erk(power: float = 1.0, *, axes: AxesByPath | None = None) -> Distribution:
     """Erdos-Renyi-Kernel: density in proportion to (sum of dims / product of dims) ** power.
 
     The dims are inputs, outputs and taps: (768, 12, 64), the query of an attention, is a matrix of
-    768 x 768. Layers and experts that `axes` tells to be a batch count each for itself.
+    768 x 768. If `axes` says that layers or experts are a batch, each counts for itself.
 
     Solves for eps with RigL's iterative dense set: while eps times the largest raw value exceeds 1,
     all leaves that attain it become dense and the rest share what is left.
@@ -68,8 +68,8 @@ def erk(power: float = 1.0, *, axes: AxesByPath | None = None) -> Distribution:
 
     Args:
       power: 0 gives uniform, 1 is the published ERK.
-      axes: by path, from `kernel_axes` or by hand; leaves without an entry, and all where it is
-        None, go by the rules of `jaxsparse.axes`.
+      axes: by path, from `kernel_axes` or by hand. Leaves without an entry go by the rules of
+        `jaxsparse.axes`; None is no entry for any leaf.
 
     Raises:
       ValueError: when called, axes that do not fit their leaf.
@@ -91,11 +91,11 @@ def erk(power: float = 1.0, *, axes: AxesByPath | None = None) -> Distribution:
 def with_overrides(distribution: Distribution, sparsities: Mapping[str, float]) -> Distribution:
     """Fixes the sparsity of some leaves; the others share the density among themselves.
 
-    As in RigL's custom sparsity map, overridden leaves are set aside: the asked density holds for
-    the others, so the overall density is what both together give. An overridden leaf has its
+    Overridden leaves are set aside, as in RigL's custom sparsity map: the density that is asked for
+    holds for the others, and the overall density follows from both. An overridden leaf has its
     sparsity at every density, also at the start of a gradual schedule. Pruning over all layers
-    together (scope "global") knows no layer's share: there overrides shape the initial masks only,
-    and a layer is kept dense with a `prunable` rule.
+    together (scope "global") knows no layer's share: overrides then shape the initial masks only.
+    Keep a layer dense with a `prunable` rule instead.
 
     Args:
       distribution: shares out the rest.
@@ -127,10 +127,10 @@ def stacked(distribution: Distribution, axes: Mapping[str, int]) -> Distribution
     r"""Counts a leaf that holds many layers (`flax.linen.scan`, `jax.vmap`) as that many layers.
 
     A stacked kernel has the shape (layers, ..., in, out), and Erdos-Renyi-Kernel would take its
-    first axis for one of a convolution, unless its `axes` are known. With this a stack gets the
-    densities of its layers written out. It stays one leaf with one count: an event ranks its
-    weights together, so that its layers compete with each other, and the random initial masks share
-    the count only on average.
+    first axis for one of a convolution, unless its `axes` are known. This function gives a stack
+    the density that its layers would have as leaves of their own. It stays one leaf with one count:
+    an event ranks its weights together, so that its layers compete with each other, and the random
+    initial masks share the count only on average.
 
     Args:
       distribution: shares out the density; it sees the k-th layer of a stack as the path with "[k]"

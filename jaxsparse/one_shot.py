@@ -86,8 +86,8 @@ def masks_from_scores(
       prunable: as in `prunable_paths`; other leaves are all True.
 
     Returns:
-      A tree of bool like `scores`. Of N prunable weights N - floor(sparsity * N + 1e-6) are True;
-      with a pattern N counts groups.
+      A tree of bool like `scores`. N - floor(sparsity * N + 1e-6) of N prunable weights are True;
+      with a pattern, N counts groups.
 
     Raises:
       ValueError: a sparsity that is missing, out of range or so high that fewer than `min_keep` a

@@ -44,8 +44,8 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
       shapes: of the prunable leaves, by path.
 
     Raises:
-      ValueError: a rule is nobody's first match; a pattern does not fit its leaf, or a `cut` made
-        groups that are none of it, with the path.
+      ValueError: a rule that is no leaf's first match; or a pattern that does not fit its leaf, or
+        whose `cut` returns groups of another shape, with the leaf's path.
     """
     found = {}
     first = first_matches([regex for regex, _ in rules], shapes, name="pattern rule")
@@ -76,8 +76,8 @@ def check_pattern(
       prunable: as in `prunable_paths`; other leaves are not looked at.
 
     Raises:
-      ValueError: names the first leaf, its first bad group, and what is wrong with it; or the
-        first leaf that is not bool.
+      ValueError: names the first bad leaf, its first bad group and the counts that are allowed; or
+        names the first leaf that is not bool.
 
     >>> import jax.numpy as jnp
     >>> from jaxsparse.patterns import n_of_m

@@ -1,16 +1,16 @@
-"""Patterns: which sets of weights a leaf's mask may be: N:M, blocks, whole channels.
+"""Patterns, the structures that a leaf's mask can have: N:M, blocks, whole channels.
 
     method = jaxsparse.with_pattern(jaxsparse.rigl(sparsity=0.5, ...), jaxsparse.n_of_m(2, 4))
 
-A pattern cuts a leaf into groups of equal size. Of N:M every group has exactly n active entries, so
-the leaf's density is n/m and entries move within their group. Blocks and channels are active as a
-whole or not at all: each is one big weight, whose score is the sum of its entries' scores (of |w|,
-their L1 norm).
+A pattern cuts a leaf into groups of equal size. Every group of N:M has exactly n active entries,
+so the leaf's density is n/m and entries move within their group. Blocks and channels are active as
+a whole or not at all: each is one big weight, whose score is the sum of its entries' scores (the L1
+norm, if the score is |w|).
 
-Groups, blocks and channels follow what the axes of a leaf are in its product: as `axes=` says, or
-by the rules of `jaxsparse.axes`. An axis that is given as a number is that axis of every leaf.
+The cut follows the role of each axis in the leaf's product, which `axes=` says or the rules of
+`jaxsparse.axes`. An axis that is given as a number is that axis of every leaf.
 
-A pattern of one's own is `Pattern(name, cut)` with one more function from a shape to `Groups`.
+For a pattern of your own, write `Pattern(name, cut)` with a function from a shape to `Groups`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ class Pattern(NamedTuple):
       name: in the names of methods and in messages.
       cut: shape of a leaf -> its groups; a ValueError says why a shape cannot be cut. Groups with
         `num_active` are N:M, which fixes the leaf's density.
-      cut_leaf: (path, shape) of a leaf -> its groups, where they depend on what its axes are; None:
-        `cut` is asked.
+      cut_leaf: (path, shape) of a leaf -> its groups, for a cut that depends on the role of its
+        axes; None uses `cut`.
     """
 
     name: str
@@ -49,18 +49,22 @@ PatternRules: TypeAlias = Sequence[tuple[str, Pattern | None]]
 
 
 def n_of_m(n: int, m: int, axis: int | None = None, *, axes: AxesByPath | None = None) -> Pattern:
-    """N:M: of every m neighbours along an axis exactly n are active (2:4 is what hardware takes).
+    """N:M: exactly n of every m neighbours along an axis are active. Hardware takes 2:4.
 
     Args:
       n: active entries of a group, at least 1 and below m.
       m: entries of a group; the leaf's size along the axis is a multiple of it. A selection
         compares each entry with the m of its group.
       axis: as in NumPy, any axis that the leaf has. None, the default, is the inputs, along which
-        products are added up: axis -2 of Flax's dense and convolution kernels, axis 0 of an
-        attention's query, (in, heads, features), axes 0 and 1 joined of what comes back from heads,
-        (heads, features, out), and axis 1 of Equinox's and PyTorch's weights. Groups of a
-        convolution lie within a tap.
-      axes: by path, where the default rules do not know; from `kernel_axes` or by hand.
+        products are added up: axis -2 of Flax's dense and convolution kernels; axis 0 of an
+        attention's query, (in, heads, features); axes 0 and 1, joined, of an attention's output,
+        (heads, features, out); axis 1 of Equinox's and PyTorch's weights. Groups of a convolution
+        lie within a tap.
+      axes: the axes of leaves by path, from `kernel_axes` or by hand; leaves without an entry go by
+        the rules of `jaxsparse.axes`.
+
+    Raises:
+      ValueError: n and m are not whole numbers with 0 < n < m, or the axis is not a whole number.
 
     Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (2:4); Zhou et al.,
     "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021.
@@ -107,14 +111,17 @@ def block(
 
     A leaf is seen as a matrix, inputs and taps by outputs: a dense kernel (in, out) as it is, a
     convolution (height, width, in, out) as the (height * width * in, out) matrix of im2col. Rows
-    are in the leaf's own order, so the input channel varies fastest, then the width, then the
-    height; where the rows of a block divide the input channels, a block lies within one tap.
+    are in the leaf's own order: the input channel varies fastest, then the width, then the height.
+    A block lies within one tap if its rows divide the input channels.
 
     Args:
       shape: (rows, columns) of a block, each a divisor of the matrix's.
-      columns: where the rows alone are given as the first argument: `block(4, 2)` is
+      columns: the columns, if the first argument is the rows alone: `block(4, 2)` is
         `block((4, 2))`.
       axes: as in `n_of_m`.
+
+    Raises:
+      ValueError: rows or columns are not whole numbers above 0.
 
     Reference: Gray, Radford and Kingma, "GPU kernels for block-sparse weights", 2017; Narang,
     Undersander and Diamos, "Block-sparse recurrent neural networks", 2017 (there a block's score is
@@ -154,23 +161,26 @@ def channels(
 ) -> Pattern:
     """Whole channels: all entries at one place of an axis are active, or none of them.
 
-    Output channels do not grow by gradient (RigL, SNFS, GraNet) in front of a ReLU: an inactive one
-    puts out exactly 0, where the ReLU's derivative is 0 too, so |g| is 0 for all of them, and only
-    those just dropped come back: the masks stand still. A norm in between changes that only where
-    its bias is above 0, and then the channel's variance of 0 makes g some 300 times too large. Take
-    the "inputs", or grow at random (SET, SET-ITOP), or prune only (GMP). It is no error, since a
+    Output channels do not grow by gradient (RigL, SNFS, GraNet) in front of a ReLU. An inactive one
+    puts out exactly 0, and the ReLU's derivative is 0 there, so |g| is 0 for all of them: only
+    those just dropped come back, and the masks stand still. A norm in between helps only if its
+    bias is above 0, and then the channel's variance of 0 makes g some 300 times too large. Take the
+    "inputs", or grow at random (SET, SET-ITOP), or prune only (GMP). This is no error, since a
     pattern does not see the activation (GELU and SiLU have a slope at 0).
 
-    Only the kernel is pruned: bias and norm of a removed channel stay, are trained and let it put
-    out a constant.
+    Only the kernel is pruned. The bias and the norm of a removed channel stay and are trained: the
+    channel can put out a constant.
 
     Args:
-      axis: "outputs" or "inputs": each place of all such axes together is a channel, of a query
-        (in, heads, features) each feature of each head. Or as in NumPy any axis that the leaf has:
-        -1 holds the output channels of Flax's dense and convolution kernels, -2 the input channels.
-        In a stack of layers (`nn.scan`) a channel is that of all its layers, unless `axes` says
-        that the layers are a batch.
+      axis: "outputs" or "inputs": each place of all such axes together is a channel, for example
+        each feature of each head of a query (in, heads, features). Or, as in NumPy, any axis that
+        the leaf has: -1 holds the output channels of Flax's dense and convolution kernels, -2 the
+        input channels. A channel of a stack of layers (`nn.scan`) is that of all its layers, unless
+        `axes` says that the layers are a batch.
       axes: as in `n_of_m`.
+
+    Raises:
+      ValueError: the axis is neither of the two names nor a whole number.
 
     Reference: Li et al., "Pruning filters for efficient ConvNets", ICLR 2017 (output channels by
     their L1 norm).
@@ -206,7 +216,7 @@ def _pattern(name: str, cut_leaf: CutLeaf) -> Pattern:
 
 @comparable
 def _of_shape(cut_leaf: CutLeaf) -> Callable[[tuple[int, ...]], Groups]:
-    """The groups of a shape alone, which is one of Flax's layouts."""
+    """The groups of a shape without a path, which is taken to be in one of Flax's layouts."""
     return lambda shape: cut_leaf("", shape)
 
 

@@ -24,10 +24,11 @@ class Plan(NamedTuple):
       total_steps: length of the run.
       sizes: weights of every prunable leaf, by path.
       rows: the start and every event.
-      layers_are_estimates: with a global target the scores decide what each layer keeps. The rows'
-        layers, and with them all FLOPs, are then estimates: what one threshold on |w| would keep of
-        weights as they are initialised, normal with variance 1 / fan-in, see `make_plan`. What
-        grows back above the fewest so far, in cycles, counts as spread evenly.
+      layers_are_estimates: whether the layers of the rows, and with them all FLOPs, are estimates.
+        They are with a global target, since the scores decide what each layer keeps. The estimate
+        is what one threshold on |w| would keep of weights as they are initialised, normal with
+        variance 1 / fan-in, see `make_plan`. Weights that grow back in cycles, above the fewest so
+        far, count as spread evenly.
       flops: dense forward FLOPs of one example by path, as they were given.
       train_flops: of all steps with one example each, see `training_flops`; None without `flops`.
       dense_gradient: the steps whose dense gradient `train_flops` holds.
@@ -117,7 +118,7 @@ class Plan(NamedTuple):
 
 
 def _shown(counts: list[int], most: int) -> list[int]:
-    """Which of many events the table has: the first and the last, and where a cycle turns."""
+    """Indices of the events that a long table shows: the first, the last, the turns of cycles."""
     last = len(counts) - 1
     if last < most:
         return [*range(last + 1)]
@@ -132,7 +133,7 @@ def _shown(counts: list[int], most: int) -> list[int]:
 
 
 def _turns(counts: list[int]) -> list[int]:
-    """Where counts that rise come to an end of rising, and those that fall again one of falling."""
+    """Indices at which the counts stop rising or stop falling; empty if they never rise."""
     moves = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]]
     rises = [counts[i] > counts[i - 1] for i in moves]
     if not any(rises):
@@ -154,12 +155,12 @@ def make_plan(
     Args:
       name: the method's name.
       timetable: its events.
-      targets: what it asks of the network.
+      targets: the counts that it asks of the network.
       flops: dense forward FLOPs of one example by path; None leaves the costs out. A leaf without
         an entry takes part in no product, or in one with a kernel that the input chooses.
       dense_gradient: steps that are charged for the gradient of inactive weights.
-      axes: which of a leaf's axes an output sums over, its fan-in, by path; leaves without an
-        entry, and all where it is None, go by the rules of `jaxsparse.axes`. Only estimates ask.
+      axes: the axes of leaves by path, whose inputs and taps are the fan-in. Leaves without an
+        entry go by the rules of `jaxsparse.axes`; None is no entry. Only estimates use it.
 
     Raises:
       ValueError: `flops` holds none of the prunable leaves, or nothing but zeros.

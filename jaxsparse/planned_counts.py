@@ -11,11 +11,11 @@ from jaxsparse.units import group_size, unit_shapes
 
 
 class Targets(NamedTuple):
-    """What a method asks of one network.
+    """The counts that a method asks of one network.
 
     Attributes:
       shapes: shapes of the prunable leaves, by path.
-      initial: active weights at the start, by path; units where `rows.groups` counts in units.
+      initial: active weights at the start, by path; units for leaves that `rows.groups` counts so.
       rows: the targets of all events, from `event_rows`, counted alike.
       grows: whether each event also grows up to its target. One that only prunes leaves a layer as
         it is if the layer has fewer weights than its target, which given masks may have.
@@ -88,12 +88,15 @@ def planned_rows(timetable: Timetable, targets: Targets, axes: AxesByPath) -> li
 def _estimate(
     targets: Targets, active: dict[str, int], total: int, axes: AxesByPath
 ) -> dict[str, int]:
-    """What each layer keeps of `total` units under one threshold t on their score, by |w|.
+    """Estimates what each layer keeps of `total` units under one threshold t on their sum of |w|.
 
-    For weights as they are initialised, normal with variance 1 / fan-in, a layer keeps the share
-    erfc(t sqrt(fan_in / 2)) of what it starts with. Layers of little fan-in, such as the first
-    convolutions, keep more; counts in proportion to the start would miss that. A sum of n of these
-    |w| is taken as normal, of mean n sqrt(2 / pi) and variance n (1 - 2 / pi), over sqrt(fan_in).
+    The weights are taken as they are initialised, normal with variance 1 / fan-in. A layer then
+    keeps the share erfc(t sqrt(fan_in / 2)) of its start: layers with a small fan-in, such as the
+    first convolutions, keep more than their proportion. The sum of |w| over a unit of n weights is
+    taken as normal, with mean n sqrt(2 / pi) and variance n (1 - 2 / pi), over sqrt(fan_in).
+
+    For example, fan-ins of 9 and 900 differ by 10 in sqrt(fan_in): the threshold that leaves 0.3 of
+    the first layer, t = 0.35, leaves nothing of the second.
     """
     shapes, initial = targets.shapes, targets.initial
     units = unit_shapes(shapes, targets.rows.groups)
@@ -119,9 +122,10 @@ def _estimate(
 
 
 def _grown(targets: Targets, least: dict[str, int], total: int) -> dict[str, int]:
-    """What each layer has where `total` units are more than the fewest so far.
+    """Estimates what each layer has if `total` units are more than the fewest so far.
 
-    Those that grew, and are the first to go again, are spread over the inactive positions evenly.
+    The units that grew are the first to go again; they count as spread evenly over the inactive
+    positions.
     """
     units = unit_shapes(targets.shapes, targets.rows.groups)
     free = {path: math.prod(shape) - least[path] for path, shape in units.items()}

@@ -1,7 +1,7 @@
 """Numbers over optimizer steps: target densities and drop fractions, in float64 on the host.
 
-A schedule is a function of the step, counted from 1. None of them runs on the device: the
-timetable turns them into integers once (a cubic schedule evaluated in float32 misses targets).
+A schedule is a function of the step, counted from 1. It never runs on the device: the timetable
+turns it into integers once. (A cubic schedule evaluated in float32 misses targets.)
 """
 
 import itertools
@@ -36,8 +36,8 @@ def cubic_sparsity(
 
         s(i) = s_f + (s_i - s_f) * (1 - i / T)^3,   i = floor(t/D) - floor(t0/D),  0 <= i <= T
 
-    with t the step, D the update interval, t0 the start step and T = floor(tf/D) - floor(t0/D).
-    Before the start it is s_i, from the stop step on it is s_f.
+    Here t is the step, D the update interval, t0 the start step, tf the stop step and
+    T = floor(tf/D) - floor(t0/D). The sparsity is s_i before the start and s_f from the stop on.
 
     Args:
       initial_sparsity: s_i in [0, 1).
@@ -123,16 +123,16 @@ def cyclic(
     multiplier: float = 3.0,
     shape: CycleShape = "cosine",
 ) -> StepSchedule:
-    """A factor that swings from 1 to `multiplier` and back, once a cycle; for a density, say.
+    """A factor that swings from 1 to `multiplier` and back once a cycle, such as one of a density.
 
         f(t) = 1 + (m - 1) / 2 * (1 - cos 2 pi p),   p = (t - c) / T
 
-    in the cycle that starts after step c and has T steps; "triangular" rises and falls in straight
-    lines instead. It is exactly 1 at both ends of every cycle, m in its middle, and exactly 1 after
-    the last cycle.
+    in the cycle that starts after step c and has T steps. The shape "triangular" rises and falls in
+    straight lines instead. The factor is exactly 1 at both ends of every cycle and after the last
+    one, and m in the middle of a cycle.
 
     Args:
-      num_cycles: at least 0; without any it is 1 everywhere.
+      num_cycles: at least 0; with 0 the factor is 1 everywhere.
       cycle_steps: length of the first cycle, at least 1.
       growth: length of a cycle over that of the one before, above 0; rounded to whole steps.
       multiplier: m, at least 1.
@@ -141,9 +141,9 @@ def cyclic(
     Raises:
       ValueError: a number outside its range.
 
-    Differs from the official code of EAST in: p counts completed steps, where that takes those
-    before the update, (t - 1 - c) / T; and p is within [0, 1] for either shape, where its triangle
-    goes below the target.
+    Differs from the official code of EAST in: p counts completed steps, where the code counts those
+    before the update, (t - 1 - c) / T; and p is within [0, 1] for either shape, where the code's
+    triangle goes below the target.
 
     Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extreme Pruning"
     (EAST), TMLR 2025.
@@ -171,7 +171,7 @@ def cyclic(
 
 
 def cycle_ends(*, num_cycles: int, cycle_steps: int, growth: float = 1.0) -> tuple[int, ...]:
-    """The last step of every cycle of `cyclic`; arguments and errors are its own.
+    """The last step of every cycle of `cyclic`, whose arguments and errors it has.
 
     >>> cycle_ends(num_cycles=3, cycle_steps=10), cycle_ends(num_cycles=3, cycle_steps=10, growth=2)
     ((10, 20, 30), (10, 30, 70))
@@ -179,7 +179,7 @@ def cycle_ends(*, num_cycles: int, cycle_steps: int, growth: float = 1.0) -> tup
     num_cycles = check_whole("num_cycles", num_cycles, 0)
     cycle_steps = check_whole("cycle_steps", cycle_steps, 1)
     growth = check_in("growth", growth, "(0, inf)")
-    # A product at a time: a power of floats may overflow, a product is infinite.
+    # Multiply step by step: a power of floats that overflows raises, a product becomes infinite.
     lengths = itertools.accumulate(
         [growth] * (num_cycles - 1), operator.mul, initial=float(cycle_steps)
     )

@@ -25,16 +25,16 @@ from jaxsparse.units import GroupsByPath, fixed, full_groups
 def prune(score: Score = magnitude) -> Stage:
     """Keeps the best of the active weights, as many as the row's target says.
 
-    Keeps min(target, active): over all leaves together where the target is one number (scope
-    "global"), in each leaf where it is one per leaf (scope "layer"). It never makes a mask denser.
-    With one number, the best `row.min_keep` weights of every leaf (or all that are active, if
-    fewer) survive first.
+    It keeps min(target, active): over all leaves together if the target is one number (scope
+    "global"), in each leaf if it is one per leaf (scope "layer"). It never makes a mask denser. A
+    single number first keeps the best `row.min_keep` weights of every leaf, or all that are active
+    if those are fewer.
 
     Args:
       score: what an active weight is worth.
 
-    Differs from GraNet's code, which keeps what is strictly above (CIFAR) or at least at (ImageNet)
-    the k-th value and so misses the count by one, by ties, or wholly when that value is 0.
+    Differs from GraNet's code, which keeps weights strictly above (CIFAR) or not below (ImageNet)
+    the k-th value: it misses the count by one, by ties, or wholly when that value is 0.
     """
 
     def stage(
@@ -52,12 +52,12 @@ def prune(score: Score = magnitude) -> Stage:
 def grow(score: Score = gradient) -> Stage:
     """Adds the best of the inactive weights, up to the number that the row's target says.
 
-    The mirror of `prune`: brings the number of active weights to max(target, active), over all
-    leaves together where the target is one number (scope "global"), in each leaf where it is one
-    per leaf (scope "layer"). It never makes a mask sparser. `[prune(), grow()]` follows a density
-    up and down: of the two, one has nothing to do. What grows starts at 0.
+    It is the mirror of `prune`: it brings the number of active weights to max(target, active), over
+    all leaves together if the target is one number (scope "global"), in each leaf if it is one per
+    leaf (scope "layer"). It never makes a mask sparser. `[prune(), grow()]` follows a density up
+    and down: at each event one of the two has nothing to do. Weights that grow start at 0.
 
-    Leaves with an N:M pattern stay as they are: their number is held.
+    Leaves with an N:M pattern stay as they are, since their number is held.
 
     Args:
       score: what an inactive weight is worth.
@@ -83,18 +83,18 @@ def grow(score: Score = gradient) -> Stage:
 
 @comparable
 def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Rounding) -> Stage:
-    """In every leaf drops n of the active weights and grows as many of the inactive ones.
+    """Drops n of the active weights of every leaf, and grows as many of the inactive ones.
 
         n = floor or ceil (drop fraction * active)
 
-    Candidates for growth are all positions that are inactive after the drop, those just dropped
-    among them: one that is dropped and chosen again in the same exchange was never gone, and keeps
-    its value and optimizer slots. On a dense leaf nothing changes.
+    Candidates for growth are all positions that are inactive after the drop, including those just
+    dropped. A weight that is dropped and chosen again in the same exchange was never gone: it keeps
+    its value and optimizer slots. A dense leaf does not change.
 
-    In a leaf with an N:M pattern weights are dropped wherever they are worth least, as in any other
-    leaf; then every group that lost some grows as many, its own best. A group always has enough
-    candidates. (Masks from elsewhere are brought to the pattern: of too many active entries the
-    worst go, in place of too few the best grow.)
+    A leaf with an N:M pattern drops weights wherever they are worth least, like any other leaf.
+    Then every group that lost some grows as many, its own best; it always has enough candidates.
+    (Masks from elsewhere are brought to the pattern: a group with too many active entries loses the
+    worst, one with too few grows the best.)
 
     Args:
       drop: what an active weight is worth; the lowest go.
@@ -102,8 +102,8 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
       rounding: "floor" (RigL, SET, SNFS) or "ceil" (GraNet, ITOP).
 
     Differs from the official codes in: counts are exact. GraNet's and ITOP's give active positions
-    a score of 0 and let them take part, so that a layer loses weights where fewer gradients differ
-    from 0 than are to grow.
+    a score of 0 and let them take part: if fewer gradients differ from 0 than weights are to grow,
+    the layer loses weights.
 
     Reference: Evci et al., "Rigging the Lottery", ICML 2020, algorithm 1; Liu et al., "Sparse
     Training via Boosting Pruning Plasticity with Neuroregeneration", NeurIPS 2021, section 4.
@@ -114,7 +114,7 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
     def stage(
         weights: Leaves, signal: Leaves, masks: Leaves, row: Row, key: jax.Array | None
     ) -> Selected:
-        # All leaves in one vector: small operations by leaf take long to compile.
+        # One vector holds all leaves, since small operations by leaf take long to compile.
         active = jnp.stack([count_true(mask)[0] for mask in masks.values()])
         n = take_fraction(active, row.drop, rounding)
         by_path = lambda counts: dict(zip(masks, counts, strict=True))
@@ -135,16 +135,16 @@ def exchange(drop: Score = magnitude, grow: Score = gradient, *, rounding: Round
 def _grow_by_group(
     worth: Scores, promise: Scores, n: dict[str, jax.Array], stayed: Leaves, groups: GroupsByPath
 ) -> Selected:
-    """What stayed and what grows, where the leaves in `groups` have an N:M pattern.
+    """The weights that stayed and those that grow, if the leaves in `groups` have an N:M pattern.
 
-    Every group is filled up to n of m by promise. What stayed goes first, by worth: there is more
-    than n of it only in masks from elsewhere.
+    Every group is filled up to n of m by promise. Weights that stayed go first, by worth: more than
+    n of them stay only in masks from elsewhere.
     """
     of_groups = {path: stayed[path] for path in groups}
     full = [full_groups(mask, groups[path]).all() for path, mask in of_groups.items()]
-    # A branch, because what goes in and out of it is stored. Else XLA ranks the entries for the
-    # mask, for what was kept and for the counts, and cuts the ties of `stayed` at every comparison:
-    # an event of ResNet-50 took ten times as long as RigL's unstructured one.
+    # XLA stores the inputs and outputs of a branch. Without one it ranks the entries three times,
+    # for the mask, the kept weights and the counts, and cuts the ties of `stayed` at every
+    # comparison: an event of ResNet-50 took ten times as long as RigL's unstructured one.
     fill = lambda stayed: _fill(worth, promise, stayed, groups)
     masks = lax.cond(jnp.stack(full).all(), lambda stayed: stayed, fill, of_groups)
     promises = promise.compute(promise.inputs)

@@ -1,4 +1,4 @@
-"""How many weights a method asks of each leaf where patterns count in groups or fix densities."""
+"""How many weights a method asks of each leaf if patterns count in groups or fix densities."""
 
 import contextlib
 import inspect
@@ -16,7 +16,7 @@ from jaxsparse.types import Distribution, Groups, OptionError, Row, Scope, Shape
 from jaxsparse.units import GroupsByPath, fixed, group_size, n_and_m, unit_shapes, whole
 
 SLACK = 0.01
-"""How far a density may be from the n/m of N:M, as a share of it: 0.667 will do for 1:3."""
+"""How far a density may be from the n/m of N:M, as a share of it: 0.333 passes for 1:3."""
 
 
 def initial_counts(
@@ -26,14 +26,14 @@ def initial_counts(
     density: float | None,
     min_keep: int | None = None,
 ) -> dict[str, int]:
-    """Returns the active units of every leaf at the start; without groups, `leaf_counts`.
+    """Returns the active units of every leaf at the start; without groups it is `leaf_counts`.
 
-    Leaves of N:M have n/m of their entries and are set aside, see `in_units`; the others share the
-    density among themselves, at least `min_keep` weights each (None: one unit). The density may be
-    None where there are no others.
+    Leaves of N:M have n/m of their entries and are set aside, see `in_units`. The others share the
+    density among themselves, at least `min_keep` weights each; None is one unit each. The density
+    may be None if there are no others.
 
     Raises:
-      ValueError: as `leaf_counts`; or every leaf is of N:M and the density is another one.
+      ValueError: as `leaf_counts`; or every leaf is of N:M and the density is not theirs.
     """
     rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
     counts = {path: _fixed_count(shapes[path], g) for path, g in fixed(groups).items()}
@@ -49,10 +49,10 @@ def initial_counts(
 
 
 def in_units(distribution: Distribution, shapes: Shapes, groups: GroupsByPath) -> Distribution:
-    """Returns the distribution of leaves counted in units: densities of the leaves' own shapes.
+    """Returns the distribution for leaves counted in units, which sees the leaves' own shapes.
 
-    Leaves of N:M get there as empty ones, of size 0 along the last axis: they take no share, but
-    are there for the regexes of `with_overrides` and `stacked`.
+    Leaves of N:M are passed on as empty, with size 0 along the last axis: they take no share, but
+    the regexes of `with_overrides` and `stacked` still find them.
     """
     own = {p: (*s[:-1], 0) if p in fixed(groups) else s for p, s in shapes.items()}
     return lambda shapes, density: distribution(own, density)
@@ -84,27 +84,27 @@ def one_shot_row(
     distribution: Distribution | None,
     min_keep: int | None,
 ) -> Row:
-    """Returns what is asked of one selection from all weights: a `Row` of Python integers.
+    """Returns the row of one selection from all weights, in Python integers.
 
-    Leaves of N:M are set aside, as in `initial_counts`. A target over all leaves together is that
-    of the others, whose units must be of one size; by leaf it counts the units of every leaf.
+    Leaves of N:M are set aside, as in `initial_counts`. A target over all leaves together counts
+    the others, whose units must have one size; a target by leaf counts the units of every leaf.
 
     Args:
       shapes: shapes of the prunable leaves, by path.
       groups: by path, of the leaves that have a pattern.
-      density: in (0, 1], of the leaves without N:M; None where there are none.
+      density: in (0, 1], of the leaves without N:M; None if there are none.
       scope: "global" or "layer".
       distribution: of scope "layer"; None is `erk()`.
       min_keep: fewest active weights of a leaf; None is one unit with scope "layer", 0 with
         "global".
 
     Raises:
-      ValueError: an option outside its range, a distribution without a use, or a density that
-        leaves too few weights.
+      ValueError: an option outside its range, a distribution with scope "global", which has no use
+        for it, or a density that leaves too few weights.
     """
     check_options(scope, distribution, min_keep)
     if scope == "global" and distribution is not None:
-        wrong = "ranks all leaves together, so that a distribution= would have no say"
+        wrong = "ranks all leaves together and has no use for distribution="
         raise OptionError("scope", scope, wrong, "take scope='layer'")
     rest = {path: shape for path, shape in shapes.items() if path not in fixed(groups)}
     _check_unit_sizes(rest, groups, scope=scope, min_keep=min_keep)
@@ -124,7 +124,7 @@ def one_shot_row(
 
 
 def check_options(scope: str, distribution: Distribution | None, min_keep: int | None) -> None:
-    """Raises a ValueError for a scope, a distribution or a minimum that is none."""
+    """Raises a ValueError for an invalid scope, distribution or minimum."""
     if scope not in ("global", "layer"):
         raise OptionError("scope", scope, "must be 'global' or 'layer'")
     if distribution is not None and not _is_distribution(distribution):
@@ -137,7 +137,7 @@ def check_options(scope: str, distribution: Distribution | None, min_keep: int |
 
 
 def _is_distribution(distribution: Any) -> bool:
-    """Whether it can be called with shapes and a density, as `erk()` and not `erk` itself can."""
+    """Whether it can be called with shapes and a density: `erk()` can, `erk` itself cannot."""
     try:
         inspect.signature(distribution).bind({}, 1.0)
     except TypeError:
@@ -173,7 +173,7 @@ def rows_in_units(
     distribution: Distribution,
     min_keep: int | None,
 ) -> Row:
-    """Returns `event_rows` whose targets and `min_keep` count units, of one size: `check_sizes`.
+    """Returns `event_rows` whose targets and `min_keep` count units. `check_sizes` comes first.
 
     Raises:
       ValueError: as `event_rows`.
@@ -190,7 +190,7 @@ def rows_in_units(
 
 
 def _units_of(min_keep: int | None, shapes: Shapes, groups: GroupsByPath) -> tuple[int | None, str]:
-    """`min_keep` in units, and what a message says of it."""
+    """`min_keep` in units, and the words of a message about it."""
     if not min_keep:
         return min_keep, ""
     size = max([1, *(group_size(groups.get(path)) for path in shapes)])
@@ -200,7 +200,7 @@ def _units_of(min_keep: int | None, shapes: Shapes, groups: GroupsByPath) -> tup
 
 @contextlib.contextmanager
 def _units_said(groups: GroupsByPath, more: str = "") -> Iterator[None]:
-    """Adds to a message that counts "weights" which groups count as one."""
+    """Says in a message about "weights" that each of them is a whole group."""
     try:
         yield
     except ValueError as error:
@@ -223,6 +223,6 @@ def _check_density(
     if abs(density - share) > SLACK * share and sum(counts.values()):
         names = ", ".join(dict.fromkeys(g.pattern for g in groups.values()))
         raise ValueError(
-            f"sparsity {1 - density:.6g} cannot be had: every prunable leaf is {names}, which is "
+            f"sparsity {1 - density:.6g} is not possible: every prunable leaf is {names}, which is "
             f"sparsity {1 - share:.6g}"
         )

@@ -1,8 +1,8 @@
-"""Leaves cut into groups of equal size: what patterns are made of, under masks and scores.
+"""Leaves cut into groups of equal size, which patterns are made of.
 
-A group that is active as a whole is one big weight, a *unit*: events score, count and choose units,
-and only at their ends are masks of units made of masks of entries and back. Entries stay where they
-are: a group is a set of axes of a reshaped leaf, so that pooling adds slices and expanding
+A group that is active as a whole is one big weight, a *unit*. Events score, count and choose units;
+they turn masks of entries into masks of units at their start, and back at their end. Entries stay
+where they are: a group is a set of axes of a reshaped leaf. Pooling adds slices, expanding
 broadcasts, and nothing is transposed.
 """
 
@@ -21,7 +21,7 @@ GroupsByPath: TypeAlias = Mapping[str, Groups]
 
 
 def group_size(groups: Groups | None) -> int:
-    """Returns how many entries are active or not together: 1 without groups and for N:M."""
+    """Returns how many entries are one unit: 1 without groups and for N:M."""
     if groups is None or groups.num_active is not None:
         return 1
     return math.prod(groups.split[axis] for axis in groups.axes)
@@ -60,11 +60,12 @@ def split_sides(
 
     Args:
       shape: of the leaf.
-      sides: axes, and how many places of them are a group. Neighbouring axes of a side are joined;
-        where others lie between, the last ones are split, whose places vary fastest.
+      sides: pairs of axes and the number of places along them that make a group. Neighbouring axes
+        of a side are joined. If other axes lie between them, the last ones are split, whose places
+        vary fastest.
 
     Returns:
-      The split, and its axes that run within a group; a side that cannot be divided has none.
+      The split shape, and its axes that run within a group; a side that cannot be divided has none.
 
     >>> split_sides((3, 3, 8, 16), [((0, 1, 2), 4), ((3,), 2)])
     ((18, 4, 8, 2), (1, 3))
@@ -95,12 +96,12 @@ def whole(groups: GroupsByPath) -> dict[str, Groups]:
 
 
 def fixed(groups: GroupsByPath) -> dict[str, Groups]:
-    """Returns the groups of the leaves with an N:M pattern, all of which have as many active."""
+    """Returns the groups of the leaves with an N:M pattern, which fixes how many are active."""
     return {path: g for path, g in groups.items() if g.num_active is not None}
 
 
 def unit_shape(shape: tuple[int, ...], groups: Groups | None) -> tuple[int, ...]:
-    """Returns the shape of a leaf's masks during an event: of its units, or else its own."""
+    """Returns the shape of a leaf's masks during an event: that of its units if it has any."""
     if groups is None or groups.num_active is not None:
         return shape
     return tuple(n for axis, n in enumerate(groups.split) if axis not in groups.axes)
@@ -112,7 +113,7 @@ def unit_shapes(shapes: Shapes, groups: GroupsByPath) -> dict[str, tuple[int, ..
 
 
 def to_units(masks: Leaves, groups: GroupsByPath) -> dict[str, jax.Array]:
-    """Returns masks of units: one is active where any of its entries is."""
+    """Returns masks of units: a unit is active if any of its entries is."""
     units = {
         path: _fold(split_into(g, masks[path]), g.axes, jnp.logical_or)
         for path, g in whole(groups).items()
@@ -138,8 +139,8 @@ def from_units(units: Leaves, groups: GroupsByPath, like: Leaves) -> dict[str, j
 def split_into(groups: Groups, x: jax.Array) -> jax.Array:
     """Returns a leaf in the shape `groups.split`.
 
-    On a mesh with explicit axes the leaf is gathered: how the parts of a reshaped leaf lie on the
-    devices cannot be said in the types of JAX. With automatic axes the compiler finds a way.
+    The leaf is gathered on a mesh with explicit axes, since JAX's types cannot express how the
+    parts of a reshaped leaf lie on the devices. The compiler finds a way with automatic axes.
     """
     if _explicit(x):
         x = jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec()))
@@ -147,7 +148,7 @@ def split_into(groups: Groups, x: jax.Array) -> jax.Array:
 
 
 def joined(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Returns what was split in the shape of its leaf, and laid out like it."""
+    """Returns a split array in the shape and the layout of its leaf."""
     x = x.reshape(like.shape)
     return jax.sharding.reshard(x, jax.typeof(like).sharding) if _explicit(like) else x
 
@@ -159,9 +160,9 @@ def _explicit(x: jax.Array) -> bool:
 def pool(scores: jax.Array, groups: Groups) -> jax.Array:
     """Returns the score of every unit: the sum over its entries, in float32.
 
-    The order of the additions is written down, so that every layout of devices and every compiler
-    comes to the same bits; XLA is free to cut its own reduction at the edges of devices. It costs
-    time and memory (on CPU the scores are stored), once or twice an event.
+    The order of the additions is fixed, so that every layout of devices and every compiler gives
+    the same bits; XLA may cut a reduction of its own at the edges of devices. This costs time and
+    memory (the scores are stored on CPU), once or twice an event.
 
     Args:
       scores: float[leaf]; NaN makes its unit NaN.
@@ -177,16 +178,16 @@ def pool(scores: jax.Array, groups: Groups) -> jax.Array:
 
 
 def _fold(x: jax.Array, axes: tuple[int, ...], op: Callable) -> jax.Array:
-    """Reduces the axes by op, one after the other; they are gone from the result."""
+    """Reduces the axes by op, one after the other, and removes them."""
     for axis in axes:
         x = _fold_along(x, axis, op)
     return x.squeeze(axes)
 
 
 def _fold_along(x: jax.Array, axis: int, op: Callable) -> jax.Array:
-    """Lays four parts of an axis on one another until its length is 1."""
+    """Reduces one axis: adds its four quarters to one another, until its length is 1."""
     n = x.shape[axis]
-    if n < 2:  # of an empty axis the identity of both operations is left
+    if n < 2:  # an empty axis leaves 0 or False, the identity of both operations
         return x if n else x.sum(axis, x.dtype, keepdims=True)
     num_parts = min(n, 4)
     size = n // num_parts

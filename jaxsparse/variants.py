@@ -61,26 +61,27 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
 
         jaxsparse.with_pattern(jaxsparse.rigl(sparsity=0.5, ...), jaxsparse.n_of_m(2, 4))
 
-    Blocks and channels are single weights to the method: it scores one by the sum over its entries,
-    counts them, drops and grows them. The targets of the timetable are rounded to whole groups, at
-    least one a leaf where a leaf keeps at least one weight; `plan` shows what is left. With scope
-    "global" beware: sums differ little within a layer, so one threshold takes whole layers (to 80 %
-    in blocks of 4 x 4 it empties 8 of the 53 of a ResNet-50 as initialised). Take scope "layer", or
-    set `min_keep`.
+    Blocks and channels are single weights to the method: it scores each by the sum over its
+    entries, counts, drops and grows them. The targets of the timetable are rounded to whole groups,
+    at least one in a leaf that keeps at least one weight; `plan` shows the counts. Beware of scope
+    "global": sums differ little within a layer, so one threshold takes whole layers. (At 80 % in
+    blocks of 4 x 4 it empties 8 of the 53 layers of a ResNet-50 as initialised.) Take scope
+    "layer", or set `min_keep`.
 
-    N:M fixes the density of its leaves at n/m, whatever the distribution says; other leaves follow
-    it at the method's sparsity. An event drops anywhere in the leaf by score, then every group that
-    lost entries grows as many. Methods that change the sparsity on the way are refused, and so is
-    sparsity 0.
+    N:M fixes the density of its leaves at n/m, whatever the distribution says; the other leaves
+    share the method's sparsity. An event drops anywhere in the leaf by score; then every group that
+    lost entries grows as many. Methods that change the sparsity during training are refused, and so
+    is sparsity 0.
 
-    Methods that grow by gradient (RigL, SNFS, GraNet) find none for output channels in front of a
-    ReLU: their masks would stand still, see `channels`. Give them `channels("inputs")`.
+    Methods that grow by gradient (RigL, SNFS, GraNet) see a gradient of 0 for inactive output
+    channels in front of a ReLU: their masks would stand still, see `channels`. Give them
+    `channels("inputs")`.
 
-    Initial masks have the pattern, and so have masks after every event. Masks from elsewhere had
-    better have it too (`check_pattern` tells, `pattern_masks` makes some): of N:M an event restores
-    it, but a block or channel with one active entry counts as active, so that unstructured masks
-    come out nearly dense. And a method without events hands on what it is given: `static`, and
-    `gmp` whose initial sparsity is the final one.
+    Initial masks have the pattern, and so have masks after every event. Masks that are given must
+    have it: `pattern_masks` makes such ones, `check_pattern` checks them. Calls of `update` do not
+    check: an event restores N:M, but it counts a block or channel with one active entry as active,
+    so that unstructured masks come out nearly dense; a method without events returns them as they
+    are.
 
     Args:
       method: one that `compose` made, as all published ones are.
@@ -89,9 +90,9 @@ def with_pattern(method: Method, pattern: Pattern | PatternRules) -> Method:
 
     Raises:
       ValueError: no method of `compose`, or one that has a pattern already.
-        When called with params: a rule is nobody's first match, a pattern does not divide its leaf,
-        a sparsity that n/m rules out or that changes beside N:M, or leaves that are ranked together
-        (scope "global") have groups of different sizes.
+        When called with params: a rule that is no leaf's first match; a pattern that does not
+        divide its leaf; a sparsity that n/m rules out, or that changes beside N:M; leaves that are
+        ranked together (scope "global") with groups of different sizes.
 
     >>> from jaxsparse import block, channels, rigl, with_pattern
     >>> rules = [("^conv1/", None), ("fc/", channels()), (".*", block((4, 4)))]

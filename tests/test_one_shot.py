@@ -174,7 +174,7 @@ def test_inside_jit_and_no_compilation_at_the_second_call(caplog):
         ({"sparsity": 0.5, "min_keep": -1}, "min_keep -1 must be a whole number, at least 0"),
         (
             {"sparsity": 0.5, "distribution": jaxsparse.erk()},
-            "scope 'global' ranks all leaves together, so that a distribution= would have no say; "
+            "scope 'global' ranks all leaves together and has no use for distribution=; "
             "take scope='layer'",
         ),
         (

@@ -603,7 +603,7 @@ LEAVES = {"conv1": (3, 3, 3, 8), "fc": (16, 10)}
         (
             METHODS["rigl"](0.75),
             jaxsparse.n_of_m(1, 2, axis=-1),
-            r"sparsity 0.75 cannot be had: every prunable leaf is 1:2\(-1\), which is sparsity 0.5",
+            r"sparsity 0.75 is not possible: every prunable leaf is 1:2\(-1\), which is sparsity 0",
         ),
         (
             jaxsparse.gmp(sparsity=0.5, **RUN),

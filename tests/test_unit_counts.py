@@ -53,7 +53,7 @@ def test_n_of_m_takes_a_sparsity_that_was_rounded():
     assert planned(rigl(0.667), jaxsparse.n_of_m(1, 3), a=(9, 4))[0] == {"a": 12}
     assert planned(rigl(0.999), jaxsparse.n_of_m(1, 1000), a=(2000, 4))[0] == {"a": 8}
     # Twice as many as asked for, however small the difference of the sparsities.
-    with pytest.raises(ValueError, match="sparsity 0.999 cannot be had: .* is sparsity 0.998"):
+    with pytest.raises(ValueError, match="sparsity 0.999 is not possible: .* is sparsity 0.998"):
         planned(rigl(0.999), jaxsparse.n_of_m(1, 500), a=(2000, 4))
 
 

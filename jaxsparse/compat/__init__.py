@@ -8,10 +8,11 @@
     params = pruner.post_gradient_update(params, opt_state)
     pruned_params, masks = pruner.instant_sparsify(params)
 
-Every mask update is an event of one of the library's methods. `docs/from_jaxpruner.md` says what
-differs, and how to move on to the methods themselves, whose masks are not in the optimizer's state:
-there they cost time. A configuration is a dict, or anything with items or attributes, such as an
-`ml_collections.ConfigDict`. Straight-through estimators and packed masks are not served.
+Every mask update is an event of one of the library's methods. `docs/from_jaxpruner.md` lists the
+differences, and shows how to move on to the methods themselves, whose masks are not in the
+optimizer's state, where they cost time. A configuration is a dict, or anything with items or
+attributes, such as an `ml_collections.ConfigDict`. Straight-through estimators and packed masks are
+not served.
 
 Reference: Lee et al., "JaxPruner: A concise library for sparsity research", 2023.
 """

@@ -1,4 +1,4 @@
-"""A configuration of jaxpruner's, read and checked: which of its keys mean what here."""
+"""Reads and checks a configuration of jaxpruner, whose keys have their meaning there."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,16 +18,17 @@ class Config(NamedTuple):
 
     Attributes:
       algorithm: one of `all_algorithm_names()`.
-      sparsity: in [0, 1), of the prunable leaves; of no account for N:M.
-      dist_type: "erk" or "uniform"; of no account for "global_...".
+      sparsity: in [0, 1), of the prunable leaves; N:M ignores it.
+      dist_type: "erk" or "uniform"; "global_..." ignores it.
       update_freq: calls of the optimizer between mask updates.
-      update_start_step: the first call that may update masks, counted from 0; None: none does.
-      update_end_step: the last one; where it is the first, that is the only one.
+      update_start_step: the first call that may update masks, counted from 0; if it is None, no
+        call does.
+      update_end_step: the last one; if it is also the first, there is one update.
       drop_fraction: of "set" and "rigl" at call 0, on a cosine to 0 at `update_end_step`.
-      skip_gradients: leave out the optimizer step where masks change.
-      rng_seed: an integer or a key. As in jaxpruner it has a default, so that two runs that give
-        none draw the same masks.
-      pattern: what `sparsity_type` says; None is unstructured.
+      skip_gradients: leave out the optimizer step in a call that changes masks.
+      rng_seed: an integer or a key. It has a default, as in jaxpruner: two runs that give no seed
+        draw the same masks.
+      pattern: the structure that `sparsity_type` names; None is unstructured.
       fixed_density: n/m of N:M, else None.
       filter_fn: (key, leaf) -> whether the leaf is pruned, with the keys on its path as a tuple;
         None takes all leaves of two axes and more.
@@ -112,7 +113,7 @@ def read_config(config: Any) -> Config:
 
 
 def _items(config: Any) -> dict[str, Any]:
-    """What the configuration holds; a ConfigDict has `items`, a namespace has `__dict__`."""
+    """The keys and values of a ConfigDict, which has `items`, or a namespace, with `__dict__`."""
     if hasattr(config, "items"):
         return dict(config.items())
     if hasattr(config, "__dict__"):
@@ -181,7 +182,7 @@ def _pattern(sparsity_type: Any) -> tuple[Pattern | None, float | None]:
 def _block(rows: int, columns: int) -> Pattern:
     """Blocks along the first two axes and over all others, as jaxpruner cuts them.
 
-    Of a matrix it is `jaxsparse.block`, which sees a convolution as its im2col matrix instead.
+    For a matrix this is `jaxsparse.block`, which sees a convolution as its im2col matrix instead.
     """
     if min(rows, columns) < 1:
         raise OptionError(

@@ -37,7 +37,7 @@ def make_method(config: Config, prunable: Rules) -> Method:
         stages = [exchange(magnitude, grow, rounding="floor")]
     elif config.algorithm in PRUNING:
         score = score_of(config)
-        # An exchange of nothing brings dense masks to n of m, and leaves those that have it.
+        # An exchange of nothing brings dense masks to n of m, and does not change others.
         of_groups = config.fixed_density is not None
         stages = [exchange(score, score, rounding="floor") if of_groups else prune(score)]
     share = distribution_of(config)
@@ -61,8 +61,9 @@ def make_method(config: Config, prunable: Rules) -> Method:
 def prunable_rules(config: Config, params: PyTree) -> Rules:
     """Returns rules that take the leaves which jaxpruner prunes.
 
-    They are those of two axes and more, embeddings and norms too, unless `filter_fn` says so; and
-    those in `custom_sparsity_map`, but in "global_..." none of them.
+    They are those that `filter_fn` takes, or without it all leaves of two axes and more, embeddings
+    and norms among them; and those in `custom_sparsity_map`, unless the algorithm is "global_...",
+    which leaves all of these out.
     """
     own = config.custom_sparsity_map
 
@@ -78,7 +79,7 @@ def prunable_rules(config: Config, params: PyTree) -> Rules:
 
 
 def score_of(config: Config) -> Score:
-    """Returns what the algorithm keeps weights by."""
+    """Returns the score by which the algorithm keeps weights."""
     name = config.algorithm.removeprefix("global_")
     score: Score = {"magnitude": magnitude, "saliency": saliency, "random": random}[name]
     if not (config.is_global and config.use_normalization):
@@ -99,9 +100,9 @@ def distribution_of(config: Config) -> Distribution:
 
 
 def _in_proportion(final: Distribution, sparsity: float) -> Distribution:
-    """On the way every leaf has the same share of its final sparsity, as in jaxpruner.
+    """Every leaf has the same share of its final sparsity during training, as in jaxpruner.
 
-    `erk()` of the density on the way would share it out anew at every event.
+    `erk()` alone would share out the density of every event anew.
     """
 
     def distribution(shapes: Shapes, density: float) -> dict[str, float]:

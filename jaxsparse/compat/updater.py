@@ -27,8 +27,8 @@ class SparseState(NamedTuple):
     Attributes:
       masks: bool, the structure and shapes of params; all True on leaves that stay dense.
       inner_state: of the optimizer.
-      target_sparsities: float32[] a leaf, 0 where it stays dense; one float32[] where all leaves
-        compete. For the reader alone.
+      target_sparsities: float32[] for each leaf, 0 if it stays dense; one float32[] if all leaves
+        compete. Nothing reads it; it is there for users.
       count: int32[], calls of the update.
     """
 
@@ -39,13 +39,13 @@ class SparseState(NamedTuple):
 
 
 class Updater(NamedTuple):
-    """What `create_updater_from_config` returns; the functions are pure.
+    """The result of `create_updater_from_config`; its functions are pure.
 
     Attributes:
       algorithm: its name.
       wrap_optax: (optimizer) -> optimizer with a `SparseState`, outermost in a chain.
-      post_gradient_update: (params, sparse_state) -> params under the masks; the wrapped optimizer
-        lands there by itself, so that this changes nothing.
+      post_gradient_update: (params, sparse_state) -> params under the masks. It changes nothing
+        after an update of the wrapped optimizer, which masks them already.
       pre_forward_update: (params, sparse_state) -> params, as they are.
       instant_sparsify: (params, grads=None) -> (params, masks), pruned in one shot.
       method: (params) -> the method that chooses the masks, `updater.method(params).plan(params)`.
@@ -109,8 +109,8 @@ def _wrap_optax(
 ) -> optax.GradientTransformationExtraArgs:
     """Puts masks around an optimizer and into its state.
 
-    A call with a mask update first changes the masks, by the params and gradients that it is given,
-    and then steps under the new ones, unless the algorithm skips that step.
+    A call with a mask update first changes the masks by its params and gradients, and then steps
+    under the new masks, unless the algorithm skips that step.
     """
     if config.algorithm in PRUNING and config.sparsity and not config.update_steps:
         raise ValueError(
@@ -135,7 +135,7 @@ def _wrap_optax(
         method, step = method_of(params), state.count + 1
         due = _is_due(method, step)
         masks, kept = _masks_at(method, due, params, updates, state.masks, step, _key(config))
-        # What is not kept starts again at 0, here and in the slots.
+        # A weight that is not kept starts again at 0, and so do its slots.
         start = apply_masks(params, kept)
         slots = mask_slots(tx, state.inner_state, kept)
         updates, inner_state = tx.update(updates, slots, start, masks=masks, **extra)
@@ -154,7 +154,7 @@ def _is_due(method: Method, step: jax.Array) -> jax.Array:
     return (steps == step).any()
 
 
-# Compiled once: op by op, the branch would be compiled anew at every call.
+# Compiled as one: op by op, every call would compile the branch anew.
 @functools.partial(jax.jit, static_argnums=0)
 def _masks_at(
     method: Method,
@@ -184,7 +184,7 @@ def _from_start(update: jax.Array, param: jax.Array, kept: jax.Array) -> jax.Arr
 def _instant_sparsify(
     config: Config, params: PyTree, grads: PyTree | None = None
 ) -> tuple[PyTree, PyTree]:
-    """Prunes to the final sparsity at once; without a pattern, by exact counts."""
+    """Prunes to the final sparsity at once, with exact counts."""
     if config.algorithm == "no_prune":
         return params, dense_masks(params)
     if config.algorithm not in PRUNING:
@@ -229,7 +229,7 @@ def _target_sparsities(config: Config, params: PyTree) -> PyTree:
 
 
 def _key(config: Config) -> jax.Array:
-    """The key of masks drawn at random, made where it is used: it starts JAX's backend."""
+    """The key of masks drawn at random. It is made late, since making it starts JAX's backend."""
     seed = config.rng_seed
     if isinstance(seed, int | np.integer):
         return jax.random.key(seed)
