@@ -191,6 +191,7 @@ def test_dyrelu_and_weight_sharing_go_with_every_method(schedule):
     assert loop.check(run).rows[-1].num_active == active
 
 
+@pytest.mark.variants
 @pytest.mark.slow
 def test_rigl_with_dyrelu_and_weight_sharing_from_its_flags(data_dir, tmp_path, monkeypatch):
     make = functools.partial(ResNet, stage_sizes=(3,), block=BasicBlock, width=4, stem="cifar")

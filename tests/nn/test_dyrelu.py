@@ -243,6 +243,7 @@ def test_phasing_out_leaves_the_relu_network():
     jaxsparse.check(left.params, left.opt_state, left.masks)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("beta", [1.0, 1e-3])
 def test_phasing_out_before_beta_is_0_is_refused(beta):
     class State(jaxsparse.TrainState):

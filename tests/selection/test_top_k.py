@@ -280,5 +280,6 @@ def test_more_scores_than_int32_counts():
     assert shapes.masks["b"].shape == half.shape
 
 
+@pytest.mark.variants
 def test_drawn_selections_agree_with_sorting():
     assert draw_selections.run(150, seed=1) == (0, 0, 0)

@@ -60,6 +60,7 @@ def test_published_results_are_runs_of_the_grid(name):
     assert jobs.is_finished(with_data, results[0].parent)
 
 
+@pytest.mark.variants
 @pytest.mark.slow
 def test_every_grid_by_name_is_one_that_its_scripts_take():
     for name in NAMES:

@@ -51,6 +51,7 @@ def together(tmp_path_factory):
     return lanes, summaries
 
 
+@pytest.mark.variants
 @pytest.mark.slow
 def test_they_are_the_single_runs_to_rounding(together, tmp_path):
     lanes, summaries = together
