@@ -122,11 +122,12 @@ def _find_first_bad(leaf: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Ar
 
     An index or a reshape would gather a sharded leaf.
     """
-    index = jnp.zeros_like(leaf, jnp.uint32)  # sharded as the leaf, where axes are explicit
+    bits = _bits(leaf)
+    zero = bits ^ bits  # sharded as the leaf if axes are explicit, which `zeros_like` is not
+    index = zero.astype(jnp.uint32)
     for axis in range(leaf.ndim):
         stride = math.prod(leaf.shape[axis + 1 :])
         index += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * np.uint32(stride)
     bad = ~mask & _is_set(leaf)
     first = jnp.where(bad, index, np.uint32(2**32 - 1)).min()
-    bits = _bits(leaf)
-    return first, jnp.where(index == first, bits, jnp.zeros_like(bits)).sum(dtype=bits.dtype)
+    return first, jnp.where(index == first, bits, zero).sum(dtype=bits.dtype)
