@@ -46,7 +46,7 @@ def flops_ratio(densities):
     return sum(densities[path] * FLOPS[path] for path in FLOPS) / sum(FLOPS.values())
 
 
-# Items 4 and 5. Shapes, density, expected densities.
+# ERK by hand: shapes, density, expected densities.
 SMALL = [
     # eps 40 / 28 = 1.428571; raw 8/16 and 20/64: 8 eps + 20 eps = 40 of 80 weights
     ({"a": (4, 4), "b": (4, 16)}, 0.5, {"a": 0.714286, "b": 0.446429}),

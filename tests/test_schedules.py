@@ -1,4 +1,4 @@
-"""Schedules against the numbers of the papers (items 1 and 3 of the specification)."""
+"""Schedules against the numbers of the papers (Zhu and Gupta, RigL, GraNet, ITOP, EAST)."""
 
 import itertools
 
