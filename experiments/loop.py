@@ -172,7 +172,7 @@ def to_next_look(
     """Takes the steps after `step`, up to the next one that is looked at.
 
     Returns:
-      That step, the state after it, and its loss.
+      The step, the state after it, and its loss.
     """
     while True:
         step += 1

@@ -41,7 +41,7 @@ from jaxsparse.types import EventMetrics, PyTree
 
 
 class SparseState(NamedTuple):
-    """What changes during training beside params; a pytree of arrays.
+    """Everything that changes during training beside params; a pytree of arrays.
 
     Attributes:
       step: int32[], completed steps, RigL's skipped ones included.

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, progress, metrics, report and plots."""
+"""The files of a run: its folder, progress, metrics, report and plots."""

@@ -98,7 +98,7 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
 
 
 def _advice(known: Mapping[str, Record], state: PyTree, *, saved: Iterable[str]) -> str:
-    """What saved a checkpoint that does not fit, and which of its parts can still be used."""
+    """The version that saved a checkpoint that does not fit, and the parts still of use."""
     fit, differ = fields_by_fit(known, state)
     fit = [name for name in fit if name in fields(saved)]
     if not fit:

@@ -57,7 +57,7 @@ def stored(compute: Callable[[Any], list[jax.Array]], inputs: Any) -> Stored | N
 
 
 class _AsStored(CallAnalysis[tuple[int, bool] | None]):
-    """Which input a value is, and whether it is the absolute value; None: it is something else."""
+    """The input that a value is, and whether its absolute value; None if it is something else."""
 
     def constant(self, atom: Any, value: Any) -> None:
         del atom, value

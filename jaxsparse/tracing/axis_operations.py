@@ -1,4 +1,4 @@
-"""What operations do to the leaves that an array is made from: find their axes, keep or lose them.
+"""Operations on arrays made from leaves: they find the axes of a leaf, keep it or lose it.
 
 A product says what the axes of a leaf are. Other operations keep a leaf in sight, or lose it.
 """

@@ -1,4 +1,4 @@
-"""Where the axes of a leaf are in a value that is made from it by moving, cutting and joining.
+"""Views: the axes of a leaf in a value that is made from it by moving, cutting and joining.
 
 A view has an entry for each axis of the value: the parts that the axis consists of, the slowest
 first. A part has the leaf's axes that it comes from, and its size. A part that comes from no axis

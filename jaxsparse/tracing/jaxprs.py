@@ -21,6 +21,7 @@ For example, this analysis tells which outputs depend on an input, whatever is c
 [False, True, True]
 """
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -28,17 +29,18 @@ import jax
 from jax.extend import core
 
 V = TypeVar("V")
-"""What an analysis knows of an array."""
+"""Knowledge of an array, in the terms of an analysis."""
 
 
-class Analysis(Generic[V]):
+class Analysis(abc.ABC, Generic[V]):
     """The rules of an analysis: what operations, branches and loops do to what is known of values.
 
-    `constant` and `operation` have to be given, and `either` where branches or loops are entered.
+    A subclass gives `constant` and `operation`, and `either` if it enters branches or loops.
     The other methods suit values that say nothing of shapes, and an analysis that has no record of
     what it saw on its way.
     """
 
+    @abc.abstractmethod
     def constant(self, atom: Any, value: Any) -> V:
         """Returns what is known of a literal or of an array that the function closes over.
 
@@ -46,19 +48,21 @@ class Analysis(Generic[V]):
           atom: in the jaxpr, a `Literal` or a `Var`; `atom.aval` has its shape and dtype.
           value: its array or number.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def operation(self, eqn: Any, operands: list[V]) -> Sequence[V]:
         """Returns the outputs of an equation that the walk does not enter."""
-        raise NotImplementedError
 
     def either(self, choices: Sequence[V]) -> V:
         """Returns what holds of an array that is one of several, whichever it is.
 
         A loop joins what it starts from and what a turn leaves until nothing changes. This comes to
         an end if joining only ever loses what is known, and that is finite.
+
+        Raises:
+          NotImplementedError: the analysis enters branches or loops and does not say.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} enters branches or loops: give `either`")
 
     def enters(self, eqn: Any, operands: list[V]) -> bool:
         """Whether to walk through the functions of an equation that has any."""

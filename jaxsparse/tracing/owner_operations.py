@@ -1,4 +1,4 @@
-"""What operations do to the owners of values: which leaf each entry of a result is made from.
+"""Operations on the owners of values: the leaf that each entry of a result is made from.
 
 Blocks move exactly where a value is joined, cut, padded, flipped, transposed or reshaped. Every
 other operation is taken to compute entry by entry, or to mix all that it reads.

@@ -163,6 +163,20 @@ def test_equations_at_any_depth():
     assert not list(inner_equations(only_equation(jnp.sin, X)))
 
 
-def test_an_analysis_has_to_say_what_operations_do():
-    with pytest.raises(NotImplementedError):
-        walk(jax.make_jaxpr(jnp.sin)(1.0), [None], Analysis())
+def test_an_analysis_has_to_say_what_constants_and_operations_are():
+    with pytest.raises(TypeError, match="abstract methods '?constant'?, '?operation"):
+        Analysis()
+
+
+def test_an_analysis_that_enters_branches_has_to_say_what_either_is():
+    class Names(Analysis):
+        def constant(self, atom, value):
+            return "constant"
+
+        def operation(self, eqn, operands):
+            return [eqn.primitive.name] * len(eqn.outvars)
+
+    branch = lambda x: lax.cond(x > 0, jnp.sin, jnp.cos, x)
+    assert walk(jax.make_jaxpr(jnp.sin)(1.0), ["x"], Names()) == ["sin"]
+    with pytest.raises(NotImplementedError, match="Names enters branches or loops: give `either`"):
+        walk(jax.make_jaxpr(branch)(1.0), ["x"], Names())
