@@ -21,6 +21,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
+import jaxsparse.sparse
 from jaxsparse.export import masks_to_torch
 from jaxsparse.selection.bisection import CANDIDATES
 from tests.two_processes import counted
@@ -134,6 +135,7 @@ def test_counts_of_masks_on_eight_devices(layout, kind):
     theirs, there = laid_out(params, layout, kind), laid_out(masks, layout, kind)
     assert jaxsparse.num_active(there) == jaxsparse.num_active(masks)
     assert jaxsparse.sparsity(there) == jaxsparse.sparsity(masks)
+    assert jaxsparse.sparse.count_active(there) == jaxsparse.sparse.count_active(masks)
     assert jaxsparse.summary(theirs, there) == jaxsparse.summary(params, masks)
     assert jaxsparse.summary(theirs, there).layers[1].dead.num_out >= 4
     assert float(jaxsparse.exploration_rate(there)) == float(jaxsparse.exploration_rate(masks))

@@ -167,7 +167,7 @@ def check(lanes: Sequence[Lane]) -> None:
     """Refuses what cannot work before anything is written; raises a ValueError."""
     seeds = [lane.run.seed for lane in lanes]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {seeds} must differ")
+        raise ValueError(f"--seeds={','.join(map(str, seeds))} must differ")
     for lane in lanes:
         loop.check(lane.run)
         if not is_finished(lane):

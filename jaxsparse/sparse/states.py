@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxsparse.counting import num_true
 from jaxsparse.inside_optax import is_hole
 from jaxsparse.paths import (
     leaf_paths,
@@ -37,7 +38,7 @@ from jaxsparse.types import PyTree, Rules
 def count_active(masks: PyTree, prunable: Rules | None = None) -> dict[str, int]:
     """Returns the number of active weights of every prunable leaf; waits for the device."""
     leaves = prunable_leaves(masks, prunable)
-    return {path: int(np.count_nonzero(mask)) for path, mask in leaves.items()}
+    return dict(zip(leaves, num_true(leaves.values()), strict=True))
 
 
 def find_positions(

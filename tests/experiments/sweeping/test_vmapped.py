@@ -134,7 +134,7 @@ def test_a_seed_that_is_finished_stays_as_it_is(together, tmp_path):
 @pytest.mark.parametrize(
     ("seeds", "flags", "message"),
     [
-        ((0, 0), FLAGS, r"seeds \[0, 0\] must differ"),
+        ((0, 0), FLAGS, r"--seeds=0,0 must differ"),
         ((0, 1), f"{FLAGS} accumulate=2", "--accumulate=2 is not served for seeds trained toge"),
         ((0, 1), f"{FLAGS} dyrelu=True", "DyReLU is not served for seeds trained together"),
         ((0, 1), f"{FLAGS} batch_size=0", "--batch_size=0 must be a whole number in"),

@@ -27,6 +27,8 @@ from jaxsparse.sparse import backend
 from tests.experiments.small_runs import make_run, trained
 from tests.networks import Smooth
 
+# Whole runs of our own code: on one Python.
+pytestmark = pytest.mark.variants
 STEPS, EVERY = 12, 4
 
 
