@@ -118,7 +118,7 @@ def granet(
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
 
-    Differs from the official code in: exact counts (see `stages.prune`, `starts.random_masks`), the
+    Differs from the official code in: exact counts (see `stages.prune`, `one_shot.random_masks`), the
     cubic's last event is run, growth can never choose an active weight (the code's can where few
     gradients differ from 0, and the layer loses as many), a layer has at least `min_keep` weights
     at the start, and at the very last step of training nothing is exchanged. With several
