@@ -118,10 +118,10 @@ def granet(
     Raises:
       ValueError: a number outside its range, or a grid of events that never reaches `sparsity`.
 
-    Differs from the official code in: exact counts (see `stages.prune`, `one_shot.random_masks`), the
-    cubic's last event is run, growth can never choose an active weight (the code's can where few
-    gradients differ from 0, and the layer loses as many), a layer has at least `min_keep` weights
-    at the start, and at the very last step of training nothing is exchanged. With several
+    Differs from the official code in: exact counts (see `stages.prune`, `one_shot.random_masks`),
+    the cubic's last event is run, growth can never choose an active weight (the code's can where
+    few gradients differ from 0, and the layer loses as many), a layer has at least `min_keep`
+    weights at the start, and at the very last step of training nothing is exchanged. With several
     processes each seems to draw masks of its own in the code.
 
     Reference: Liu et al., "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
