@@ -16,7 +16,6 @@ steps, where GraNet's code has 352.
 
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,12 +33,12 @@ from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
 from experiments.options import cli, flags, tricks
-from experiments.options.schedules import make_method, said_in_flags
+from experiments.options.length import check_one, num_steps
+from experiments.options.schedules import make_method
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
 from jaxsparse import Method
-from jaxsparse.checks import check_whole
 from jaxsparse.nn import VGG, WideResNet, cifar_resnet, resnet
 
 NUM_TRAIN = 50_000
@@ -200,25 +199,9 @@ def steps_of(config: Config) -> int:
       ValueError: --steps and --epochs are both given, the run has no step or too many, or an
         epoch has no step.
     """
-    if config.steps is not None and config.epochs is not None:
-        raise ValueError(f"--steps={config.steps} and --epochs={config.epochs}: pass one of them")
-    if config.steps is not None:
-        return config.steps
-    epochs, batch_size = recipe_of(config).epochs, recipe_of(config).batch_size
-    num_train = len(blank(config).train.labels)
-    with said_in_flags():
-        check_whole("batch_size", batch_size, 1, num_train)
-    per_epoch = num_train // batch_size
-    if not math.isfinite(epochs):
-        raise ValueError(f"--epochs={epochs} must be a finite number")
-    if not epochs * per_epoch > 0.5:
-        raise ValueError(f"--epochs={epochs} must be at least a step, 1 / {per_epoch} of an epoch")
-    if epochs * per_epoch >= 2**31 - 1:
-        most = (2**31 - 1) // per_epoch
-        raise ValueError(
-            f"--epochs={epochs:.10g} must be at most {most}: steps are counted in 32 bits"
-        )
-    return round(epochs * per_epoch)
+    check_one(config.steps, config.epochs)
+    recipe, num_train = recipe_of(config), len(blank(config).train.labels)
+    return num_steps(config.steps, recipe.epochs, recipe.batch_size, num_train)
 
 
 def method_of(config: Config) -> Method:

@@ -244,9 +244,17 @@ def finish(
     return summary
 
 
-def progress_bar(steps: int, title: str, first: int) -> tqdm:
-    """Returns a progress bar for a terminal, which is a line every ten seconds in a log file."""
+def progress_bar(steps: int, title: str, first: int, *, hidden: bool = False) -> tqdm:
+    """Returns a progress bar for a terminal, which is a line every ten seconds in a log file.
+
+    Args:
+      steps: of the run.
+      title: before the bar.
+      first: completed steps.
+      hidden: show nothing, as in all processes but the first.
+    """
     return tqdm(
+        disable=hidden,
         total=steps,
         initial=first,
         unit="step",

@@ -268,16 +268,22 @@ def describe(summary: Mapping[str, Any]) -> str:
         [
             *(f"warning         {line}" for line in _worst(summary["alarms"])),
             f"test accuracy   {summary['test_accuracy']:.4f} at the end{best}",
-            f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
-            f"(sparsity {summary['sparsity']:.6g})",
-            f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
-            f"{summary['test_flops_ratio']:.3g} of dense",
-            f"training FLOPs  {summary['train_flops']:.4g}, "
-            f"{summary['train_flops_ratio']:.3g} of dense",
-            *describe_extras(summary),
-            f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the "
-            f"{summary['peak_memory_of']}",
+            *describe_size(summary),
             f"speed           {summary['steps_per_second']:.3g} steps a second",
             f"folder          {summary['out']}",
         ]
     )
+
+
+def describe_size(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a summary on weights, FLOPs and memory."""
+    return [
+        f"active weights  {summary['num_active']:,} of {summary['num_prunable']:,} "
+        f"(sparsity {summary['sparsity']:.6g})",
+        f"forward FLOPs   {summary['test_flops']:,.0f} an image, "
+        f"{summary['test_flops_ratio']:.3g} of dense",
+        f"training FLOPs  {summary['train_flops']:.4g}, "
+        f"{summary['train_flops_ratio']:.3g} of dense",
+        *describe_extras(summary),
+        f"peak memory     {summary['peak_memory_mib']:,.0f} MiB of the {summary['peak_memory_of']}",
+    ]

@@ -61,7 +61,31 @@ class Loaded(NamedTuple):
         return Loaded(cut(self.images), cut(self.labels))
 
 
-Batch: TypeAlias = Indexed | Loaded
+class Stacked(NamedTuple):
+    """Micro-batches of images that something else has loaded, one behind the other.
+
+    Each may be cut over devices along its images: no image then moves when one is taken.
+
+    Attributes:
+      images: uint8[parts, batch_size / parts, height, width, channels].
+      labels: int32[parts, batch_size / parts].
+    """
+
+    images: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
+
+    def take(self) -> tuple[jax.Array, jax.Array]:
+        """Returns all images and labels."""
+        flat = lambda x: jnp.reshape(x, (-1, *x.shape[2:]))
+        return flat(self.images), flat(self.labels)
+
+    def part(self, number: jax.Array | int, num_parts: int) -> Loaded:
+        """Returns one of the micro-batches."""
+        assert num_parts == self.labels.shape[0]
+        return Loaded(jnp.asarray(self.images)[number], jnp.asarray(self.labels)[number])
+
+
+Batch: TypeAlias = Indexed | Loaded | Stacked
 
 
 def on_device(split: Split, key: jax.Array, batch_size: int, start: int = 0) -> Iterator[Indexed]:

@@ -1,4 +1,6 @@
-"""How the papers train on CIFAR, in shares of the run: a shorter run is the same in small.
+"""How the papers train, in shares of the run: a shorter run is the same in small.
+
+The recipes here are for CIFAR, those of `imagenet_recipes.py` for ImageNet.
 
 Differs from EAST's code in: the initial weights of convolutions are normals of variance 2 / fan_out
 as in all our networks, not PyTorch's default (`jaxsparse.nn.PYTORCH_INIT`); the second drop is at
@@ -10,8 +12,10 @@ schedule `east` keeps GraNet's recipe, like all others: EAST's own is for CIFAR.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -31,6 +35,11 @@ class Recipe(NamedTuple):
       max_norm: a longer gradient is scaled to this norm before the decay is added; infinity leaves
         every gradient as it is. The norm is over active weights and all dense parameters. EAST's
         code takes it over all weights, which sparse execution does not know.
+      warmup: share of the run in which the rate rises, in [0, 1).
+      stairs: number of equal stairs of the warm-up, on which the rate is 1, 2, ... of stairs + 1
+        parts; with 0 it rises at every step, from one part to all of them.
+      decays_norms: whether weight decay covers norms and biases too, as it does kernels.
+      label_smoothing: share of a label that is spread over all classes, in [0, 1).
     """
 
     epochs: float
@@ -42,6 +51,10 @@ class Recipe(NamedTuple):
     nesterov: bool = True
     weight_decay: float = 5e-4
     max_norm: float = math.inf
+    warmup: float = 0.0
+    stairs: int = 0
+    decays_norms: bool = True
+    label_smoothing: float = 0.0
 
 
 RECIPES = {
@@ -77,11 +90,17 @@ def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"--{flag}={value} must be in [0, inf)")
     clip = [] if math.isinf(recipe.max_norm) else [optax.clip_by_global_norm(recipe.max_norm)]
+    decayed = None if recipe.decays_norms else kernels
     return optax.chain(
         *clip,
-        optax.add_decayed_weights(recipe.weight_decay),
+        optax.add_decayed_weights(recipe.weight_decay, decayed),
         optax.sgd(learning_rate(recipe, steps), momentum=recipe.momentum, nesterov=recipe.nesterov),
     )
+
+
+def kernels(params: Any) -> Any:
+    """Returns a tree like params: True for kernels, False for norms, biases and scalars."""
+    return jax.tree.map(lambda x: x.ndim >= 2, params)
 
 
 def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
@@ -90,4 +109,16 @@ def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
     for share, factor in recipe.drops:
         step = round(steps * share)
         drops[step] = drops.get(step, 1.0) * factor  # two drops of a very short run may coincide
-    return optax.piecewise_constant_schedule(recipe.learning_rate, drops)
+    rate = optax.piecewise_constant_schedule(recipe.learning_rate, drops)
+    length = round(steps * recipe.warmup)
+    if not length:
+        return rate
+
+    def rising(step: Any) -> jax.Array:
+        if recipe.stairs:
+            share = (step * recipe.stairs // length + 1) / (recipe.stairs + 1)
+        else:
+            share = (step + 1) / length
+        return recipe.learning_rate * jnp.minimum(share, 1.0)
+
+    return lambda step: jnp.where(step < length, rising(step), rate(step))

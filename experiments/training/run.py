@@ -82,6 +82,9 @@ class Run(NamedTuple):
       surgeries: changes of the network on the way; the end of DyReLU follows from `phase`.
       source: completed steps to the batches of the steps that follow; None takes the training
         images from the device, see `batches.on_device`.
+      label_smoothing: share of a label that is spread over all classes.
+      distribute: wraps the function of loss and gradient, such as in a `jax.shard_map`; None leaves
+        it to JAX where a batch that is cut over devices is computed.
     """
 
     model: nn.Module
@@ -102,6 +105,8 @@ class Run(NamedTuple):
     masks: Any = None
     surgeries: tuple[Surgery, ...] = ()
     source: Callable[[int], Iterator[Batch]] | None = None
+    label_smoothing: float = 0.0
+    distribute: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     @property
     def steps(self) -> int:

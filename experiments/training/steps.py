@@ -26,6 +26,7 @@ def compile_steps(
     batch: Batch,
     events: Iterable[bool],
     *positions: Mapping[str, Positions],
+    shardings: Any = None,
 ) -> dict[bool, Step]:
     """Compiles training steps, before the clock starts.
 
@@ -39,13 +40,14 @@ def compile_steps(
       events: for each step to compile, whether a mask update follows.
       *positions: of the active weights, if the state is compressed; the steps take them too. A step
         with a mask update then returns the state in full.
+      shardings: of the state, a tree like it; None leaves them to XLA.
 
     Returns:
       By whether there is a mask update: (state, batch, *positions) to the next state and the mean
       loss of the batch. The state is donated, except a compressed one that comes out in full.
     """
     if run.accumulate > 1:
-        return accumulating_steps(run, state, batch, events, *positions)
+        return accumulating_steps(run, state, batch, events, *positions, shardings=shardings)
 
     seed = jnp.uint32(run.seed)
 
@@ -54,7 +56,8 @@ def compile_steps(
             return train_step(run._replace(seed=seed), event, *args)
 
         # A compressed state has no buffer that one in full could reuse.
-        jitted = jax.jit(step, donate_argnums=() if event and positions else 1)
+        donated = () if event and positions else 1
+        jitted = jax.jit(step, donate_argnums=donated, out_shardings=(shardings, None))
         program = jitted.lower(seed, state, batch, *positions).compile()
         return functools.partial(program, seed)
 
@@ -71,7 +74,7 @@ def train_step(
     """One step, not yet compiled; returns the next state and the mean loss of the batch."""
     positions = positions or {}
     with sparse_execution(positions):
-        loss, grads, collections = loss_and_grads(
+        loss, grads, collections = gradient_of(run)(
             run, state.params, state.collections, state.step, batch
         )
     return apply(state, grads, collections, positions, event), loss
@@ -94,6 +97,11 @@ def apply(
 def kinds(run: Run) -> Iterable[bool]:
     """Returns, for each step that the run has to compile, whether a mask update follows."""
     return (False, True) if run.method.timetable.events else (False,)
+
+
+def gradient_of(run: Run) -> Callable[..., Parts]:
+    """Returns `loss_and_grads`, as the run distributes it."""
+    return loss_and_grads if run.distribute is None else run.distribute(loss_and_grads)
 
 
 def loss_and_grads(
@@ -135,11 +143,18 @@ def loss_and_grads(
             mutable=list(collections),
             rngs=rngs,
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), targets)
-        return losses.mean(), updated
+        return cross_entropy(jnp.asarray(logits), targets, run.label_smoothing).mean(), updated
 
     (loss, updated), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
     return loss, grads, updated
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Returns the loss of each example, of labels of which a share is spread over all classes."""
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
 
 
 def accumulating_steps(
@@ -148,6 +163,7 @@ def accumulating_steps(
     batch: Batch,
     events: Iterable[bool],
     *positions: Mapping[str, Positions],
+    shardings: Any = None,
 ) -> dict[bool, Step]:
     """Compiles steps that average loss and gradients over micro-batches, then update once.
 
@@ -182,21 +198,28 @@ def accumulating_steps(
         chosen = batch.part(part, num_parts)
         with sparse_execution(positions[0] if positions else {}):
             here = run._replace(seed=seed)
-            *more, collections = loss_and_grads(here, params, total[2], step, chosen, part)
+            *more, collections = gradient_of(run)(here, params, total[2], step, chosen, part)
         mean = jax.tree.map(lambda so_far, x: so_far + x / num_parts, list(total[:2]), more)
         return *mean, collections
 
-    total = jax.eval_shape(nothing, state)
-    compiled_nothing = jax.jit(nothing).lower(state).compile()
+    sums = None if shardings is None else (None, shardings.params, shardings.collections)
+    compiled_nothing = jax.jit(nothing, out_shardings=sums).lower(state).compile()
+    total = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(nothing, state),
+        compiled_nothing.output_shardings,
+    )
     compiled_add = (
-        jax.jit(add, donate_argnames="total")
+        jax.jit(add, donate_argnames="total", out_shardings=sums)
         .lower(seed, total, state.params, state.step, batch, np.int32(0), *positions)
         .compile()
     )
 
     def step_of(event: bool) -> Step:
         donated = () if event and positions else ("state",)
-        jitted_apply = jax.jit(apply, static_argnames="event", donate_argnames=donated)
+        jitted_apply = jax.jit(
+            apply, static_argnames="event", donate_argnames=donated, out_shardings=shardings
+        )
         where = positions[0] if positions else {}
         compiled_apply = jitted_apply.lower(state, *total[1:], where, event=event).compile()
 

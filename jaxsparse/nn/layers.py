@@ -92,6 +92,8 @@ class Norm(nn.BatchNorm):
         return nn.relu(y) if relu else y
 
     def _of_batch(self, x: jax.Array, shortcut: jax.Array | None, relu: bool) -> jax.Array:
+        if self.axis_name is not None:
+            raise ValueError(f"axis_name {self.axis_name!r}: layout CHWN takes the norm of a device")
         scale, bias, mean, var = self._variables(x)
         y, *found = batch_norm(x, scale, bias, shortcut, relu=relu, epsilon=self.epsilon)
         if not self.is_initializing():
@@ -146,7 +148,8 @@ def norm(*, train: bool, name: str, **options: Any) -> Norm:
 
     Momentum is 0.9 here and 0.1 in PyTorch, where it is the share of the new statistics. Statistics
     are float32 for any dtype. The running variance follows the variance of the batch; PyTorch's
-    follows n / (n - 1) times that, for n positions of a channel. `options` are dtype and layout.
+    follows n / (n - 1) times that, for n positions of a channel. `options` are dtype, layout and
+    axis_name.
     """
     return Norm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **options)
 

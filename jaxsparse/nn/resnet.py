@@ -64,6 +64,7 @@ class BasicBlock(nn.Module):
       kernel_init: of the convolutions.
       dtype: of activations.
       layout: of images, inputs and outputs.
+      axis_name: as in `ResNet`.
     """
 
     width: int
@@ -71,6 +72,7 @@ class BasicBlock(nn.Module):
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
+    axis_name: str | None = None
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -83,7 +85,7 @@ class BasicBlock(nn.Module):
         """Returns the images and the convolutions: `convs` if given, else the block's own."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
-        make_norm = functools.partial(norm, train=train, **options)
+        make_norm = functools.partial(norm, train=train, axis_name=self.axis_name, **options)
         then, scales = activation.after_norm, scales_of(self, convs)
         first, second = convs or (
             make_conv(self.width, 3, stride=self.stride, name="conv1"),
@@ -106,6 +108,7 @@ class Bottleneck(nn.Module):
       kernel_init: of the convolutions.
       dtype: of activations.
       layout: of images, inputs and outputs.
+      axis_name: as in `ResNet`.
     """
 
     width: int
@@ -113,6 +116,7 @@ class Bottleneck(nn.Module):
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
+    axis_name: str | None = None
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -125,7 +129,7 @@ class Bottleneck(nn.Module):
         """Returns the images and the convolutions: `convs` if given, else the block's own."""
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
-        make_norm = functools.partial(norm, train=train, **options)
+        make_norm = functools.partial(norm, train=train, axis_name=self.axis_name, **options)
         width_out = 4 * self.width
         then, scales = activation.after_norm, scales_of(self, convs)
         first, second, third = convs or (
@@ -160,6 +164,8 @@ class ResNet(nn.Module):
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
       num_owners: number of blocks of a stage that have their own kernels, at least 2. Later blocks
         share those of the last owner, see `jaxsparse.nn.sharing`. None for all.
+      axis_name: of the mesh in a `jax.shard_map`, over which norms average their statistics. None
+        takes those of each device. Under `jax.jit` alone norms are over the whole batch anyway.
 
     Raises:
       ValueError: another stem, a width below 1, or fewer than 2 owners.
@@ -177,6 +183,7 @@ class ResNet(nn.Module):
     layout: Layout = "NHWC"
     dyrelu: DyReLUOptions | None = None
     num_owners: int | None = None
+    axis_name: str | None = None
 
     def __post_init__(self):
         if self.stem not in ("imagenet", "cifar"):
@@ -192,10 +199,11 @@ class ResNet(nn.Module):
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         of_all = {"dtype": self.dtype, "layout": self.layout}
         options = {"kernel_init": self.kernel_init, **of_all}
+        of_norms = {"train": train, "axis_name": self.axis_name, **of_all}
         x = to_layout(x, self.layout)
         activation = Activation.of(self, self.layout)
         stem = conv(self.width, size, stride=stride, name="conv1", **options)
-        x = activation.after_norm(stem, norm(train=train, name="norm1", **of_all), x, name="dyrelu")
+        x = activation.after_norm(stem, norm(name="norm1", **of_norms), x, name="dyrelu")
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
@@ -206,6 +214,7 @@ class ResNet(nn.Module):
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and number == 0 else 1,
                     name=f"stage{stage + 1}_block{number + 1}",
+                    axis_name=self.axis_name,
                     **options,
                 )
                 owns = number < (self.num_owners or num_blocks)

@@ -1,0 +1,538 @@
+"""Sparse ResNets on ImageNet, on one device, on several, or on a pod.
+
+    python experiments/data/prepare.py imagenet2012 --data_dir=data
+    python experiments/imagenet.py --schedule=granet_st --sparsity=0.9
+
+The defaults are GraNet's published run for its methods and RigL's for the others, see
+`experiments/training/imagenet_recipes.py`. `--batch_size=4096` gives the same recipe for a pod, with
+a learning rate in proportion. `--dry_run` shows what a run would cost here, and `--fake_data` trains
+on generated images of full size.
+
+All devices of all processes form one mesh. Start the same command once for each process:
+
+    python experiments/imagenet.py --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
+    python experiments/imagenet.py --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=1
+
+or with `--discover` on TPU pods, Slurm and Kubernetes, where JAX finds the others. `--out` is a folder
+that all of them share. Masks are the same on every device: the events' gradients, keys and thresholds
+are, and every event is checked for it.
+
+ImageNet has no test labels. As in the papers, the accuracy is that of the last model on the 50,000
+validation images; the best one on the way is reported beside it.
+"""
+
+import dataclasses
+import functools
+import math
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+import jaxsparse
+from experiments import loop
+from experiments.data import generated, imagenet
+from experiments.data.dataset import Dataset, Split
+from experiments.mesh import layout, measure
+from experiments.mesh.folder import Folder, opened
+from experiments.mesh.gradient import explicit
+from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
+from experiments.options import cli, flags, tricks
+from experiments.options.length import check_one, num_steps
+from experiments.options.schedules import make_method, said_in_flags
+from experiments.records import cost, metrics, progress, report
+from experiments.records.meter import Meter
+from experiments.records.resolved import resolved
+from experiments.training import steps, surgery
+from experiments.training.batches import Batch, Loaded, Stacked
+from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
+from experiments.training.recipes import Recipe, make_optimizer
+from experiments.training.run import Run, RunState
+from jaxsparse import Method, check_replicas
+from jaxsparse.checkpoint import save_checkpoint
+from jaxsparse.checks import check_whole
+from jaxsparse.nn import resnet
+
+MODELS = {f"resnet{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+Item = TypeVar("Item")
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@flags.own_first
+@dataclasses.dataclass(frozen=True)
+class Config(flags.Tricks, flags.Pruning):
+    """Trains a sparse ResNet on ImageNet and writes a folder with metrics, summary and plot."""
+
+    model: str = "resnet50"
+    """resnet18, resnet34, resnet50 (v1.5) or resnet101."""
+    schedule: str = "granet_st"
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    sparsity: float = 0.9
+    """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
+    data_dir: Path = Path("data")
+    """Folder that prepare.py or TFDS has put imagenet2012 in."""
+    seed: int = 0
+    """Seed of the initial weights, the masks, the order of the data and its augmentation."""
+    out: cli.OptionalPath = None
+    """Folder of the run, which all processes share. Default:
+    runs/imagenet2012/MODEL-SCHEDULE-SPARSITY-stepsN-seedN."""
+    dry_run: bool = False
+    """Print the plan, FLOPs, memory of a device, and the time that the run would take by a step
+    measured on generated images; then stop."""
+    fake_data: bool = False
+    """Train on generated images of full size, of as many classes and as many images."""
+
+    recipe: cli.OptionalStr = None
+    """granet (100 epochs, 128 images a step), rigl (32,000 steps of 4,096) or east (as granet,
+    gradient cut to norm 1). Default: rigl for static, set, rigl, snfs and gmp, else granet."""
+    epochs: cli.OptionalFloat = None
+    """Length of the run, to which schedules adapt. Default: the recipe's."""
+    steps: cli.OptionalInt = None
+    """Length of the run in optimizer steps, in place of --epochs."""
+    batch_size: cli.OptionalInt = None
+    """Images a step, over all devices. Default: the recipe's."""
+    learning_rate: cli.OptionalFloat = None
+    """At its highest. Default: the recipe's, in proportion to --batch_size."""
+    weight_decay: cli.OptionalFloat = None
+    """L2, added to the gradient of kernels. Default: 0.0001."""
+    image_size: int = 224
+    """Height and width that the network sees, in pixels; for evaluation a square of 224 is cut
+    from images whose shorter side is 256, or in proportion."""
+    dtype: str = "float32"
+    """float32, or bfloat16 for mixed precision: parameters, masks, norms' statistics and logits
+    stay float32."""
+
+    fsdp: bool = False
+    """Cut parameters, masks and optimizer state over the devices; without it each holds all."""
+    exchange: str = "automatic"
+    """automatic (JAX finds what devices have to exchange) or explicit (written out under
+    jax.shard_map; the same up to rounding)."""
+    norms: str = "global"
+    """Batch norms over the whole batch (global), or over the part of each device (device), as
+    published runs on several GPUs have them; device needs --exchange=explicit."""
+    accumulate: int = 1
+    """Number of micro-batches that a step's batch is cut into, to save memory."""
+    workers: int = 8
+    """Processes that decode images, for each process of the run; 0 decodes in the run's own."""
+    max_corrupt: int = 10
+    """Images that may be unreadable, each of which is named and replaced, before the run ends."""
+
+    eval_every: cli.OptionalInt = None
+    """Steps between evaluations. Default: an epoch."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, from which the same command goes on after a crash, on any number
+    of devices and processes."""
+
+    coordinator: cli.OptionalStr = None
+    """HOST:PORT of process 0, at which several processes meet."""
+    num_processes: cli.OptionalInt = None
+    """Number of processes of the run. Default: one."""
+    process_id: cli.OptionalInt = None
+    """Number of this process, from 0."""
+    discover: bool = False
+    """Let JAX find the processes, as it can on TPU pods, Slurm and Kubernetes."""
+    start_timeout: int = 300
+    """Seconds to wait for all processes to start."""
+    heartbeat_timeout: int = 100
+    """Seconds without a sign of life after which a process counts as dead and the others end."""
+
+
+def main(config: Config) -> None:
+    """Trains, or prints what training would cost."""
+    with joined(
+        config.coordinator,
+        config.num_processes,
+        config.process_id,
+        discover=config.discover,
+        start_timeout=config.start_timeout,
+        heartbeat_timeout=config.heartbeat_timeout,
+    ):
+        run, data = run_of(config)
+        loop.check(run)
+        said = cost_of(config, run, data) if config.dry_run else describe(train(config, run, data))
+        if is_first():
+            print(said)
+
+
+class Data(NamedTuple):
+    """Where the images come from.
+
+    Attributes:
+      train: completed steps to the batches of the steps that follow, on the mesh.
+      evaluation: to the batches that hold every validation image once, on the mesh.
+      num_train: images of an epoch.
+    """
+
+    train: Callable[[int], Iterator[Batch]]
+    evaluation: Callable[[], Iterator[tuple[jax.Array, jax.Array, jax.Array]]]
+    num_train: int
+
+
+class Reached(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+      step: completed steps.
+      run: with the model that surgeries have made.
+      state: after them, on the mesh.
+      seconds: of training so far, without evaluating, saving and compiling.
+      best: the highest accuracy so far, in [0, 1], and its step.
+    """
+
+    step: int
+    run: Run
+    state: RunState
+    seconds: float = 0.0
+    best: tuple[float, int] = (0.0, 0)
+
+
+def train(config: Config, run: Run, data: Data) -> dict[str, Any]:
+    """Trains to the end, from the newest checkpoint if there is one; returns the summary."""
+    given = cli.as_dict(config)
+    out = config.out or report.folder_of(run.dataset.name, given, run.steps)
+    title = report.title_of(given)
+    reached = resume(out / "checkpoints", run, created(config, run))
+    with (
+        opened(out, given, after=reached.step or None) as folder,
+        loop.progress_bar(run.steps, title, reached.step, hidden=not is_first()) as bar,
+    ):
+        if not reached.step:
+            metrics.log_start(run, folder, reached.state, bar)
+        meter = Meter(run.batch_size)
+        reached = fit(reached, data, folder, bar, meter)
+        summary = summarise(config, run, reached, data, folder.read_metrics())
+        summary |= {"out": out, "throughput": str(meter)}
+        if is_first():
+            report.draw(folder, reached.state, title)
+            folder.finish(summary)
+    return summary
+
+
+def created(config: Config, run: Run) -> RunState:
+    """Returns the state that a run starts with, made on the mesh by all processes together."""
+    create = functools.partial(loop.create_state, run)
+    shapes = jax.eval_shape(create)
+    places = layout.shardings(layout.make_mesh(), shapes, fsdp=config.fsdp)
+    return jax.jit(create, out_shardings=places)()
+
+
+def fit(reached: Reached, data: Data, folder: Folder, bar: tqdm, meter: Meter) -> Reached:
+    """Takes the steps that are left, with records, evaluations and checkpoints.
+
+    Raises:
+      ValueError: the training diverged, or devices disagree on the masks.
+      SystemExit: after SIGTERM, when all processes have saved the same step.
+    """
+    step, run, state, seconds, best = reached
+    if step == run.steps:
+        return reached
+    first, batches = loop.peeked(data.train(step))
+    take_step = compiled(run, state, first)
+    clock = loop.Stopwatch(seconds)
+    with stopped_by_sigterm() as asked_to_stop:
+        while step < run.steps:
+            batch = meter.next(batches)
+            step += 1
+            state, loss = take_step(run.method.is_due(step), state, batch)
+            if jax.default_backend() == "cpu":  # its devices wait for each other if steps overlap
+                jax.block_until_ready(loss)
+            bar.update()
+            stops = asked_to_stop(step)
+            if not (stops or metrics.is_looked_at(run, step)):
+                continue
+            with clock.paused(state), meter.paused():
+                best = record(run, data, folder, step, state, float(loss), best, bar, meter)
+                if surgery.is_due(run, step):
+                    run, state = surgery.after(run, state, step)
+                    take_step = compiled(run, state, first)
+                reached = Reached(step, run, state, clock.seconds, best)
+                if stops or metrics.checkpoint_is_due(run, step):
+                    save(folder.path / "checkpoints", reached, wait=stops or step == run.steps)
+            if stops:
+                bar.write(f"stopped after step {step}; the same command goes on", file=sys.stderr)
+                raise SystemExit(128 + signal.SIGTERM)
+    return reached
+
+
+def compiled(run: Run, state: RunState, batch: Batch) -> Callable[..., Any]:
+    """Compiles the steps; the state keeps its place on the mesh."""
+    places = jax.tree.map(lambda x: x.sharding, state)
+    by_event = steps.compile_steps(run, state, batch, steps.kinds(run), shardings=places)
+    return lambda event, state, batch: by_event[event](state, batch)
+
+
+def record(
+    run: Run,
+    data: Data,
+    folder: Folder,
+    step: int,
+    state: RunState,
+    loss: float,
+    best: tuple[float, int],
+    bar: tqdm,
+    meter: Meter,
+) -> tuple[float, int]:
+    """Logs the values of a step that is looked at; returns the best accuracy so far."""
+    values: dict[str, Any] = metrics.loss_record(run, step, loss)  # refuses one that diverged
+    if run.method.is_due(step):
+        check_replicas(state.masks)
+        values |= metrics.event_record(run, folder, state, bar)
+    if values:
+        values |= meter.scalars()
+    if metrics.is_validated(run, step):
+        accuracy = evaluate(run, state.variables, data)
+        values |= {"val_accuracy": accuracy, "density": report.density_of(state)}
+        best = max(best, (accuracy, step), key=lambda found: found[0])
+        bar.set_postfix({"val_accuracy": f"{accuracy:.4f}"})
+    if values:
+        folder.log(step, **values)
+    return best
+
+
+def evaluate(run: Run, variables: Any, data: Data) -> float:
+    """Returns the share of the validation images that are classified correctly, each counted once.
+
+    Raises:
+      ValueError: the network gives NaN.
+    """
+    correct = total = 0.0
+    for batch in data.evaluation():
+        found = count_correct(run.model, run.normalise, variables, *batch)
+        correct, total = correct + float(found[0]), total + float(found[1])
+    if math.isnan(correct):
+        raise ValueError("the network gives NaN for validation images, with a finite training loss")
+    return correct / total
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def count_correct(
+    model: nn.Module,
+    normalise: Callable[[jax.Array], jax.Array],
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns how many images are classified correctly, NaN if a logit is, and how many there are.
+
+    Weights are 1 for images, and 0 for what only fills the last batch.
+    """
+    logits = jnp.asarray(model.apply(variables, normalise(images)))
+    right = (jnp.argmax(logits, -1) == labels) * jnp.where(weights > 0, logits.sum(-1) * 0 + 1, 0.0)
+    return right.sum(), weights.sum()
+
+
+def save(path: Path, reached: Reached, *, wait: bool) -> None:
+    """Saves a checkpoint from all processes; without `wait`, while training goes on."""
+    extras = {"seconds": reached.seconds, "best": list(reached.best)}
+    save_checkpoint(path, reached.step, {"state": reached.state}, extras=extras, wait=wait)
+
+
+def resume(path: Path, run: Run, state: RunState) -> Reached:
+    """Returns how far the newest checkpoint that can be read has come, or the start."""
+    runs = {}
+
+    def like(step: int) -> dict[str, Any]:
+        runs[step], changed = surgery.after(run, state, step)
+        return {"state": changed}
+
+    restored = progress.restore(path, like)
+    if restored is None:
+        return Reached(0, run, state)
+    extras, step = restored.extras, restored.step
+    accuracy, at = extras["best"]
+    return Reached(step, runs[step], restored.state["state"], extras["seconds"], (accuracy, at))
+
+
+def summarise(
+    config: Config, begun: Run, reached: Reached, data: Data, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Checks the masks' invariants once more, and sums up the run, on all processes alike."""
+    run, state = reached.run, reached.state
+    state.check()
+    table = state.summary()
+    image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    dense = cost.flops_of_model(run.model, state.params, image)
+    sizes = {layer.path: layer.size for layer in table.layers}
+    return {
+        "method": config.schedule,
+        "dataset": run.dataset.name,
+        "model": config.model,
+        "seed": run.seed,
+        "sparsity": table.sparsity,
+        "num_active": table.num_active,
+        "num_prunable": table.num_prunable,
+        "alarms": [*table.alarms, *table.notes],
+        "layers": {x.path: {"num_active": x.num_active, "size": x.size} for x in table.layers},
+        "num_events": len(run.method.timetable.events),
+        "resolved": resolved(begun),
+        "val_accuracy": evaluate(run, state.variables, data),
+        "best_val_accuracy": reached.best[0],
+        "best_step": reached.best[1],
+        **cost.flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **cost.extras(begun.model, image, begun.phase, run.batch_size, table.num_active),
+        **cost.peak_memory(),
+        "steps": run.steps,
+        "steps_per_second": run.steps / reached.seconds,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "jaxsparse": jaxsparse.__version__,
+    }
+
+
+def cost_of(config: Config, run: Run, data: Data) -> str:
+    """Returns what --dry_run prints."""
+    first, _ = loop.peeked(data.train(0))
+    state = created(config, run)
+    image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    return measure.describe_cost(run, image, state, compiled(run, state, first), first)
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Returns the summary as a few lines."""
+    lines = [
+        *(f"warning         {line}" for line in summary["alarms"]),
+        f"accuracy        {summary['val_accuracy']:.4f} at the end, "
+        f"{summary['best_val_accuracy']:.4f} at best (step {summary['best_step']}), on the "
+        f"validation images",
+        *report.describe_size(summary),
+        f"speed           {summary['throughput']}",
+        f"folder          {summary['out']}",
+    ]
+    return "\n".join(lines)
+
+
+def run_of(config: Config) -> tuple[Run, Data]:
+    """Returns the run that the flags ask for, and its data."""
+    mesh, recipe = layout.make_mesh(), recipe_of(config)
+    layout.check_batch_size(mesh, recipe.batch_size, config.accumulate)
+    data = data_of(config, recipe, mesh)
+    check_one(config.steps, config.epochs)
+    length = num_steps(config.steps, recipe.epochs, recipe.batch_size, data.num_train)
+    method = method_of(config, length)
+    epoch = max(data.num_train // recipe.batch_size, 1)
+    run = Run(
+        model=model_of(config),
+        method=method,
+        tx=tricks.with_freezing(make_optimizer(recipe, length), config, method),
+        dataset=blank(config),
+        normalise=normalise,
+        batch_size=recipe.batch_size,
+        seed=config.seed,
+        eval_every=epoch if config.eval_every is None else config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        accumulate=config.accumulate,
+        phase=tricks.phase_of(config, length),
+        source=data.train,
+        label_smoothing=recipe.label_smoothing,
+        distribute=functools.partial(explicit, mesh) if config.exchange == "explicit" else None,
+    )
+    return run, data
+
+
+def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
+    """Returns where the images come from: the data set, or a generator of images."""
+    make = generated.open_data if config.fake_data or config.dry_run else imagenet.open_data
+    local = make(
+        config.data_dir,
+        seed=config.seed,
+        batch_size=recipe.batch_size,
+        image_size=config.image_size,
+        workers=config.workers,
+        max_corrupt=config.max_corrupt,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+    def on_mesh(batch: tuple[np.ndarray, np.ndarray]) -> Batch:
+        if config.accumulate == 1:
+            return layout.spread(mesh, Loaded(*batch))
+        cut = lambda x: x.reshape(config.accumulate, -1, *x.shape[1:])
+        return layout.spread(mesh, Stacked(*map(cut, batch)), axis=1)
+
+    train = lambda step: prefetched(local.train(step), on_mesh)
+
+    evaluation = lambda: prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
+    return Data(train, evaluation, local.num_train)
+
+
+def prefetched(
+    batches: Iterator[Any], place: Callable[[Any], Item], ahead: int = 2
+) -> Iterator[Item]:
+    """Yields batches on the devices, the next ones being on their way there."""
+    waiting: deque[Item] = deque()
+    for batch in batches:
+        waiting.append(place(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """Maps uint8[n, h, w, 3] pixels to float32 with mean 0 and deviation 1 in each channel."""
+    of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
+    return (images.astype(jnp.float32) / 255.0 - of_channels(MEAN)) / of_channels(STD)
+
+
+def blank(config: Config) -> Dataset:
+    """Returns one black image, for its shape: the images themselves are loaded batch by batch."""
+    image = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
+    one = Split(image, np.zeros(1, np.int32))
+    return Dataset("generated" if config.fake_data else "imagenet2012", one, one, one, 1000)
+
+
+def model_of(config: Config) -> nn.Module:
+    """Returns the network that the flags ask for."""
+    make = MODELS[cli.nearest(config.model, MODELS, kind="model")]
+    dtype = DTYPES[cli.nearest(config.dtype, DTYPES, kind="dtype")]
+    return tricks.with_tricks(make(dtype=dtype, axis_name=norms_of(config)), config)
+
+
+def norms_of(config: Config) -> str | None:
+    """Returns the axis of the mesh over which norms average by themselves; None if they do not."""
+    if config.norms not in ("global", "device"):
+        raise ValueError(f"--norms={config.norms} must be global or device")
+    if config.exchange not in ("automatic", "explicit"):
+        raise ValueError(f"--exchange={config.exchange} must be automatic or explicit")
+    if config.norms == "device" and config.exchange == "automatic":
+        raise ValueError("--norms=device needs --exchange=explicit")
+    return layout.AXIS if (config.exchange, config.norms) == ("explicit", "global") else None
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Returns the recipe, with the changes that the flags ask for."""
+    named = config.recipe or recipe_name(config.schedule)
+    recipe = RECIPES[cli.nearest(named, RECIPES, kind="recipe")]
+    if config.batch_size is not None:
+        with said_in_flags():
+            check_whole("batch_size", config.batch_size, 1)
+        recipe = scaled(recipe, config.batch_size)
+    given = {name: getattr(config, name) for name in ("epochs", "learning_rate", "weight_decay")}
+    return recipe._replace(**{name: x for name, x in given.items() if x is not None})
+
+
+def method_of(config: Config, length: int) -> Method:
+    """Returns the method that the flags ask for, with published options where they say nothing."""
+    sparsity = config.sparsity
+    if config.schedule != "dense":
+        image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+        sparsity = tricks.sparsity_of(model_of(config), image, sparsity)
+    given = {k: x for k, x in flags.pruning_options(config).items() if x is not None}
+    options = published_options(config.schedule, length) | given
+    return make_method(config.schedule, sparsity=sparsity, steps=length, **options)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Config, sys.argv[1:], going_on=flags.going_on))
