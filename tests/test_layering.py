@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "counting": set(),
     "fingerprints": {"types", "counting", "paths"},
     "meshes": {"types"},
-    "processes": {"types"},
+    "processes": {"types", "meshes"},
     "comparable": set(),
     "keys": {"types"},
     "paths": {"types", "names"},
