@@ -20,6 +20,7 @@ from jaxsparse.export import (
     params_to_torch,
     save_safetensors,
 )
+from jaxsparse.fingerprints import check_replicas, fingerprint
 from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.invariants import check
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
@@ -84,6 +85,7 @@ __all__ = [
     "channels",
     "check",
     "check_pattern",
+    "check_replicas",
     "churn",
     "compose",
     "count_live",
@@ -97,6 +99,7 @@ __all__ = [
     "exploration_rate",
     "explore",
     "export_forward",
+    "fingerprint",
     "from_csr",
     "from_csr_tree",
     "frozen_paths",

@@ -80,7 +80,7 @@ def _partition(mesh: Any, args: Any, results: Any) -> tuple[Any, ...]:
     if not isinstance(sharding, NamedSharding):  # no mesh is known: every device counts everything
         everywhere = SingleDeviceSharding(jax.devices()[0])
         return mesh, _count_plainly, (everywhere,) * len(results), (everywhere,) * len(args)
-    counting = lambda *masks: _count_parts(_axes(sharding.spec), *masks)
+    counting = lambda *masks: _count_parts(mesh_axes(sharding.spec), *masks)
     return mesh, counting, _replicated(mesh, args, results), (sharding,) * len(args)
 
 
@@ -93,8 +93,8 @@ def _rule(mesh: Any, args: Any, results: Any) -> str:
     return ", ".join([dimensions] * len(args)) + " -> " + ", ".join([""] * len(results))
 
 
-def _axes(spec: PartitionSpec) -> tuple[str, ...]:
-    """The names of all mesh axes that a sharding uses."""
+def mesh_axes(spec: PartitionSpec) -> tuple[str, ...]:
+    """Returns the names of all mesh axes that a sharding uses."""
     names = (name if isinstance(name, tuple) else (name,) for name in spec if name is not None)
     return tuple(name for group in names for name in group)
 
@@ -109,7 +109,7 @@ def _count(*masks: jax.Array) -> tuple[jax.Array, ...]:
     sharding = jax.typeof(masks[0]).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return _count_on_any_mesh(*masks)
-    if not (axes := _axes(sharding.spec)):
+    if not (axes := mesh_axes(sharding.spec)):
         return _count_plainly(*masks)
     return jax.shard_map(
         lambda *masks: _count_parts(axes, *masks),

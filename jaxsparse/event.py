@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxsparse.comparable import made_by
-from jaxsparse.counting import count_true
+from jaxsparse.counting import count_true, num_true
 from jaxsparse.event_rows import row_at
 from jaxsparse.integers import to_int32
 from jaxsparse.keys import fold_key
@@ -203,10 +203,8 @@ def _given_counts(
     masks = check_masks(masks, params)
     check_given(masks, recipe.pattern, recipe.prunable)
     leaves = prunable_leaves(masks, recipe.prunable)
-    return {
-        path: int(np.count_nonzero(np.asarray(mask))) // group_size(groups.get(path))
-        for path, mask in leaves.items()
-    }
+    counts = zip(leaves, num_true(leaves.values()), strict=True)
+    return {path: count // group_size(groups.get(path)) for path, count in counts}
 
 
 def _grows(recipe: Recipe) -> tuple[bool, ...]:

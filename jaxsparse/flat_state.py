@@ -6,12 +6,15 @@ leaf, and taken apart without the classes that it came from.
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
+from jaxsparse.fingerprints import array_fingerprint
+from jaxsparse.meshes import place
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
@@ -24,22 +27,25 @@ class Record(NamedTuple):
     Attributes:
       dtype: dtype as a string; "key<fry>" for a typed key.
       shape: shape of the leaf; for keys, without the axis of the integers that make a key.
-      checksum: CRC-32 of the bytes in C order.
+      checksum: `array_fingerprint` of the leaf, or what `kind` says.
+      kind: "crc32" for the CRC-32 of the bytes in C order, which earlier versions saved.
     """
 
     dtype: str
     shape: tuple[int, ...]
     checksum: int
+    kind: Literal["fingerprint", "crc32"] = "crc32"
 
 
 def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Record]]:
     """Returns the arrays of a state and their records, both by path.
 
-    Typed keys become arrays of integers. Leaves without entries are left out.
+    Typed keys become arrays of integers. Leaves without entries are left out. Checksums are
+    computed where the arrays are; waits for the device.
 
     Args:
-      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay sharded, but their
-        checksum needs all of their entries on this process.
+      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay sharded. With several
+        processes, an array that one of them has alone comes to its host; it must be the same on all.
 
     Raises:
       ValueError: a leaf is none of these (names it), or no leaf has entries.
@@ -48,8 +54,9 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
     if not leaves:
         raise ValueError("state has no leaf with entries, so there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
+    sums = jax.device_get({name: array_fingerprint(array) for name, array in arrays.items()})
     records = {
-        name: Record(dtype_of(leaf), tuple(np.shape(leaf)), checksum(arrays[name]))
+        name: Record(dtype_of(leaf), tuple(np.shape(leaf)), int(sums[name]), "fingerprint")
         for name, leaf in leaves.items()
     }
     return arrays, records
@@ -60,7 +67,8 @@ def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
 
     Args:
       state: a tree like the one that was flattened; its values do not matter.
-      values: arrays of `flatten` by path, on the host. Leaves without a value stay as they are.
+      values: arrays of `flatten` by path, on the host or in the leaf's own sharding. Leaves without
+        a value stay as they are.
     """
     leaves = leaves_by_path(state)
     values = renamed(values, leaves)
@@ -113,9 +121,19 @@ def check_leaves(state: PyTree) -> dict[str, Any]:
     return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
 
 
-def checksum(array: jax.Array | np.ndarray) -> int:
-    """Returns the CRC-32 of the array's bytes in C order."""
-    return zlib.crc32(np.asarray(array).tobytes())
+def damaged(
+    values: Mapping[str, jax.Array | np.ndarray], records: Mapping[str, Record]
+) -> list[str]:
+    """Returns the paths of the arrays that differ from their checksums; waits for the device.
+
+    Args:
+      values: arrays by path, sharded in any way where the record has a fingerprint.
+      records: their records.
+    """
+    known = {path: record for path, record in records.items() if record.kind == "fingerprint"}
+    found = jax.device_get({path: array_fingerprint(values[path]) for path in known})
+    found |= {p: zlib.crc32(np.asarray(values[p]).tobytes()) for p in records if p not in known}
+    return [path for path, record in records.items() if int(found[path]) != record.checksum]
 
 
 def renamed(leaves: Mapping[str, T], paths: Iterable[str] | None = None) -> dict[str, T]:
@@ -175,12 +193,12 @@ def nested(leaves: Mapping[str, Any]) -> Any:
 
 
 def placed(
-    value: np.ndarray, record: Record, like: Any = None, *, name: str
+    value: jax.Array | np.ndarray, record: Record, like: Any = None, *, name: str
 ) -> jax.Array | np.ndarray:
     """Returns a leaf as an array of its saved dtype.
 
     Args:
-      value: array of `flatten`, on the host.
+      value: array of `flatten`, on the host or in the sharding of `like`.
       record: record of the leaf.
       like: an array or `jax.ShapeDtypeStruct` whose sharding is used; anything else has none.
       name: name of the leaf, for the error.
@@ -198,11 +216,27 @@ def placed(
         by_dtype = {dtype_of(jax.random.key(0, impl=kind)): kind for kind in kinds}
         if record.dtype not in by_dtype:
             raise ValueError(f"{name} has dtype {record.dtype}, none of {', '.join(by_dtype)}")
-        key = jax.random.wrap_key_data(jnp.asarray(value), impl=by_dtype[record.dtype])
-        return jax.device_put(key, sharding)
+        return _placed_key(value, by_dtype[record.dtype], sharding)
     if jnp.result_type(value) != value.dtype:
         return value
-    return jax.device_put(value, sharding, may_alias=False)
+    return _placed(value, sharding)
+
+
+def sharding_to_read(leaf: Any, record: Record) -> Sharding | None:
+    """Returns the sharding into which a leaf can be read part by part; None reads it to the host.
+
+    Args:
+      leaf: the array or `jax.ShapeDtypeStruct` that it will be like.
+      record: record of the leaf. Its whole bytes are needed on the host for a CRC-32, and so are
+        64-bit types that JAX would cut.
+    """
+    sharding = sharding_of(leaf)
+    if sharding is None or record.kind == "crc32" or len(sharding.device_set) == 1:
+        return None
+    is_cut = not record.dtype.startswith("key<") and (
+        jnp.dtype(record.dtype) != jax.dtypes.canonicalize_dtype(record.dtype)
+    )
+    return None if is_cut else sharding
 
 
 def sharding_of(leaf: Any) -> Any:
@@ -239,15 +273,30 @@ def dtype_of(leaf: Any) -> str:
 def _raw(leaf: Any) -> jax.Array | np.ndarray:
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return np.asarray(array) if jax.process_count() > 1 and array.is_fully_addressable else array
 
 
-def _like(leaf: Any, value: np.ndarray) -> Any:
+def _like(leaf: Any, value: jax.Array | np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return value if isinstance(leaf, np.ndarray) else type(leaf)(value[()])
     # An array that was not committed to a device stays uncommitted.
     sharding = sharding_of(leaf)
     if _is_key(leaf):
-        key = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(leaf))
-        return jax.device_put(key, sharding)
+        return _placed_key(value, jax.random.key_impl(leaf), sharding)
+    return _placed(value, sharding)
+
+
+def _placed(value: jax.Array | np.ndarray, sharding: Sharding | None) -> jax.Array:
+    if isinstance(value, jax.Array):
+        return value
+    if sharding is not None and not sharding.is_fully_addressable:
+        return place(value, sharding)
     return jax.device_put(value, sharding, may_alias=False)  # its own buffer: a step may donate it
+
+
+def _placed_key(value: jax.Array | np.ndarray, impl: Any, sharding: Sharding | None) -> jax.Array:
+    if isinstance(value, jax.Array):
+        return jax.random.wrap_key_data(value, impl=impl)
+    key = jax.random.wrap_key_data(jnp.array(value), impl=impl)
+    return key if sharding is None else place(key, sharding)

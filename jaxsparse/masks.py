@@ -18,8 +18,13 @@ from jaxsparse.types import PyTree, Rules
 
 
 def dense_masks(params: PyTree) -> PyTree:
-    """Returns masks that keep every weight: bool, all True, the structure and shapes of params."""
-    return jax.tree.map(lambda x: jnp.ones(np.shape(x), bool), params)
+    """Returns masks that keep every weight: bool, all True, the structure and shapes of params.
+
+    The mask of a weight that was placed on a mesh lies beside it.
+    """
+    is_array = lambda x: isinstance(x, jax.Array)
+    ones = lambda x: jnp.ones_like(x, bool) if is_array(x) else jnp.ones(np.shape(x), bool)
+    return jax.tree.map(ones, params)
 
 
 def masks_from_params(params: PyTree, prunable: Rules | None = None) -> PyTree:

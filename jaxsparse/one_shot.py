@@ -9,10 +9,12 @@ from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
 
 from jaxsparse.checks import check_in
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import dense_masks
+from jaxsparse.meshes import placed_by
 from jaxsparse.paths import leaf_shapes, prunable_leaves, with_leaves
 from jaxsparse.pattern_rules import check_pattern_rules, groups_of
 from jaxsparse.patterns import Pattern, PatternRules
@@ -38,11 +40,14 @@ def random_masks(
 ) -> dict[str, jax.Array]:
     """Draws masks with exactly `counts[path]` units True, every subset of a leaf equally likely.
 
-    A leaf with an N:M pattern gets n of m in every group, whatever its count.
+    A leaf with an N:M pattern gets n of m in every group, whatever its count. Masks of weights on a
+    mesh are drawn where the weights are, with the same outcome as on one device.
 
     Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.
     """
-    return _best(random, tuple(groups.items()), 0, weights, counts, fold_key(key, "init"))
+    places = tuple((path, placed_by(w)) for path, w in weights.items())
+    key = fold_key(key, "init")
+    return _best(random, tuple(groups.items()), 0, weights, counts, key, places=places)
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -186,7 +191,7 @@ def pattern_masks(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="places")
 def _best(
     score: Score,
     groups: tuple[tuple[str, Groups], ...],
@@ -194,8 +199,13 @@ def _best(
     weights: Leaves,
     counts: int | jax.Array | dict[str, int],
     key: jax.Array | None = None,
+    *,
+    places: tuple[tuple[str, NamedSharding | None], ...] = (),
 ) -> dict[str, jax.Array]:
-    """The best units of every leaf, compiled as one: op by op, every call would compile anew."""
+    """The best units of every leaf, compiled as one: op by op, every call would compile anew.
+
+    `places` says where leaves go on a mesh; random scores do not lead the compiler there.
+    """
     by_path = dict(groups)
     scores = score_leaves(score, weights, weights, key, by_path)
     free = [path for path in weights if path not in fixed(by_path)]
@@ -209,4 +219,11 @@ def _best(
             masks |= top_k_with_minimum(of_free, counts, min_keep).masks
     values = scores.compute(scores.inputs)
     masks |= {path: best_in_groups(values[path], g) for path, g in fixed(by_path).items()}
-    return from_units(masks, by_path, weights)
+    masks = from_units(masks, by_path, weights)
+    return masks | {path: _at(masks[path], place) for path, place in places if place is not None}
+
+
+def _at(mask: jax.Array, place: NamedSharding) -> jax.Array:
+    if AxisType.Explicit in place.mesh.axis_types:
+        return jax.sharding.reshard(mask, place)
+    return jax.lax.with_sharding_constraint(mask, place)

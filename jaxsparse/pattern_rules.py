@@ -1,14 +1,30 @@
 """Which leaf has which pattern, by rules, and whether masks have theirs."""
 
+import functools
+import math
+import operator
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
+from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
-from jaxsparse.paths import first_matches, prunable_leaves
+from jaxsparse.paths import first_matches, leaf_shapes, prunable_leaves
 from jaxsparse.patterns import Pattern, PatternRules
 from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
-from jaxsparse.units import check_groups
+from jaxsparse.units import check_groups, split_into
+
+
+class _Bad(NamedTuple):
+    """int32[] each: bad groups, the index of the first one in C order, its active entries."""
+
+    num_bad: jax.Array
+    first: jax.Array
+    num_active: jax.Array
 
 
 def check_pattern_rules(pattern: Pattern | PatternRules) -> tuple[tuple[str, Pattern | None], ...]:
@@ -68,7 +84,9 @@ def groups_of(rules: PatternRules, shapes: Shapes) -> dict[str, Groups]:
 def check_pattern(
     masks: PyTree, pattern: Pattern | PatternRules, prunable: Rules | None = None
 ) -> None:
-    """Checks on the host that masks have a pattern.
+    """Checks that masks have a pattern; waits for the device.
+
+    Masks may be sharded over devices and processes in any way: only counts come to the host.
 
     Args:
       masks: a tree of bool.
@@ -88,33 +106,55 @@ def check_pattern(
         2:4 allows 2 (1 of 1 groups is bad)
     """
     check_masks(masks, masks)
-    leaves = {p: np.asarray(mask) for p, mask in prunable_leaves(masks, prunable).items()}
-    shapes = {p: mask.shape for p, mask in leaves.items()}
-    for path, groups in groups_of(check_pattern_rules(pattern), shapes).items():
-        _check_leaf(path, leaves[path], groups)
+    leaves = prunable_leaves(masks, prunable)
+    shapes = leaf_shapes(leaves)
+    groups = groups_of(check_pattern_rules(pattern), shapes)
+    found = jax.device_get({path: _bad_groups(leaves[path], g) for path, g in groups.items()})
+    for path, g in groups.items():
+        _check_leaf(path, g, found[path], shapes[path])
 
 
 def check_given(masks: PyTree, rules: PatternRules, prunable: Rules | None = None) -> None:
-    """`check_pattern` of masks that a user gave, if their values can be read on this host.
-
-    Traced masks, and those of which other processes hold a part, are not looked at.
-    """
-    here = lambda x: not isinstance(x, Tracer) and getattr(x, "is_fully_addressable", True)
-    if rules and all(map(here, jax.tree.leaves(masks))):
+    """`check_pattern` of masks that a user gave, unless they are traced."""
+    if rules and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(masks)):
         check_pattern(masks, rules, prunable)
 
 
-def _check_leaf(path: str, mask: np.ndarray | jax.Array, groups: Groups) -> None:
-    size = int(np.prod([groups.split[axis] for axis in groups.axes]))
-    allowed = (0, size) if groups.num_active is None else (groups.num_active,)
-    active = np.asarray(mask).reshape(groups.split).sum(groups.axes, keepdims=True)
-    bad = ~np.isin(active, allowed)
-    if not bad.any():
+def _check_leaf(path: str, groups: Groups, found: _Bad, shape: tuple[int, ...]) -> None:
+    if not (num_bad := int(found.num_bad)):
         return
-    group = tuple(np.argwhere(bad)[0])
-    entry = np.unravel_index(np.ravel_multi_index(group, groups.split), np.shape(mask))
+    sizes = _num_groups(groups)
+    group = np.unravel_index(int(found.first), sizes)
+    entry = np.unravel_index(np.ravel_multi_index(group, groups.split), shape)
     raise ValueError(
-        f"masks at {path}: the group of {size} that starts at {tuple(map(int, entry))} has "
-        f"{active[group]} active entries; {groups.pattern} allows {' or '.join(map(str, allowed))} "
-        f"({bad.sum()} of {bad.size} groups {'is' if bad.sum() == 1 else 'are'} bad)"
+        f"masks at {path}: the group of {_num_entries(groups)} that starts at "
+        f"{tuple(map(int, entry))} has {int(found.num_active)} active entries; {groups.pattern} "
+        f"allows {' or '.join(map(str, _allowed(groups)))} "
+        f"({num_bad} of {math.prod(sizes)} groups {'is' if num_bad == 1 else 'are'} bad)"
     )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bad_groups(mask: jax.Array, groups: Groups) -> _Bad:
+    """Counts the bad groups by reductions alone: an index would gather a sharded mask."""
+    active = split_into(groups, mask).sum(groups.axes, jnp.int32, keepdims=True)
+    bad = functools.reduce(operator.and_, [active != number for number in _allowed(groups)])
+    index = jnp.zeros_like(active)
+    for axis in range(active.ndim):
+        stride = math.prod(active.shape[axis + 1 :])
+        index += lax.broadcasted_iota(jnp.int32, active.shape, axis) * stride
+    first = jnp.where(bad, index, np.int32(2**31 - 1)).min()
+    return _Bad(count_true(bad)[0], first, jnp.where(index == first, active, 0).sum())
+
+
+def _num_groups(groups: Groups) -> tuple[int, ...]:
+    """The shape of a leaf's groups, with an axis of 1 for each axis within a group."""
+    return tuple(1 if axis in groups.axes else n for axis, n in enumerate(groups.split))
+
+
+def _num_entries(groups: Groups) -> int:
+    return math.prod(groups.split[axis] for axis in groups.axes)
+
+
+def _allowed(groups: Groups) -> tuple[int, ...]:
+    return (0, _num_entries(groups)) if groups.num_active is None else (groups.num_active,)

@@ -31,12 +31,13 @@ from jaxsparse.event_counts import EventCounts, counted, event_notes, no_event
 from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.invariants import check
 from jaxsparse.masks import apply_masks, check_masks, pruned_only
+from jaxsparse.meshes import mesh_of, place, replicate, shardings_on
 from jaxsparse.method import Method
 from jaxsparse.metrics import Summary, summary
 from jaxsparse.overwritten import trained_part, with_trained
 from jaxsparse.paths import check_like, prunable_paths
 from jaxsparse.pattern_rules import check_given
-from jaxsparse.transforms import apply_event, masked
+from jaxsparse.transforms import apply_event, masked, place_slots
 from jaxsparse.types import EventMetrics, PyTree
 
 
@@ -67,7 +68,8 @@ class SparseOptimizer(NamedTuple):
 
     Attributes:
       init: (params, *, key, masks=None) -> (params, state): draws the masks, or takes the given
-        ones, and applies them.
+        ones, and applies them. If params lie on a mesh, so does the state: masks and slots as their
+        weights, everything else on every device.
       update: (grads, state, params, *, event=False, **tx_args) -> (params, state): one step, pure.
         `grads` is the dense gradient at params. `event` is a Python bool, `method.is_due(n)` for
         the n-th step; static under `jit`. Further arguments go to the optimizer.
@@ -153,6 +155,9 @@ def start(
 ) -> tuple[PyTree, SparseState]:
     """Returns params and the state that training starts with.
 
+    If params lie on a mesh, all of the state does: masks and slots as their weights, everything
+    else, a weight that was not placed included, on every device.
+
     Args:
       method: chooses the masks.
       tx: `masked` around the optimizer.
@@ -164,12 +169,16 @@ def start(
       ValueError: the masks do not fit params or lack the method's pattern, or the method cannot
         draw masks.
     """
+    mesh = mesh_of(params)
+    params, key = replicate(mesh, (params, key))
     if masks is None:
         masks = method.init(key, params)
     else:
         masks = check_masks(masks, params)
         check_given(masks, method.pattern, method.prunable)
     masks = pruned_only(masks, method.prunable)
+    if mesh is not None:
+        masks = jax.tree.map(place, masks, shardings_on(mesh, params))
     params = apply_masks(params, masks)
     # Every leaf gets its own buffer: a step that donates the state must not donate one buffer
     # twice, and must not delete what the caller still holds.
@@ -183,6 +192,9 @@ def start(
         event_metrics=no_event(len(prunable_paths(params, method.prunable))),
         events=EventCounts(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
     )
+    if mesh is not None:
+        slots = place_slots(tx, state.opt_state, trained_part(params), mesh)
+        state = replicate(mesh, state._replace(opt_state=slots))
     return params, jax.tree.map(own, state)
 
 

@@ -21,6 +21,7 @@ from jaxsparse.event_counts import EventCounts, no_event, num_due, unreached
 from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.mask_history import explore
 from jaxsparse.masks import sparsity
+from jaxsparse.meshes import mesh_of, replicate
 from jaxsparse.method import Method
 from jaxsparse.metrics import Summary
 from jaxsparse.paths import prunable_paths
@@ -95,6 +96,9 @@ class TrainState(train_state.TrainState):
     ) -> Self:
         """Draws the masks, applies them to params, and wraps the optimizer in `masked`.
 
+        If params lie on a mesh, so does the state: masks and slots as their weights, everything
+        else on every device. Under `jit` its `out_shardings` decide.
+
         Args:
           apply_fn: stored for the caller, usually `model.apply`.
           params: any pytree of arrays.
@@ -105,7 +109,7 @@ class TrainState(train_state.TrainState):
             taken as all True. A method of fixed sparsity keeps the number of active weights that
             it is given, whatever its own sparsity; only a target that changes over time moves it.
             Under `with_pattern` the masks must have the pattern; `pattern_masks` makes such masks.
-            (The pattern is not checked if masks are traced, or partly on other processes.)
+            (The pattern is not checked if masks are traced.)
           track_exploration: whether to keep the union of all masks, for `exploration_rate`; takes
             one byte per weight.
           **fields: fields of a subclass.
@@ -119,7 +123,8 @@ class TrainState(train_state.TrainState):
         tx = masked(tx)
         params, state = start(method, tx, params, key, masks)
         own = lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x
-        copy = lambda tree: jax.tree.map(own, tree)
+        mesh = mesh_of(params)
+        copy = lambda tree: jax.tree.map(own, replicate(mesh, tree))
         return cls(
             params=params,
             explored=copy(state.masks) if track_exploration else None,

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxsparse.comparable import comparable
 from jaxsparse.inside_optax import is_hole, update_with_masks, why_refused
 from jaxsparse.masks import apply_mask, apply_masks, check_masks, dense_masks, select
+from jaxsparse.meshes import on_all_devices, place, placed_by, replicate
 from jaxsparse.overwritten import trained_part
 from jaxsparse.paths import check_like
 from jaxsparse.types import Event, PyTree
@@ -136,6 +138,27 @@ def mask_slots(tx: optax.GradientTransformation, opt_state: PyTree, masks: PyTre
         return apply_mask(slot, mask)
 
     return optax.tree.map_params(tx, mask_slot, opt_state, masks, is_leaf=is_hole)
+
+
+def place_slots(
+    tx: optax.GradientTransformation, opt_state: PyTree, params: PyTree, mesh: Mesh
+) -> PyTree:
+    """Returns the optimizer state on a mesh: slots as their weights, the rest on all devices.
+
+    Args:
+      tx: the transformation that made the state; only its `init` is used.
+      opt_state: the state of `tx`.
+      params: the weights, of which those on the mesh say where their slots go.
+      mesh: the mesh.
+    """
+
+    def place_slot(slot: Any, leaf: Any) -> Any:
+        if is_hole(slot) or np.shape(slot) != np.shape(leaf):
+            return slot
+        return place(slot, placed_by(leaf) or on_all_devices(mesh))
+
+    placed = optax.tree.map_params(tx, place_slot, opt_state, params, is_leaf=is_hole)
+    return replicate(mesh, placed)
 
 
 def apply_event(

@@ -14,7 +14,7 @@ ROOT = Path(jaxsparse.__file__).parent
 
 # What each module or folder may import; the ground comes first, and no arrow points upward.
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
-GROUND |= {"checks", "text_table"}
+GROUND |= {"checks", "text_table", "fingerprints", "meshes", "processes"}
 TOOLS = GROUND | {"distributions", "rounded_counts", "schedules", "units", "scores", "selection"}
 PLANNED = TOOLS | {
     "timetable",
@@ -45,6 +45,9 @@ MAY_IMPORT = {
     "checks": {"types", "integers"},
     "text_table": set(),
     "counting": set(),
+    "fingerprints": {"types", "counting", "paths"},
+    "meshes": {"types"},
+    "processes": {"types", "meshes"},
     "comparable": set(),
     "keys": {"types"},
     "paths": {"types", "names"},

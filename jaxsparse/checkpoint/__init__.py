@@ -14,14 +14,17 @@ state and key. Leaves are saved by path ("masks/Dense_0/kernel") with dtype, sha
 part can therefore be read without the code that made the rest, and damage is found: Orbax itself
 does not notice that a byte inside an array has changed.
 
-Saving is synchronous, from one process with any number of devices. When `save_checkpoint` returns,
-the checkpoint is complete, and the next step may donate the state. Errors are raised in the caller,
-not in a thread. `import jaxsparse` does not import this package, because Orbax is slow to import.
+When `save_checkpoint` returns, the checkpoint is complete, and the next step may donate the state.
+With `wait=False` the step may donate it, too, but files are written in the background; the next call
+raises an error of it. Several processes all make the same calls on a folder that they share: each
+writes and reads the parts of arrays that its devices hold. A checkpoint can be restored on any
+number of devices and processes. `import jaxsparse` does not import this package, because Orbax is
+slow to import.
 """
 
 from jaxsparse.checkpoint.parts import restore_masks, restore_part, restore_parts
 from jaxsparse.checkpoint.restore import Restored, restore_checkpoint
-from jaxsparse.checkpoint.save import save_checkpoint
+from jaxsparse.checkpoint.save import save_checkpoint, wait_for_checkpoint
 
 __all__ = [
     "Restored",
@@ -30,4 +33,5 @@ __all__ = [
     "restore_part",
     "restore_parts",
     "save_checkpoint",
+    "wait_for_checkpoint",
 ]

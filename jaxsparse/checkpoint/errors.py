@@ -5,24 +5,21 @@ import os
 import re
 
 
-def raise_if_of_system(error: Exception, name: str) -> None:
-    """Raises an error that does not mean that the checkpoint is damaged.
+def of_system(error: Exception, name: str) -> MemoryError | OSError | None:
+    """Returns the error to raise if a read failed although the checkpoint is not damaged.
 
     Such errors are a lack of memory, and errors of the operating system (permissions, too many open
-    files). A missing file is damage, so nothing is raised for it.
+    files). A missing file is damage, so None is returned for it, as for everything else.
 
     Args:
       error: the error of a read.
       name: name of the checkpoint, for the message.
-
-    Raises:
-      MemoryError: the error itself.
-      OSError: the system did not let the checkpoint be read.
     """
     if isinstance(error, MemoryError):
-        raise error
+        return error
     if _os_error_code(error) not in (None, errno.ENOENT):
-        raise OSError(f"{name} could not be read: {reason(error)}; it is as it was") from error
+        return OSError(f"{name} could not be read: {reason(error)}; it is as it was")
+    return None
 
 
 def reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ state = TrainState.create(apply_fn=model.apply, params=found["params"], masks=fo
                           tx=another_optimizer, method=method, key=key)
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
-from jaxsparse.checkpoint.errors import raise_if_of_system, reason
-from jaxsparse.checkpoint.files import read_arrays, read_contents
+from jaxsparse.checkpoint.files import records_in
 from jaxsparse.checkpoint.names import under
-from jaxsparse.checkpoint.restore import Restored
+from jaxsparse.checkpoint.restore import Restored, contents_of, read
+from jaxsparse.checkpoint.save import wait_for_checkpoint
 from jaxsparse.checkpoint.steps import StrPath, steps
 from jaxsparse.checks import check_whole
-from jaxsparse.flat_state import Record, nested, placed, renamed, sharding_of
+from jaxsparse.flat_state import (
+    Record,
+    nested,
+    placed,
+    renamed,
+    sharding_of,
+    sharding_to_read,
+)
 from jaxsparse.paths import check_like, leaves_by_path
+from jaxsparse.processes import decided
 from jaxsparse.types import PyTree
 
 
@@ -68,6 +78,8 @@ def restore_parts(
         restored = restore_parts("checkpoints", {"params": params, "batch_stats": batch_stats})
         print(restored.step, evaluate(**restored.state))
 
+    With several processes all of them call it.
+
     Args:
       path: the folder of the run's checkpoints; it is only read.
       parts: names, or a dict from name to `like`; both as in `restore_part`.
@@ -81,23 +93,21 @@ def restore_parts(
     """
     likes = dict(parts) if isinstance(parts, Mapping) else dict.fromkeys(parts)
     folder = Path(path).absolute()
-    step = _chosen_step(folder, step)
+    wait_for_checkpoint(folder)
+    step = decided(functools.partial(_chosen_step, folder, step))
     name = f"checkpoint {folder / str(step)}"
-    try:
-        records, extras = read_contents(folder, step)
-    except Exception as error:
-        raise_if_of_system(error, name)
-        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+    contents = decided(functools.partial(_readable_contents, folder, step, name))
+    records = records_in(contents)
     chosen = {part: _leaves_of(part, records, like, name) for part, like in likes.items()}
-    wanted = {full for found in chosen.values() for full in found.values()}
+    wanted = {full: records[full] for found in chosen.values() for full in found.values()}
+    shardings = _shardings(chosen, likes, records)
     try:
-        values = read_arrays(folder, step, {full: records[full] for full in wanted})
-    except Exception as error:
-        raise_if_of_system(error, name)
-        raise ValueError(f"{name} cannot give {', '.join(likes)}: {reason(error)}") from error
+        values = read(folder, step, wanted, shardings, name=name)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot give {', '.join(likes)}: {error}") from error
     place = lambda full, like: placed(values[full], records[full], like, name=full)
     state = {part: _assembled(chosen[part], like, place) for part, like in likes.items()}
-    return Restored(step, state, extras, None)
+    return Restored(step, state, contents["extras"], None)
 
 
 def restore_masks(path: StrPath, step: int | None = None, *, like: PyTree | None = None) -> PyTree:
@@ -126,6 +136,28 @@ def _chosen_step(folder: Path, step: int | None) -> int:
     if step not in there:
         raise ValueError(f"{folder} has no checkpoint {step}, there are {sorted(there)}")
     return step
+
+
+def _readable_contents(folder: Path, step: int, name: str) -> dict[str, Any]:
+    contents, problem = contents_of(folder, step, name)
+    if contents is None:
+        raise ValueError(f"{name} cannot be read: {problem}")
+    return contents
+
+
+def _shardings(
+    chosen: Mapping[str, Mapping[str, str]],
+    likes: Mapping[str, PyTree | None],
+    records: Mapping[str, Record],
+) -> dict[str, Sharding | None]:
+    """Where the leaves of the parts go, by their path in the checkpoint."""
+    return {
+        full: sharding_to_read(leaves[path], records[full])
+        for part, like in likes.items()
+        if like is not None
+        for leaves in [leaves_by_path(like)]
+        for path, full in chosen[part].items()
+    }
 
 
 def _leaves_of(

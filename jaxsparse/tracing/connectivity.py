@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.counting import num_true
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
 from jaxsparse.text_table import text_table
@@ -154,7 +155,9 @@ def live_weights(
 
 
 def count_live(masks: PyTree, live: PyTree, prunable: Rules | None = None) -> Connectivity:
-    """Counts active and live weights per layer, on the host.
+    """Counts active and live weights per layer; waits for the device.
+
+    Masks may be sharded in any way: only counts come to the host.
 
     Args:
       masks: bool, as given to `live_weights`.
@@ -166,9 +169,9 @@ def count_live(masks: PyTree, live: PyTree, prunable: Rules | None = None) -> Co
     ['no path is left from input to output']
     """
     live = check_masks(live, masks)
-    count = lambda mask: int(np.count_nonzero(np.asarray(mask)))
     active, others = prunable_leaves(masks, prunable), prunable_leaves(live, prunable)
-    return Connectivity(tuple(LayerPaths(p, count(active[p]), count(others[p])) for p in active))
+    counts = zip(active, num_true(active.values()), num_true(others.values()), strict=True)
+    return Connectivity(tuple(LayerPaths(*found) for found in counts))
 
 
 def where_paths_end(
