@@ -158,9 +158,11 @@ def main(config: Config) -> None:
         start_timeout=config.start_timeout,
         heartbeat_timeout=config.heartbeat_timeout,
     ):
-        run, data = run_of(config)
+        mesh = layout.make_mesh()
+        run, data = run_of(config, mesh)
         loop.check(run)
-        said = cost_of(config, run, data) if config.dry_run else describe(train(config, run, data))
+        do = cost_of if config.dry_run else train
+        said = do(config, run, data, mesh)
         if is_first():
             print(said)
 
@@ -197,12 +199,12 @@ class Reached(NamedTuple):
     best: tuple[float, int] = (0.0, 0)
 
 
-def train(config: Config, run: Run, data: Data) -> dict[str, Any]:
-    """Trains to the end, from the newest checkpoint if there is one; returns the summary."""
+def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
+    """Trains to the end, from the newest checkpoint if there is one; returns a few lines on it."""
     given = cli.as_dict(config)
     out = config.out or report.folder_of(run.dataset.name, given, run.steps)
     title = report.title_of(given)
-    reached = resume(out / "checkpoints", run, created(config, run))
+    reached = resume(out / "checkpoints", run, created(config, run, mesh))
     with (
         opened(out, given, after=reached.step or None) as folder,
         loop.progress_bar(run.steps, title, reached.step, hidden=not is_first()) as bar,
@@ -216,14 +218,13 @@ def train(config: Config, run: Run, data: Data) -> dict[str, Any]:
         if is_first():
             report.draw(folder, reached.state, title)
             folder.finish(summary)
-    return summary
+    return describe(summary)
 
 
-def created(config: Config, run: Run) -> RunState:
+def created(config: Config, run: Run, mesh: Mesh) -> RunState:
     """Returns the state that a run starts with, made on the mesh by all processes together."""
     create = functools.partial(loop.create_state, run)
-    shapes = jax.eval_shape(create)
-    places = layout.shardings(layout.make_mesh(), shapes, fsdp=config.fsdp)
+    places = layout.shardings(mesh, jax.eval_shape(create), fsdp=config.fsdp)
     return jax.jit(create, out_shardings=places)()
 
 
@@ -393,10 +394,10 @@ def summarise(
     }
 
 
-def cost_of(config: Config, run: Run, data: Data) -> str:
+def cost_of(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     """Returns what --dry_run prints."""
     first, _ = loop.peeked(data.train(0))
-    state = created(config, run)
+    state = created(config, run, mesh)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     return measure.describe_cost(run, image, state, compiled(run, state, first), first)
 
@@ -415,9 +416,9 @@ def describe(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_of(config: Config) -> tuple[Run, Data]:
+def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
     """Returns the run that the flags ask for, and its data."""
-    mesh, recipe = layout.make_mesh(), recipe_of(config)
+    recipe = recipe_of(config)
     layout.check_batch_size(mesh, recipe.batch_size, config.accumulate)
     data = data_of(config, recipe, mesh)
     check_one(config.steps, config.epochs)

@@ -5,6 +5,7 @@ fully sharded: each leaf is cut along its longest axis that the devices divide. 
 slots have the shapes of their weights, and so lie where these lie.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ SMALLEST = 2**12
 """Leaves with fewer entries stay on every device: to gather them costs more than to hold them."""
 
 
-def make_mesh() -> Mesh:
-    """Returns the mesh of all devices of all processes."""
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of these devices; None takes all devices of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

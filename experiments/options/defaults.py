@@ -9,11 +9,21 @@ from typing import Any
 from experiments.options.flags import DEFAULTS
 from experiments.options.schedules import METHODS
 
+# Flags that say which machines train, and how they meet.
+_MACHINE = (
+    "workers",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "discover",
+    "start_timeout",
+    "heartbeat_timeout",
+)
 # Flags that change no result: a run may go on with other values.
-FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow")
+FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow", *_MACHINE)
 # Flags that no checkpoint depends on: a run may go on with other values, and its results are the
 # same up to rounding.
-LOOSE_FLAGS = ("execution",)
+LOOSE_FLAGS = ("execution", "exchange", "fsdp")
 # Flags that tell no two finished runs apart. The summary names the data set.
 IDLE_FLAGS = (*FREE_FLAGS, "data_dir", "plan")
 

@@ -1,0 +1,100 @@
+"""A run on several devices is the run on one: the same masks, and weights up to rounding."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsparse
+from experiments import imagenet, loop
+from experiments.mesh import layout
+from experiments.options import cli
+from experiments.training import steps
+from tests.experiments.tiny_imagenet import SHORT, TINY
+
+FLAGS = f"{SHORT} --fake_data --steps=30 --schedule=rigl_itop --update_interval=21 --sparsity=0.8"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(imagenet.MODELS, "tiny", TINY)
+        yield
+
+
+@functools.cache
+def trained(num_devices, flags="", num_steps=20):
+    """Losses, and the state, of so many steps and of the event after them."""
+    config = cli.parse(imagenet.Config, [*FLAGS.split(), *flags.split()])
+    mesh = layout.make_mesh(jax.devices()[:num_devices])
+    run, data = imagenet.run_of(config, mesh)
+    loop.check(run)
+    state = imagenet.created(config, run, mesh)
+    first, batches = loop.peeked(data.train(0))
+    take_step = imagenet.compiled(run, state, first)
+    losses = []
+    for step in range(1, num_steps + 1):
+        state, loss = take_step(run.method.is_due(step), state, next(batches))
+        losses.append(float(loss))
+    return losses, run, state, take_step, next(batches)
+
+
+VARIANTS = {
+    "two devices": (2, ""),
+    "eight devices": (8, ""),
+    "fully sharded": (8, "--fsdp"),
+    "explicit": (8, "--exchange=explicit"),
+    "explicit, fully sharded": (4, "--exchange=explicit --fsdp"),
+    "micro-batches": (4, "--accumulate=2"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_training_agrees_with_one_device(name):
+    """Micro-batches have norms of their own, so that theirs is another run."""
+    flags = "--accumulate=2" if "accumulate" in VARIANTS[name][1] else ""
+    expected, *_, state = trained(1, flags)[:3]
+    losses, _, found = trained(*VARIANTS[name])[:3]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    far = lambda a, b: float(abs(np.asarray(a) - np.asarray(b)).max())
+    assert max(jax.tree.leaves(jax.tree.map(far, found.params, state.params))) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["eight devices", "fully sharded", "explicit"])
+def test_a_leaf_stays_where_it_was_put(name):
+    num_devices, flags = VARIANTS[name]
+    *_, state = trained(num_devices, flags)[:3]
+    kernel = state.params["stage2_block1"]["conv2"]["kernel"]
+    mask = state.masks["stage2_block1"]["conv2"]["kernel"]
+    held = kernel.addressable_shards[0].data.size
+    assert held == kernel.size // (8 if "fsdp" in flags else 1)
+    assert mask.sharding.is_equivalent_to(kernel.sharding, 4)
+    for leaf in jax.tree.leaves(state):
+        assert len(leaf.sharding.device_set) == 8
+    state.check()
+
+
+def test_norms_of_each_device_are_another_run():
+    flags = "--exchange=explicit --norms=device"
+    alone, together = trained(8, flags, 3)[0], trained(8, "--exchange=explicit")[0][:3]
+    assert np.isfinite(alone).all()
+    assert alone[0] != together[0]
+
+
+@pytest.mark.parametrize("flags", ["", "--fsdp"])
+def test_the_event_of_one_state_is_the_same_on_all_devices(flags):
+    """Bit for bit, from the state of one device laid out on eight."""
+    _, run, one, *_ = trained(1)
+    gradient = jax.tree.map(lambda x: np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape), one.params)
+    take = jax.jit(lambda state, grads: state.apply_gradients(grads=grads, event=True))
+    mesh = layout.make_mesh()
+    places = layout.shardings(mesh, one, fsdp=bool(flags))
+    host = jax.device_get(one)
+    eight = jax.tree.map(jax.device_put, host, places)
+    found = take(eight, jax.tree.map(jax.device_put, gradient, places.params))
+    expected = take(one, gradient)
+    assert int(found.event_metrics.num_grown.sum()) > 0
+    assert jaxsparse.fingerprint(found.masks) == jaxsparse.fingerprint(expected.masks)
+    assert jaxsparse.fingerprint(found.params) == jaxsparse.fingerprint(expected.params)
+    jaxsparse.check_replicas(found.masks)
