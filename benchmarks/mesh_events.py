@@ -2,21 +2,22 @@
 
     python -m benchmarks.mesh_events
 
-Nothing runs: the event is compiled for 1, 2, 4 and 8 devices, and its HLO is read. "Moved" is what
-the collectives of one device take in, by kind. A collective within the loop of a search counts
-once for every pass, with the number of passes that XLA knows; loops without a known number are
-printed as such. Memory is what XLA plans for one device: arguments (params, gradients, masks),
-results, and temporary arrays. The lower limit of memory beside the arguments is the new masks and
-the masks of kept weights, one byte a weight each; the lower limit of moved bytes is one int32 for
-every threshold, since each device must learn of all others' counts at least once.
+Nothing runs: the event is compiled for 1, 2, 4 and 8 devices, and its HLO is read. Bytes are those
+that the collectives of one device take in: once an event, and once for every pass of a search. A
+search with n thresholds a pass halves its bracket of 32 bits log2(n + 1) times, which gives the
+most passes; most searches end sooner. Memory is what XLA plans for one device: arguments (params,
+gradients, masks), results, and temporary arrays.
+
+The lower limit of bytes is one int32 for every threshold, since each device must learn the counts
+of the others. The lower limit of memory beside the arguments is the results: new masks and masks of
+kept weights, one byte a weight each.
 """
 
 import argparse
 import math
 import os
 import re
-from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -37,6 +38,10 @@ METHODS = {
     "rigl": jaxsparse.rigl(**OPTIONS),
     "granet": jaxsparse.granet(**OPTIONS),
 }
+HEAD = (
+    *("method", "layout, devices", "collectives", "bytes once", "a pass", "at most", "limit"),
+    *("MiB of arguments", "results", "temporary", "limit"),
+)
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 COLLECTIVE = re.compile(
     r"= (?P<result>\(.*?\)|\S+) "
@@ -69,36 +74,45 @@ def compiled(method: jaxsparse.Method, num_devices: int, fsdp: bool) -> Any:
     return jax.jit(method.update).lower(params, params, masks, step).compile()
 
 
-def moved(text: str) -> tuple[Counter[str], int]:
-    """Returns the bytes that collectives take in, by kind, and the loops of unknown length.
+class Moved(NamedTuple):
+    """Bytes that the collectives of one device take in.
 
-    Args:
-      text: an optimised HLO module.
+    Attributes:
+      kinds: the kinds of collectives.
+      once: bytes of those outside of loops.
+      a_pass: bytes of those in one pass of every loop, for each loop.
+      most: all bytes, with the most passes that the loops can take.
     """
+
+    kinds: tuple[str, ...]
+    once: int
+    a_pass: tuple[int, ...]
+    most: int
+
+
+def moved(text: str) -> Moved:
+    """Returns what an optimised HLO module moves; its only loops are those of selections."""
     computations = dict(re.findall(r"^(?:ENTRY )?%?(\S+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
-    passes = _passes(computations)
-    found: Counter[str] = Counter()
+    loops = set(re.findall(r"while\(.*body=%?([\w.\-]+)", text))
+    kinds, once, a_pass, most = set(), 0, [], 0
     for name, body in computations.items():
-        for match in COLLECTIVE.finditer(body):
-            found[match["kind"]] += _num_bytes(match["result"]) * passes.get(name, (1, 0))[0]
-    return found, sum(unknown for _, unknown in passes.values())
-
-
-def _passes(computations: dict[str, str]) -> dict[str, tuple[int, int]]:
-    """How often the body of each loop runs, by name, and whether that is not known (1 or 0)."""
-    loops = {}
-    for body in computations.values():
-        for line in re.findall(r".* while\(.*", body):
-            name = re.search(r"body=%?([\w.\-]+)", line)
-            known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            if name is not None:
-                loops[name[1]] = (int(known[1]) if known else 1, int(known is None))
-    return loops
+        found = list(COLLECTIVE.finditer(body))
+        num_bytes = sum(_num_bytes(match["result"]) for match in found)
+        kinds |= {match["kind"] for match in found}
+        if name not in loops:
+            once += num_bytes
+        elif num_bytes:
+            thresholds = int(re.search(r"\[(\d+)\]", found[0]["result"])[1])
+            a_pass.append(num_bytes)
+            most += num_bytes * math.ceil(32 / math.log2(thresholds + 1))
+    return Moved(tuple(sorted(kinds)), once, tuple(a_pass), once + most)
 
 
 def _num_bytes(result: str) -> int:
     sizes = re.findall(r"(\w+)\[([\d,]*)\]", result)
-    return sum(BYTES[kind] * math.prod(map(int, filter(None, dims.split(",")))) for kind, dims in sizes)
+    return sum(
+        BYTES[kind] * math.prod(map(int, filter(None, dims.split(",")))) for kind, dims in sizes
+    )
 
 
 def main() -> None:
@@ -109,35 +123,36 @@ def main() -> None:
     args = parser.parse_args()
     paths = prunable_paths(shapes())
     sizes = [leaf.size for leaf in jax.tree.leaves(shapes())]
-    print(f"jax {jax.__version__}, {sum(sizes):,} params in {len(sizes)} leaves, {len(paths)} pruned")
-    head = ("method", "layout", "devices", "moved", "by kind", "arguments", "results", "temporary")
-    rows = [(*head, "limit: moved", "limit: memory")]
+    print(
+        f"jax {jax.__version__}, {sum(sizes):,} params in {len(sizes)} leaves, {len(paths)} pruned"
+    )
+    rows = [HEAD]
     for name in args.methods:
         thresholds = {"gmp": 1, "rigl": 2 * len(paths), "granet": 1 + 2 * len(paths)}[name]
         for layout in ("replicated", "fsdp"):
             for num in args.devices:
                 program = compiled(METHODS[name], num, layout == "fsdp")
-                found, unknown = moved(program.as_text())
-                memory = program.memory_analysis()
-                share = num if layout == "fsdp" else 1
-                rows.append((
+                found, memory = moved(program.as_text()), program.memory_analysis()
+                is_cut = layout == "fsdp" and num > 1
+                cells = (
                     name,
-                    layout,
-                    str(num),
-                    f"{found.total():,} B" + (f" ({unknown} loops of unknown length)" * bool(unknown)),
-                    ", ".join(f"{kind} {size:,}" for kind, size in found.items()) or "nothing",
+                    f"{layout}, {num}",
+                    ", ".join(found.kinds) or "none",
+                    f"{found.once:,}",
+                    " + ".join(f"{n:,}" for n in found.a_pass) or "0",
+                    f"{found.most:,}",
+                    f"{4 * thresholds * is_cut:,}",
                     _mib(memory.argument_size_in_bytes),
                     _mib(memory.output_size_in_bytes),
                     _mib(memory.temp_size_in_bytes),
-                    f"{4 * thresholds if share > 1 else 0:,} B",
-                    _mib(2 * sum(sizes) / share),
-                ))
-                print(rows[-1], flush=True)
-    print("\n".join(text_table(rows, align="<<>><")))
+                    _mib(2 * sum(sizes) / (num if is_cut else 1)),
+                )
+                rows.append(cells)
+    print("\n".join(text_table(rows, align="<<<")))
 
 
 def _mib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**20:.1f} MiB"
+    return f"{num_bytes / 2**20:.1f}"
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def from_csr(csr: Csr) -> tuple[np.ndarray, np.ndarray]:
 def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -> PyTree:
     """Returns params with a `Csr` in place of every leaf that has an inactive weight.
 
-    Leaves whose mask is all True (biases, norms, layers that are dense) stay as they are. The others
+    Leaves whose mask is all True (biases, norms, layers that are dense) stay as they are. Others
     come to the host, one whole leaf at a time; see `to_csr`.
 
     Args:

@@ -62,7 +62,7 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
     return arrays, records
 
 
-def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
+def fill(state: PyTree, values: Mapping[str, jax.Array | np.ndarray]) -> PyTree:
     """Returns `state` with new values; every leaf keeps its type and its devices.
 
     Args:

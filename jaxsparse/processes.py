@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
-from jaxsparse.meshes import on_all_devices
+from jaxsparse.meshes import mesh_of, on_all_devices
 from jaxsparse.types import PyTree
 
 T = TypeVar("T")
@@ -80,7 +79,7 @@ def whole(leaf: Any) -> np.ndarray:
 
 
 def whole_on_first(leaf: Any) -> np.ndarray | None:
-    """Returns `whole` of an array on process 0, and None on the others; collective if it is shared."""
+    """Returns `whole` of an array on process 0, None on the others; collective if it is shared."""
     leaf = _readable(leaf)
     return _on_host(leaf) if jax.process_index() == 0 else None
 
@@ -89,9 +88,9 @@ def _readable(leaf: Any) -> Any:
     """An array that this process can read: it has all parts of it, or a copy of the whole."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
-    if not isinstance(leaf.sharding, NamedSharding):
+    if (mesh := mesh_of(leaf)) is None:
         raise ValueError(f"an array that processes share lies on no mesh: {leaf.sharding}")
-    return jax.device_put(leaf, on_all_devices(leaf.sharding.mesh))
+    return jax.device_put(leaf, on_all_devices(mesh))
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -153,7 +153,9 @@ def agreements():
     return {
         "decided": decided(lambda: {"rank": rank}),
         "problems": [*everywhere, nowhere],
-        "raised": [said(lambda kind=kind: decided(lambda: fail(kind))) for kind in (OSError, KeyError)],
+        "raised": [
+            said(lambda kind=kind: decided(lambda: fail(kind))) for kind in (OSError, KeyError)
+        ],
     }
 
 

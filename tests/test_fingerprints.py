@@ -11,7 +11,6 @@ import jaxsparse
 from jaxsparse.fingerprints import array_fingerprint
 
 
-
 def mix(x):
     x = int(x)
     x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32

@@ -63,7 +63,10 @@ def found(both):
     first, second = both[0]
     raised = [first.pop("raised"), second.pop("raised")]
     assert first == second
-    assert raised == [["OSError: at 0", "KeyError: 'at 0'"], ["OSError: at 0", "RuntimeError: 'at 0'"]]
+    assert raised == [
+        ["OSError: at 0", "KeyError: 'at 0'"],
+        ["OSError: at 0", "RuntimeError: 'at 0'"],
+    ]
     return first
 
 
@@ -107,8 +110,12 @@ def test_a_damaged_checkpoint_is_set_aside_by_both(found):
 
 
 def test_errors_are_those_of_one_process(found):
-    assert found["again"].startswith("ValueError: step 10 must be above 10, the newest checkpoint in")
-    assert "/two/9 could not be saved: File too large; earlier ones are as they were" in found["full"]
+    assert found["again"].startswith(
+        "ValueError: step 10 must be above 10, the newest checkpoint in"
+    )
+    assert (
+        "/two/9 could not be saved: File too large; earlier ones are as they were" in found["full"]
+    )
     assert found["decided"] == {"rank": 0}
     assert found["problems"] == ["ValueError('at 0')", "OSError('at 1')", None]
 
