@@ -19,8 +19,10 @@ import jax
 import numpy as np
 
 from jaxsparse.axes import AxesByPath, axes_of, num_places
+from jaxsparse.counting import num_true
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import leaves_by_path
+from jaxsparse.processes import whole
 from jaxsparse.types import KernelAxes, PyTree
 
 
@@ -63,6 +65,9 @@ class Csr:
 def to_csr(weights: Any, mask: Any, axes: KernelAxes | None = None) -> Csr:
     """Returns the active weights of one leaf and their positions; other weights are left out.
 
+    The leaf comes to the host, whole. If several processes share it, all of them call this function
+    and get the same arrays.
+
     Args:
       weights: array of any dtype and rank.
       mask: bool, the shape of weights.
@@ -77,7 +82,7 @@ def to_csr(weights: Any, mask: Any, axes: KernelAxes | None = None) -> Csr:
     >>> csr.values, csr.indices, csr.indptr  # the second output has an active 0 and 3
     (array([1., 2., 0., 3.]), array([0, 2, 1, 2], dtype=uint8), array([0, 2, 4], dtype=uint8))
     """
-    weights, mask = np.asarray(weights), np.asarray(mask)
+    weights, mask = whole(weights), whole(mask)
     if weights.shape != mask.shape or mask.dtype != bool:
         raise ValueError(
             f"the mask is {mask.dtype}{mask.shape}; for these weights it must be "
@@ -115,7 +120,8 @@ def from_csr(csr: Csr) -> tuple[np.ndarray, np.ndarray]:
 def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -> PyTree:
     """Returns params with a `Csr` in place of every leaf that has an inactive weight.
 
-    Leaves whose mask is all True (biases, norms, layers that are dense) stay as they are.
+    Leaves whose mask is all True (biases, norms, layers that are dense) stay as they are. Others
+    come to the host, one whole leaf at a time; see `to_csr`.
 
     Args:
       params: any pytree of arrays.
@@ -128,8 +134,8 @@ def to_csr_tree(params: PyTree, masks: PyTree, axes: AxesByPath | None = None) -
     """
     masks = check_masks(masks, params)
     by_path, leaves = leaves_by_path(masks), dict(leaves_by_path(params))
-    for path, mask in by_path.items():
-        if not np.asarray(mask).all():
+    for (path, mask), active in zip(by_path.items(), num_true(by_path.values()), strict=True):
+        if active < np.size(mask):
             leaves[path] = to_csr(leaves[path], mask, axes_of(path, np.shape(mask), axes or {}))
     return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))
 

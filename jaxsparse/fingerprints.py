@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxsparse.counting import mesh_axes
+from jaxsparse.meshes import mesh_of, placed_by
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.types import PyTree
 
@@ -70,19 +71,20 @@ def check_replicas(tree: PyTree, *, name: str = "masks") -> None:
       ValueError: copies differ (names the first leaf), or a leaf lies on several devices without a
         mesh, so that it is not known which of them hold the same part.
     """
-    by_mesh: dict[Mesh, dict[str, jax.Array]] = {}
+    by_mesh: dict[Mesh, dict[str, tuple[PartitionSpec, jax.Array]]] = {}
     for path, leaf in leaves_by_path(tree).items():
         if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
             continue
-        if not isinstance(leaf.sharding, NamedSharding):
+        sharding, mesh = placed_by(leaf), mesh_of(leaf)
+        if sharding is None or mesh is None:
             raise ValueError(
                 f"{name} at {path} has {leaf.sharding}; copies can be compared on a mesh, so place "
                 "it by a NamedSharding"
             )
-        by_mesh.setdefault(leaf.sharding.mesh, {})[path] = _hashable(leaf)
+        by_mesh.setdefault(mesh, {})[path] = sharding.spec, _hashable(leaf)
     for mesh, leaves in by_mesh.items():
-        specs = tuple(leaf.sharding.spec for leaf in leaves.values())
-        differ = np.asarray(_differ(mesh, specs, tuple(leaves.values())))
+        specs, arrays = zip(*leaves.values(), strict=True)
+        differ = np.asarray(_differ(mesh, specs, arrays))
         if differ.any():
             first = list(leaves)[int(np.argmax(differ))]
             raise ValueError(

@@ -44,8 +44,8 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
     computed where the arrays are; waits for the device.
 
     Args:
-      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay sharded. With several
-        processes, an array that one of them has alone comes to its host; it must be the same on all.
+      state: any pytree of arrays, typed keys and numbers. Sharded arrays stay sharded. An array
+        that is not shared by processes, if there are several, must be the same on all of them.
 
     Raises:
       ValueError: a leaf is none of these (names it), or no leaf has entries.
@@ -62,7 +62,7 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
     return arrays, records
 
 
-def fill(state: PyTree, values: Mapping[str, np.ndarray]) -> PyTree:
+def fill(state: PyTree, values: Mapping[str, jax.Array | np.ndarray]) -> PyTree:
     """Returns `state` with new values; every leaf keeps its type and its devices.
 
     Args:

@@ -15,7 +15,8 @@ from jaxsparse.types import PyTree
 
 def mesh_of(tree: PyTree) -> Mesh | None:
     """Returns the mesh of the first leaf that was placed on one; None if there is none."""
-    return next((s.mesh for s in map(placed_by, jax.tree.leaves(tree)) if s is not None), None)
+    found = (sharding.mesh for sharding in map(placed_by, jax.tree.leaves(tree)) if sharding)
+    return next((mesh for mesh in found if isinstance(mesh, Mesh)), None)
 
 
 def placed_by(leaf: object) -> NamedSharding | None:

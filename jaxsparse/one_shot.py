@@ -46,8 +46,8 @@ def random_masks(
     Differs from GraNet's and ITOP's code, whose Bernoulli draws have the count only on average.
     """
     places = tuple((path, placed_by(w)) for path, w in weights.items())
-    key = fold_key(key, "init")
-    return _best(random, tuple(groups.items()), 0, weights, counts, key, places=places)
+    own = fold_key(key, "init")
+    return _best(random, tuple(groups.items()), 0, weights, counts, own, places=places)
 
 
 class ScoreOptions(TypedDict, total=False):

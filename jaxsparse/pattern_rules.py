@@ -11,7 +11,6 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import first_matches, leaf_shapes, prunable_leaves
 from jaxsparse.patterns import Pattern, PatternRules
@@ -144,7 +143,8 @@ def _bad_groups(mask: jax.Array, groups: Groups) -> _Bad:
         stride = math.prod(active.shape[axis + 1 :])
         index += lax.broadcasted_iota(jnp.int32, active.shape, axis) * stride
     first = jnp.where(bad, index, np.int32(2**31 - 1)).min()
-    return _Bad(count_true(bad)[0], first, jnp.where(index == first, active, 0).sum())
+    # Groups may be fewer than devices, which `count_true` does not take.
+    return _Bad(bad.sum(dtype=jnp.int32), first, jnp.where(index == first, active, 0).sum())
 
 
 def _num_groups(groups: Groups) -> tuple[int, ...]:

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
-from jaxsparse.meshes import on_all_devices
+from jaxsparse.meshes import mesh_of, on_all_devices
 from jaxsparse.types import PyTree
 
 T = TypeVar("T")
@@ -71,27 +70,40 @@ def is_shared(tree: PyTree) -> bool:
 
 
 def whole(leaf: Any) -> np.ndarray:
-    """Returns all of an array as a NumPy array; collective if processes share it.
+    """Returns all of an array on the host, part by part; collective if processes share it.
 
     A leaf that processes share is first copied to every device, so each device needs memory for one
-    whole leaf at that moment. In one process its parts go to the host one by one.
+    whole leaf at that moment.
     """
-    return np.asarray(_readable(leaf))
+    return _on_host(_readable(leaf))
 
 
 def whole_on_first(leaf: Any) -> np.ndarray | None:
-    """Returns all of an array on process 0, and None on the others; collective, as `whole`."""
+    """Returns `whole` of an array on process 0, None on the others; collective if it is shared."""
     leaf = _readable(leaf)
-    return np.asarray(leaf) if jax.process_index() == 0 else None
+    return _on_host(leaf) if jax.process_index() == 0 else None
 
 
 def _readable(leaf: Any) -> Any:
     """An array that this process can read: it has all parts of it, or a copy of the whole."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
-    if not isinstance(leaf.sharding, NamedSharding):
+    if (mesh := mesh_of(leaf)) is None:
         raise ValueError(f"an array that processes share lies on no mesh: {leaf.sharding}")
-    return jax.device_put(leaf, on_all_devices(leaf.sharding.mesh))
+    return jax.device_put(leaf, on_all_devices(mesh))
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+        return np.asarray(leaf)
+    if leaf.is_fully_replicated:
+        return np.asarray(leaf.addressable_data(0))
+    # `np.asarray` of the leaf would keep the copy for as long as the leaf lives.
+    array = np.empty(leaf.shape, leaf.dtype)
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            array[shard.index] = np.asarray(shard.data)
+    return array
 
 
 def _from_one(text: str, source: int) -> str:

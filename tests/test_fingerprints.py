@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxsparse
 from jaxsparse.fingerprints import array_fingerprint
-
-P = PartitionSpec
 
 
 def mix(x):
@@ -78,7 +77,7 @@ def test_it_depends_on_entries_places_and_leaves():
     assert len({int(jaxsparse.fingerprint(tree)) for tree in trees}) == len(trees)
 
 
-def with_copies(copies, spec=PartitionSpec()):
+def with_copies(copies, spec):
     """A leaf on a mesh of 2 x 4 whose part on each device is given."""
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, spec)

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "checks": {"types", "integers"},
     "text_table": set(),
     "counting": set(),
-    "fingerprints": {"types", "counting", "paths"},
+    "fingerprints": {"types", "counting", "paths", "meshes"},
     "meshes": {"types"},
     "processes": {"types", "meshes"},
     "comparable": set(),

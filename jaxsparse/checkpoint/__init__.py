@@ -15,9 +15,9 @@ part can therefore be read without the code that made the rest, and damage is fo
 does not notice that a byte inside an array has changed.
 
 When `save_checkpoint` returns, the checkpoint is complete, and the next step may donate the state.
-With `wait=False` the step may donate it, too, but files are written in the background; the next call
-raises an error of it. Several processes all make the same calls on a folder that they share: each
-writes and reads the parts of arrays that its devices hold. A checkpoint can be restored on any
+With `wait=False` the step may donate it, too, but files are written in the background, and the next
+call raises an error of it. Several processes all make the same calls on a folder that they share:
+each writes and reads the parts of arrays that its devices hold. A checkpoint can be restored on any
 number of devices and processes. `import jaxsparse` does not import this package, because Orbax is
 slow to import.
 """

@@ -69,7 +69,7 @@ def write(
         return opened.pop_all().close
 
 
-def read_contents(folder: Path, step: int) -> dict[str, Any]:
+def read_contents(folder: Path, step: int) -> Mapping[str, Any]:
     """Reads the records and the extras of a checkpoint, as JSON has them; in one process alone."""
     with _quiet():
         return ocp.JsonCheckpointHandler().restore(_path(folder, step, "contents"))

@@ -138,9 +138,9 @@ def _chosen_step(folder: Path, step: int | None) -> int:
     return step
 
 
-def _readable_contents(folder: Path, step: int, name: str) -> dict[str, Any]:
+def _readable_contents(folder: Path, step: int, name: str) -> Mapping[str, Any]:
     contents, problem = contents_of(folder, step, name)
-    if contents is None:
+    if problem is not None:
         raise ValueError(f"{name} cannot be read: {problem}")
     return contents
 

@@ -107,7 +107,7 @@ def restore_checkpoint(path: StrPath, state: PyTree | Callable[[int], PyTree]) -
             damage[step] = str(error)
             continue
         note = decided(functools.partial(set_aside, folder, damage))
-        return Restored(step, fill(like, values | added), contents["extras"], note)
+        return Restored(step, fill(like, {**values, **added}), contents["extras"], note)
     if damage:
         step, why = next(iter(damage.items()))
         raise ValueError(f"no checkpoint in {folder} can be read; {step} cannot because: {why}")
@@ -158,19 +158,19 @@ def _check(values: Mapping[str, jax.Array | np.ndarray], records: Mapping[str, R
         raise ValueError(f"{path} has another checksum than when it was saved")
 
 
-def contents_of(folder: Path, step: int, name: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Returns the contents of a checkpoint, or the reason why they cannot be read.
+def contents_of(folder: Path, step: int, name: str) -> tuple[Mapping[str, Any], str | None]:
+    """Returns the contents of a checkpoint, and the reason if they cannot be read, else None.
 
     Raises:
       OSError, MemoryError: the system does not let them be read.
     """
     try:
         contents = read_contents(folder, step)
-        records_in(contents), contents["extras"]
+        records_in({"records": contents["records"], "extras": contents["extras"]})
     except Exception as error:  # JSON and Orbax raise many types for damage
         if problem := of_system(error, name):
             raise problem from error
-        return None, reason(error)
+        return {}, reason(error)
     return contents, None
 
 

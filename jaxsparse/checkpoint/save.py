@@ -45,7 +45,8 @@ def save_checkpoint(
       wait: whether to return only when the checkpoint is complete. If False, the call returns when
         all arrays are on the host: the next step may donate the state while files are written. An
         error is then raised by the next call for this folder, or by `wait_for_checkpoint`, which a
-        program calls before it ends.
+        program must call before it ends: Python stops the threads of a program that ends, and the
+        checkpoint is lost, with an error on the terminal.
 
     Raises:
       ValueError: the step is not above all others, JSON cannot hold the extras, a leaf of state is

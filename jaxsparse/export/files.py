@@ -13,11 +13,12 @@ axes if they are not the last one, and checksums of everything that `load_safete
 description.py).
 """
 
+import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,8 @@ from jaxsparse.export.tensors import assembled, compressed
 from jaxsparse.flat_state import nested, renamed
 from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
-from jaxsparse.types import PyTree
+from jaxsparse.processes import decided, is_shared, whole, whole_on_first
+from jaxsparse.types import KernelAxes, PyTree
 
 # The format's names of the dtypes of NumPy, including those that JAX adds.
 _DTYPES = {
@@ -72,6 +74,10 @@ def save_safetensors(
     The file is written completely or not at all, and replaces an existing file, as in `safetensors`
     itself. The same trees give the same bytes, except that your own metadata may come in any order.
 
+    Sharded leaves come to the host one by one, and stay there only by their active weights. If
+    several processes share leaves, all of them call this function: process 0 writes the file, and
+    all return its sizes, or raise its error. The leaf that is next is copied to every device.
+
     Args:
       path: the file; its folder must exist.
       params: any pytree of arrays. bfloat16 and 8-bit floats are written as such, scalars with
@@ -99,27 +105,60 @@ def save_safetensors(
     """
     masks = dense_masks(params) if masks is None else masks
     masks = check_masks(masks, params)
-    tensors: dict[str, np.ndarray] = {}
-    rows: list[LeafSize] = []
-    sparse: dict[str, SparseLeaf] = {}
-    by_path = leaves_by_path(masks)
+    header = _checked_metadata(metadata or {})
+    shared = is_shared((params, masks))
+    bring = whole_on_first if shared else whole
+    by_path, stored = leaves_by_path(masks), []
     for name, leaf in leaves_by_path(params).items():
-        weights, mask = _array(name, leaf), np.asarray(by_path[name])
-        csr = None if mask.all() else to_csr(weights, mask, axes_of(name, mask.shape, axes or {}))
-        form, parts = compressed(weights, mask, csr)
+        _check_dtype(name, leaf)
+        found = axes_of(name, np.shape(leaf), axes or {})
+        weights, mask = bring(leaf), bring(by_path[name])
+        if weights is not None and mask is not None:
+            stored.append(_stored(name, weights, mask, found))
+    write = functools.partial(_write, Path(path), stored, header)
+    return _report(*decided(write)) if shared else write()
+
+
+class _Stored(NamedTuple):
+    """A leaf as it will be in the file: its sizes, tensors by suffix, and rows if it is sparse."""
+
+    size: LeafSize
+    parts: dict[str, np.ndarray]
+    outputs: tuple[int, ...] | None
+
+
+def _stored(name: str, weights: np.ndarray, mask: np.ndarray, axes: KernelAxes) -> _Stored:
+    # In C order: safetensors writes the memory of an array as it is and ignores its strides.
+    weights = np.asarray(weights, order="C")
+    csr = None if mask.all() else to_csr(weights, mask, axes)
+    form, parts = compressed(weights, mask, csr)
+    num_bytes = sum(part.nbytes for part in parts.values())
+    counts = (int(np.count_nonzero(mask)), mask.size, weights.nbytes, num_bytes)
+    return _Stored(LeafSize(name, mask.shape, form, *counts), parts, csr and csr.outputs)
+
+
+def _write(path: Path, stored: Sequence[_Stored], header: Mapping[str, str]) -> SizeReport:
+    """Writes the file, and returns its sizes."""
+    tensors: dict[str, np.ndarray] = {}
+    sparse: dict[str, SparseLeaf] = {}
+    for size, parts, outputs in stored:
         for suffix, part in parts.items():
-            if name + suffix in tensors or name == "__metadata__":  # of the header
-                raise ValueError(f"the name {name + suffix} is taken in the file; rename the leaf")
-            tensors[name + suffix] = part
-        if csr is not None:
-            sparse[name] = SparseLeaf(form, weights.shape, csr.outputs)
-        stored = sum(part.nbytes for part in parts.values())
-        num_active = int(np.count_nonzero(mask))
-        rows.append(LeafSize(name, mask.shape, form, num_active, mask.size, weights.nbytes, stored))
-    header = {**_checked_metadata(metadata or {}), KEY: describe(tensors, sparse)}
-    data = _safetensors().numpy.save(tensors, header)
-    _write(Path(path), data)
-    return SizeReport(tuple(rows), len(data) - sum(row.stored_bytes for row in rows))
+            name = size.path + suffix
+            if name in tensors or name == "__metadata__":  # of the header
+                raise ValueError(f"the name {name} is taken in the file; rename the leaf")
+            tensors[name] = part
+        if size.form != "dense":
+            sparse[size.path] = SparseLeaf(size.form, size.shape, outputs)
+    data = _safetensors().numpy.save(tensors, {**header, KEY: describe(tensors, sparse)})
+    _replace(path, data)
+    sizes = tuple(leaf.size for leaf in stored)
+    return SizeReport(sizes, len(data) - sum(size.stored_bytes for size in sizes))
+
+
+def _report(leaves: Sequence[Any], header_bytes: int) -> SizeReport:
+    """A report that another process may have sent, without its types."""
+    sizes = (LeafSize(path, tuple(shape), *rest) for path, shape, *rest in leaves)
+    return SizeReport(tuple(sizes), header_bytes)
 
 
 def load_safetensors(
@@ -182,17 +221,15 @@ def _as_in(like: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [ours[path] for path in wanted])
 
 
-def _array(path: str, leaf: Any) -> np.ndarray:
+def _check_dtype(path: str, leaf: Any) -> None:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError(f"params at {path} is a random key; write jax.random.key_data of it")
-    # In C order: safetensors writes the memory of an array as it is and ignores its strides.
-    array = np.asarray(leaf, order="C")
-    if array.dtype.name not in _DTYPES.values():
+    dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+    if dtype.name not in _DTYPES.values():
         raise ValueError(
-            f"params at {path} has dtype {array.dtype.name}; a safetensors file can hold "
+            f"params at {path} has dtype {dtype.name}; a safetensors file can hold "
             + ", ".join(_DTYPES.values())
         )
-    return array
 
 
 def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
@@ -202,7 +239,7 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return metadata
 
 
-def _write(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.processes import whole
 from jaxsparse.types import PyTree
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -87,7 +88,7 @@ def _filler(leaf: Any) -> Callable[[], Any]:
     # Python's numbers, and arrays made from them, have weak types, which NumPy does not know.
     if isinstance(leaf, bool | int | float | complex) or getattr(leaf, "weak_type", False):
         return lambda: leaf
-    array = np.asarray(leaf, order="C")
+    array = np.ascontiguousarray(whole(leaf)).reshape(np.shape(leaf))
     # Compared by bits, so that -0.0 stays -0.0.
     kept = array.reshape(-1, 1).view(np.uint8).any(axis=1)
     positions = np.flatnonzero(kept).astype(np.int32)

@@ -16,6 +16,7 @@ from jaxsparse.export.heads import as_tensor, stacked
 from jaxsparse.export.pytorch import Layout, Rename, to_torch_layout, torch_name
 from jaxsparse.masks import check_masks
 from jaxsparse.paths import leaves_by_path, prunable_paths
+from jaxsparse.processes import whole
 from jaxsparse.types import PyTree, Rules
 
 
@@ -67,7 +68,7 @@ def params_to_torch(
     pruned = _masked_paths(masks, prunable)
     entries = {(path, "_orig" if path in pruned else ""): x for path, x in leaves.items()}
     for path in pruned:
-        entries[path, "_mask"] = np.asarray(of_leaves[path]).astype(jnp.result_type(leaves[path]))
+        entries[path, "_mask"] = whole(of_leaves[path]).astype(jnp.result_type(leaves[path]))
     return _named(entries, rename, layout, axes)
 
 
@@ -151,7 +152,7 @@ def _for_torch(path: str, x: Any) -> np.ndarray:
     dtype = jnp.result_type(x)
     if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
         raise ValueError(f"leaf {path} is {dtype}{np.shape(x)}, which is no array of numbers")
-    array = np.asarray(x)
+    array = whole(x)
     if array.dtype.kind != "V":
         return array
     # These are bfloat16, float8 and int4, which NumPy itself does not have either.

@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxsparse.checks import check_whole
 from jaxsparse.csr import matrix_shape
 from jaxsparse.integers import whole_number
+from jaxsparse.processes import whole
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +108,7 @@ def positions_of(mask: jax.Array, capacity: int | None = None) -> Positions:
         return Positions(flat.astype(jnp.int32), active, shape)
     rows, columns = matrix_shape(shape)
     # NumPy compiles nothing for a new capacity.
-    found = np.flatnonzero(np.asarray(mask).reshape(columns, rows).T)
+    found = np.flatnonzero(whole(mask).reshape(columns, rows).T)
     capacity = check_whole("capacity", len(found) if capacity is None else capacity, 0, size)
     if len(found) > capacity:
         raise ValueError(f"capacity {capacity} for {len(found)} active weights")

@@ -69,12 +69,17 @@ def _from_jaxpruner(after, printed):
     jaxsparse.check(ours["params"], ours["opt_state"], ours["masks"])
 
 
-def _sharded_start(after, printed):
+def _several_devices(after, printed):
     """On eight devices, as the tests have them."""
-    state = after[-1]["state"]
-    for tree in (state.params, state.masks, state.opt_state[0].mu):
-        assert tree["Dense_0"]["kernel"].sharding.spec == P("data")
-    assert int(state.events.num_taken) == 2 and int(state.step) == 41
+    names = after[-1]
+    state, sharded, born = names["state"], names["sharded"], names["born"]
+    assert int(state.events.num_taken) == 2 and int(state.step) == 40
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(state)} == {names["mesh"]}
+    assert (int(sharded.step), int(born.step)) == (41, 1)
+    for made in (sharded, born):
+        for tree in (made.params, made.masks, made.opt_state[0].mu):
+            assert tree["Dense_0"]["kernel"].sharding.spec == P("data")
+    assert printed.startswith("masks ")
 
 
 COMES_TO = {
@@ -86,7 +91,7 @@ COMES_TO = {
     "docs/stopping_and_going_on.md": _stopping,
     "docs/your_own_criterion.md": _your_own,
     "docs/from_jaxpruner.md": _from_jaxpruner,
-    "docs/sharded_start.md": _sharded_start,
+    "docs/many_devices.md": _several_devices,
 }
 
 
