@@ -1,0 +1,201 @@
+"""Turns stored images into batches, in worker processes that Grain runs.
+
+An element of the pipeline is a chunk: up to 64 images of one process's part of a batch. A chunk is
+a function of its number, so no worker has a state; worker w of W makes the chunks w, w + W, w + 2 W
+and so on. Grain hands them on in order, through shared memory.
+"""
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import parent_process
+from typing import Any, NamedTuple
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from experiments.data.corrupt import Corrupt
+from experiments.data.crops import eval_image, train_image
+from experiments.data.imagenet_records import Records, Stored
+from experiments.data.jpeg import UnreadableError
+from experiments.data.order import Order
+
+MOST = 64  # images of a chunk: 10 MB at 224, of which each worker holds up to four
+ENDLESS = 2**31  # chunks; Grain wants an end, and this one is never reached
+_TRIES = 100  # corrupt images in a row after which the whole split is taken for damaged
+
+
+class Chunk(NamedTuple):
+    """Some images of a batch.
+
+    Attributes:
+      images: uint8[n, size, size, 3] in RGB.
+      labels: int32[n], in [0, 1000).
+      weights: float32[n]: 1 for an image, 0 for a place without one, whose pixels and label are 0.
+      corrupt: the fields of a `Corrupt` for each image that could not be read.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    corrupt: tuple[tuple[Any, ...], ...]
+
+
+class TrainChunks(NamedTuple):
+    """The chunks of training, as a source of Grain: random crops, half of them flipped.
+
+    A corrupt image is replaced by the next image of the split that can be read.
+
+    Attributes:
+      records: the training split.
+      order: which image stands where.
+      step: completed steps; the first chunk belongs to the step after them.
+      parts: the places of a batch that each chunk fills.
+      size: height and width of the crops.
+    """
+
+    records: Records
+    order: Order
+    step: int
+    parts: Sequence[range]
+    size: int
+
+    def __call__(self, number: int) -> Chunk:
+        """Makes chunk `number`."""
+        steps, part = divmod(number, len(self.parts))
+        step, places = self.step + steps, self.parts[part]
+        chunk, corrupt = _empty(len(places), self.size), []
+        found = self.records.read(self.order.images(step, places))
+        for row, (place, one) in enumerate(zip(places, found, strict=True)):
+            for _ in range(_TRIES):
+                rng = self.order.rng(step, place)  # a replacement has the draws of its place
+                failed = _fill(chunk, row, one, functools.partial(train_image, rng=rng))
+                if failed is None:
+                    break
+                corrupt.append(failed)
+                (one,) = self.records.read([(failed.index + 1) % len(self.records)])
+            else:
+                raise ValueError(f"{_TRIES} images in a row cannot be read, the last is {failed}")
+        return chunk._replace(corrupt=tuple(map(tuple, corrupt)))
+
+
+class EvalChunks(NamedTuple):
+    """The chunks of an evaluation: the centre of each image of the split.
+
+    Places behind the last image are empty, and so is that of a corrupt image: no other one stands
+    in for it, as it would count twice.
+
+    Attributes:
+      records: the validation split.
+      batch_size: images of a batch over all processes.
+      parts: the places of a batch that each chunk fills.
+      size: height and width of the crops.
+    """
+
+    records: Records
+    batch_size: int
+    parts: Sequence[range]
+    size: int
+
+    def __call__(self, number: int) -> Chunk:
+        """Makes chunk `number`."""
+        batch, part = divmod(number, len(self.parts))
+        places = self.parts[part]
+        chunk = _empty(len(places), self.size)
+        first = batch * self.batch_size
+        indices = [first + place for place in places if first + place < len(self.records)]
+        found = self.records.read(indices) if indices else []
+        failed = [_fill(chunk, row, one, eval_image) for row, one in enumerate(found)]
+        return chunk._replace(corrupt=tuple(tuple(one) for one in failed if one is not None))
+
+
+def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Iterator[Chunk]:
+    """Yields chunks 0, 1, 2 ... that worker processes make ahead of time.
+
+    Args:
+      make: makes a chunk from its number.
+      length: number of chunks.
+      workers: processes; with 0 a thread of this process makes one chunk ahead.
+
+    Returns:
+      The chunks. The workers end when the iterator is closed or forgotten.
+    """
+    # A thread makes the next chunk while the last one is handed on.
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    dataset = grain.MapDataset.source(_Source(make, length)).to_iter_dataset(reading)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which our scripts do not have
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        init = functools.partial(_start_worker, make.records)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=init)
+    else:
+        _share_cores(make.records)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+class _Source:
+    def __init__(self, make: Callable[[int], Chunk], length: int):
+        self._make, self._length = make, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> Chunk:
+        return self._make(number)
+
+
+def _start_worker(records: Records, index: int, count: int) -> None:
+    """Prepares a worker process: the one that trains decides when it ends, and how.
+
+    A signal to the whole group of processes must not take the workers away while the run saves its
+    last checkpoint. A worker whose parent was killed would wait forever for its batch to be taken.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _share_cores(records)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _share_cores(records: Records) -> None:
+    """Keeps OpenCV's threads off the cores of other workers, and allows enough open files."""
+    cv2.setNumThreads(0)
+    records.allow_open_files()
+
+
+def _empty(num_images: int, size: int) -> Chunk:
+    return Chunk(
+        np.zeros((num_images, size, size, 3), np.uint8),
+        np.zeros(num_images, np.int32),
+        np.zeros(num_images, np.float32),
+        (),
+    )
+
+
+def _fill(
+    chunk: Chunk, row: int, one: Stored | Corrupt, crop: Callable[..., np.ndarray]
+) -> Corrupt | None:
+    """Writes an image into a row of a chunk; returns why not if it is corrupt."""
+    if isinstance(one, Corrupt):
+        return one
+    try:
+        chunk.images[row] = crop(one.data, size=chunk.images.shape[1])
+    except UnreadableError as error:
+        return Corrupt(one.split, one.index, one.name, str(error))
+    chunk.labels[row], chunk.weights[row] = one.label, 1.0
+    return None
