@@ -94,7 +94,7 @@ def write(name: str, content: Content, data_dir: Path) -> None:
         try:
             Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
         except RuntimeError as error:  # the writer of records raises it on a full disk
-            raise OSError(f"{data_dir} cannot be written: {_first_line(error)}") from error
+            raise OSError(f"{data_dir} cannot be written: {first_line(error)}") from error
 
 
 def read(name: str, version: str, data_dir: Path) -> dict[str, Split]:
@@ -149,20 +149,42 @@ def decode(name: str, version: str, data_dir: Path) -> dict[str, Split]:
     Raises:
       DamagedError, ValueError: as `read`.
     """
+    builder = open_builder(name, version, data_dir, splits=("train", "test"))
+    splits = {split: builder.info.splits[split] for split in ("train", "test")}
+    total = sum(info.num_examples for info in splits.values())
+    # The bar is shown after a second.
+    with progress_bar(total, f"reading {name}", unit="image", delay=1, leave=False) as bar:
+        return {split: _read_split(builder, split, data_dir, bar) for split in splits}
+
+
+def open_builder(name: str, version: str, data_dir: Path, *, splits: Sequence[str]) -> Any:
+    """Opens a prepared data set with TFDS, and reads its information but no record.
+
+    Args:
+      name: name of the data set in TFDS.
+      version: its version in TFDS.
+      data_dir: folder that holds `NAME/VERSION`.
+      splits: the splits that it must have.
+
+    Returns:
+      TFDS's builder of the data set.
+
+    Raises:
+      DamagedError: the information cannot be read, or lacks a split; it is a ValueError.
+      ValueError: the files have another format, or TFDS is not installed.
+    """
     folder = folder_of(name, version, data_dir)
     tfds = import_tfds()
-    with _damage(folder, prepare_command(name, data_dir)):
+    with damage(folder, prepare_command(name, data_dir)):
         builder = tfds.builder_from_directory(folder)
-        splits = {split: builder.info.splits[split] for split in ("train", "test")}
+        for split in splits:
+            builder.info.splits[split]  # raises an error that names those which are there
     if (found := builder.info.file_format.value) != "array_record":
         raise ValueError(
             f"{folder} holds {found} files, expected array_record, which needs no TensorFlow; "
             f"move it away and run: {prepare_command(name, data_dir)}"
         )
-    total = sum(info.num_examples for info in splits.values())
-    # The bar is shown after a second.
-    with progress_bar(total, f"reading {name}", unit="image", delay=1, leave=False) as bar:
-        return {split: _read_split(builder, split, data_dir, bar) for split in splits}
+    return builder
 
 
 def official_order(split: str, num_examples: int) -> np.ndarray:
@@ -192,7 +214,7 @@ def _read_split(builder: Any, split: str, data_dir: Path, bar: tqdm) -> Split:
     stop = 0
     for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
         start, stop = stop, stop + length
-        with _damage(path, prepare_command(builder.name, data_dir)):
+        with damage(path, prepare_command(builder.name, data_dir)):
             for first in range(start, stop, _CHUNK):
                 places = range(first, min(first + _CHUNK, stop))
                 for key, example in zip(keys[places], source.__getitems__(places), strict=True):
@@ -215,16 +237,17 @@ def _pixels(png: bytes) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _damage(path: Path, command: str) -> Iterator[None]:
+def damage(path: Path, command: str) -> Iterator[None]:
     """Turns an error of any type, as TFDS and its readers raise, into one that names the file."""
     try:
         yield
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise DamagedError(f"{path} cannot be read: {reason}; run again: {command}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
