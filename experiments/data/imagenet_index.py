@@ -62,32 +62,31 @@ class Index(NamedTuple):
         return digest.hexdigest()
 
 
-def index(split: str, images: Iterable[tuple[Path, Iterable[Image]]]) -> Index:
-    """Collects the images of a split.
+def index(split: str, portions: Iterable[tuple[Path, Sequence[Image]]]) -> Index:
+    """Collects the images of a split, and keeps them as arrays.
 
     Args:
       split: name of the split, for messages.
-      images: a tar with the images in it, as often as wanted for the same tar.
+      portions: tars with some or none of their images. The portions of a tar follow each other.
 
     Returns:
-      The index, in the order of `images`.
+      The index, in the order of `portions`.
 
     Raises:
       ValueError: there is no image, a name is no ASCII, or two images have the same name.
     """
     tars: list[Path] = []
     parts: list[list[np.ndarray]] = []
-    for path, rows in images:
+    for path, images in portions:
         if path not in tars[-1:]:
             tars.append(path)
-        columns = list(zip(*rows, strict=True))
-        if columns:
-            names, labels, offsets, sizes = columns
+        if images:
+            names, labels, offsets, sizes = zip(*images, strict=True)
             tar = np.full(len(names), len(tars) - 1, np.int32)
-            numbers = np.array(labels, np.int32), np.array(offsets, np.int64), np.array(sizes)
-            parts.append([tar, _ascii(names, path), *numbers])
+            places = np.array([offsets, sizes], np.int64)
+            parts.append([tar, _ascii(names, path), np.array(labels, np.int32), *places])
     if not parts:
-        raise ValueError(f"{split}: no image in {', '.join(map(str, tars)) or 'no tar'}")
+        raise ValueError(f"{split}: no image in {', '.join(map(str, tars))}")
     found = Index(tars, *(np.concatenate(column) for column in zip(*parts, strict=True)))
     _check_names(split, found)
     return found

@@ -98,7 +98,7 @@ def stock_order(split: str, names: np.ndarray) -> np.ndarray:
     Returns:
       int64[n], the position in `names` of the image at each place.
 
-    >>> stock_order("train", np.array([b"n01440764_1.JPEG", b"n01440764_2.JPEG"]))
+    >>> stock_order("train", np.array([b"n01440764_5.JPEG", b"n01440764_1.JPEG"]))
     array([1, 0])
     """
     salt = split.encode()

@@ -5,8 +5,10 @@ The official form is `ILSVRC2012_img_train.tar`, a tar of one tar for each class
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from experiments.data.bar import progress_bar
 from experiments.data.imagenet_index import (
@@ -46,12 +48,7 @@ def read_copy(folder: Path, *, subset: bool = False) -> dict[str, Index]:
     indices = {}
     with progress_bar(sum(sizes.values()), "listing", unit="B", unit_scale=True) as bar:
         for split, paths in tars.items():
-            parts = []
-            for path in paths:
-                for images in _images(split, path, label_of):
-                    parts.append((path, images))
-                    bar.update(sum(image.size for image in images))
-            indices[split] = index(split, parts)
+            indices[split] = index(split, _portions(split, paths, label_of, bar))
             if not subset:
                 check_is_whole(split, indices[split])
     return indices
@@ -82,14 +79,21 @@ def find(folder: Path) -> dict[str, list[Path]]:
     return tars
 
 
-def _images(split: str, path: Path, label_of: Mapping[str, int]) -> Iterator[list[Image]]:
-    """Yields the images of a tar in portions."""
-    if path.name == OFFICIAL["train"]:
-        yield from _train_images(path, label_of)
-    elif path.name == OFFICIAL["validation"]:
-        yield _validation_images(path, label_of)
-    else:
-        yield shard_images(split, path, label_of)
+def _portions(
+    split: str, paths: Sequence[Path], label_of: Mapping[str, int], bar: tqdm
+) -> Iterator[tuple[Path, list[Image]]]:
+    """Yields tars with images in them: those of a class at a time, or of a tar."""
+    for path in paths:
+        if path.name == OFFICIAL["train"]:
+            portions = _train_images(path, label_of)
+        elif path.name == OFFICIAL["validation"]:
+            portions = [_validation_images(path, label_of)]
+        else:
+            portions = [shard_images(path, label_of)]
+        yield path, []  # a tar without images is named too
+        for images in portions:
+            yield path, images
+            bar.update(sum(image.size for image in images))
 
 
 def _train_images(path: Path, label_of: Mapping[str, int]) -> Iterator[list[Image]]:

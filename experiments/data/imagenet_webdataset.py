@@ -46,11 +46,10 @@ def shards(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def shard_images(split: str, path: Path, label_of: Mapping[str, int]) -> list[Image]:
+def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
     """Lists the images of a tar.
 
     Args:
-      split: "train" or "validation".
       path: the tar.
       label_of: name of each class to its label.
 
@@ -93,15 +92,21 @@ def _image(
             raise ValueError(f"{where}.json is no JSON ({error})") from error
         if not isinstance(about, dict):
             raise ValueError(f"{where}.json is {about!r}, expected an object with a label")
-    label = _content(descriptor, parts["cls"]).decode() if "cls" in parts else about.get("label")
+    label = (
+        _content(descriptor, parts["cls"]).decode(errors="replace")
+        if "cls" in parts
+        else about.get("label")
+    )
     if label is None:
         raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
     label = _number(where, label)
     name = PurePosixPath(about.get("filename") or f"{key}.JPEG").name
     match = _TRAIN_IMAGE.fullmatch(name)
     if match and label_of.get(match[1]) != label:
-        expected = label_of.get(match[1], "none, as it is no class of ImageNet")
-        raise ValueError(f"{where} has label {label}, but {match[1]} has label {expected}")
+        other = (
+            f"has label {label_of[match[1]]}" if match[1] in label_of else "is no class of ImageNet"
+        )
+        raise ValueError(f"{where} has label {label}, but {match[1]} {other}")
     return Image(name, label, image.offset, image.size)
 
 
