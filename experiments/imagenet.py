@@ -66,8 +66,6 @@ MODELS = {f"resnet{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Item = TypeVar("Item")
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +244,7 @@ def fit(reached: Reached, data: Data, folder: Folder, bar: tqdm, meter: Meter) -
             batch = meter.next(batches)
             step += 1
             state, loss = take_step(run.method.is_due(step), state, batch)
+            meter.follow(loss)
             if jax.default_backend() == "cpu":  # its devices wait for each other if steps overlap
                 jax.block_until_ready(loss)
             bar.update()
@@ -484,7 +483,9 @@ def prefetched(
 def normalise(images: jax.Array) -> jax.Array:
     """Maps uint8[n, h, w, 3] pixels to float32 with mean 0 and deviation 1 in each channel."""
     of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
-    return (images.astype(jnp.float32) / 255.0 - of_channels(MEAN)) / of_channels(STD)
+    return (images.astype(jnp.float32) / 255.0 - of_channels(imagenet.MEAN)) / of_channels(
+        imagenet.STD
+    )
 
 
 def blank(config: Config) -> Dataset:

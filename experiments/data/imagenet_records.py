@@ -144,4 +144,3 @@ def _open_split(builder: Any, split: str, data_dir: Path) -> Records:
     with records.damage(Path(paths[0]).parent, command):
         examples = builder.as_data_source(split=split, deserialize_method=as_stored)
     return Records(split, examples, list(zip(paths, info.shard_lengths, strict=True)))
-

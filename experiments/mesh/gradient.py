@@ -67,4 +67,4 @@ def explicit(mesh: Mesh, gradient: Callable[..., Any]) -> Callable[..., Any]:
 
 def mean(x: jax.Array) -> jax.Array:
     """Returns the mean over the devices; what they have alike already stays as it is."""
-    return jax.lax.pmean(x, AXIS) if AXIS in jax.typeof(x).vma else x
+    return jax.lax.pmean(x, AXIS) if AXIS in jax.typeof(x).manual_axis_type.varying else x

@@ -1,6 +1,6 @@
 """`imagenet.py` with a network of 8 channels, in this process or in one of its own.
 
-    python tests/experiments/tiny_imagenet.py FLAGS
+python tests/experiments/tiny_imagenet.py FLAGS
 """
 
 import functools
@@ -11,7 +11,7 @@ from experiments.options import cli, flags
 from jaxsparse.nn.resnet import BasicBlock, ResNet
 
 TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=8)
-SHORT = "--model=tiny --image_size=32 --batch_size=16 --workers=0"
+SHORT = "--model=tiny --image_size=16 --batch_size=16 --workers=0"
 
 
 def main(argv):
