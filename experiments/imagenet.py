@@ -216,7 +216,7 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
         if is_first():
             report.draw(folder, reached.state, title)
             folder.finish(summary)
-    return describe(summary)
+    return describe(summary) if is_first() else ""
 
 
 def created(config: Config, run: Run, mesh: Mesh) -> RunState:
@@ -260,7 +260,8 @@ def fit(reached: Reached, data: Data, folder: Folder, bar: tqdm, meter: Meter) -
                 if stops or metrics.checkpoint_is_due(run, step):
                     save(folder.path / "checkpoints", reached, wait=stops or step == run.steps)
             if stops:
-                bar.write(f"stopped after step {step}; the same command goes on", file=sys.stderr)
+                if is_first():
+                    bar.write(f"stopped after step {step}; the same command goes on", sys.stderr)
                 raise SystemExit(128 + signal.SIGTERM)
     return reached
 
@@ -358,7 +359,10 @@ def resume(path: Path, run: Run, state: RunState) -> Reached:
 def summarise(
     config: Config, begun: Run, reached: Reached, data: Data, records: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Checks the masks' invariants once more, and sums up the run, on all processes alike."""
+    """Checks the masks' invariants once more, and sums up the run, on all processes together.
+
+    The first process has the records, and so the FLOPs.
+    """
     run, state = reached.run, reached.state
     state.check()
     table = state.summary()
@@ -380,7 +384,7 @@ def summarise(
         "val_accuracy": evaluate(run, state.variables, data),
         "best_val_accuracy": reached.best[0],
         "best_step": reached.best[1],
-        **cost.flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **(cost.flops_of_run(dense, records, sizes, run.method, run.batch_size) if records else {}),
         **cost.extras(begun.model, image, begun.phase, run.batch_size, table.num_active),
         **cost.peak_memory(),
         "steps": run.steps,
