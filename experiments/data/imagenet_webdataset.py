@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.data.imagenet_index import NUM_CLASSES, Image
+from experiments.data.imagenet_index import NUM_CLASSES, Image, Labels
 from experiments.data.tar_members import Member, members
 
 _SHARD = re.compile(r"(?P<stem>.*)(?P<split>train|validation|val)[-_](?P<number>\d+)\.tar")
-_TRAIN_IMAGE = re.compile(r"(n\d{8})_\d+\.JPEG")
 _IMAGE_SUFFIXES = ("jpg", "jpeg")
 
 
@@ -46,12 +45,12 @@ def shards(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
+def shard_images(path: Path, labels: Labels) -> list[Image]:
     """Lists the images of a tar.
 
     Args:
       path: the tar.
-      label_of: name of each class to its label.
+      labels: the official ones, for images whose names tell their class.
 
     Returns:
       The images, in the order in which they end in the tar. Their name is that in the .json, else
@@ -59,7 +58,7 @@ def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
 
     Raises:
       ValueError: the tar is cut off, an image has no label or a label no image, or a label is not
-        that of the class in the image's name.
+        that of the image's official name.
     """
     samples: dict[str, dict[str, Member]] = {}
     for member in members(path):
@@ -68,7 +67,7 @@ def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
         samples.setdefault(str(place.with_name(stem)), {})[suffix.lower()] = member
     with open(path, "rb", buffering=0) as file:
         return [
-            _image(file.fileno(), f"{path}: {key}", key, parts, label_of)
+            _image(file.fileno(), f"{path}: {key}", key, parts, labels)
             for key, parts in samples.items()
             if not parts.keys().isdisjoint({*_IMAGE_SUFFIXES, "cls", "json"})
         ]
@@ -79,7 +78,7 @@ def _image(
     where: str,
     key: str,
     parts: Mapping[str, Member],
-    label_of: Mapping[str, int],
+    labels: Labels,
 ) -> Image:
     image = next((parts[suffix] for suffix in _IMAGE_SUFFIXES if suffix in parts), None)
     if image is None:
@@ -101,12 +100,12 @@ def _image(
         raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
     label = _number(where, label)
     name = PurePosixPath(about.get("filename") or f"{key}.JPEG").name
-    match = _TRAIN_IMAGE.fullmatch(name)
-    if match and label_of.get(match[1]) != label:
-        other = (
-            f"has label {label_of[match[1]]}" if match[1] in label_of else "is no class of ImageNet"
-        )
-        raise ValueError(f"{where} has label {label}, but {match[1]} {other}")
+    try:
+        official = labels.of_image(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if official not in (None, label):
+        raise ValueError(f"{where} has label {label}, but {name} is of class {official}")
     return Image(name, label, image.offset, image.size)
 
 
