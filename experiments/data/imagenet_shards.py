@@ -21,7 +21,8 @@ import numpy as np
 
 from experiments.data import records
 from experiments.data.bar import progress_bar
-from experiments.data.imagenet_index import SPLITS, Index
+from experiments.data.imagenet_index import Index
+from experiments.data.imagenet_labels import SPLITS
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # in TFDS
 _READS = 8  # at a time, as a disk or a network file system serves several faster than one

@@ -10,15 +10,8 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from experiments.data.bar import progress_bar
-from experiments.data.imagenet_index import (
-    SPLITS,
-    Image,
-    Index,
-    Labels,
-    check_is_whole,
-    index,
-    read_labels,
-)
+from experiments.data.imagenet_index import Image, Index, check_is_whole, index
+from experiments.data.imagenet_labels import SPLITS, Labels, read_labels
 from experiments.data.imagenet_webdataset import shard_images, shards
 from experiments.data.tar_members import members
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.data.imagenet_index import NUM_CLASSES, Image, Labels
+from experiments.data.imagenet_index import Image
+from experiments.data.imagenet_labels import NUM_CLASSES, Labels
 from experiments.data.tar_members import Member, members
 
 _SHARD = re.compile(r"(?P<stem>.*)(?P<split>train|validation|val)[-_](?P<number>\d+)\.tar")
@@ -99,7 +100,7 @@ def _image(
     if label is None:
         raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
     label = _number(where, label)
-    name = PurePosixPath(about.get("filename") or f"{key}.JPEG").name
+    name = PurePosixPath(str(about.get("filename") or f"{key}.JPEG")).name
     try:
         official = labels.of_image(name)
     except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data import imagenet_index, imagenet_shards, imagenet_tars, prepare
+from experiments.data import imagenet_labels, imagenet_shards, imagenet_tars, prepare
 from tests.experiments import small_imagenet as small
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -76,7 +76,7 @@ def test_stock_tfds_reads_it(tmp_path, official, jpegs, capsys):
     for split in ("train", "validation"):
         assert set(stock(tmp_path, split)) == set(jpegs[split])
     info = stock_source(tmp_path, "train").dataset_info
-    assert info.features["label"].names == list(imagenet_index.read_labels().of_synset)
+    assert info.features["label"].names == list(imagenet_labels.read_labels().of_synset)
     assert (str(info.version), info.splits.total_num_examples) == ("5.1.0", 60)
     assert sorted(path.name for path in (tmp_path / "imagenet2012").iterdir()) == [".lock", "5.1.0"]
     # And again: all is there.

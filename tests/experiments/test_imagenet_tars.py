@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.data import imagenet_webdataset
-from experiments.data.imagenet_index import read_labels
+from experiments.data.imagenet_labels import read_labels
 from experiments.data.imagenet_tars import read_copy
 from tests.experiments import small_imagenet as small
 
@@ -84,7 +84,7 @@ def test_an_official_tar_that_is_cut_off(official, left):
 
 def test_an_inner_tar_that_is_cut_off(tmp_path, train, validation):
     small.write_official(tmp_path, train, validation)
-    inner = small._tar({x.name: x.content for x in train if x.label == 0})
+    inner = small.tar_bytes({x.name: x.content for x in train if x.label == 0})
     path = tmp_path / "ILSVRC2012_img_train.tar"
     small.write_tar(path, {"n01440764.tar": inner[: len(inner) // 2], "n01443537.tar": inner})
     with pytest.raises(ValueError, match=f"^{path}: n01440764.tar is cut off: its last whole file"):
@@ -92,14 +92,16 @@ def test_an_inner_tar_that_is_cut_off(tmp_path, train, validation):
 
 
 def test_an_unknown_class(official):
-    path = small.write_tar(official / "ILSVRC2012_img_train.tar", {"n99999999.tar": small._tar({})})
+    path = small.write_tar(
+        official / "ILSVRC2012_img_train.tar", {"n99999999.tar": small.tar_bytes({})}
+    )
     expected = f"{path}: n99999999.tar: n99999999 is none of the 1000 classes of ImageNet"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         read_copy(official, subset=True)
 
 
 def test_an_image_twice(official, train):
-    inner = small._tar({train[0].name: train[0].content})
+    inner = small.tar_bytes({train[0].name: train[0].content})
     path = official / "ILSVRC2012_img_train.tar"
     small.write_tar(path, {"n01440764.tar": inner, "n01443537.tar": inner})
     expected = f"train: {train[0].name} is in {path} and again in {path}, expected once"
