@@ -50,8 +50,13 @@ class Index(NamedTuple):
         return bytes(self.name[position]).decode()
 
     def fingerprint(self) -> str:
-        """Returns a hash of all but the folder of the tars."""
-        digest = hashlib.sha256("/".join(path.name for path in self.tars).encode())
+        """Returns a hash of the index, with the times at which the tars were written.
+
+        Raises:
+          FileNotFoundError: a tar is gone.
+        """
+        tars = [f"{path.name} {path.stat().st_mtime_ns}" for path in self.tars]
+        digest = hashlib.sha256("/".join(tars).encode())
         for array in self[1:]:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         return digest.hexdigest()

@@ -75,31 +75,15 @@ def shard_images(path: Path, labels: Labels) -> list[Image]:
 
 
 def _image(
-    descriptor: int,
-    where: str,
-    key: str,
-    parts: Mapping[str, Member],
-    labels: Labels,
+    descriptor: int, where: str, key: str, parts: Mapping[str, Member], labels: Labels
 ) -> Image:
     image = next((parts[suffix] for suffix in _IMAGE_SUFFIXES if suffix in parts), None)
     if image is None:
         raise ValueError(f"{where} has no image, .jpg or .jpeg")
-    about: Any = {}
-    if "json" in parts:
-        try:
-            about = json.loads(_content(descriptor, parts["json"]))
-        except ValueError as error:
-            raise ValueError(f"{where}.json is no JSON ({error})") from error
-        if not isinstance(about, dict):
-            raise ValueError(f"{where}.json is {about!r}, expected an object with a label")
-    label = (
-        _content(descriptor, parts["cls"]).decode(errors="replace")
-        if "cls" in parts
-        else about.get("label")
-    )
-    if label is None:
+    about = _about(descriptor, where, parts)
+    if about.get("label") is None:
         raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
-    label = _number(where, label)
+    label = _number(where, about["label"])
     name = PurePosixPath(str(about.get("filename") or f"{key}.JPEG")).name
     try:
         official = labels.of_image(name)
@@ -108,6 +92,21 @@ def _image(
     if official not in (None, label):
         raise ValueError(f"{where} has label {label}, but {name} is of class {official}")
     return Image(name, label, image.offset, image.size)
+
+
+def _about(descriptor: int, where: str, parts: Mapping[str, Member]) -> dict[str, Any]:
+    """Returns what the .json says, with the label of the .cls if there is one."""
+    about = {}
+    if "json" in parts:
+        try:
+            about = json.loads(_content(descriptor, parts["json"]))
+        except ValueError as error:
+            raise ValueError(f"{where}.json is no JSON ({error})") from error
+        if not isinstance(about, dict):
+            raise ValueError(f"{where}.json is {about!r}, expected an object with a label")
+    if "cls" in parts:
+        about["label"] = _content(descriptor, parts["cls"]).decode(errors="replace")
+    return about
 
 
 def _number(where: str, label: Any) -> int:

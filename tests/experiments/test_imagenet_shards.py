@@ -191,16 +191,22 @@ def interrupted(data_dir, copy, monkeypatch, after):
         assert command(data_dir, copy) == 2
 
 
-def test_what_is_left_of_other_images_is_not_used(
-    tmp_path, official, jpegs, several_files, monkeypatch, capsys
+@pytest.mark.parametrize("other", ["fewer images", "a tar that was fetched again"])
+def test_what_is_left_of_other_tars_is_not_used(
+    tmp_path, jpegs, several_files, monkeypatch, capsys, other
 ):
-    interrupted(tmp_path, official, monkeypatch, after=25)
+    data_dir, tars = tmp_path / "data", small.write_official(tmp_path / "tars", **jpegs)
+    interrupted(data_dir, tars, monkeypatch, after=25)
     assert capsys.readouterr().err.endswith("prepare.py: tape torn\n")
-    assert len(unfinished(tmp_path)) == 2
-    others = {split: images[:8] for split, images in jpegs.items()}
-    small.write_official(tmp_path / "others", **others)
-    assert command(tmp_path, tmp_path / "others") == 0
-    assert set(stock(tmp_path, "train")) == set(others["train"])
+    assert len(unfinished(data_dir)) == 2
+    if other == "fewer images":
+        jpegs = {split: images[:8] for split, images in jpegs.items()}
+    else:  # of the same sizes, with other bytes
+        change = lambda x: x._replace(content=x.content[:-3] + b"\0" + x.content[-2:])
+        jpegs = jpegs | {"train": [change(x) for x in jpegs["train"]]}
+    small.write_official(tars, **jpegs)
+    assert command(data_dir, tars) == 0
+    assert set(stock(data_dir, "train")) == set(jpegs["train"])
 
 
 def test_a_tar_that_becomes_shorter(tmp_path, official, jpegs):
