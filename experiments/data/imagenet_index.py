@@ -3,16 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.records import import_tfds
-
-NUM_CLASSES = 1000
-SPLITS = ("train", "validation")
-NUM_IMAGES = {"train": 1_281_167, "validation": 50_000}  # as published
-_LABELS = {"labels": "labels.txt", "validation labels": "validation_labels.txt"}
+from experiments.data.imagenet_labels import NUM_CLASSES, NUM_IMAGES
 
 
 class Image(NamedTuple):
@@ -55,8 +50,13 @@ class Index(NamedTuple):
         return bytes(self.name[position]).decode()
 
     def fingerprint(self) -> str:
-        """Returns a hash of all but the folder of the tars."""
-        digest = hashlib.sha256("/".join(path.name for path in self.tars).encode())
+        """Returns a hash of the index, with the times at which the tars were written.
+
+        Raises:
+          FileNotFoundError: a tar is gone.
+        """
+        tars = [f"{path.name} {path.stat().st_mtime_ns}" for path in self.tars]
+        digest = hashlib.sha256("/".join(tars).encode())
         for array in self[1:]:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
@@ -118,25 +118,3 @@ def check_is_whole(split: str, found: Index) -> None:
             f"{split}: {num_images:,} images of {num_classes} classes in {found.tars[0].parent}, "
             f"expected {NUM_IMAGES[split]:,} of {NUM_CLASSES}; pass --subset to prepare a part"
         )
-
-
-def synsets() -> list[str]:
-    """Returns the names of the thousand classes, such as "n01440764", in the order of labels."""
-    return _label_file("labels", NUM_CLASSES)
-
-
-def validation_synsets() -> list[str]:
-    """Returns the classes of the validation images, from ILSVRC2012_val_00000001.JPEG on."""
-    return _label_file("validation labels", NUM_IMAGES["validation"])
-
-
-def _label_file(kind: str, num_lines: int) -> list[str]:
-    tfds: Any = import_tfds()
-    path = Path(tfds.core.tfds_path(f"datasets/imagenet2012/{_LABELS[kind]}"))
-    lines = path.read_text().split() if path.is_file() else []
-    if len(lines) != num_lines:
-        raise ValueError(
-            f"{path}: expected the {kind} of ImageNet, {num_lines:,} lines, found {len(lines):,}; "
-            f"the package tensorflow-datasets 4.9.10 has it"
-        )
-    return lines

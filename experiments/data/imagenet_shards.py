@@ -21,7 +21,8 @@ import numpy as np
 
 from experiments.data import records
 from experiments.data.bar import progress_bar
-from experiments.data.imagenet_index import SPLITS, Index
+from experiments.data.imagenet_index import Index
+from experiments.data.imagenet_labels import SPLITS
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # in TFDS
 _READS = 8  # at a time, as a disk or a network file system serves several faster than one
@@ -30,7 +31,7 @@ _READS = 8  # at a time, as a disk or a network file system serves several faste
 def write(indices: Mapping[str, Index], data_dir: Path) -> None:
     """Writes the records into `data_dir/imagenet2012/5.1.0`, and shows a bar.
 
-    Files that an earlier call left there are kept if it was given the same images, else removed.
+    Files that an earlier call left there are kept if it was given the same tars, else removed.
     One file at a time is in memory, about 140 MB for all of ImageNet. The file without which the
     folder does not count as prepared, `dataset_info.json`, is written last.
 
@@ -119,6 +120,7 @@ def _plan(split: str, index: Index, folder: Path) -> dict[Path, np.ndarray]:
 
 def _num_files(index: Index) -> int:
     tfds = records.import_tfds()
+    # TFDS counts the bytes around an image too, which changes nothing for all of ImageNet.
     config = tfds.core.utils.shard_utils.ShardConfig
     return config.calculate_number_shards(int(index.size.sum()), len(index.size))
 
@@ -177,7 +179,8 @@ def _keep_or_clear(indices: Mapping[str, Index], data_dir: Path) -> None:
     wanted = "".join(f"{split} {index.fingerprint()}\n" for split, index in indices.items())
     source = data_dir / "source"
     if not source.is_file() or source.read_text() != wanted:
-        shutil.rmtree(data_dir / NAME, ignore_errors=True)
+        if (data_dir / NAME).exists():
+            shutil.rmtree(data_dir / NAME)
         source.write_text(wanted)
 
 

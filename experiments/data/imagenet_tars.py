@@ -4,27 +4,18 @@ The official form is `ILSVRC2012_img_train.tar`, a tar of one tar for each class
 `ILSVRC2012_img_val.tar`, whose labels come with TFDS.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from experiments.data.bar import progress_bar
-from experiments.data.imagenet_index import (
-    SPLITS,
-    Image,
-    Index,
-    check_is_whole,
-    index,
-    synsets,
-    validation_synsets,
-)
+from experiments.data.imagenet_index import Image, Index, check_is_whole, index
+from experiments.data.imagenet_labels import SPLITS, Labels, read_labels
 from experiments.data.imagenet_webdataset import shard_images, shards
 from experiments.data.tar_members import members
 
 OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
-_VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def read_copy(folder: Path, *, subset: bool = False) -> dict[str, Index]:
@@ -43,12 +34,12 @@ def read_copy(folder: Path, *, subset: bool = False) -> dict[str, Index]:
         comes twice, or, without `subset`, images are missing.
     """
     tars = find(folder)
-    label_of = {synset: label for label, synset in enumerate(synsets())}
+    labels = read_labels()
     sizes = {path: path.stat().st_size for paths in tars.values() for path in paths}
     indices = {}
     with progress_bar(sum(sizes.values()), "listing", unit="B", unit_scale=True) as bar:
         for split, paths in tars.items():
-            indices[split] = index(split, _portions(split, paths, label_of, bar))
+            indices[split] = index(split, _portions(split, paths, labels, bar))
             if not subset:
                 check_is_whole(split, indices[split])
     return indices
@@ -80,44 +71,42 @@ def find(folder: Path) -> dict[str, list[Path]]:
 
 
 def _portions(
-    split: str, paths: Sequence[Path], label_of: Mapping[str, int], bar: tqdm
+    split: str, paths: Sequence[Path], labels: Labels, bar: tqdm
 ) -> Iterator[tuple[Path, list[Image]]]:
     """Yields tars with images in them: those of a class at a time, or of a tar."""
     for path in paths:
         if path.name == OFFICIAL["train"]:
-            portions = _train_images(path, label_of)
+            portions = _train_images(path, labels)
         elif path.name == OFFICIAL["validation"]:
-            portions = [_validation_images(path, label_of)]
+            portions = [_validation_images(path, labels)]
         else:
-            portions = [shard_images(path, label_of)]
+            portions = [shard_images(path, labels)]
         yield path, []  # a tar without images is named too
         for images in portions:
             yield path, images
             bar.update(sum(image.size for image in images))
 
 
-def _train_images(path: Path, label_of: Mapping[str, int]) -> Iterator[list[Image]]:
+def _train_images(path: Path, labels: Labels) -> Iterator[list[Image]]:
     for inner in members(path):
-        synset = PurePosixPath(inner.name).stem
-        if synset not in label_of:
-            raise ValueError(f"{path}: {inner.name} is of none of the 1000 classes of ImageNet")
-        label = label_of[synset]
+        try:
+            label = labels.of_class(PurePosixPath(inner.name).stem)
+        except ValueError as error:
+            raise ValueError(f"{path}: {inner.name}: {error}") from None
         yield [
             Image(PurePosixPath(member.name).name, label, member.offset, member.size)
             for member in members(path, inner)
         ]
 
 
-def _validation_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
-    synset_of = validation_synsets()
+def _validation_images(path: Path, labels: Labels) -> list[Image]:
     images = []
     for member in members(path):
         name = PurePosixPath(member.name).name
-        match = _VALIDATION_IMAGE.fullmatch(name)
-        if not match or not 1 <= (number := int(match[1])) <= len(synset_of):
+        if not name.startswith("ILSVRC2012_val_") or (label := labels.of_image(name)) is None:
             raise ValueError(
                 f"{path}: {member.name} is no ILSVRC2012_val_00000001.JPEG to "
-                f"ILSVRC2012_val_{len(synset_of):08d}.JPEG"
+                f"ILSVRC2012_val_{len(labels.of_validation):08d}.JPEG"
             )
-        images.append(Image(name, label_of[synset_of[number - 1]], member.offset, member.size))
+        images.append(Image(name, label, member.offset, member.size))
     return images

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.data.imagenet_index import NUM_CLASSES, Image
+from experiments.data.imagenet_index import Image
+from experiments.data.imagenet_labels import NUM_CLASSES, Labels
 from experiments.data.tar_members import Member, members
 
 _SHARD = re.compile(r"(?P<stem>.*)(?P<split>train|validation|val)[-_](?P<number>\d+)\.tar")
-_TRAIN_IMAGE = re.compile(r"(n\d{8})_\d+\.JPEG")
 _IMAGE_SUFFIXES = ("jpg", "jpeg")
 
 
@@ -46,12 +46,12 @@ def shards(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
+def shard_images(path: Path, labels: Labels) -> list[Image]:
     """Lists the images of a tar.
 
     Args:
       path: the tar.
-      label_of: name of each class to its label.
+      labels: the official ones, for images whose names tell their class.
 
     Returns:
       The images, in the order in which they end in the tar. Their name is that in the .json, else
@@ -59,7 +59,7 @@ def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
 
     Raises:
       ValueError: the tar is cut off, an image has no label or a label no image, or a label is not
-        that of the class in the image's name.
+        that of the image's official name.
     """
     samples: dict[str, dict[str, Member]] = {}
     for member in members(path):
@@ -68,23 +68,35 @@ def shard_images(path: Path, label_of: Mapping[str, int]) -> list[Image]:
         samples.setdefault(str(place.with_name(stem)), {})[suffix.lower()] = member
     with open(path, "rb", buffering=0) as file:
         return [
-            _image(file.fileno(), f"{path}: {key}", key, parts, label_of)
+            _image(file.fileno(), f"{path}: {key}", key, parts, labels)
             for key, parts in samples.items()
             if not parts.keys().isdisjoint({*_IMAGE_SUFFIXES, "cls", "json"})
         ]
 
 
 def _image(
-    descriptor: int,
-    where: str,
-    key: str,
-    parts: Mapping[str, Member],
-    label_of: Mapping[str, int],
+    descriptor: int, where: str, key: str, parts: Mapping[str, Member], labels: Labels
 ) -> Image:
     image = next((parts[suffix] for suffix in _IMAGE_SUFFIXES if suffix in parts), None)
     if image is None:
         raise ValueError(f"{where} has no image, .jpg or .jpeg")
-    about: Any = {}
+    about = _about(descriptor, where, parts)
+    if about.get("label") is None:
+        raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
+    label = _number(where, about["label"])
+    name = PurePosixPath(str(about.get("filename") or f"{key}.JPEG")).name
+    try:
+        official = labels.of_image(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if official not in (None, label):
+        raise ValueError(f"{where} has label {label}, but {name} is of class {official}")
+    return Image(name, label, image.offset, image.size)
+
+
+def _about(descriptor: int, where: str, parts: Mapping[str, Member]) -> dict[str, Any]:
+    """Returns what the .json says, with the label of the .cls if there is one."""
+    about = {}
     if "json" in parts:
         try:
             about = json.loads(_content(descriptor, parts["json"]))
@@ -92,22 +104,9 @@ def _image(
             raise ValueError(f"{where}.json is no JSON ({error})") from error
         if not isinstance(about, dict):
             raise ValueError(f"{where}.json is {about!r}, expected an object with a label")
-    label = (
-        _content(descriptor, parts["cls"]).decode(errors="replace")
-        if "cls" in parts
-        else about.get("label")
-    )
-    if label is None:
-        raise ValueError(f"{where} has no label: expected a .cls, or a .json with a label")
-    label = _number(where, label)
-    name = PurePosixPath(about.get("filename") or f"{key}.JPEG").name
-    match = _TRAIN_IMAGE.fullmatch(name)
-    if match and label_of.get(match[1]) != label:
-        other = (
-            f"has label {label_of[match[1]]}" if match[1] in label_of else "is no class of ImageNet"
-        )
-        raise ValueError(f"{where} has label {label}, but {match[1]} {other}")
-    return Image(name, label, image.offset, image.size)
+    if "cls" in parts:
+        about["label"] = _content(descriptor, parts["cls"]).decode(errors="replace")
+    return about
 
 
 def _number(where: str, label: Any) -> int:

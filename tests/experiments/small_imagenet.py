@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from experiments.data import fashion_mnist, imagenet_index, prepare
+from experiments.data import fashion_mnist, imagenet_labels, prepare
 
 # One for each class of Fashion-MNIST, over the whole range of labels: 0, 111, ..., 999.
 LABELS = tuple(range(0, 1000, 111))
@@ -64,19 +64,17 @@ def _pictures(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _names(split: str, number: int) -> list[str]:
     if split == "train":
-        synsets = imagenet_index.synsets()
+        synsets = list(_official().of_synset)
         kinds = [synsets[LABELS[n % len(LABELS)]] for n in range(number)]
         return [f"{kind}_{10 * n + 7}.JPEG" for n, kind in enumerate(kinds)]
     # The official list has the labels of validation images: take such as have ours.
-    numbers = _validation_numbers()
+    labels = np.array(_official().of_validation)
+    numbers = [np.flatnonzero(labels == label) + 1 for label in LABELS]
     chosen = [numbers[n % len(LABELS)][n // len(LABELS)] for n in range(number)]
     return [f"ILSVRC2012_val_{n:08d}.JPEG" for n in chosen]
 
 
-@functools.cache
-def _validation_numbers() -> list[list[int]]:
-    synsets, labels = imagenet_index.synsets(), np.array(imagenet_index.validation_synsets())
-    return [(np.flatnonzero(labels == synsets[label]) + 1).tolist() for label in LABELS]
+_official = functools.cache(imagenet_labels.read_labels)
 
 
 def _jpeg(picture: np.ndarray, kind: int, rng: np.random.Generator, how: str) -> bytes:
@@ -97,11 +95,12 @@ def _jpeg(picture: np.ndarray, kind: int, rng: np.random.Generator, how: str) ->
 def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
     """Writes files into an uncompressed tar."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_tar(files))
+    path.write_bytes(tar_bytes(files))
     return path
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def tar_bytes(files: Mapping[str, bytes]) -> bytes:
+    """Returns an uncompressed tar of files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
@@ -113,9 +112,9 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 def write_official(folder: Path, train: Sequence[Jpeg], validation: Sequence[Jpeg]) -> Path:
     """Writes ILSVRC2012_img_train.tar, a tar of tars, and ILSVRC2012_img_val.tar."""
-    synsets = imagenet_index.synsets()
+    synsets = list(_official().of_synset)
     inner = {
-        f"{synsets[label]}.tar": _tar({x.name: x.content for x in train if x.label == label})
+        f"{synsets[label]}.tar": tar_bytes({x.name: x.content for x in train if x.label == label})
         for label in sorted({x.label for x in train}, reverse=True)  # in no special order
     }
     write_tar(folder / "ILSVRC2012_img_train.tar", inner)

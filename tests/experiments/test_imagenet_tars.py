@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments.data import imagenet_tars, imagenet_webdataset
-from experiments.data.imagenet_index import synsets
+from experiments.data import imagenet_webdataset
+from experiments.data.imagenet_labels import read_labels
 from experiments.data.imagenet_tars import read_copy
 from tests.experiments import small_imagenet as small
 
@@ -84,7 +84,7 @@ def test_an_official_tar_that_is_cut_off(official, left):
 
 def test_an_inner_tar_that_is_cut_off(tmp_path, train, validation):
     small.write_official(tmp_path, train, validation)
-    inner = small._tar({x.name: x.content for x in train if x.label == 0})
+    inner = small.tar_bytes({x.name: x.content for x in train if x.label == 0})
     path = tmp_path / "ILSVRC2012_img_train.tar"
     small.write_tar(path, {"n01440764.tar": inner[: len(inner) // 2], "n01443537.tar": inner})
     with pytest.raises(ValueError, match=f"^{path}: n01440764.tar is cut off: its last whole file"):
@@ -92,14 +92,16 @@ def test_an_inner_tar_that_is_cut_off(tmp_path, train, validation):
 
 
 def test_an_unknown_class(official):
-    path = small.write_tar(official / "ILSVRC2012_img_train.tar", {"n99999999.tar": small._tar({})})
-    expected = f"{path}: n99999999.tar is of none of the 1000 classes of ImageNet"
+    path = small.write_tar(
+        official / "ILSVRC2012_img_train.tar", {"n99999999.tar": small.tar_bytes({})}
+    )
+    expected = f"{path}: n99999999.tar: n99999999 is none of the 1000 classes of ImageNet"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         read_copy(official, subset=True)
 
 
 def test_an_image_twice(official, train):
-    inner = small._tar({train[0].name: train[0].content})
+    inner = small.tar_bytes({train[0].name: train[0].content})
     path = official / "ILSVRC2012_img_train.tar"
     small.write_tar(path, {"n01440764.tar": inner, "n01443537.tar": inner})
     expected = f"train: {train[0].name} is in {path} and again in {path}, expected once"
@@ -127,10 +129,22 @@ def test_validation_labels_do_not_depend_on_which_images_are_there(official, val
 
 
 def test_labels_of_tfds():
-    # The first images of the official validation set: a snake, a ski, a Shetland sheepdog.
-    assert synsets()[:2] == ["n01440764", "n01443537"]
-    labels = [synsets().index(name) for name in imagenet_tars.validation_synsets()[:3]]
-    assert labels == [65, 970, 230]
+    labels = read_labels()
+    assert list(labels.of_synset)[:2] == ["n01440764", "n01443537"]
+    assert labels.of_synset["n01443537"] == labels.of_image("n01443537_5.JPEG") == 1
+    # The first images of the official validation set: a snake, a ski, a sheepdog.
+    names = [f"ILSVRC2012_val_0000000{number}.JPEG" for number in (1, 2, 3)]
+    assert [labels.of_image(name) for name in names] == [65, 970, 230]
+    assert labels.of_image("cat.JPEG") is labels.of_image("ILSVRC2012_val_00000000.JPEG") is None
+
+
+def test_labels_that_are_missing(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core, "tfds_path", lambda path: tmp_path / path)
+    expected = f"{tmp_path}/datasets/imagenet2012/labels.txt has 0 lines, expected the 1,000 labels"
+    with pytest.raises(ValueError, match=f"^{expected} of ImageNet that tensorflow-datasets"):
+        read_labels()
 
 
 # WebDataset
@@ -162,11 +176,15 @@ def refused(folder, files, expected):
         ({"a.jpg": b"", "a.json": b"[3]"}, "a.json is [3], expected an object with a label"),
         (
             {"n01440764_1.jpg": b"", "n01440764_1.cls": b"5"},
-            "n01440764_1 has label 5, but n01440764 has label 0",
+            "n01440764_1 has label 5, but n01440764_1.JPEG is of class 0",
+        ),
+        (
+            {"x.jpg": b"", "x.json": b'{"label": 5, "filename": "a/ILSVRC2012_val_00000001.JPEG"}'},
+            "x has label 5, but ILSVRC2012_val_00000001.JPEG is of class 65",
         ),
         (
             {"n99999999_1.jpg": b"", "n99999999_1.cls": b"5"},
-            "n99999999_1 has label 5, but n99999999 is no class of ImageNet",
+            "n99999999_1: n99999999 is none of the 1000 classes of ImageNet",
         ),
     ],
 )
