@@ -1,5 +1,8 @@
 """ImageNet's images as they are stored: TFDS's array_record files, read without TensorFlow."""
 
+import bisect
+import importlib
+import itertools
 import os
 import resource
 from collections.abc import Sequence
@@ -7,10 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_pb2
 
 from experiments.data import records
 from experiments.data.corrupt import Corrupt
+
+# TFDS's class of records; its generated module has no types.
+Example: Any = importlib.import_module("tensorflow_datasets.proto").tf_example_pb2.Example
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # in TFDS
 SPLITS = ("train", "validation")
@@ -23,14 +28,14 @@ class Stored(NamedTuple):
 
     Attributes:
       split: name of its split.
-      index: of its record in the split.
+      record: its number in the split.
       name: its file name in the official archive.
       data: content of that file.
       label: in [0, 1000), in the order of the synsets' names.
     """
 
     split: str
-    index: int
+    record: int
     name: str
     data: bytes
     label: int
@@ -44,7 +49,8 @@ class Records:
 
     Args:
       split: its name.
-      examples: TFDS's data source of the split, which returns the bytes of a `tf.train.Example` each.
+      examples: TFDS's data source of the split, of which each item is the bytes of a
+        `tf.train.Example`.
       files: path and number of images of each file of the split, in order.
     """
 
@@ -77,7 +83,7 @@ class Records:
             return Corrupt(self.split, index, self._file_of(index), records.first_line(error))
 
     def _stored(self, index: int, record: bytes) -> Stored:
-        feature = tf_example_pb2.Example.FromString(record).features.feature
+        feature = Example.FromString(record).features.feature
         return Stored(
             self.split,
             index,
@@ -87,11 +93,8 @@ class Records:
         )
 
     def _file_of(self, index: int) -> str:
-        for path, length in self._files:
-            if index < length:
-                break
-            index -= length
-        return path
+        stops = list(itertools.accumulate(length for _, length in self._files))
+        return self._files[bisect.bisect_right(stops, index)][0]
 
     def allow_open_files(self) -> None:
         """Raises this process's limit of open files, as all files of the split stay open.
@@ -135,8 +138,7 @@ def _open_split(builder: Any, split: str, data_dir: Path) -> Records:
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise FileNotFoundError(
-            f"{missing[0]} is missing, as are {len(missing) - 1} more of {len(paths)} files; "
-            f"run again: {command}"
+            f"{missing[0]} is missing ({len(missing)} of {len(paths)} files); run again: {command}"
         )
     tfds = records.import_tfds()
     # Parsed in `Records`: TFDS's own way takes twice the time, or TensorFlow.
@@ -144,4 +146,3 @@ def _open_split(builder: Any, split: str, data_dir: Path) -> Records:
     with records.damage(Path(paths[0]).parent, command):
         examples = builder.as_data_source(split=split, deserialize_method=as_stored)
     return Records(split, examples, list(zip(paths, info.shard_lengths, strict=True)))
-
