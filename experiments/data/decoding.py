@@ -56,6 +56,7 @@ class TrainChunks(NamedTuple):
       step: completed steps; the first chunk belongs to the step after them.
       parts: the places of a batch that each chunk fills.
       size: height and width of the crops.
+      crop: decodes, crops and flips; called as `train_image`.
     """
 
     records: Records
@@ -63,6 +64,7 @@ class TrainChunks(NamedTuple):
     step: int
     parts: Sequence[range]
     size: int
+    crop: Callable[[bytes, np.random.Generator, int], np.ndarray] = train_image
 
     def __call__(self, number: int) -> Chunk:
         """Makes chunk `number`."""
@@ -72,7 +74,7 @@ class TrainChunks(NamedTuple):
         found = self.records.read(self.order.images(step, places))
         for row, (place, one) in enumerate(zip(places, found, strict=True)):
             # A replacement has the draws of its place.
-            crop = lambda data, size, place=place: train_image(
+            crop = lambda data, size, place=place: self.crop(
                 data, self.order.rng(step, place), size
             )
             while failed := _fill(chunk, row, one, crop):
