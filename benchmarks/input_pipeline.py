@@ -32,6 +32,7 @@ from experiments.data.order import Order, chunks
 
 SIZE, HEIGHT, WIDTH = 224, 375, 500
 BATCH = 64  # images of a chunk
+NUM_TRAIN = 1_281_167
 SEED = 0
 
 
@@ -47,19 +48,32 @@ def photo(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
+class Repeated:
+    """Images in files, repeated to as many as ImageNet has: its order takes time of its own."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._source = array_record_data_source.ArrayRecordDataSource(paths)
+
+    def __len__(self) -> int:
+        return NUM_TRAIN
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._source[index % len(self._source)]
+
+
 def stored(images: Sequence[bytes], folder: Path) -> Records:
-    """Writes images as TFDS does, into one file."""
-    path = str(folder / "images.array_record")
-    writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-    for number, image in enumerate(images):
-        example = Example()
-        example.features.feature["image"].bytes_list.value.append(image)
-        example.features.feature["label"].int64_list.value.append(number % 1000)
-        example.features.feature["file_name"].bytes_list.value.append(b"%d.JPEG" % number)
-        writer.write(example.SerializeToString())
-    writer.close()
-    source = array_record_data_source.ArrayRecordDataSource([path])
-    return Records("train", source, [(path, len(images))])
+    """Writes images as TFDS does, four into a file, as the images of a batch lie in many files."""
+    paths = [str(folder / f"{first}.array_record") for first in range(0, len(images), 4)]
+    for number, path in enumerate(paths):
+        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
+        for image in images[4 * number : 4 * number + 4]:
+            example = Example()
+            example.features.feature["image"].bytes_list.value.append(image)
+            example.features.feature["label"].int64_list.value.append(number)
+            example.features.feature["file_name"].bytes_list.value.append(b"an image")
+            writer.write(example.SerializeToString())
+        writer.close()
+    return Records("train", Repeated(paths), [(path, 4) for path in paths])
 
 
 def pillow_image(data: bytes, rng: np.random.Generator, size: int) -> np.ndarray:
@@ -84,7 +98,10 @@ def boxes_of(order: Order, num_chunks: int) -> list[list[Box]]:
 def limit(images: Sequence[bytes], order: Order, num_chunks: int) -> Callable[[], None]:
     """Returns a program that decodes, cuts and resizes, for `num_chunks` chunks."""
     boxes = boxes_of(order, num_chunks)
-    data = [[images[i] for i in order.images(step, range(BATCH))] for step in range(num_chunks)]
+    data = [
+        [images[index % len(images)] for index in order.images(step, range(BATCH))]
+        for step in range(num_chunks)
+    ]
 
     def run() -> None:
         for chunk, of_chunk in zip(data, boxes, strict=True):
@@ -106,6 +123,7 @@ class Pipeline:
         self()
 
     def __call__(self) -> None:
+        """Takes chunks, and waits until the buffers are full again."""
         for _ in range(self._num_chunks):
             np.asarray(next(self._chunks).images)
         before = -1.0
@@ -149,7 +167,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     rng = np.random.default_rng(SEED)
     images = [photo(rng) for _ in range(BATCH * args.chunks)]
-    order = Order(len(images), BATCH, SEED)
+    order = Order(NUM_TRAIN, BATCH, SEED)
     with tempfile.TemporaryDirectory() as folder:
         make = decoding.TrainChunks(
             stored(images, Path(folder)), order, 0, chunks(range(BATCH), BATCH), SIZE

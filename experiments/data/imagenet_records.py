@@ -1,11 +1,13 @@
 """ImageNet's images as they are stored: TFDS's array_record files, read without TensorFlow."""
 
 import bisect
+import functools
 import importlib
 import itertools
 import os
 import resource
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,13 @@ Example: Any = importlib.import_module("tensorflow_datasets.proto").tf_example_p
 NAME, VERSION = "imagenet2012", "5.1.0"  # in TFDS
 SPLITS = ("train", "validation")
 _DAMAGE = (RuntimeError, ValueError, OSError, IndexError, DecodeError)  # of a record that is read
+_READS = 16  # at a time in each process
 _SPARE_FILES = 512  # open files beside those of a split
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_READS, thread_name_prefix="records")
 
 
 class Stored(NamedTuple):
@@ -62,7 +70,7 @@ class Records:
         return len(self._examples)
 
     def read(self, indices: Sequence[int]) -> list[Stored | Corrupt]:
-        """Reads images together, as a disk or a network file system is slow for one at a time.
+        """Reads images, several at a time, as network file systems are slow for one after another.
 
         Args:
           indices: any number of indices in [0, len).
@@ -70,11 +78,13 @@ class Records:
         Returns:
           For each index its image, or why the record cannot be read.
         """
-        try:
-            found = self._examples.__getitems__(list(indices))
-            return [self._stored(*pair) for pair in zip(indices, found, strict=True)]
-        except _DAMAGE:  # one bad record spoils all
-            return [self._read_one(index) for index in indices]
+        # A few parts on threads that stay: array_record's own way starts a thread for each file at
+        # each call, which takes four times as long.
+        read = lambda start: [self._read_one(index) for index in indices[start::_READS]]
+        found: list[Any] = [None] * len(indices)
+        for start, part in enumerate(_threads().map(read, range(_READS))):
+            found[start::_READS] = part
+        return found
 
     def _read_one(self, index: int) -> Stored | Corrupt:
         try:
