@@ -15,19 +15,19 @@ class Corrupt(NamedTuple):
 
     Attributes:
       split: name of its split.
-      index: of its record in the split.
+      record: its number in the split.
       name: its file name; the file of records instead, if the record itself cannot be read.
       reason: what the decoder or the reader said, in one line.
     """
 
     split: str
-    index: int
+    record: int
     name: str
     reason: str
 
     def __str__(self) -> str:
         """Such as "n01440764_10026.JPEG (record 17 of train): premature end of JPEG image"."""
-        return f"{self.name} (record {self.index} of {self.split}): {self.reason}"
+        return f"{self.name} (record {self.record} of {self.split}): {self.reason}"
 
 
 def to_stderr(line: str) -> None:
@@ -58,7 +58,7 @@ class Tally:
           ValueError: there are more of them than the limit; it has the count and the last name.
         """
         for corrupt in found:
-            if (place := (corrupt.split, corrupt.index)) in self._seen:
+            if (place := (corrupt.split, corrupt.record)) in self._seen:
                 continue
             self._seen.add(place)
             if len(self) > self._limit:

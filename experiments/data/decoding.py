@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from experiments.data.order import Order
 
 MOST = 64  # images of a chunk: 10 MB at 224, of which each worker holds up to four
 ENDLESS = 2**31  # chunks; Grain wants an end, and this one is never reached
-_TRIES = 100  # corrupt images in a row after which the whole split is taken for damaged
+_TRIES = 100  # corrupt images of a chunk after which the whole split is taken for damaged
 
 
 class Chunk(NamedTuple):
@@ -56,6 +56,7 @@ class TrainChunks(NamedTuple):
       step: completed steps; the first chunk belongs to the step after them.
       parts: the places of a batch that each chunk fills.
       size: height and width of the crops.
+      crop: decodes, crops and flips; called as `train_image`.
     """
 
     records: Records
@@ -63,6 +64,7 @@ class TrainChunks(NamedTuple):
     step: int
     parts: Sequence[range]
     size: int
+    crop: Callable[[bytes, np.random.Generator, int], np.ndarray] = train_image
 
     def __call__(self, number: int) -> Chunk:
         """Makes chunk `number`."""
@@ -71,15 +73,15 @@ class TrainChunks(NamedTuple):
         chunk, corrupt = _empty(len(places), self.size), []
         found = self.records.read(self.order.images(step, places))
         for row, (place, one) in enumerate(zip(places, found, strict=True)):
-            for _ in range(_TRIES):
-                rng = self.order.rng(step, place)  # a replacement has the draws of its place
-                failed = _fill(chunk, row, one, functools.partial(train_image, rng=rng))
-                if failed is None:
-                    break
+            # A replacement has the draws of its place.
+            crop = lambda data, size, place=place: self.crop(
+                data, self.order.rng(step, place), size
+            )
+            while failed := _fill(chunk, row, one, crop):
                 corrupt.append(failed)
-                (one,) = self.records.read([(failed.index + 1) % len(self.records)])
-            else:
-                raise ValueError(f"{_TRIES} images in a row cannot be read, the last is {failed}")
+                if len(corrupt) == _TRIES:
+                    raise ValueError(f"{_TRIES} images of a batch cannot be read, such as {failed}")
+                (one,) = self.records.read([(failed.record + 1) % len(self.records)])
         return chunk._replace(corrupt=tuple(map(tuple, corrupt)))
 
 
@@ -113,7 +115,7 @@ class EvalChunks(NamedTuple):
         return chunk._replace(corrupt=tuple(tuple(one) for one in failed if one is not None))
 
 
-def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Iterator[Chunk]:
+def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[Chunk, None, None]:
     """Yields chunks 0, 1, 2 ... that worker processes make ahead of time.
 
     Args:
@@ -149,8 +151,8 @@ class _Source:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, number: int) -> Chunk:
-        return self._make(number)
+    def __getitem__(self, index: int) -> Chunk:
+        return self._make(index)
 
 
 def _start_worker(records: Records, index: int, count: int) -> None:
@@ -196,6 +198,6 @@ def _fill(
     try:
         chunk.images[row] = crop(one.data, size=chunk.images.shape[1])
     except UnreadableError as error:
-        return Corrupt(one.split, one.index, one.name, str(error))
+        return Corrupt(one.split, one.record, one.name, str(error))
     chunk.labels[row], chunk.weights[row] = one.label, 1.0
     return None

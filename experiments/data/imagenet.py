@@ -114,7 +114,8 @@ class ImageNet(NamedTuple):
             while together := list(itertools.islice(running, len(make.parts))):
                 for chunk in together:
                     self.tally.add(Corrupt(*one) for one in chunk.corrupt)
-                yield tuple(map(_joined, zip(*(chunk[:3] for chunk in together), strict=True)))
+                images, labels, weights, _ = zip(*together, strict=True)
+                yield _joined(images), _joined(labels), _joined(weights)
         finally:
             running.close()
 

@@ -61,7 +61,8 @@ def decoded(image: Encoded, reduce: int = 1) -> np.ndarray:
       reduce: 1, 2, 4 or 8. It is a wish: a file that Pillow decodes comes at full size.
 
     Returns:
-      uint8[height, width, 3] in RGB, both sides divided by `reduce` and rounded up. A grey image has three equal channels, and transparency is dropped.
+      uint8[height, width, 3] in RGB, both sides divided by `reduce` and rounded up. A grey image
+      has three equal channels, and transparency is dropped.
 
     Raises:
       UnreadableError: the file is truncated, or damaged in another way.

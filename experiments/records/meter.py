@@ -16,7 +16,7 @@ import jax
 Item = TypeVar("Item")
 
 LEAST_SHARE = 0.05
-"""Share of waiting above which input is taken for the limit: handing over a batch takes time too."""
+"""Share of waiting above which input is the limit: to hand over a batch takes some time too."""
 
 
 class Meter:
@@ -90,10 +90,10 @@ class Meter:
             return "no step was measured"
         share = self._waited / seconds
         limit = "input" if share > LEAST_SHARE else "compute"
+        speed = self._steps * self._batch_size / seconds
         return (
-            f"{self._steps * self._batch_size / seconds:,.0f} images a second; {limit} is the limit "
-            f"(waits for input {100 * share:.0f} %)"
-        )
+            f"{speed:,.0f} images a second; {limit} is the limit (waits for input {share:.0%})"
+        ).replace("%", " %")
 
     def _seconds(self) -> float:
         return 0.0 if self._since is None else self._clock() - self._since
