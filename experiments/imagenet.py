@@ -4,23 +4,24 @@
     python experiments/imagenet.py --schedule=granet_st --sparsity=0.9
 
 The defaults are GraNet's published run for its methods and RigL's for the others, see
-`experiments/training/imagenet_recipes.py`. `--batch_size=4096` gives the same recipe for a pod, with
-a learning rate in proportion. `--dry_run` shows what a run would cost here, and `--fake_data` trains
-on generated images of full size.
+`experiments/training/imagenet_recipes.py`. `--batch_size=4096` gives the same recipe for a pod,
+with a learning rate in proportion. `--dry_run` shows what a run would cost here, and `--fake_data`
+trains on generated images of full size.
 
 All devices of all processes form one mesh. Start the same command once for each process:
 
     python experiments/imagenet.py --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
     python experiments/imagenet.py --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=1
 
-or with `--discover` on TPU pods, Slurm and Kubernetes, where JAX finds the others. `--out` is a folder
-that all of them share. Masks are the same on every device: the events' gradients, keys and thresholds
-are, and every event is checked for it.
+or with `--discover` on TPU pods, Slurm and Kubernetes, where JAX finds the others. `--out` is a
+folder that all of them share. Masks are the same on every device, since the events' gradients, keys
+and thresholds are; after every event this is checked.
 
 ImageNet has no test labels. As in the papers, the accuracy is that of the last model on the 50,000
 validation images; the best one on the way is reported beside it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -43,7 +44,7 @@ from experiments import loop
 from experiments.data import generated, imagenet
 from experiments.data.dataset import Dataset, Split
 from experiments.mesh import layout, measure
-from experiments.mesh.folder import Folder, opened
+from experiments.mesh.folder import opened
 from experiments.mesh.gradient import explicit
 from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
 from experiments.options import cli, flags, tricks
@@ -52,13 +53,14 @@ from experiments.options.schedules import make_method, said_in_flags
 from experiments.records import cost, metrics, progress, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
+from experiments.records.run_folder import RunFolder
 from experiments.training import steps, surgery
 from experiments.training.batches import Batch, Loaded, Stacked
 from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
 from experiments.training.recipes import Recipe, make_optimizer
 from experiments.training.run import Run, RunState
 from jaxsparse import Method, check_replicas
-from jaxsparse.checkpoint import save_checkpoint
+from jaxsparse.checkpoint import save_checkpoint, wait_for_checkpoint
 from jaxsparse.checks import check_whole
 from jaxsparse.nn import resnet
 
@@ -197,6 +199,14 @@ class Reached(NamedTuple):
     best: tuple[float, int] = (0.0, 0)
 
 
+class Shown(NamedTuple):
+    """Where it shows how a run goes: records, progress bar, and the meter of its speed."""
+
+    folder: RunFolder
+    bar: tqdm
+    meter: Meter
+
+
 def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     """Trains to the end, from the newest checkpoint if there is one; returns a few lines on it."""
     given = cli.as_dict(config)
@@ -209,13 +219,14 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     ):
         if not reached.step:
             metrics.log_start(run, folder, reached.state, bar)
-        meter = Meter(run.batch_size)
-        reached = fit(reached, data, folder, bar, meter)
+        shown = Shown(folder, bar, Meter(run.batch_size))
+        with saved(out / "checkpoints"):
+            reached = fit(reached, data, shown)
         summary = summarise(config, run, reached, data, folder.read_metrics())
-        summary |= {"out": out, "throughput": str(meter)}
+        summary |= {"out": out, "throughput": str(shown.meter)}
         if is_first():
             report.draw(folder, reached.state, title)
-            folder.finish(summary)
+        folder.finish(summary)
     return describe(summary) if is_first() else ""
 
 
@@ -226,14 +237,14 @@ def created(config: Config, run: Run, mesh: Mesh) -> RunState:
     return jax.jit(create, out_shardings=places)()
 
 
-def fit(reached: Reached, data: Data, folder: Folder, bar: tqdm, meter: Meter) -> Reached:
+def fit(reached: Reached, data: Data, shown: Shown) -> Reached:
     """Takes the steps that are left, with records, evaluations and checkpoints.
 
     Raises:
       ValueError: the training diverged, or devices disagree on the masks.
       SystemExit: after SIGTERM, when all processes have saved the same step.
     """
-    step, run, state, seconds, best = reached
+    (step, run, state, seconds, best), (folder, bar, meter) = reached, shown
     if step == run.steps:
         return reached
     first, batches = loop.peeked(data.train(step))
@@ -252,7 +263,7 @@ def fit(reached: Reached, data: Data, folder: Folder, bar: tqdm, meter: Meter) -
             if not (stops or metrics.is_looked_at(run, step)):
                 continue
             with clock.paused(state), meter.paused():
-                best = record(run, data, folder, step, state, float(loss), best, bar, meter)
+                best = record(run, data, shown, step, state, float(loss), best)
                 if surgery.is_due(run, step):
                     run, state = surgery.after(run, state, step)
                     take_step = compiled(run, state, first)
@@ -276,28 +287,26 @@ def compiled(run: Run, state: RunState, batch: Batch) -> Callable[..., Any]:
 def record(
     run: Run,
     data: Data,
-    folder: Folder,
+    shown: Shown,
     step: int,
     state: RunState,
     loss: float,
     best: tuple[float, int],
-    bar: tqdm,
-    meter: Meter,
 ) -> tuple[float, int]:
     """Logs the values of a step that is looked at; returns the best accuracy so far."""
     values: dict[str, Any] = metrics.loss_record(run, step, loss)  # refuses one that diverged
     if run.method.is_due(step):
         check_replicas(state.masks)
-        values |= metrics.event_record(run, folder, state, bar)
+        values |= metrics.event_record(run, shown.folder, state, shown.bar)
     if values:
-        values |= meter.scalars()
+        values |= shown.meter.scalars()
     if metrics.is_validated(run, step):
         accuracy = evaluate(run, state.variables, data)
         values |= {"val_accuracy": accuracy, "density": report.density_of(state)}
         best = max(best, (accuracy, step), key=lambda found: found[0])
-        bar.set_postfix({"val_accuracy": f"{accuracy:.4f}"})
+        shown.bar.set_postfix({"val_accuracy": f"{accuracy:.4f}"})
     if values:
-        folder.log(step, **values)
+        shown.folder.log(step, **values)
     return best
 
 
@@ -338,6 +347,18 @@ def save(path: Path, reached: Reached, *, wait: bool) -> None:
     """Saves a checkpoint from all processes; without `wait`, while training goes on."""
     extras = {"seconds": reached.seconds, "best": list(reached.best)}
     save_checkpoint(path, reached.step, {"state": reached.state}, extras=extras, wait=wait)
+
+
+@contextlib.contextmanager
+def saved(path: Path) -> Iterator[None]:
+    """Waits for the last checkpoint at the end; after an error only if no other process has to."""
+    try:
+        yield
+    except Exception:
+        if jax.process_count() == 1:
+            wait_for_checkpoint(path)
+        raise
+    wait_for_checkpoint(path)
 
 
 def resume(path: Path, run: Run, state: RunState) -> Reached:

@@ -3,19 +3,14 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from experiments.mesh.processes import is_first
 from experiments.records.run_folder import RunFolder, check_folder, naming
 
 
-class Unwritten:
-    """Takes what another process writes, and leaves it at that.
-
-    Attributes:
-      path: the folder.
-      warned: as in `RunFolder`.
-    """
+class Unwritten(RunFolder):
+    """Takes what another process writes, and leaves it at that."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -28,12 +23,15 @@ class Unwritten:
         """Returns no records: they are with the first process."""
         return []
 
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Does nothing."""
 
-Folder: TypeAlias = RunFolder | Unwritten
+    def close(self) -> None:
+        """Does nothing."""
 
 
 @contextlib.contextmanager
-def opened(path: Path, config: Mapping[str, Any], *, after: int | None) -> Iterator[Folder]:
+def opened(path: Path, config: Mapping[str, Any], *, after: int | None) -> Iterator[RunFolder]:
     """Opens the folder of a run that starts, or goes on after a step, on the first process.
 
     Raises:

@@ -1,7 +1,7 @@
 """The gradient of a batch that is cut over devices, with the exchange between them written out.
 
-By default JAX finds the exchange by itself: a step under `jax.jit` is written as for one device, and
-computes what one device would. Here each device computes the mean loss of its own part under
+By default JAX finds the exchange by itself: a step under `jax.jit` is written as for one device,
+and computes what one device would. Here each device computes the mean loss of its own part under
 `jax.shard_map`; losses, gradients and statistics are then averaged. With norms over the whole batch
 the result is the same up to rounding. With norms over the part of each device it is what PyTorch's
 DistributedDataParallel and the published runs on several GPUs compute.

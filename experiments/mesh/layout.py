@@ -17,7 +17,7 @@ SMALLEST = 2**12
 """Leaves with fewer entries stay on every device: to gather them costs more than to hold them."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh of these devices; None takes all devices of all processes."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)

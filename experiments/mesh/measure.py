@@ -22,16 +22,16 @@ def describe_cost(run: Run, image: Any, state: Any, step: Callable[..., Any], ba
       step: (event, state, batch) to the next state and the loss, as compiled.
       batch: one, on the mesh.
     """
-    seconds = measured(step, state, batch)
-    total = seconds * run.steps
     memory = memory_of(state)
+    seconds = measured(step, state, batch)
+    total, rate = seconds * run.steps, run.batch_size / seconds
     peak = max((stats.get("peak_bytes_in_use", 0) for stats in _stats()), default=0)
     lines = [
         f"devices         {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
-        f"state           {memory / 2**20:,.1f} MiB on the fullest device (params, masks, optimizer)",
+        f"state           {memory / 2**20:,.1f} MiB of a device: params, masks, optimizer",
         *([f"peak memory     {peak / 2**20:,.0f} MiB of the device"] if peak else []),
-        f"step            {seconds:.3g} s measured, {run.batch_size / seconds:,.1f} images a second",
+        f"step            {seconds:.3g} s as measured, {rate:,.1f} images a second",
         f"training        {run.steps:,} steps, {duration(total)} without input, events and "
         f"evaluations",
     ]

@@ -10,7 +10,7 @@ A config says its own flags first, in `--help` and in config.json, and then thos
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro
 
@@ -78,7 +78,16 @@ class Running:
     each layer. Each time costs as much as a step, and the first one a compilation."""
 
 
-def going_on(config: Running) -> str:
+class Saving(Protocol):
+    """Flags of a run that saves checkpoints."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints; 0 saves only one, at the end."""
+        ...
+
+
+def going_on(config: Saving) -> str:
     """Returns the line after Ctrl-C that says what the same command will do.
 
     >>> going_on(Running(checkpoint_every=0))

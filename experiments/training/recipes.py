@@ -121,4 +121,4 @@ def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
             share = (step + 1) / length
         return recipe.learning_rate * jnp.minimum(share, 1.0)
 
-    return lambda step: jnp.where(step < length, rising(step), rate(step))
+    return lambda step: jnp.where(jnp.asarray(step) < length, rising(step), rate(step))

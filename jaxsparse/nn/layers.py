@@ -93,7 +93,9 @@ class Norm(nn.BatchNorm):
 
     def _of_batch(self, x: jax.Array, shortcut: jax.Array | None, relu: bool) -> jax.Array:
         if self.axis_name is not None:
-            raise ValueError(f"axis_name {self.axis_name!r}: layout CHWN takes the norm of a device")
+            raise ValueError(
+                f"axis_name {self.axis_name!r}: layout CHWN takes the norm of a device"
+            )
         scale, bias, mean, var = self._variables(x)
         y, *found = batch_norm(x, scale, bias, shortcut, relu=relu, epsilon=self.epsilon)
         if not self.is_initializing():

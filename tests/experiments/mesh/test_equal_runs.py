@@ -10,7 +10,6 @@ import jaxsparse
 from experiments import imagenet, loop
 from experiments.mesh import layout
 from experiments.options import cli
-from experiments.training import steps
 from tests.experiments.tiny_imagenet import SHORT, TINY
 
 FLAGS = f"{SHORT} --fake_data --steps=30 --schedule=rigl_itop --update_interval=21 --sparsity=0.8"

@@ -97,9 +97,9 @@ def test_a_process_that_never_starts(tmp_path):
     ],
 )
 def test_flags_of_processes(flags, complaint):
+    from experiments import imagenet
     from experiments.mesh.processes import joined
     from experiments.options import cli
-    from experiments import imagenet
 
     config = cli.parse(imagenet.Config, flags.split())
     with pytest.raises(ValueError) as error:
