@@ -1,15 +1,30 @@
 """Set-up of all tests: 8 CPU devices, no rank promotion, hypothesis without chance or clock.
 
-What one test has compiled the next one takes from a cache, which each worker has for itself.
+The tests compile some ten thousand small programs, and most of their time is XLA's. So XLA
+optimises little here, in this process and in those that it starts. What one test has compiled the next one takes from a cache, which each
+worker has for itself and its processes.
 
 Strict dtype promotion is asked for where only our code runs (optax itself does not hold it).
 """
 
 import os
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+# Many tests compile the same program from other Python functions. The folder goes with the process.
+_cache = tempfile.TemporaryDirectory(prefix="jaxsparse-tests-")
+QUICK = {
+    "JAX_COMPILATION_CACHE_DIR": _cache.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
+if version("jaxlib") < "0.11":  # later ones lack the flag
+    QUICK["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+os.environ.update(QUICK)
 
 import hypothesis
 import jax
@@ -18,12 +33,6 @@ import pytest
 from jaxsparse.kernels import load
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Many tests compile the same program from other Python functions. The folder goes with the process.
-_cache = tempfile.TemporaryDirectory(prefix="jaxsparse-tests-")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=50, database=None

@@ -1,6 +1,5 @@
-"""Conformance compiles some hundred small programs: XLA optimises none of them."""
+"""Conformance has a row for each kind of method, and more of some kinds: those are variants."""
 
-import jax
 import pytest
 
 # One row of the table for each kind of method; the others are marked as variants.
@@ -18,10 +17,3 @@ def pytest_collection_modifyitems(items):
         if "conformance" in item.path.parts and hasattr(item, "callspec"):
             if item.callspec.params.get("name") in variants:
                 item.add_marker(pytest.mark.variants)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
