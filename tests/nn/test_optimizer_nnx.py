@@ -42,7 +42,7 @@ def loss(model):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_trains_as_the_functional_form_does(name):
-    method, tx, key = METHODS[name], optax.adam(1e-2), jax.random.key(1)
+    method, tx, key = METHODS[name], optax.sgd(0.05, momentum=0.9), jax.random.key(1)
     model = Net(nnx.Rngs(0))
     optimizer = NNXOptimizer(model, method, tx, key=key)
     traces = []

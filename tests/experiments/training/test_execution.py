@@ -78,7 +78,11 @@ def run_of(name="rigl", **fields):
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [*((name, Net()) for name in METHODS), ("rigl", Smooth(num_classes=3))]
+    ("name", "model"),
+    [
+        *((name, Net()) for name in METHODS),
+        pytest.param("rigl", Smooth(num_classes=3), marks=pytest.mark.variants),
+    ],
 )
 def test_a_run_is_that_of_masked_kernels(name, model):
     expected, masked, masked_live = trained(run_of(name, model=model))
