@@ -5,6 +5,7 @@ a function of its number, so no worker has a state; worker w of W makes the chun
 and so on. Grain hands them on in order, through shared memory.
 """
 
+import atexit
 import functools
 import os
 import signal
@@ -24,7 +25,7 @@ from experiments.data.imagenet_records import Records, Stored
 from experiments.data.jpeg import UnreadableError
 from experiments.data.order import Order
 
-MOST = 64  # images of a chunk: 10 MB at 224, of which each worker holds up to four
+MOST = 64  # images of a chunk: 10 MB at 224, of which about five wait for each worker
 ENDLESS = 2**31  # chunks; Grain wants an end, and this one is never reached
 _TRIES = 100  # corrupt images of a chunk after which the whole split is taken for damaged
 
@@ -138,9 +139,12 @@ def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[
     else:
         _share_cores(make.records)
     iterator = iter(dataset)
+    # An error may keep the iterator up to the end of Python, which is too late for Grain to close.
+    atexit.register(iterator.close)
     try:
         yield from iterator
     finally:
+        atexit.unregister(iterator.close)
         iterator.close()
 
 
