@@ -76,12 +76,34 @@ def test_masks_are_those_of_one_device():
     assert mesh_of(given) == mesh
 
 
+@pytest.mark.parametrize(
+    ("devices", "fsdp"),
+    [
+        (2, True),
+        (8, True),
+        pytest.param(2, False, marks=pytest.mark.variants),
+        pytest.param(8, False, marks=pytest.mark.variants),
+    ],
+)
+def test_training_with_events_is_that_of_one_device_to_the_bit(devices, fsdp, after_four):
+    """Gradients are given, for those of a loss are added up in another order on other devices."""
+    state = mesh_worker.trained(mesh_worker.create(mesh_worker.mesh_of(devices), fsdp), 1, 4)
+    assert int(state.events.num_taken) == 2
+    assert int(jaxsparse.fingerprint(state)) == after_four
+
+
+@pytest.fixture(scope="module")
+def after_four():
+    state = mesh_worker.trained(mesh_worker.create(mesh_worker.mesh_of(1)), 1, 4)
+    return int(jaxsparse.fingerprint(state))
+
+
 def test_a_step_gives_back_the_shardings_that_it_takes():
     """So the second step is not compiled again, though the state was made outside of jit."""
     state = mesh_worker.create(mesh_worker.mesh_of(8))
     described = lambda state: [(x.aval, x.sharding, x.committed) for x in jax.tree.leaves(state)]
     before = described(state)
-    assert described(mesh_worker.step(state, event=False)) == before
+    assert described(mesh_worker.trained(state, 1, 1)) == before
 
 
 def test_an_nnx_optimizer_lies_on_the_mesh_of_its_model():

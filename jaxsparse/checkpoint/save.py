@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,8 +46,7 @@ def save_checkpoint(
       wait: whether to return only when the checkpoint is complete. If False, the call returns when
         all arrays are on the host: the next step may donate the state while files are written. An
         error is then raised by the next call for this folder, or by `wait_for_checkpoint`, which a
-        program must call before it ends: Python stops the threads of a program that ends, and the
-        checkpoint is lost, with an error on the terminal.
+        program should call before it ends: at the very end Python can only print the error.
 
     Raises:
       ValueError: the step is not above all others, JSON cannot hold the extras, a leaf of state is
@@ -112,8 +112,11 @@ def _attempt(folder: Path, step: int, act: Callable[[], T]) -> T:
     return result  # pyright: ignore[reportReturnType] - there was no problem
 
 
-@atexit.register
 def _wait_for_all() -> None:
-    """Python prints an error that is raised here, so that it is not lost."""
+    """Finishes all saves of a program that ends; Python prints an error that is raised here."""
     for folder in list(_unfinished):
         wait_for_checkpoint(folder)
+
+
+# `atexit` is too late: by then Python has stopped the executors that write.
+getattr(threading, "_register_atexit", atexit.register)(_wait_for_all)

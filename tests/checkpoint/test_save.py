@@ -70,21 +70,15 @@ def test_an_error_in_the_background_comes_with_the_next_call_once(tmp_path):
 
 ENDS = """
 import sys, jax.numpy as jnp
-from jaxsparse.checkpoint import save_checkpoint, wait_for_checkpoint
+from jaxsparse.checkpoint import save_checkpoint
 save_checkpoint(sys.argv[1], 1, {"x": jnp.arange(1000.0)}, wait=False)
 """
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("waits", [True, False])
-def test_a_program_that_ends_without_waiting_says_what_it_loses(waits, tmp_path):
-    program = ENDS + waits * "wait_for_checkpoint(sys.argv[1])"
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    names = [path.name for path in tmp_path.iterdir()]
-    assert names == ["1"] or not waits and not names
-    assert (f"OSError: checkpoint {tmp_path}/1 could not be saved" in ended.stderr) == (not names)
+def test_a_program_that_ends_without_waiting_loses_nothing(tmp_path):
+    subprocess.run([sys.executable, "-c", ENDS, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
+    assert restore_part(tmp_path, "x", 1)[-1] == 999.0
 
 
 def test_checksums_of_earlier_versions_are_read_and_checked(tmp_path):
