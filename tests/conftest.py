@@ -1,8 +1,8 @@
 """Set-up of all tests: 8 CPU devices, no rank promotion, hypothesis without chance or clock.
 
 The tests compile some ten thousand small programs, and most of their time is XLA's. So XLA
-optimises little here, in this process and in those that it starts. What one test has compiled the next one takes from a cache, which each
-worker has for itself and its processes.
+optimises little here, in this process and in those that it starts. What one test has compiled the
+next one takes from a cache, which each worker has for itself and its processes.
 
 Strict dtype promotion is asked for where only our code runs (optax itself does not hold it).
 """
