@@ -21,16 +21,13 @@ ImageNet has no test labels. As in the papers, the accuracy is that of the last 
 validation images; the best one on the way is reported beside it.
 """
 
-import contextlib
 import dataclasses
 import functools
-import math
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +41,15 @@ from experiments import loop
 from experiments.data import generated, imagenet
 from experiments.data.dataset import Dataset, Split
 from experiments.mesh import layout, measure
+from experiments.mesh.evaluation import evaluate
 from experiments.mesh.folder import opened
 from experiments.mesh.gradient import explicit
 from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
+from experiments.mesh.reached import Reached, resume, save, saved
 from experiments.options import cli, flags, tricks
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import make_method, said_in_flags
-from experiments.records import cost, metrics, progress, report
+from experiments.records import cost, metrics, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder
@@ -60,13 +59,11 @@ from experiments.training.imagenet_recipes import RECIPES, published_options, re
 from experiments.training.recipes import Recipe, make_optimizer
 from experiments.training.run import Run, RunState
 from jaxsparse import Method, check_replicas
-from jaxsparse.checkpoint import save_checkpoint, wait_for_checkpoint
 from jaxsparse.checks import check_whole
 from jaxsparse.nn import resnet
 
 MODELS = {f"resnet{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-Item = TypeVar("Item")
 
 
 @flags.own_first
@@ -181,24 +178,6 @@ class Data(NamedTuple):
     num_train: int
 
 
-class Reached(NamedTuple):
-    """How far a run has come.
-
-    Attributes:
-      step: completed steps.
-      run: with the model that surgeries have made.
-      state: after them, on the mesh.
-      seconds: of training so far, without evaluating, saving and compiling.
-      best: the highest accuracy so far, in [0, 1], and its step.
-    """
-
-    step: int
-    run: Run
-    state: RunState
-    seconds: float = 0.0
-    best: tuple[float, int] = (0.0, 0)
-
-
 class Shown(NamedTuple):
     """Where it shows how a run goes: records, progress bar, and the meter of its speed."""
 
@@ -301,80 +280,13 @@ def record(
     if values:
         values |= shown.meter.scalars()
     if metrics.is_validated(run, step):
-        accuracy = evaluate(run, state.variables, data)
+        accuracy = evaluate(run, state.variables, data.evaluation())
         values |= {"val_accuracy": accuracy, "density": report.density_of(state)}
         best = max(best, (accuracy, step), key=lambda found: found[0])
         shown.bar.set_postfix({"val_accuracy": f"{accuracy:.4f}"})
     if values:
         shown.folder.log(step, **values)
     return best
-
-
-def evaluate(run: Run, variables: Any, data: Data) -> float:
-    """Returns the share of the validation images that are classified correctly, each counted once.
-
-    Raises:
-      ValueError: the network gives NaN.
-    """
-    correct = total = 0.0
-    for batch in data.evaluation():
-        found = count_correct(run.model, run.normalise, variables, *batch)
-        correct, total = correct + float(found[0]), total + float(found[1])
-    if math.isnan(correct):
-        raise ValueError("the network gives NaN for validation images, with a finite training loss")
-    return correct / total
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def count_correct(
-    model: nn.Module,
-    normalise: Callable[[jax.Array], jax.Array],
-    variables: Any,
-    images: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns how many images are classified correctly, NaN if a logit is, and how many there are.
-
-    Weights are 1 for images, and 0 for what only fills the last batch.
-    """
-    logits = jnp.asarray(model.apply(variables, normalise(images)))
-    right = (jnp.argmax(logits, -1) == labels) * jnp.where(weights > 0, logits.sum(-1) * 0 + 1, 0.0)
-    return right.sum(), weights.sum()
-
-
-def save(path: Path, reached: Reached, *, wait: bool) -> None:
-    """Saves a checkpoint from all processes; without `wait`, while training goes on."""
-    extras = {"seconds": reached.seconds, "best": list(reached.best)}
-    save_checkpoint(path, reached.step, {"state": reached.state}, extras=extras, wait=wait)
-
-
-@contextlib.contextmanager
-def saved(path: Path) -> Iterator[None]:
-    """Waits for the last checkpoint at the end; after an error only if no other process has to."""
-    try:
-        yield
-    except Exception:
-        if jax.process_count() == 1:
-            wait_for_checkpoint(path)
-        raise
-    wait_for_checkpoint(path)
-
-
-def resume(path: Path, run: Run, state: RunState) -> Reached:
-    """Returns how far the newest checkpoint that can be read has come, or the start."""
-    runs = {}
-
-    def like(step: int) -> dict[str, Any]:
-        runs[step], changed = surgery.after(run, state, step)
-        return {"state": changed}
-
-    restored = progress.restore(path, like)
-    if restored is None:
-        return Reached(0, run, state)
-    extras, step = restored.extras, restored.step
-    accuracy, at = extras["best"]
-    return Reached(step, runs[step], restored.state["state"], extras["seconds"], (accuracy, at))
 
 
 def summarise(
@@ -402,7 +314,7 @@ def summarise(
         "layers": {x.path: {"num_active": x.num_active, "size": x.size} for x in table.layers},
         "num_events": len(run.method.timetable.events),
         "resolved": resolved(begun),
-        "val_accuracy": evaluate(run, state.variables, data),
+        "val_accuracy": evaluate(run, state.variables, data.evaluation()),
         "best_val_accuracy": reached.best[0],
         "best_step": reached.best[1],
         **(cost.flops_of_run(dense, records, sizes, run.method, run.batch_size) if records else {}),
@@ -487,22 +399,10 @@ def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
         cut = lambda x: x.reshape(config.accumulate, -1, *x.shape[1:])
         return layout.spread(mesh, Stacked(*map(cut, batch)), axis=1)
 
-    train = lambda step: prefetched(local.train(step), on_mesh)
+    train = lambda step: layout.prefetched(local.train(step), on_mesh)
 
-    evaluation = lambda: prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
+    evaluation = lambda: layout.prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
     return Data(train, evaluation, local.num_train)
-
-
-def prefetched(
-    batches: Iterator[Any], place: Callable[[Any], Item], ahead: int = 2
-) -> Iterator[Item]:
-    """Yields batches on the devices, the next ones being on their way there."""
-    waiting: deque[Item] = deque()
-    for batch in batches:
-        waiting.append(place(batch))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def normalise(images: jax.Array) -> jax.Array:

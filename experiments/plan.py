@@ -2,8 +2,8 @@ r"""Prints the plan of a sparse run, without data or training: every event, each
 
     python experiments/plan.py --model=resnet50 --schedule=rigl --sparsity=0.8
 
-The networks are those for ImageNet, on which no script here trains, and those of Fashion-MNIST.
-`cifar.py --plan` plans those for CIFAR.
+The networks are those for ImageNet and those of Fashion-MNIST. `cifar.py --plan` plans those for
+CIFAR, and `imagenet.py --dry_run` measures a step too.
 
 The FLOPs of training and of inference are given over those of the dense network, as in papers on
 sparse training. RigL's own formula, which gives 0.4157 here, has one event in 101 steps up to the

@@ -5,12 +5,15 @@ fully sharded: each leaf is cut along its longest axis that the devices divide. 
 slots have the shapes of their weights, and so lie where these lie.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Item = TypeVar("Item")
 
 AXIS = "data"
 SMALLEST = 2**12
@@ -85,3 +88,15 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int) -> None:
         f"--batch_size={batch_size} cannot be cut evenly over {each}; take "
         f"{' or '.join(map(str, near))}"
     )
+
+
+def prefetched(
+    batches: Iterator[Any], place: Callable[[Any], Item], ahead: int = 2
+) -> Iterator[Item]:
+    """Yields batches on the devices, the next ones being on their way there."""
+    waiting: deque[Item] = deque()
+    for batch in batches:
+        waiting.append(place(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
