@@ -29,8 +29,8 @@ def evaluate(
         right, images, num_nan = map(float, _count(run.model, run.normalise, variables, *batch))
         if num_nan:
             raise ValueError(
-                f"the network gives NaN for {num_nan:.0f} of {images:.0f} validation images, though "
-                f"its training loss is finite"
+                f"the network gives NaN for {num_nan:.0f} of {images:.0f} validation images, "
+                "though its training loss is finite"
             )
         correct, total = correct + right, total + images
     return correct / total
