@@ -40,6 +40,29 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first-cases",
+        action="store_true",
+        help="of each test that has many cases run the first; CI does so on its second Python",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves a case of every test; conformance, doctests and pages keep theirs, engines all."""
+    if not config.getoption("--first-cases"):
+        return
+    seen, kept, others = set(), [], []
+    for item in items:
+        cases = getattr(item, "callspec", None)
+        whole = cases is None or {"conformance", "docs"} & set(item.path.parts)
+        test = (item.nodeid.split("[")[0], cases and cases.params.get("engine"))
+        (kept if whole or test not in seen else others).append(item)
+        seen.add(test)
+    items[:] = kept
+    config.hook.pytest_deselected(items=others)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

@@ -95,11 +95,7 @@ COMES_TO = {
 }
 
 
-# The page on extreme sparsity compiles four ResNet-20: on one Python.
-LONG = {"docs/extreme_sparsity.md": pytest.mark.variants}
-
-
-@pytest.mark.parametrize("page", [pytest.param(page, marks=LONG.get(page, ())) for page in PAGES])
+@pytest.mark.parametrize("page", PAGES)
 def test_a_pages_code_runs_in_order(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pages write checkpoints and files of weights
     after = run(page)
