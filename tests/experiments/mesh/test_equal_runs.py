@@ -12,6 +12,8 @@ from experiments.mesh import layout
 from experiments.options import cli
 from tests.experiments.tiny_imagenet import SHORT, TINY
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 FLAGS = f"{SHORT} --fake_data --steps=30 --schedule=rigl_itop --update_interval=21 --sparsity=0.8"
 
 
