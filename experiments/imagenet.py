@@ -158,6 +158,8 @@ def main(config: Config) -> None:
         mesh = layout.make_mesh()
         run, data = run_of(config, mesh)
         loop.check(run)
+        if is_first():
+            tricks.say_if_it_shares_nothing(config, run.model)
         do = cost_of if config.dry_run else train
         said = do(config, run, data, mesh)
         if is_first():
@@ -258,9 +260,14 @@ def fit(reached: Reached, data: Data, shown: Shown) -> Reached:
 
 def compiled(run: Run, state: RunState, batch: Batch) -> Callable[..., Any]:
     """Compiles the steps; the state keeps its place on the mesh."""
-    places = jax.tree.map(lambda x: x.sharding, state)
-    by_event = steps.compile_steps(run, state, batch, steps.kinds(run), shardings=places)
+    by_event = by_kind(run, state, batch)
     return lambda event, state, batch: by_event[event](state, batch)
+
+
+def by_kind(run: Run, state: RunState, batch: Batch) -> dict[bool, steps.Step]:
+    """Returns the compiled steps, by whether there is a mask update."""
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return steps.compile_steps(run, state, batch, steps.kinds(run), shardings=places)
 
 
 def record(
@@ -335,7 +342,7 @@ def cost_of(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     first, _ = loop.peeked(data.train(0))
     state = created(config, run, mesh)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    return measure.describe_cost(run, image, state, compiled(run, state, first), first)
+    return measure.describe_cost(run, image, state, by_kind(run, state, first), first)
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -400,7 +407,6 @@ def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
         return layout.spread(mesh, Stacked(*map(cut, batch)), axis=1)
 
     train = lambda step: layout.prefetched(local.train(step), on_mesh)
-
     evaluation = lambda: layout.prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
     return Data(train, evaluation, local.num_train)
 

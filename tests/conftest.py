@@ -7,6 +7,7 @@ next one takes from a cache, which each worker has for itself and its processes.
 Strict dtype promotion is asked for where only our code runs (optax itself does not hold it).
 """
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -22,8 +23,12 @@ QUICK = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
 }
+# Eight devices that share two cores wait for each other in collectives: each has to get a thread,
+# and more time than XLA's 40 seconds on a busy machine.
+QUICK["NPROC"] = "16"
+QUICK["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 if version("jaxlib") < "0.11":  # later ones lack the flag
-    QUICK["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+    QUICK["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.update(QUICK)
 
 import hypothesis
@@ -32,6 +37,7 @@ import pytest
 
 from jaxsparse.kernels import load
 
+gc.set_threshold(100_000, 50, 100)  # tracing makes many objects, few of them in circles
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(
@@ -49,14 +55,15 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves a case of every test; conformance, doctests and pages keep theirs, engines all."""
+    """Leaves a case of every test; and all methods of the conformance, all pages, all engines."""
     if not config.getoption("--first-cases"):
         return
     seen, kept, others = set(), [], []
     for item in items:
         cases = getattr(item, "callspec", None)
-        whole = cases is None or {"conformance", "docs"} & set(item.path.parts)
-        test = (item.nodeid.split("[")[0], cases and cases.params.get("engine"))
+        whole = cases is None or "docs" in item.path.parts
+        told_apart = ("engine", "name") if "conformance" in item.path.parts else ("engine",)
+        test = (item.nodeid.split("[")[0], *(cases.params.get(p) for p in told_apart if cases))
         (kept if whole or test not in seen else others).append(item)
         seen.add(test)
     items[:] = kept

@@ -10,6 +10,7 @@ from experiments.mesh import layout
 from experiments.options import cli
 from experiments.records import metrics
 from tests.experiments import tiny_imagenet
+from tests.experiments.mesh.runs import outcome
 from tests.experiments.small_imagenet import prepare_small
 from tests.experiments.tiny_imagenet import SHORT, TINY
 
@@ -72,11 +73,55 @@ def test_a_loss_that_diverges_leaves_the_last_good_checkpoint(tmp_path, capsys, 
     assert not (out / "summary.json").exists()
 
 
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.variants
+@pytest.mark.slow
+def test_east_on_eight_devices_ends_without_dyrelu_and_resumes(tmp_path, monkeypatch):
+    flags = "--fake_data --fsdp --schedule=east --sparsity=0.8 --cycle_interval=1 --steps=12"
+    argv = [*SHORT.split(), *flags.split(), "--update_interval=4", "--checkpoint_every=4"]
+    assert tiny_imagenet.main([*argv, f"--out={tmp_path / 'whole'}"]) == 0
+    record = imagenet.record
+
+    def cut(run, data, shown, step, *args):
+        if step == 9:  # DyReLU ends after 6, a checkpoint follows 8
+            raise Cut
+        return record(run, data, shown, step, *args)
+
+    monkeypatch.setattr(imagenet, "record", cut)
+    with pytest.raises(Cut):
+        tiny_imagenet.main([*argv, "--eval_every=9", f"--out={tmp_path / 'cut'}"])
+    monkeypatch.undo()
+    monkeypatch.setitem(imagenet.MODELS, "tiny", TINY)
+    assert tiny_imagenet.main([*argv, "--eval_every=9", f"--out={tmp_path / 'cut'}"]) == 0
+    summaries = [outcome(tmp_path / name)[0] for name in ("whole", "cut")]
+    assert summaries[0]["resolved"]["dyrelu_stop_step"] == 6
+    for name in ("num_active", "layers", "val_accuracy", "train_flops"):
+        assert summaries[0][name] == summaries[1][name]
+    saved = [load_saved(tmp_path / name / "checkpoints") for name in ("whole", "cut")]
+    assert saved[0] == saved[1]
+    assert not any("dyrelu" in path for path in saved[0])
+
+
+def load_saved(folder):
+    """The checksums of the leaves in the last checkpoint, by path."""
+    (path,) = folder.glob("12/contents/metadata")
+    return json.loads(path.read_text())["records"]
+
+
 @pytest.mark.slow
 def test_a_dry_run_prints_plan_memory_and_time(capsys):
     assert tiny_imagenet.main([*SHORT.split(), *FLAGS.split(), "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    for line in ("devices         8 x cpu", "state ", "step ", "training        20 steps"):
+    for line in (
+        "devices         8 x cpu",
+        "state ",
+        "step ",
+        "mask update ",
+        "training        20",
+    ):
         assert line in printed
     assert "FLOPs" in printed
 

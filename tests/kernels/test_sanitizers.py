@@ -13,4 +13,4 @@ def test_clean(rank, sanitizer):
         pytest.skip(why)
     levels = sanitize.levels()
     level = levels[min(rank, len(levels) - 1)]
-    assert sanitize.run(sanitizer, level, first=0, num=40).startswith("40 seeds")
+    assert sanitize.run(sanitizer, level, first=0, num=20).startswith("20 seeds")
