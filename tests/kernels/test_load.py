@@ -117,7 +117,7 @@ def test_a_kernel_that_jax_refuses_is_no_error(tmp_path, monkeypatch, compiled):
 
 def results(path, threads, level=""):
     """The results of the kernels of a level, in a process whose XLA has a number of threads."""
-    env = {"JAXSPARSE_KERNELS": level, "JAX_NUM_CPU_DEVICES": str(threads)}
+    env = {"JAXSPARSE_KERNELS": level, "JAX_NUM_CPU_DEVICES": str(threads), "NPROC": str(threads)}
     command = [sys.executable, os.fspath(RUNS), os.fspath(path)]
     subprocess.run(command, env=os.environ | env, check=True)
     with np.load(path) as file:
