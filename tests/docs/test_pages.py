@@ -95,7 +95,10 @@ COMES_TO = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONG = {"docs/extreme_sparsity.md": pytest.mark.variants}  # it compiles four networks
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=LONG.get(page, ())) for page in PAGES])
 def test_a_pages_code_runs_in_order(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pages write checkpoints and files of weights
     after = run(page)

@@ -15,6 +15,8 @@ from experiments.training.run import Phase
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import Net, make_run
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 CONFIG = {"model": "net", "schedule": "rigl_itop"}
 FULL = {
     "model": Net(norm=True, dropout_rate=0.25),

@@ -19,6 +19,8 @@ from jaxsparse.tracing.connectivity import Connectivity, LayerPaths
 from tests.experiments import small_runs
 from tests.experiments.small_runs import make_run
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 CONFIG = {"model": "net", "schedule": "set"}
 SHAPES = {"Dense_0": (64, 6), "Dense_1": (6, 3)}
 

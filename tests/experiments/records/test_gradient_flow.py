@@ -16,6 +16,8 @@ from experiments.training.batches import Indexed
 from experiments.training.steps import loss_and_grads
 from tests.experiments.small_runs import Net, make_run
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 AUGMENT = functools.partial(crop_and_flip, mode="zero", pad=2)
 
 

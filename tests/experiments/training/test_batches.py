@@ -16,6 +16,8 @@ from experiments.training.execution import make_execution
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import Net, make_run, split, trained
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 
 def test_batches_visit_every_image_once_an_epoch():
     drawn = shuffled(jax.random.key(0), 10, 3)

@@ -15,6 +15,8 @@ from jaxsparse.paths import leaf_paths
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import make_run
 
+pytestmark = pytest.mark.variants  # long, and one Python shows it for both
+
 CONFIG = {"model": "net", "schedule": "rigl_itop"}
 
 
