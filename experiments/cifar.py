@@ -32,6 +32,7 @@ from experiments import loop
 from experiments.data import cifar10, cifar100
 from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
+from experiments.data.pixels import normalise
 from experiments.options import cli, flags, tricks
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import make_method
@@ -215,12 +216,6 @@ def method_of(config: Config) -> Method:
         steps=steps_of(config),
         **flags.pruning_options(config),
     )
-
-
-def normalise(images: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Maps uint8[n, h, w, 3] pixels to float32 with mean 0 and deviation 1 in each channel."""
-    of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
-    return (images.astype(jnp.float32) / 255.0 - of_channels(mean)) / of_channels(std)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ import jaxsparse
 from experiments import loop
 from experiments.data import generated, imagenet
 from experiments.data.dataset import Dataset, Split
+from experiments.data.pixels import normalise
 from experiments.mesh import layout, measure
 from experiments.mesh.evaluation import evaluate
 from experiments.mesh.folder import opened
@@ -54,7 +55,7 @@ from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder
 from experiments.training import steps, surgery
-from experiments.training.batches import Batch, Loaded, Stacked
+from experiments.training.batches import Batch, Loaded, Stacked, prefetched
 from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
 from experiments.training.recipes import Recipe, make_optimizer
 from experiments.training.run import Run, RunState
@@ -63,12 +64,13 @@ from jaxsparse.checks import check_whole
 from jaxsparse.nn import resnet
 
 MODELS = {f"resnet{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
+NORMALISE = functools.partial(normalise, mean=imagenet.MEAN, std=imagenet.STD)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @flags.own_first
 @dataclasses.dataclass(frozen=True)
-class Config(flags.Tricks, flags.Pruning):
+class Config(flags.Tricks, flags.Pruning, flags.Meeting):
     """Trains a sparse ResNet on ImageNet and writes a folder with metrics, summary and plot."""
 
     model: str = "resnet50"
@@ -131,19 +133,6 @@ class Config(flags.Tricks, flags.Pruning):
     """Steps between checkpoints, from which the same command goes on after a crash, on any number
     of devices and processes."""
 
-    coordinator: cli.OptionalStr = None
-    """HOST:PORT of process 0, at which several processes meet."""
-    num_processes: cli.OptionalInt = None
-    """Number of processes of the run. Default: one."""
-    process_id: cli.OptionalInt = None
-    """Number of this process, from 0."""
-    discover: bool = False
-    """Let JAX find the processes, as it can on TPU pods, Slurm and Kubernetes."""
-    start_timeout: int = 300
-    """Seconds to wait for all processes to start."""
-    heartbeat_timeout: int = 100
-    """Seconds without a sign of life after which a process counts as dead and the others end."""
-
 
 def main(config: Config) -> None:
     """Trains, or prints what training would cost."""
@@ -167,7 +156,7 @@ def main(config: Config) -> None:
 
 
 class Data(NamedTuple):
-    """Where the images come from.
+    """The source of a run's images.
 
     Attributes:
       train: completed steps to the batches of the steps that follow, on the mesh.
@@ -181,7 +170,7 @@ class Data(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Where it shows how a run goes: records, progress bar, and the meter of its speed."""
+    """The places where a run shows how it goes: records, progress bar, the meter of its speed."""
 
     folder: RunFolder
     bar: tqdm
@@ -373,7 +362,7 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
         method=method,
         tx=tricks.with_freezing(make_optimizer(recipe, length), config, method),
         dataset=blank(config),
-        normalise=normalise,
+        normalise=NORMALISE,
         batch_size=recipe.batch_size,
         seed=config.seed,
         eval_every=epoch if config.eval_every is None else config.eval_every,
@@ -389,16 +378,17 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
 
 def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
     """Returns where the images come from: the data set, or a generator of images."""
-    make = generated.open_data if config.fake_data or config.dry_run else imagenet.open_data
-    local = make(
-        config.data_dir,
-        seed=config.seed,
-        batch_size=recipe.batch_size,
-        image_size=config.image_size,
-        workers=config.workers,
-        max_corrupt=config.max_corrupt,
-        process=(jax.process_index(), jax.process_count()),
-    )
+    images: dict[str, Any] = {
+        "seed": config.seed,
+        "batch_size": recipe.batch_size,
+        "image_size": config.image_size,
+        "process": (jax.process_index(), jax.process_count()),
+    }
+    if config.fake_data or config.dry_run:
+        local = generated.Generated(**images)
+    else:
+        images |= {"workers": config.workers, "max_corrupt": config.max_corrupt}
+        local = imagenet.open_data(config.data_dir, **images)
 
     def on_mesh(batch: tuple[np.ndarray, np.ndarray]) -> Batch:
         if config.accumulate == 1:
@@ -406,17 +396,9 @@ def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
         cut = lambda x: x.reshape(config.accumulate, -1, *x.shape[1:])
         return layout.spread(mesh, Stacked(*map(cut, batch)), axis=1)
 
-    train = lambda step: layout.prefetched(local.train(step), on_mesh)
-    evaluation = lambda: layout.prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
+    train = lambda step: prefetched(local.train(step), on_mesh)
+    evaluation = lambda: prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
     return Data(train, evaluation, local.num_train)
-
-
-def normalise(images: jax.Array) -> jax.Array:
-    """Maps uint8[n, h, w, 3] pixels to float32 with mean 0 and deviation 1 in each channel."""
-    of_channels = lambda values: jnp.asarray(values, jnp.float32)[None, None, None, :]
-    return (images.astype(jnp.float32) / 255.0 - of_channels(imagenet.MEAN)) / of_channels(
-        imagenet.STD
-    )
 
 
 def blank(config: Config) -> Dataset:

@@ -1,4 +1,4 @@
-"""Where arrays lie: the mesh of a tree, and other arrays placed beside its leaves.
+"""The mesh of a tree, and other arrays placed beside its leaves.
 
 A state belongs on the mesh of its params: masks and slots as their weights are, everything else on
 all devices. Traced arrays are left alone, because `out_shardings` says where they go.

@@ -35,7 +35,7 @@ def alone():
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """What each of the two processes found, and their folder."""
+    """The findings of each of the two processes, and their folder."""
     folder = tmp_path_factory.mktemp("two")
     save_checkpoint(folder / "start", 2, trained(create(mesh_of(8)), 1, 2))
     with socket.socket() as free:

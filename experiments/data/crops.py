@@ -1,4 +1,4 @@
-"""What a network sees of an image: a random crop in training, the centre in evaluation.
+"""The part of an image that a network sees: a random crop in training, else the centre.
 
 The random crop is the one that has been usual since Szegedy et al. (2015), "Going deeper with
 convolutions", section 6, in torchvision's form (`RandomResizedCrop`): ten tries, then the centre.

@@ -5,7 +5,6 @@ classes and its loss falls. An image depends on the seed and on its place in the
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,18 +65,3 @@ class Generated(NamedTuple):
         images = large[:, : self.image_size, : self.image_size]
         noise = np.random.default_rng((self.seed, 2, place, self.process[0]))
         return images + noise.integers(0, 64, images.shape, dtype=np.uint8), labels
-
-
-def open_data(
-    data_dir: Path,
-    *,
-    seed: int,
-    batch_size: int,
-    image_size: int,
-    workers: int,
-    max_corrupt: int,
-    process: tuple[int, int],
-) -> Generated:
-    """Returns made-up data in place of what `imagenet.open_data` reads; it needs no folder."""
-    del data_dir, workers, max_corrupt
-    return Generated(seed, batch_size, image_size, process)

@@ -1,19 +1,16 @@
-"""Where the arrays of a run lie on a mesh of devices: the data cut up, the state whole or cut up.
+"""The layout of a run on a mesh of devices: the data cut up, the state whole or cut up.
 
 The mesh has one axis, "data". A batch is cut along its images. The state is on every device, or
 fully sharded: each leaf is cut along its longest axis that the devices divide. Masks and optimizer
 slots have the shapes of their weights, and so lie where these lie.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-Item = TypeVar("Item")
 
 AXIS = "data"
 SMALLEST = 2**12
@@ -24,11 +21,6 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh of these devices; None takes all devices of all processes."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
 
 
 def shardings(mesh: Mesh, tree: Any, *, fsdp: bool) -> Any:
@@ -88,15 +80,3 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int) -> None:
         f"--batch_size={batch_size} cannot be cut evenly over {each}; take "
         f"{' or '.join(map(str, near))}"
     )
-
-
-def prefetched(
-    batches: Iterator[Any], place: Callable[[Any], Item], ahead: int = 2
-) -> Iterator[Item]:
-    """Yields batches on the devices, the next ones being on their way there."""
-    waiting: deque[Item] = deque()
-    for batch in batches:
-        waiting.append(place(batch))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting

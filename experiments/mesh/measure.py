@@ -1,4 +1,4 @@
-"""What a run would cost on the devices at hand: memory, and time by a step that is measured."""
+"""The cost of a run on the devices at hand: memory, and time by a step that is measured."""
 
 import functools
 import time

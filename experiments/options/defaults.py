@@ -3,22 +3,15 @@
 A flag given at its default names the same run as a flag left out.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.options.flags import DEFAULTS
+from experiments.options.flags import DEFAULTS, Meeting
 from experiments.options.schedules import METHODS
 
 # Flags that say which machines train, and how they meet.
-_MACHINE = (
-    "workers",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "discover",
-    "start_timeout",
-    "heartbeat_timeout",
-)
+_MACHINE = ("workers", *(field.name for field in dataclasses.fields(Meeting)))
 # Flags that change no result: a run may go on with other values.
 FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow", *_MACHINE)
 # Flags that no checkpoint depends on: a run may go on with other values, and its results are the

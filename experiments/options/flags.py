@@ -100,6 +100,24 @@ def going_on(config: Saving) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Meeting:
+    """The processes of a run, and how they find each other."""
+
+    coordinator: cli.OptionalStr = None
+    """HOST:PORT of process 0, at which several processes meet."""
+    num_processes: cli.OptionalInt = None
+    """Number of processes of the run. Default: one."""
+    process_id: cli.OptionalInt = None
+    """Number of this process, from 0."""
+    discover: bool = False
+    """Let JAX find the processes, as it can on TPU pods, Slurm and Kubernetes."""
+    start_timeout: int = 300
+    """Seconds to wait for all processes to start."""
+    heartbeat_timeout: int = 100
+    """Seconds without a sign of life after which a process counts as dead and the others end."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Tricks:
     """Changes of the network besides pruning; each works with every schedule."""
 

@@ -5,14 +5,17 @@ the device is only a list of indices, so that the gather is part of the step's p
 that an iterator brings holds the images themselves, which may be sharded over devices.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.dataset import Split
+
+Item = TypeVar("Item")
 
 FIRST_EPOCH = 2
 """The order of epoch e has the run's key with purpose FIRST_EPOCH + e."""
@@ -116,3 +119,15 @@ def shuffled(
         order = np.asarray(order)  # iterating over an array on the device is slow
         yield from order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[done:]
         epoch, done = epoch + 1, 0
+
+
+def prefetched(
+    batches: Iterator[Any], place: Callable[[Any], Item], ahead: int = 2
+) -> Iterator[Item]:
+    """Yields batches on the devices, the next ones being on their way there."""
+    waiting: deque[Item] = deque()
+    for batch in batches:
+        waiting.append(place(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -150,7 +150,7 @@ def _shardings(
     likes: Mapping[str, PyTree | None],
     records: Mapping[str, Record],
 ) -> dict[str, Sharding | None]:
-    """Where the leaves of the parts go, by their path in the checkpoint."""
+    """The places that the leaves of the parts go to, by their path in the checkpoint."""
     return {
         full: sharding_to_read(leaves[path], records[full])
         for part, like in likes.items()

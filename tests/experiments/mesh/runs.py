@@ -45,7 +45,7 @@ def ended(processes, timeout=300):
 
 
 def outcome(out):
-    """What a run's folder says, without what depends on the clock and the machine."""
+    """The summary and the records of a run, without times and the machine."""
     summary = json.loads((out / "summary.json").read_text())
     timed = ("steps_per_second", "peak_memory_mib", "throughput", "out")
     lines = (out / "metrics.jsonl").read_text().splitlines()
