@@ -2,7 +2,7 @@
 
 An element of the pipeline is a chunk: up to 64 images of one process's part of a batch. A chunk is
 a function of its number, so no worker has a state; worker w of W makes the chunks w, w + W, w + 2 W
-and so on. Grain hands them on in order, through shared memory.
+and so on. Grain hands them on in order, and the images lie in slots of the worker's memory.
 """
 
 import atexit
@@ -24,6 +24,7 @@ from experiments.data.crops import eval_image, train_image
 from experiments.data.imagenet_records import Records, Stored
 from experiments.data.jpeg import UnreadableError
 from experiments.data.order import Order
+from experiments.data.slots import Receiver, Sender, can_be_used
 
 MOST = 64  # images of a chunk: 10 MB at 224, of which about five wait for each worker
 ENDLESS = 2**31  # chunks; Grain wants an end, and this one is never reached
@@ -129,7 +130,10 @@ def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[
     """
     # A thread makes the next chunk while the last one is handed on.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    dataset = grain.MapDataset.source(_Source(make, length)).to_iter_dataset(reading)
+    send = make
+    if workers and can_be_used():
+        send = Sender(make, max(map(len, make.parts)), make.size)
+    dataset = grain.MapDataset.source(_Source(send, length)).to_iter_dataset(reading)
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which our scripts do not have
             flags.FLAGS.mark_as_parsed()
@@ -142,7 +146,7 @@ def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[
     # An error may keep the iterator up to the end of Python, which is too late for Grain to close.
     atexit.register(iterator.close)
     try:
-        yield from iterator
+        yield from map(Receiver(), iterator)
     finally:
         atexit.unregister(iterator.close)
         iterator.close()
