@@ -196,7 +196,7 @@ def test_where_the_data_is_expected(data_dir, tmp_path):
         opened(tmp_path)
     assert str(error.value) == (
         f"imagenet2012 expected in {tmp_path}/imagenet2012/5.1.0; get it with: "
-        f"python experiments/data/prepare.py imagenet2012 --data_dir={tmp_path}"
+        f"python experiments/data/prepare.py imagenet2012 --data_dir={tmp_path} --from=FOLDER"
     )
     with pytest.raises(FileNotFoundError, match=f"pass --data_dir={data_dir}"):
         opened(data_dir / "imagenet2012")
