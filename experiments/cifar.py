@@ -148,6 +148,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
+        sparse_init=config.sparse_init,
     )
 
 

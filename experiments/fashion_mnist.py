@@ -13,6 +13,7 @@ training, as in GraNet's CIFAR runs. Images are not augmented.
 
 import dataclasses
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from flax import linen as nn
 
 from experiments import loop
 from experiments.data import fashion_mnist
+from experiments.data.dataset import Dataset
 from experiments.options import cli, flags, tricks
 from experiments.options.schedules import make_method
 from experiments.records import report
@@ -93,12 +95,24 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """Returns the run that the flags ask for, with its data."""
+    data = fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction)
+    return lenet_run(config, model_of(config), data, recipe_of(config), normalise)
+
+
+def lenet_run(
+    config: Config,
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    normalise: Callable[[jax.Array], jax.Array],
+) -> Run:
+    """Returns the run of a LeNet on images of 28 x 28, as the flags ask for it."""
     steps, method = config.steps, method_of(config)
     return Run(
-        model=model_of(config),
+        model=model,
         method=method,
-        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, method),
-        dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
+        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, method),
+        dataset=dataset,
         normalise=normalise,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -108,6 +122,7 @@ def run_of(config: Config) -> Run:
         execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
+        sparse_init=config.sparse_init,
     )
 
 
@@ -137,9 +152,9 @@ def recipe_of(config: Config) -> Recipe:
     )
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalise(images: jax.Array, *, mean: float = MEAN, std: float = STD) -> jax.Array:
     """Maps uint8[...] pixels to float32[...] with mean 0 and standard deviation 1."""
-    return (images.astype(jnp.float32) / 255.0 - MEAN) / STD
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
 if __name__ == "__main__":

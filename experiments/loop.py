@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+import jaxsparse
 from experiments.options.schedules import plan_of, said_in_flags
 from experiments.records import alarms, progress
 from experiments.records.cost import num_unshared
@@ -217,6 +218,8 @@ def check(run: Run) -> Plan:
         check_whole("accumulate", run.accumulate, 1)
     if run.batch_size % run.accumulate:
         raise ValueError(f"--accumulate={run.accumulate} must divide --batch_size={run.batch_size}")
+    if run.sparse_init not in (None, "unit", "layer"):
+        raise ValueError(f"--sparse_init={run.sparse_init} must be unit or layer")
     check_execution(run)
     surgery.check_surgeries(run)
     return plan_of(run.method, jax.eval_shape(functools.partial(initial_variables, run))["params"])
@@ -267,16 +270,21 @@ def progress_bar(steps: int, title: str, first: int, *, hidden: bool = False) ->
 def create_state(run: Run) -> RunState:
     """Returns the state that a run starts with: initial weights, and its masks or the method's."""
     variables = jax.jit(functools.partial(initial_variables, run))()
-    return RunState.create(
+    params = variables.pop("params")
+    create = functools.partial(
+        RunState.create,
         apply_fn=run.model.apply,
-        params=variables.pop("params"),
         collections=variables,
         tx=run.tx,
         method=run.method,
         key=run.key(MASKS),
-        masks=run.masks,
         track_exploration=True,
     )
+    state = create(params=params, masks=run.masks)
+    if run.sparse_init is None:
+        return state
+    params = jaxsparse.sparse_init(params, state.masks, by=run.sparse_init)  # pyright: ignore[reportArgumentType]
+    return create(params=params, masks=state.masks)
 
 
 def initial_variables(run: Run) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from jaxsparse.pattern_rules import check_pattern
 from jaxsparse.patterns import Pattern, block, channels, n_of_m
 from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.selection.top_k import top_k, top_k_mask
+from jaxsparse.sparse_init import sparse_init
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
 from jaxsparse.timetable import make_timetable
@@ -136,6 +137,7 @@ __all__ = [
     "set_itop",
     "snfs",
     "sparse_flops",
+    "sparse_init",
     "sparse_optimizer",
     "sparsity",
     "stacked",

@@ -82,6 +82,7 @@ MAY_IMPORT = {
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
     "invariants": GROUND,
+    "sparse_init": GROUND,
     "metrics": GROUND,
     "mask_history": GROUND,
     "csr": GROUND,

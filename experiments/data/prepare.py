@@ -1,5 +1,6 @@
 """Gets a data set into a folder, in the form that TFDS keeps, without TensorFlow.
 
+    python experiments/data/prepare.py mnist --data_dir=DIR
     python experiments/data/prepare.py cifar10 --data_dir=DIR
     python experiments/data/prepare.py cifar100 --data_dir=DIR --from=cifar-100-python.tar.gz
     python experiments/data/prepare.py imagenet2012 --data_dir=DIR --from=FOLDER
@@ -28,6 +29,7 @@ from experiments.data import (
     fashion_mnist,
     imagenet_shards,
     imagenet_tars,
+    mnist,
     records,
 )
 
@@ -52,7 +54,7 @@ class Source(NamedTuple):
 
 
 def small_images(module: Any) -> Source:
-    """Returns the source of a data set that fits into memory: CIFAR or Fashion-MNIST.
+    """Returns the source of a data set that fits into memory: MNIST, Fashion-MNIST or CIFAR.
 
     Args:
       module: the module of the data set.
@@ -85,7 +87,7 @@ def imagenet(*, subset: bool = False) -> Source:
 
 DATA_SETS = {
     source.name: source
-    for source in (*map(small_images, (fashion_mnist, cifar10, cifar100)), imagenet())
+    for source in (*map(small_images, (mnist, fashion_mnist, cifar10, cifar100)), imagenet())
 }
 
 

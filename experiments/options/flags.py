@@ -73,6 +73,10 @@ class Running:
     execution: cli.OptionalStr = None
     """masked (dense kernels with masked weights) or sparse (only the active weights, where that is
     faster on CPU; the same training up to rounding). Default: masked."""
+    sparse_init: cli.OptionalStr = None
+    """unit or layer: scale the initial weights to the initial masks, so that outputs keep their
+    size, by the active inputs of each unit or by the density of each layer. Default: the weights
+    are those of the dense network."""
     gradient_flow: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """Record the norm of the active weights' gradient at every validation, over all layers and in
     each layer. Each time costs as much as a step, and the first one a compilation."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments import cifar, fashion_mnist
+from experiments import cifar, fashion_mnist, mnist
 from experiments.options import cli
 from experiments.records.run_folder import difference
 from experiments.sweeping.grid import Job
@@ -21,7 +21,11 @@ from experiments.sweeping.result_file import (
 )
 from experiments.sweeping.workers import run_script
 
-SCRIPTS: Mapping[str, ModuleType] = {"fashion_mnist": fashion_mnist, "cifar": cifar}
+SCRIPTS: Mapping[str, ModuleType] = {
+    "fashion_mnist": fashion_mnist,
+    "mnist": mnist,
+    "cifar": cifar,
+}
 
 
 def config_of(job: Job) -> Any:

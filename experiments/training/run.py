@@ -79,6 +79,8 @@ class Run(NamedTuple):
       phase: of the model's DyReLUs; None if it has none.
       gradient_flow: whether the norm of the gradient is recorded at every validation.
       masks: the initial masks, a tree like params; None lets the method draw them.
+      sparse_init: scales the initial weights to the initial masks, by "unit" or by "layer", see
+        `jaxsparse.sparse_init`; None leaves them as the network draws them.
       surgeries: changes of the network on the way; the end of DyReLU follows from `phase`.
       source: completed steps to the batches of the steps that follow; None takes the training
         images from the device, see `batches.on_device`.
@@ -103,6 +105,7 @@ class Run(NamedTuple):
     phase: Phase | None = None
     gradient_flow: bool = False
     masks: Any = None
+    sparse_init: str | None = None
     surgeries: tuple[Surgery, ...] = ()
     source: Callable[[int], Iterator[Batch]] | None = None
     label_smoothing: float = 0.0

@@ -4,7 +4,9 @@ import jax
 from flax import linen as nn
 
 from jaxsparse.nn.dyrelu import DyReLUOptions
-from jaxsparse.nn.layers import Activation
+from jaxsparse.nn.layers import Activation, Initializer
+
+_FLAX_INIT: Initializer = nn.linear.default_kernel_init
 
 
 class LeNet300100(nn.Module):
@@ -13,12 +15,14 @@ class LeNet300100(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      kernel_init: initialiser of all kernels; biases start at 0.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
     """
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    kernel_init: Initializer = _FLAX_INIT
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -26,9 +30,9 @@ class LeNet300100(nn.Module):
         del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(300)(x), name="dyrelu1")
-        x = activation(nn.Dense(100)(x), name="dyrelu2")
-        return nn.Dense(self.num_classes)(x)
+        x = activation(nn.Dense(300, kernel_init=self.kernel_init)(x), name="dyrelu1")
+        x = activation(nn.Dense(100, kernel_init=self.kernel_init)(x), name="dyrelu2")
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(x)
 
 
 class LeNet5(nn.Module):
@@ -39,23 +43,29 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      kernel_init: initialiser of all kernels; biases start at 0.
 
     Reference: LeCun et al. 1998 (tanh and average pooling there).
     """
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    kernel_init: Initializer = _FLAX_INIT
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
         del train  # it changes nothing in this network
         activation = Activation.of(self)
-        x = activation(nn.Conv(6, (5, 5), padding="SAME")(x), name="dyrelu1")
+        x = activation(
+            nn.Conv(6, (5, 5), padding="SAME", kernel_init=self.kernel_init)(x), name="dyrelu1"
+        )
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = activation(nn.Conv(16, (5, 5), padding="VALID")(x), name="dyrelu2")
+        x = activation(
+            nn.Conv(16, (5, 5), padding="VALID", kernel_init=self.kernel_init)(x), name="dyrelu2"
+        )
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(120)(x), name="dyrelu3")
-        x = activation(nn.Dense(84)(x), name="dyrelu4")
-        return nn.Dense(self.num_classes)(x)
+        x = activation(nn.Dense(120, kernel_init=self.kernel_init)(x), name="dyrelu3")
+        x = activation(nn.Dense(84, kernel_init=self.kernel_init)(x), name="dyrelu4")
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(x)

