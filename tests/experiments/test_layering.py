@@ -14,7 +14,7 @@ ROOT = Path(experiments.__file__).parent
 # outside the folders: a folder that starts runs may import the scripts that train.
 A_RUN = {"data", "training", "options", "records"}
 TRAINS = A_RUN | {"loop"}
-SCRIPTS = TRAINS | {"fashion_mnist", "cifar"}
+SCRIPTS = TRAINS | {"fashion_mnist", "mnist", "cifar"}
 MAY_IMPORT = {
     "data": {"data"},
     "training": {"data", "training"},
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "mesh": A_RUN | {"mesh"},
     "loop": A_RUN,
     "fashion_mnist": TRAINS,
+    "mnist": TRAINS | {"fashion_mnist"},
     "cifar": TRAINS,
     "imagenet": TRAINS | {"mesh"},
     "comparing": {"options", "comparing"},
