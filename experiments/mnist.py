@@ -5,9 +5,7 @@
 
 The recipe is that of the paper's code: 100 epochs of 540 steps of 100 images, SGD with Nesterov
 momentum, a learning rate of 0.1 that is divided by 10 every 25,000 steps, and no augmentation. The
-last tenth of the training images is held out. Kernels start as PyTorch's layers do.
-
-Differs from that code in: biases start at 0, and not in +-1 / sqrt(fan_in).
+last tenth of the training images is held out. Weights start as PyTorch's layers do.
 
 Reference: Dettmers and Zettlemoyer, "Sparse Networks from Scratch", 2019, and its code.
 """
@@ -25,13 +23,14 @@ from experiments.options import cli, flags, tricks
 from experiments.records import report
 from experiments.training.recipes import Recipe
 from experiments.training.run import Run
-from jaxsparse.nn import PYTORCH_INIT
+from jaxsparse.nn import PYTORCH_INIT, pytorch_bias, zero_bias
 
 MODELS, method_of = fashion_mnist.MODELS, fashion_mnist.method_of
+# Initialisers of kernels, and of biases.
 INITS = {
-    "pytorch": PYTORCH_INIT,
-    "he": nn.initializers.he_normal(),
-    "lecun": nn.initializers.lecun_normal(),
+    "pytorch": (PYTORCH_INIT, pytorch_bias),
+    "he": (nn.initializers.he_normal(), zero_bias),
+    "lecun": (nn.initializers.lecun_normal(), zero_bias),
 }
 normalise = functools.partial(fashion_mnist.normalise, mean=mnist.MEAN, std=mnist.STD)
 DROP_EVERY = 25_000  # steps, of which the published run has 54,000
@@ -57,8 +56,8 @@ class Config(fashion_mnist.Config):
     data_dir: Path = Path("data")  # pyright: ignore[reportIncompatibleVariableOverride]
     """Folder that prepare.py or TFDS has put mnist in."""
     weights: str = "pytorch"
-    """Initial kernels: pytorch (uniform, variance 1/3 / fan_in), he (normal, 2 / fan_in) or lecun
-    (normal, 1 / fan_in)."""
+    """Initial weights: pytorch (kernels and biases uniform in +-1 / sqrt(fan_in)), or kernels by he
+    (normal, variance 2 / fan_in) or lecun (1 / fan_in) with biases of 0."""
 
     learning_rate: float = 0.1
     """At the start."""
@@ -96,8 +95,8 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """Returns the run that the flags ask for, with its data."""
-    init = INITS[cli.nearest(config.weights, INITS, kind="weights")]
-    model = fashion_mnist.model_of(config).clone(kernel_init=init)
+    kernel, bias = INITS[cli.nearest(config.weights, INITS, kind="weights")]
+    model = fashion_mnist.model_of(config).clone(kernel_init=kernel, bias_init=bias)
     data = mnist.load(config.data_dir, val_fraction=config.val_fraction)
     return fashion_mnist.lenet_run(config, model, data, recipe_of(config), normalise)
 

@@ -37,7 +37,7 @@ from jaxsparse.nn.dyrelu import (
     without_dyrelu,
 )
 from jaxsparse.nn.forms import Forms, LayerForm, choose_forms
-from jaxsparse.nn.layers import PYTORCH_INIT
+from jaxsparse.nn.layers import PYTORCH_INIT, pytorch_bias, zero_bias
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
 from jaxsparse.nn.resnet import (
     BasicBlock,
@@ -65,6 +65,8 @@ __all__ = [
     "with_beta",
     "without_dyrelu",
     "PYTORCH_INIT",
+    "pytorch_bias",
+    "zero_bias",
     "VGG",
     "BasicBlock",
     "Bottleneck",

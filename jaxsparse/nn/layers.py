@@ -9,7 +9,8 @@ channels] and has the same variables. Height and width are axes 1 and 2 in both.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import jax
@@ -29,6 +30,24 @@ CONV_INIT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 
 PYTORCH_INIT: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """The start of PyTorch's Conv2d and Linear: uniform in +-1 / sqrt(fan_in)."""
+
+BiasInit: TypeAlias = Callable[[int], Initializer]
+"""From the fan-in of a layer to the initialiser of its bias."""
+
+
+def zero_bias(fan_in: int) -> Initializer:
+    """Biases of 0, whatever the fan-in."""
+    del fan_in
+    return nn.initializers.zeros_init()
+
+
+def pytorch_bias(fan_in: int) -> Initializer:
+    """The start of PyTorch's biases: uniform in +-1 / sqrt(fan_in), with `PYTORCH_INIT` kernels."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
 
 FC_INIT: Initializer = nn.initializers.normal(0.01)
 """Goyal et al., "Accurate, large minibatch SGD", 2017; VGG; RigL's and GraNet's VGG code."""

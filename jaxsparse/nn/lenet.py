@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from jaxsparse.nn.dyrelu import DyReLUOptions
-from jaxsparse.nn.layers import Activation, Initializer
+from jaxsparse.nn.layers import Activation, BiasInit, Initializer, zero_bias
 
 _FLAX_INIT: Initializer = nn.linear.default_kernel_init
 
@@ -15,7 +15,8 @@ class LeNet300100(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
-      kernel_init: initialiser of all kernels; biases start at 0.
+      kernel_init: initialiser of all kernels.
+      bias_init: initialiser of a bias, from the fan-in of its layer.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
     """
@@ -23,6 +24,7 @@ class LeNet300100(nn.Module):
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
     kernel_init: Initializer = _FLAX_INIT
+    bias_init: BiasInit = zero_bias
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -30,9 +32,9 @@ class LeNet300100(nn.Module):
         del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(300, kernel_init=self.kernel_init)(x), name="dyrelu1")
-        x = activation(nn.Dense(100, kernel_init=self.kernel_init)(x), name="dyrelu2")
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(x)
+        x = activation(_dense(self, 300, x), name="dyrelu1")
+        x = activation(_dense(self, 100, x), name="dyrelu2")
+        return _dense(self, self.num_classes, x)
 
 
 class LeNet5(nn.Module):
@@ -43,7 +45,8 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
-      kernel_init: initialiser of all kernels; biases start at 0.
+      kernel_init: initialiser of all kernels.
+      bias_init: initialiser of a bias, from the fan-in of its layer.
 
     Reference: LeCun et al. 1998 (tanh and average pooling there).
     """
@@ -51,21 +54,28 @@ class LeNet5(nn.Module):
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
     kernel_init: Initializer = _FLAX_INIT
+    bias_init: BiasInit = zero_bias
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
         del train  # it changes nothing in this network
         activation = Activation.of(self)
-        x = activation(
-            nn.Conv(6, (5, 5), padding="SAME", kernel_init=self.kernel_init)(x), name="dyrelu1"
-        )
+        x = activation(_conv(self, 6, "SAME", x), name="dyrelu1")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = activation(
-            nn.Conv(16, (5, 5), padding="VALID", kernel_init=self.kernel_init)(x), name="dyrelu2"
-        )
+        x = activation(_conv(self, 16, "VALID", x), name="dyrelu2")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(120, kernel_init=self.kernel_init)(x), name="dyrelu3")
-        x = activation(nn.Dense(84, kernel_init=self.kernel_init)(x), name="dyrelu4")
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(x)
+        x = activation(_dense(self, 120, x), name="dyrelu3")
+        x = activation(_dense(self, 84, x), name="dyrelu4")
+        return _dense(self, self.num_classes, x)
+
+
+def _dense(net: LeNet300100 | LeNet5, features: int, x: jax.Array) -> jax.Array:
+    bias_init = net.bias_init(x.shape[-1])
+    return nn.Dense(features, kernel_init=net.kernel_init, bias_init=bias_init)(x)
+
+
+def _conv(net: LeNet5, features: int, padding: str, x: jax.Array) -> jax.Array:
+    inits = {"kernel_init": net.kernel_init, "bias_init": net.bias_init(25 * x.shape[-1])}
+    return nn.Conv(features, (5, 5), padding=padding, **inits)(x)
