@@ -83,6 +83,7 @@ MAY_IMPORT = {
     "age": GROUND | {"inside_optax"},
     "invariants": GROUND,
     "sparse_init": GROUND,
+    "at_init": GROUND | {"one_shot", "at_init"},
     "metrics": GROUND,
     "mask_history": GROUND,
     "csr": GROUND,

@@ -277,6 +277,6 @@ def head(
     layout: Layout = "NHWC",
 ) -> jax.Array:
     """Maps images to float32[batch, num_classes]: the mean of each channel, and layer "fc"."""
-    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     x = x if layout == "NHWC" else x.T
     return nn.Dense(num_classes, use_bias=use_bias, kernel_init=kernel_init, name="fc")(x)
