@@ -199,7 +199,7 @@ def _texts(line: Beside) -> tuple[str, ...]:
         f"{100 * line.sparsity:.10g} %",
         _numbers(line.ours),
         _numbers(line.theirs),
-        "" if math.isnan(difference) else f"{100 * difference:+.2f}",
+        "" if math.isnan(difference) else f"{round(100 * difference, 2) + 0.0:+.2f}",  # no -0.00
         unknown if math.isnan(joint) else f"{100 * joint:.2f}",
         unknown if math.isnan(joint) else ("yes" if line.is_beyond else "no"),
     )
