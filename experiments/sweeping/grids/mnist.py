@@ -11,6 +11,8 @@ the unit), as Evci et al. 2022 have them. Where it is faster on CPU, runs comput
 alone (`--execution=sparse`), which gives the same up to rounding.
 """
 
+from collections.abc import Mapping
+
 from experiments.sweeping.grid import Grid
 
 SPARSITIES = (0.95, 0.98, 0.99, 0.9, 0.96, 0.97)
@@ -25,7 +27,7 @@ _DYNAMIC = _UNIFORM | {
 }
 
 
-def _grid(schedule: str, flags: dict[str, object] | None = None, variant: str = "") -> Grid:
+def _grid(schedule: str, flags: Mapping[str, object] | None = None, variant: str = "") -> Grid:
     return Grid("mnist", "lenet_300_100", (schedule,), SPARSITIES, SEEDS, flags or {}, variant)
 
 
