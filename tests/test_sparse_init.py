@@ -154,6 +154,7 @@ def transformer(name):
     return made.params, made.forward, made.inputs
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("name", ["cnn", "linen vit", "nnx vit"])
 def test_networks_scale_along_the_axes_that_their_forward_pass_sums_over(name):
     params, forward, inputs = convolutional() if name == "cnn" else transformer(name)

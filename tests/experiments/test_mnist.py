@@ -107,6 +107,7 @@ def test_weights_are_scaled_to_the_density_of_each_layer(starts):
         np.testing.assert_allclose(scaled[path], factor * w, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_folder(tmp_path):
     config = make_config(
         schedule="set", sparsity=0.9, steps=20, update_interval=5, eval_every=10, out=tmp_path / "a"
