@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+from pathlib import Path
 
 import chex
 import jax.numpy as jnp
@@ -11,12 +13,34 @@ import pytest
 
 from experiments import loop, mnist
 from experiments.data.fashion_mnist import SAMPLE_DIR
+from experiments.data.mnist import MEAN, STD, load
 from experiments.options import cli
 from experiments.training.recipes import learning_rate, make_optimizer
 from jaxsparse.paths import leaves_by_path
 
+ROOT = Path(__file__).parents[2]
 # Fashion-MNIST's sample has MNIST's format.
 make_config = functools.partial(mnist.Config, data_dir=SAMPLE_DIR)
+
+
+def test_the_full_set_by_known_answers():
+    """The counts of digits and the moments of pixels are widely published."""
+    data_dir = Path(os.environ.get("JAXSPARSE_DATA_DIR", ROOT / "data"))
+    try:
+        data = load(data_dir)
+    except FileNotFoundError:
+        pytest.skip("the full MNIST is not in ./data or $JAXSPARSE_DATA_DIR")
+    assert (data.name, data.num_classes) == ("mnist", 10)
+    assert [len(split.labels) for split in data[1:4]] == [54_000, 6_000, 10_000]
+    both = [np.concatenate(pair) for pair in zip(data.train, data.val, strict=True)]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(both[1]).tolist() == counts
+    assert both[1][:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert both[0].mean() / 255 == pytest.approx(MEAN, abs=1e-4)
+    assert both[0].std() / 255 == pytest.approx(STD, abs=1e-4)
+    # Each tenth of the training set has every digit about as often as the whole.
+    tenths = np.stack([np.bincount(part) for part in both[1].reshape(10, -1)])
+    assert np.abs(tenths * 10 / counts - 1).max() < 0.07
 
 
 def test_the_published_recipe():
