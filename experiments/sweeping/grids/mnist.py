@@ -16,8 +16,9 @@ Differs from the table's code in: SNFS does not move weights between layers; the
 that is replaced falls to 0, there to 0.005; SET and SNFS leave out the optimizer step at their 99
 events; a weight that grows starts with momentum 0, there with that of its dense gradient.
 
-The last grids ask why cells differ: densities that move away from uniform ones (SNFS with ERK's),
-an output layer that keeps at least a tenth of its weights (GMP), and another weight decay (static).
+The last grids ask why cells differ: more weights for the output layer, of which uniform densities
+leave 10 of 1,000 at 99 % (SNFS and SET with ERK's densities; GMP with at least 100 weights a layer),
+and another weight decay (static).
 """
 
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ GRIDS = (
     _grid("static", _ACTIVE),
     # --schedule=snip, grasp and synflow have their place here.
     _grid("snfs", _DYNAMIC | {"distribution": "erk"}, "erk", _SPARSEST),
+    _grid("set", _DYNAMIC | _ACTIVE | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),
     _grid("static", _UNIFORM | _ACTIVE | {"weight_decay": 1e-4}, "decay1e-4", _SPARSEST),
 )
