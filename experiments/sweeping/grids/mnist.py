@@ -17,7 +17,7 @@ that is replaced falls to 0, there to 0.005; SET and SNFS leave out the optimize
 events; a weight that grows starts with momentum 0, there with that of its dense gradient.
 
 The last grids ask why cells differ: more weights for the output layer, of which uniform densities
-leave 10 of 1,000 at 99 % (SNFS and SET with ERK's densities; GMP with at least 100 weights a layer),
+leave 10 of 1,000 at 99 % (SNFS and SET with ERK's densities; GMP with at least 100 a layer),
 and another weight decay (static).
 """
 
