@@ -2,6 +2,7 @@
 
     python experiments/compare.py runs/fashion_mnist
     python experiments/compare.py --against=rigl --markdown runs/fashion_mnist results/*.json
+    python experiments/compare.py --published=mnist experiments/results/mnist
 
 A RUN is the folder of a run, a folder that holds many of them, however deep, or the result file of
 a finished run. Runs that differ only in their seed are averaged.
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.comparing.finished_runs import FinishedRun, Found, find_runs
+from experiments.comparing.published import PublishedTable, beside, lines_of, read_published
 from experiments.comparing.seeds import (
     Group,
     Stats,
@@ -32,6 +34,7 @@ from experiments.comparing.tables import (
     number_text,
     render,
     stats_text,
+    written,
 )
 from experiments.options import cli
 from experiments.records import plots
@@ -50,6 +53,9 @@ class Config:
     train_flops_ratio."""
     against: cli.OptionalStr = None
     """A method. Adds a table of the mean difference to it by seed, with its standard error."""
+    published: cli.OptionalStr = None
+    """A published table, a file of comparing/published_tables/. Adds a table of our numbers beside
+    its numbers."""
     markdown: bool = False
     """Print tables in Markdown."""
     csv: cli.OptionalPath = None
@@ -71,8 +77,11 @@ def main(config: Config) -> None:
     if config.against is not None:
         cli.nearest(config.against, dict.fromkeys(g.method for g in groups), kind="method")
     tables = make_tables(groups)
+    published = None if config.published is None else published_of(config, tables)
     for table in tables:
         print("\n\n".join(texts(table, groups, config)), end="\n\n")
+        if published and is_of(published, table):
+            print(published_text(published, table, config), end="\n\n")
     print(provenance(found.runs))
     if config.csv is not None:
         write_csv(config.csv, tables, groups, config)
@@ -114,6 +123,39 @@ def texts(table: Table, groups: Sequence[Group], config: Config) -> list[str]:
         tables.insert(1, (difference, heading))
     written = [render(table, cell, heading=h, markdown=config.markdown) for cell, h in tables]
     return [text for text in written if text]
+
+
+def published_of(config: Config, tables: Sequence[Table]) -> PublishedTable:
+    """Returns the table of `--published`.
+
+    Raises:
+      ValueError: there is no such table, or no run of its data set and model.
+    """
+    published = read_published(str(config.published))
+    if not any(is_of(published, table) for table in tables):
+        have = "; ".join(table.title for table in tables)
+        raise ValueError(
+            f"--published={config.published} has {published.dataset}, {published.model}; the runs "
+            f"are of {have}"
+        )
+    return published
+
+
+def is_of(published: PublishedTable, table: Table) -> bool:
+    """Whether both are of the same data set and model."""
+    return table.title == f"{published.dataset}, {published.model}"
+
+
+def published_text(published: PublishedTable, table: Table, config: Config) -> str:
+    """Returns our numbers beside published ones, and where those come from."""
+    heading = (
+        f"{table.title}: {published.metric} in %, mean ± sd (n), ours beside published; the joint "
+        f"sd is the root of the sum of both variances"
+    )
+    text = written(
+        lines_of(beside(published, table.rows)), heading=heading, markdown=config.markdown
+    )
+    return "\n".join([text, "", f"published: {published.source}", *published.notes])
 
 
 def difference_of(group: Group, groups: Sequence[Group], config: Config) -> Stats | None:

@@ -111,6 +111,9 @@ class Config(flags.Tricks, flags.Pruning, flags.Meeting):
     dtype: str = "float32"
     """float32, or bfloat16 for mixed precision: parameters, masks, norms' statistics and logits
     stay float32."""
+    sparse_init: cli.OptionalStr = None
+    """unit or layer: scale the initial weights to the initial masks, by the active inputs of each
+    unit or by the density of each layer. Default: the weights are those of the dense network."""
 
     fsdp: bool = False
     """Cut parameters, masks and optimizer state over the devices; without it each holds all."""
@@ -369,6 +372,7 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         phase=tricks.phase_of(config, length),
+        sparse_init=config.sparse_init,
         source=data.train,
         label_smoothing=recipe.label_smoothing,
         distribute=functools.partial(explicit, mesh) if config.exchange == "explicit" else None,

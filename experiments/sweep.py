@@ -52,7 +52,7 @@ class Config:
     model: cli.OptionalStr = None
     """Model of a grid of your own."""
     experiment: cli.OptionalStr = None
-    """Script of a grid of your own: fashion_mnist or cifar. Default: fashion_mnist."""
+    """Script of a grid of your own: fashion_mnist, mnist or cifar. Default: fashion_mnist."""
     schedules: tuple[str, ...] = ()
     """Methods of a grid of your own; dense runs once a seed. Default: static rigl granet_st."""
     sparsities: tuple[float, ...] = ()

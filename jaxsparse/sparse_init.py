@@ -73,7 +73,7 @@ def sparse_init(
     return with_leaves(
         params,
         {
-            path: _scaled(w, given[path], axes_of(path, w.shape, kept), by)
+            path: _scaled(jnp.asarray(w), given[path], axes_of(path, w.shape, kept), by)
             for path, w in weights.items()
         },
     )

@@ -74,11 +74,24 @@ def render(
     columns = sorted({sparsity for row in texts.values() for sparsity in row})
     lines = [["sparsity", *(percent(sparsity) for sparsity in columns)]]
     lines += [[label, *(row.get(s, "") for s in columns)] for label, row in texts.items() if row]
-    if markdown:
-        lines.insert(1, ["---"] * len(lines[0]))
-        body = ["| " + " | ".join(line) + " |" for line in lines]
-        return "\n".join([f"{table.title}: {heading}", "", *body])
-    return "\n".join([f"{table.title}: {heading}", *text_table(lines)])
+    return written(lines, heading=f"{table.title}: {heading}", markdown=markdown)
+
+
+def written(lines: Sequence[Sequence[str]], *, heading: str, markdown: bool) -> str:
+    """Writes lines of cells, the names of the columns first, for a terminal or a document.
+
+    >>> print(written([["", "n"], ["rigl", "3"]], heading="runs", markdown=True))
+    runs
+    <BLANKLINE>
+    |  | n |
+    | --- | --- |
+    | rigl | 3 |
+    """
+    if not markdown:
+        return "\n".join([heading, *text_table(lines)])
+    head, *body = lines
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join([heading, "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def stats_text(stats: Stats, metric: str) -> str:

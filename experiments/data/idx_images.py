@@ -98,7 +98,7 @@ def find_files(official: Official, data_dir: Path) -> dict[str, Path]:
         fewest_missing = min(fewest_missing, missing, key=len)
     raise FileNotFoundError(
         f"{official.title}: {', '.join(f'{name}.gz' for name in fewest_missing)} expected in "
-        f"{data_dir / 'fashion_mnist'} or {data_dir}"
+        f"{data_dir / official.name} or {data_dir}"
     )
 
 

@@ -77,7 +77,7 @@ class Config:
     """Trains some seeds of one run together."""
 
     experiment: str
-    """The script that trains a single one: fashion_mnist or cifar."""
+    """The script that trains a single one: fashion_mnist, mnist or cifar."""
     seeds: str
     """The seeds, with commas between them."""
     out: Path

@@ -44,9 +44,8 @@ def zero_bias(fan_in: int) -> Initializer:
 def pytorch_bias(fan_in: int) -> Initializer:
     """The start of PyTorch's biases: uniform in +-1 / sqrt(fan_in), with `PYTORCH_INIT` kernels."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
+    draw = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+    return cast(Initializer, draw)
 
 
 FC_INIT: Initializer = nn.initializers.normal(0.01)

@@ -77,5 +77,8 @@ def _dense(net: LeNet300100 | LeNet5, features: int, x: jax.Array) -> jax.Array:
 
 
 def _conv(net: LeNet5, features: int, padding: str, x: jax.Array) -> jax.Array:
-    inits = {"kernel_init": net.kernel_init, "bias_init": net.bias_init(25 * x.shape[-1])}
-    return nn.Conv(features, (5, 5), padding=padding, **inits)(x)
+    bias_init = net.bias_init(25 * x.shape[-1])
+    layer = nn.Conv(
+        features, (5, 5), padding=padding, kernel_init=net.kernel_init, bias_init=bias_init
+    )
+    return layer(x)

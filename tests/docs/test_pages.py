@@ -1,6 +1,7 @@
 """The code of every page runs as written, in order, and comes to what the page says."""
 
 import functools
+import re
 import sys
 import types
 
@@ -35,6 +36,12 @@ def _which_leaves(after, printed):
 
 def _masks_and_optimizers(after, printed):
     assert printed.startswith("20 0.5")
+
+
+def _sparse_init(after, printed):
+    dense, masked, scaled = (float(number) for number in re.findall(r"\d+\.\d+", printed))
+    assert masked < dense / 20 and scaled == pytest.approx(dense, rel=0.3)
+    assert jaxsparse.num_active(after[-1]["state"].masks) == 266_200 - int(0.95 * 266_200)
 
 
 def _frozen(after, printed):
@@ -87,6 +94,7 @@ COMES_TO = {
     "docs/training_loops.md": _training_loops,
     "docs/which_leaves.md": _which_leaves,
     "docs/masks_and_optimizers.md": _masks_and_optimizers,
+    "docs/sparse_init.md": _sparse_init,
     "docs/frozen_and_mixed_precision.md": _frozen,
     "docs/stopping_and_going_on.md": _stopping,
     "docs/your_own_criterion.md": _your_own,

@@ -3,6 +3,8 @@
 import functools
 import json
 
+import chex
+import jax
 import pytest
 
 import jaxsparse
@@ -176,3 +178,16 @@ def test_a_driver_that_fits_three_times_goes_on_to_the_same_bits(
     for name in ("early", "late", "ticket"):
         assert read_metrics(tmp_path / name) == read_metrics(straight / name)
     assert [r["step"] for r in read_metrics(tmp_path / "ticket")] == list(range(6, 21))
+
+
+@pytest.mark.parametrize("by", ["unit", "layer"])
+def test_weights_scaled_to_the_masks_of_the_run(by):
+    """The masks are those of the run without it; compiled, as on a mesh, it is the same start."""
+    run = make_run(method=jaxsparse.static(sparsity=0.8, total_steps=20), sparse_init=by)
+    plain, scaled = loop.create_state(run._replace(sparse_init=None)), loop.create_state(run)
+    chex.assert_trees_all_equal(scaled.masks, plain.masks)
+    expected = jaxsparse.sparse_init(loop.initial_variables(run)["params"], plain.masks, by=by)
+    chex.assert_trees_all_close(scaled.params, expected, rtol=1e-6)
+    compiled = jax.jit(functools.partial(loop.create_state, run))()
+    chex.assert_trees_all_equal(compiled.masks, plain.masks)
+    chex.assert_trees_all_close(compiled.params, expected, rtol=1e-6)
