@@ -13,12 +13,14 @@ class LeNet300100(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      widths: of the two hidden layers.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
     """
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    widths: tuple[int, int] = (300, 100)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -26,8 +28,8 @@ class LeNet300100(nn.Module):
         del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(300)(x), name="dyrelu1")
-        x = activation(nn.Dense(100)(x), name="dyrelu2")
+        for number, width in enumerate(self.widths, start=1):
+            x = activation(nn.Dense(width)(x), name=f"dyrelu{number}")
         return nn.Dense(self.num_classes)(x)
 
 
@@ -39,23 +41,25 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      widths: of the two convolutions and the two hidden layers.
 
     Reference: LeCun et al. 1998 (tanh and average pooling there).
     """
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    widths: tuple[int, int, int, int] = (6, 16, 120, 84)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
         del train  # it changes nothing in this network
         activation = Activation.of(self)
-        x = activation(nn.Conv(6, (5, 5), padding="SAME")(x), name="dyrelu1")
+        x = activation(nn.Conv(self.widths[0], (5, 5), padding="SAME")(x), name="dyrelu1")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = activation(nn.Conv(16, (5, 5), padding="VALID")(x), name="dyrelu2")
+        x = activation(nn.Conv(self.widths[1], (5, 5), padding="VALID")(x), name="dyrelu2")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
-        x = activation(nn.Dense(120)(x), name="dyrelu3")
-        x = activation(nn.Dense(84)(x), name="dyrelu4")
+        x = activation(nn.Dense(self.widths[2])(x), name="dyrelu3")
+        x = activation(nn.Dense(self.widths[3])(x), name="dyrelu4")
         return nn.Dense(self.num_classes)(x)
