@@ -26,9 +26,7 @@ hold all of them. Killed anywhere, the same command goes on, with the same bits.
 
 import contextlib
 import dataclasses
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +34,8 @@ import tyro
 
 from experiments.options import cli, flags
 from experiments.options.schedules import pattern_of, said_in_flags
-from experiments.records.run_folder import check_folder, locked, naming, write_json
-from experiments.tickets import report, rounds, sanity, scripts
+from experiments.records.run_folder import write_json
+from experiments.tickets import report, rounds, sanity, scripts, stretch
 from experiments.tickets.rounds import Pruning
 from jaxsparse.checks import check_in, check_whole
 from jaxsparse.survivors import SurvivorOptions
@@ -116,7 +114,7 @@ def train(config: Config) -> dict[str, Any]:
     check(config)
     base, out = script_config(config), config.out or folder_of(config)
     asked = cli.as_dict(config) | {"schedule": "imp"}
-    with opened(out, asked):
+    with stretch.opened(out, asked):
         if config.sanity:
             found = _sanity(config, out)
         else:
@@ -269,20 +267,6 @@ def folder_of(config: Config) -> Path:
     kind = "sanity" if config.sanity else config.arm
     name = f"{config.model}-{kind}-steps{scripts.steps_of(base)}-k{config.rewind_step}"
     return Path("runs") / "lottery" / scripts.data_of(base) / f"{name}-seed{config.seed}"
-
-
-@contextlib.contextmanager
-def opened(out: Path, config: dict[str, Any]) -> Iterator[None]:
-    """Opens the folder of all runs, new or unfinished and with the same flags, and locks it."""
-    check_folder(out, config)
-    with naming(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = locked(out)
-        try:
-            write_json(out / "config.json", config)
-            yield
-        finally:
-            os.close(lock)
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -61,9 +61,9 @@ def describe_rounds(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*text_table(lines, ">"), "", "accuracy in %: mean ± sd (seeds)"])
 
 
-def describe_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the table of arms by name."""
-    lines = [["arm", "parameters", *HEADINGS]]
+def describe_arms(arms: Mapping[str, Mapping[str, Any]], *, heading: str = "parameters") -> str:
+    """Returns the table of arms by name; `heading` says what their "num_params" counts."""
+    lines = [["arm", heading, *HEADINGS]]
     lines += [[name, f"{arm['num_params']:,}", *cells(arm)] for name, arm in arms.items()]
     return "\n".join(text_table(lines))
 

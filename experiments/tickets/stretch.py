@@ -1,10 +1,14 @@
 """A stretch of training in a folder of its own: trained, gone on with, or read if it has ended."""
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import loop
+from experiments.records.run_folder import check_folder, locked, naming, write_json
 from experiments.training.run import Run, RunState
 from jaxsparse.checkpoint import restore_checkpoint
 
@@ -52,3 +56,21 @@ def _end(out: Path, like: RunState) -> RunState:
     if restored is None:
         raise ValueError(f"{out} has a summary.json but no checkpoint; delete the folder")
     return restored.state["state"]
+
+
+@contextlib.contextmanager
+def opened(out: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Opens the folder that holds those of many stretches, and locks it.
+
+    Raises:
+      ValueError: it holds a finished driver, one with other flags, or another process works there.
+    """
+    check_folder(out, config)
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = locked(out)
+        try:
+            write_json(out / "config.json", config)
+            yield
+        finally:
+            os.close(lock)
