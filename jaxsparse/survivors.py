@@ -186,16 +186,17 @@ def _exact(rate: float) -> Fraction:
 def _rates(rate: float, shapes: Shapes, rules: Rates, scope: str) -> dict[str, float]:
     """The rate of every leaf."""
     try:
-        pairs = [(regex, own) for regex, own in rules]
+        pairs = [(str(regex), float(own)) for regex, own in rules]
     except (TypeError, ValueError):
         raise ValueError(f"rates {rules!r} must be (path regex, rate) pairs") from None
     for regex, own in pairs:
-        check_in(f"rate of {regex}", own, "[0, 1)")
+        if not 0 <= own < 1:
+            raise OptionError("rates", f"{regex}={own}", "must have a rate in [0, 1)")
         if own and scope == "global":
             wrong = f"ranks all leaves together, and {regex!r} has a rate of {own:g}"
             raise OptionError("scope", scope, wrong, "take scope='layer', or 0 to exclude a leaf")
-    first = first_matches([regex for regex, _ in pairs], shapes, name="rule of rates")
-    rates = {path: rate if i is None else float(pairs[i][1]) for path, i in first.items()}
+    first = first_matches([regex for regex, _ in pairs], shapes, name="rates")
+    rates = {path: rate if i is None else pairs[i][1] for path, i in first.items()}
     if not any(rates.values()):
         raise ValueError(f"rates {rules!r} exclude every prunable leaf")
     return rates

@@ -91,19 +91,17 @@ def narrow(run: Run, num_params: int) -> tuple[Run, int]:
         new = few(widths) if isinstance(widths, int) else tuple(map(few, widths))
         return model.clone(**{field: new})
 
+    @functools.cache
     def size(model: Any) -> int:
-        shapes = jax.eval_shape(
-            functools.partial(loop.initial_variables, run._replace(model=model))
-        )["params"]
-        return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+        initial = functools.partial(loop.initial_variables, run._replace(model=model))
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(initial)["params"]))
 
     low, high = 0.0, 1.0
-    while high - low > 1e-4:
+    while high - low > 1e-3:
         middle = (low + high) / 2
         low, high = (low, middle) if size(scaled(middle)) > num_params else (middle, high)
-    sizes = {scaled(share): size(scaled(share)) for share in (low, high)}
-    best = min(sizes, key=lambda model: abs(sizes[model] - num_params))
-    return run._replace(model=best), sizes[best]
+    best = min((scaled(low), scaled(high)), key=lambda model: abs(size(model) - num_params))
+    return run._replace(model=best), size(best)
 
 
 def num_params(state: RunState) -> int:
