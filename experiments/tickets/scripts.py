@@ -34,8 +34,10 @@ def parsed(experiment: str, model: str, given: Sequence[str], own: Mapping[str, 
         name, equals, _ = flag.removeprefix("--").replace("-", "_").partition("=")
         if not equals:
             raise ValueError(f"--flags takes name=value, not {flag!r}")
-        if name in TAKEN or name in own or name in _names(flags.Pruning) | _names(flags.Tricks):
-            raise ValueError(f"--flags takes no {name}: it trains the dense network's recipe")
+        if name in TAKEN or name in own:
+            raise ValueError(f"--flags takes no {name}, which is a flag of its own, or set for you")
+        if name in _names(flags.Pruning) | _names(flags.Tricks):
+            raise ValueError(f"--flags takes no {name}: rounds prune a plain network by magnitude")
     words = [f"--{flag.removeprefix('--')}" for flag in given]
     words += [f"--{name}={value}" for name, value in own.items() if value is not None]
     return cli.parse(script.Config, ["--schedule=dense", f"--model={model}", *words])
