@@ -237,11 +237,22 @@ def finish(
     reached: Progress,
     config: dict[str, Any],
     title: str,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Looks at the test images, and writes plot and summary, of the run as it began."""
-    summary = summarise(run, reached, config, folder.read_metrics()) | {
-        "steps_per_second": run.steps / reached.seconds
-    }
+    """Looks at the test images, and writes plot and summary, of the run as it began.
+
+    Args:
+      run: as it began.
+      folder: from `opened`.
+      reached: from `fit`.
+      config: as for `opened`.
+      title: of the plot.
+      **more: goes to the summary too.
+    """
+    records = folder.read_metrics()
+    steps = run.steps - records[0]["step"]  # a run may start at any step
+    summary = summarise(run, reached, config, records) | more
+    summary["steps_per_second"] = steps / reached.seconds
     draw(folder, reached.state, title)
     folder.finish(summary)
     return summary

@@ -23,6 +23,7 @@ from jaxsparse.export import (
 from jaxsparse.fingerprints import check_replicas, fingerprint
 from jaxsparse.frozen import frozen_paths, leave_out
 from jaxsparse.invariants import check
+from jaxsparse.lottery import prune_survivors
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
 from jaxsparse.masks import (
     apply_mask,
@@ -51,11 +52,14 @@ from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
 from jaxsparse.pattern_rules import check_pattern
 from jaxsparse.patterns import Pattern, block, channels, n_of_m
+from jaxsparse.rewinding import rewound
 from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.selection.top_k import top_k, top_k_mask
+from jaxsparse.shuffle import shuffle_masks
 from jaxsparse.sparse_init import sparse_init
 from jaxsparse.sparse_optimizer import SparseOptimizer, SparseState, sparse_optimizer
 from jaxsparse.stages import exchange, grow, prune
+from jaxsparse.survivors import Survivors, survivor_counts
 from jaxsparse.timetable import make_timetable
 from jaxsparse.tracing.connectivity import count_live, live_weights, where_paths_end
 from jaxsparse.tracing.flops import layer_flops, sparse_flops
@@ -77,6 +81,7 @@ __all__ = [
     "Pattern",
     "SparseOptimizer",
     "SparseState",
+    "Survivors",
     "TrainState",
     "apply_event",
     "apply_mask",
@@ -129,12 +134,15 @@ __all__ = [
     "pattern_masks",
     "prunable_paths",
     "prune",
+    "prune_survivors",
+    "rewound",
     "rigl",
     "rigl_itop",
     "save_safetensors",
     "scale_by_age",
     "set_",
     "set_itop",
+    "shuffle_masks",
     "snfs",
     "sparse_flops",
     "sparse_init",
@@ -144,6 +152,7 @@ __all__ = [
     "starting_from",
     "static",
     "summary",
+    "survivor_counts",
     "to_csr",
     "to_csr_tree",
     "top_k",

@@ -98,6 +98,7 @@ def flops_of_run(
     sizes: Mapping[str, int],
     method: Method,
     batch_size: int,
+    start: int = 0,
 ) -> dict[str, float]:
     """Returns the FLOPs of training and of one forward pass at the end, and of a dense run.
 
@@ -105,24 +106,25 @@ def flops_of_run(
 
     Args:
       dense: dense forward FLOPs of one example by path, from `layer_flops`.
-      records: of `metrics.jsonl`; "layer_num_active" at step 0 and at every event lists the active
-        weights of each prunable leaf.
+      records: of `metrics.jsonl`; "layer_num_active" at the start and at every event lists the
+        active weights of each prunable leaf.
       sizes: weights of the prunable leaves by path, in the order of the lists.
       method: that chose the masks.
       batch_size: examples a step.
+      start: step that the run started with; the steps before it are not counted.
 
     Raises:
       ValueError: the record of the start is missing, or one has another number of layers.
     """
     densities = {
-        record["step"]: {
+        record["step"] - start: {
             path: count / max(size, 1)
             for (path, size), count in zip(sizes.items(), record["layer_num_active"], strict=True)
         }
         for record in records
         if "layer_num_active" in record
     }
-    steps = method.timetable.total_steps
+    steps = method.timetable.total_steps - start
     train = batch_size * training_flops(
         dense, densities, steps, dense_gradient=method.dense_gradient
     )

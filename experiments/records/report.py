@@ -211,7 +211,7 @@ def summarise(
         "best_val_accuracy": None if best.val_accuracy < 0 else best.val_accuracy,
         "best_test_accuracy": evaluate(run, best.variables, run.dataset.test),
         "exploration_rate": float(jaxsparse.exploration_rate(state.explored, run.method.prunable)),
-        **flops_of_run(dense, records, sizes, run.method, run.batch_size),
+        **flops_of_run(dense, records, sizes, run.method, run.batch_size, start=records[0]["step"]),
         **extras(begun.model, image, begun.phase, run.batch_size, layers.num_active),
         **peak_memory(),
         "steps": run.steps,

@@ -73,7 +73,7 @@ class RunFolder:
         lock = locked(path)
         try:
             kept = [] if after is None else _records_until(path / "metrics.jsonl", after, start)
-            _write_json(path / "config.json", config)
+            write_json(path / "config.json", config)
             _write_text(path / "metrics.jsonl", "".join(kept))
             return cls(path, lock)
         except BaseException:
@@ -109,7 +109,7 @@ class RunFolder:
             null.
         """
         self._tensorboard.flush()
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
         self.close()
 
     def close(self) -> None:
@@ -284,7 +284,8 @@ def _records_until(path: Path, step: int, start: int) -> list[str]:
     return [line for line, of in zip(lines, steps, strict=False) if of <= step]
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a file, whole or not at all; NaN and infinity become null."""
     _write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 

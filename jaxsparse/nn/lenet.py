@@ -15,6 +15,7 @@ class LeNet300100(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      widths: of the two hidden layers.
       kernel_init: initialiser of all kernels.
       bias_init: initialiser of a bias, from the fan-in of its layer.
 
@@ -23,6 +24,7 @@ class LeNet300100(nn.Module):
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    widths: tuple[int, int] = (300, 100)
     kernel_init: Initializer = _FLAX_INIT
     bias_init: BiasInit = zero_bias
 
@@ -32,8 +34,8 @@ class LeNet300100(nn.Module):
         del train  # it changes nothing in this network
         activation = Activation.of(self)
         x = x.reshape(x.shape[0], -1)
-        x = activation(_dense(self, 300, x), name="dyrelu1")
-        x = activation(_dense(self, 100, x), name="dyrelu2")
+        for number, width in enumerate(self.widths, start=1):
+            x = activation(_dense(self, width, x), name=f"dyrelu{number}")
         return _dense(self, self.num_classes, x)
 
 
@@ -45,6 +47,7 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: width of the output.
       dyrelu: DyReLU in place of every ReLU, phased out in training; None for ReLU.
+      widths: of the two convolutions and the two hidden layers.
       kernel_init: initialiser of all kernels.
       bias_init: initialiser of a bias, from the fan-in of its layer.
 
@@ -53,6 +56,7 @@ class LeNet5(nn.Module):
 
     num_classes: int = 10
     dyrelu: DyReLUOptions | None = None
+    widths: tuple[int, int, int, int] = (6, 16, 120, 84)
     kernel_init: Initializer = _FLAX_INIT
     bias_init: BiasInit = zero_bias
 
@@ -61,13 +65,13 @@ class LeNet5(nn.Module):
         """Maps float[batch, 28, 28, channels] images to logits, in training or not."""
         del train  # it changes nothing in this network
         activation = Activation.of(self)
-        x = activation(_conv(self, 6, "SAME", x), name="dyrelu1")
+        x = activation(_conv(self, self.widths[0], "SAME", x), name="dyrelu1")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = activation(_conv(self, 16, "VALID", x), name="dyrelu2")
+        x = activation(_conv(self, self.widths[1], "VALID", x), name="dyrelu2")
         x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
-        x = activation(_dense(self, 120, x), name="dyrelu3")
-        x = activation(_dense(self, 84, x), name="dyrelu4")
+        x = activation(_dense(self, self.widths[2], x), name="dyrelu3")
+        x = activation(_dense(self, self.widths[3], x), name="dyrelu4")
         return _dense(self, self.num_classes, x)
 
 

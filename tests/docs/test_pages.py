@@ -66,6 +66,15 @@ def _your_own(after, printed):
     assert 0 < int(event.metrics.num_grown[0]) <= 100  # a tenth, some of it dropped and back
 
 
+def _lottery(after, printed):
+    assert [line.split()[1] for line in printed.splitlines()[:3]] == ["205", "164", "132"]
+    (_, of_rate), (_, of_end) = after[1]["rewound_rate"], after[1]["fine_tuned"]
+    assert [int(state[1].count) for state in (of_rate, of_end)] == [5, 40]
+    state = after[2]["state"]
+    assert jaxsparse.num_active(state.masks) == 277 and int(state.step) == 0  # of 432
+    assert jaxsparse.num_active(after[3]["masks"]) == 164
+
+
 def _from_jaxpruner(after, printed):
     theirs, ours = after[-2], after[-1]
     active = 4096 - int(0.8 * 4096)
@@ -98,6 +107,7 @@ COMES_TO = {
     "docs/frozen_and_mixed_precision.md": _frozen,
     "docs/stopping_and_going_on.md": _stopping,
     "docs/your_own_criterion.md": _your_own,
+    "docs/lottery_tickets.md": _lottery,
     "docs/from_jaxpruner.md": _from_jaxpruner,
     "docs/many_devices.md": _several_devices,
 }

@@ -1,0 +1,1 @@
+"""Lottery tickets and ablations: rounds of pruning, arms that retrain a mask, their tables."""
