@@ -78,6 +78,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     found = read(config)
     first, chosen = found[0], arms_of(config)
+    loop.check(scripts.run_of(first.config))
     out = config.out or Path("runs") / "ablations" / name_of(first.path)
     asked = cli.as_dict(config) | {"schedule": "ablations"}
     with stretch.opened(out, asked):

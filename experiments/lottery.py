@@ -32,6 +32,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments import loop
 from experiments.options import cli, flags
 from experiments.options.schedules import pattern_of, said_in_flags
 from experiments.records.run_folder import write_json
@@ -112,6 +113,8 @@ def train(config: Config) -> dict[str, Any]:
       ValueError: a flag is wrong, or the folder holds other runs.
     """
     check(config)
+    for rate in learning_rates_of(config) if config.sanity else (config.learning_rate,):
+        loop.check(scripts.run_of(script_config(config, learning_rate=rate)))
     base, out = script_config(config), config.out or folder_of(config)
     asked = cli.as_dict(config) | {"schedule": "imp"}
     with stretch.opened(out, asked):
@@ -202,7 +205,6 @@ def script_config(config: Config, **changes: Any) -> Any:
     shared = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(flags.Running)
     }
-    shared["gradient_flow"] = config.gradient_flow
     own = {
         "seed": config.seed,
         "steps": config.steps,

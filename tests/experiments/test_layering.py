@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "comparing": {"options", "comparing"},
     "sweeping": SCRIPTS | {"sweeping"},
     "tickets": SCRIPTS | {"comparing", "tickets"},
-    "lottery": {"options", "records", "tickets"},
+    "lottery": {"options", "records", "loop", "tickets"},
     "ablations": {"options", "records", "loop", "tickets"},
     "demo": SCRIPTS,
     "plan": SCRIPTS,

@@ -27,8 +27,24 @@ from jaxsparse.nn import LeNet5, LeNet300100
                 "Dense_2": (84, 10),
             },
         ),
+        (
+            LeNet300100(widths=(30, 10)),
+            23_970,
+            {"Dense_0": (784, 30), "Dense_1": (30, 10), "Dense_2": (10, 10)},
+        ),
+        (
+            LeNet5(widths=(2, 4, 20, 8)),
+            2_542,
+            {
+                "Conv_0": (5, 5, 1, 2),
+                "Conv_1": (5, 5, 2, 4),
+                "Dense_0": (100, 20),
+                "Dense_1": (20, 8),
+                "Dense_2": (8, 10),
+            },
+        ),
     ],
-    ids=["LeNet-300-100", "LeNet-5"],
+    ids=["LeNet-300-100", "LeNet-5", "LeNet-30-10", "narrow LeNet-5"],
 )
 def test_size(model, num_params, kernels, key):
     params = jax.eval_shape(model.init, key, jnp.zeros((1, 28, 28, 1)))["params"]

@@ -38,6 +38,13 @@ def test_flops_of_a_run_by_hand():
     }
 
 
+def test_a_run_that_starts_later_costs_its_own_steps():
+    later = [record | {"step": record["step"] + 30} for record in RECORDS]
+    method = rigl(40)
+    found = flops_of_run(DENSE, later, SIZES, method, batch_size=8, start=30)
+    assert found == flops_of_run(DENSE, RECORDS, SIZES, rigl(10), batch_size=8)
+
+
 def test_the_records_of_a_folder_are_enough(tmp_path):
     with RunFolder.create(tmp_path, {}) as folder:
         for record in RECORDS:
