@@ -1,6 +1,17 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.age import scale_by_age
+from jaxsparse.at_init import (
+    balanced_indices,
+    cross_entropy,
+    grasp_masks,
+    grasp_scores,
+    random_masks,
+    snip_masks,
+    snip_scores,
+    synflow_masks,
+    synflow_scores,
+)
 from jaxsparse.axes import axes_by_rules
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.cycles import with_cycles
@@ -82,6 +93,7 @@ __all__ = [
     "apply_mask",
     "apply_masks",
     "axes_by_rules",
+    "balanced_indices",
     "block",
     "channels",
     "check",
@@ -90,6 +102,7 @@ __all__ = [
     "churn",
     "compose",
     "count_live",
+    "cross_entropy",
     "dead_channels",
     "dense",
     "dense_masks",
@@ -107,6 +120,8 @@ __all__ = [
     "gmp",
     "granet",
     "granet_st",
+    "grasp_masks",
+    "grasp_scores",
     "grow",
     "kernel_axes",
     "layer_flops",
@@ -129,6 +144,7 @@ __all__ = [
     "pattern_masks",
     "prunable_paths",
     "prune",
+    "random_masks",
     "rigl",
     "rigl_itop",
     "save_safetensors",
@@ -136,6 +152,8 @@ __all__ = [
     "set_",
     "set_itop",
     "snfs",
+    "snip_masks",
+    "snip_scores",
     "sparse_flops",
     "sparse_init",
     "sparse_optimizer",
@@ -144,6 +162,8 @@ __all__ = [
     "starting_from",
     "static",
     "summary",
+    "synflow_masks",
+    "synflow_scores",
     "to_csr",
     "to_csr_tree",
     "top_k",
