@@ -16,7 +16,7 @@ from jaxsparse.paths import leaves_by_path
 from jaxsparse.tracing.scaled import run_scaled
 from jaxsparse.types import Leaves, PyTree, Rules
 
-Forward = Callable[..., jax.Array]
+Forward = Callable[..., Any]
 
 
 def synflow_scores(
