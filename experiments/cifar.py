@@ -34,8 +34,9 @@ from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
 from experiments.data.pixels import normalise
 from experiments.options import cli, flags, tricks
+from experiments.options.init_masks import reads_images
 from experiments.options.length import check_one, num_steps
-from experiments.options.schedules import make_method
+from experiments.options.schedules import make_method, make_scoring
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
@@ -72,7 +73,9 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     resnet101 (64 to 512, as on ImageNet), resnet34_narrow (16 to 128 channels behind the stem of
     ImageNet, for small machines), wrn22_2, vgg16 or vgg19."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
+    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
+    or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     dataset: str = "cifar10"
@@ -113,10 +116,12 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
 def main(config: Config) -> None:
     """Runs the experiment, or prints its plan."""
     if config.plan:
-        run = run_of(config, blank(config))
+        # Scores of images decide how many weights each layer has.
+        needs_images = reads_images(config.schedule, config.init_masks)
+        run = run_of(config, None if needs_images else blank(config))
         loop.check(run)
         tricks.say_if_it_shares_nothing(config, run.model)
-        print(report.describe_plan(run, IMAGE), end="")
+        print(report.describe_plan(loop.with_masks(run), IMAGE), end="")
         return
     print(report.describe(train(config)))
 
@@ -149,6 +154,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
         sparse_init=config.sparse_init,
+        scoring=make_scoring(config.schedule, method, **flags.pruning_options(config)),
     )
 
 

@@ -23,7 +23,7 @@ from experiments import loop
 from experiments.data import fashion_mnist
 from experiments.data.dataset import Dataset
 from experiments.options import cli, flags, tricks
-from experiments.options.schedules import make_method
+from experiments.options.schedules import make_method, make_scoring
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
@@ -43,7 +43,9 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     model: str = "lenet5"
     """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
+    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
+    or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 2000
@@ -75,7 +77,7 @@ def main(config: Config) -> None:
         run = run_of(config)
         loop.check(run)
         tricks.say_if_it_shares_nothing(config, run.model)
-        print(report.describe_plan(run, IMAGE), end="")
+        print(report.describe_plan(loop.with_masks(run), IMAGE), end="")
         return
     print(report.describe(train(config)))
 
@@ -123,6 +125,7 @@ def lenet_run(
         phase=tricks.phase_of(config, steps),
         gradient_flow=config.gradient_flow,
         sparse_init=config.sparse_init,
+        scoring=make_scoring(config.schedule, method, **flags.pruning_options(config)),
     )
 
 

@@ -49,7 +49,7 @@ from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
 from experiments.mesh.reached import Reached, resume, save, saved
 from experiments.options import cli, flags, tricks
 from experiments.options.length import check_one, num_steps
-from experiments.options.schedules import make_method, said_in_flags
+from experiments.options.schedules import AT_INIT, make_method, said_in_flags
 from experiments.records import cost, metrics, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
@@ -448,6 +448,12 @@ def method_of(config: Config, length: int) -> Method:
     if config.schedule != "dense":
         image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
         sparsity = tricks.sparsity_of(model_of(config), image, sparsity)
+    if config.init_masks is not None or config.schedule in AT_INIT:
+        flag = "schedule" if config.init_masks is None else "init_masks"
+        raise ValueError(
+            f"--{flag}={getattr(config, flag)}: this script does not score initial weights; "
+            f"jaxsparse.{config.init_masks or config.schedule}_masks does, see docs/at_init.md"
+        )
     given = {k: x for k, x in flags.pruning_options(config).items() if x is not None}
     options = published_options(config.schedule, length) | given
     return make_method(config.schedule, sparsity=sparsity, steps=length, **options)

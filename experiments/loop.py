@@ -36,7 +36,7 @@ from experiments.records.metrics import checkpoint_is_due, is_looked_at, log_sta
 from experiments.records.progress import Progress
 from experiments.records.report import draw, sparsity_note, summarise
 from experiments.records.run_folder import RunFolder, check_folder, naming
-from experiments.training import surgery
+from experiments.training import scoring, surgery
 from experiments.training.batches import Batch
 from experiments.training.execution import Live, check_execution, make_execution
 from experiments.training.run import MASKS, WEIGHTS, Run, RunState
@@ -110,6 +110,9 @@ def opened(
     begun = progress.resume(
         out / "checkpoints", run, create_state(run) if state is None else progress.copy(state)
     )
+    if begun.step == start and state is None and run.scoring is not None:
+        # Not before: a run that goes on has the masks of its checkpoint, whatever scores say now.
+        begun = progress.start(run, create_state(with_masks(run)))
     if begun.step == start:
         alarms.check_start(run, begun.state)
     after = None if begun.step == start else begun.step
@@ -296,6 +299,21 @@ def create_state(run: Run) -> RunState:
         return state
     params = jaxsparse.sparse_init(params, state.masks, by=run.sparse_init)  # pyright: ignore[reportArgumentType]
     return create(params=params, masks=state.masks)
+
+
+def with_masks(run: Run) -> Run:
+    """Returns the run with the initial masks that its scoring chooses; as it is if it has none.
+
+    Raises:
+      ValueError: the scores cannot choose masks; names the flag.
+    """
+    if run.scoring is None or run.masks is not None:
+        return run
+    note = f"choosing the initial masks by {run.scoring.criterion}"
+    print(note, file=sys.stderr, flush=True)
+    with said_in_flags():
+        variables = jax.jit(functools.partial(initial_variables, run))()
+        return run._replace(masks=scoring.masks_of(run, variables))
 
 
 def initial_variables(run: Run) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class Config(fashion_mnist.Config):
     model: str = "lenet_300_100"
     """lenet_300_100 with 266200 prunable weights or lenet5 with 61470."""
     schedule: str = "snfs"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
+    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
+    or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 54_000
@@ -76,7 +78,7 @@ def main(config: Config) -> None:
     tricks.say_if_it_shares_nothing(config, run.model)
     if config.plan:
         loop.check(run)
-        print(report.describe_plan(run, fashion_mnist.IMAGE), end="")
+        print(report.describe_plan(loop.with_masks(run), fashion_mnist.IMAGE), end="")
         return
     print(report.describe(train(config, run)))
 

@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from experiments import fashion_mnist
 from experiments.options import cli, flags, tricks
-from experiments.options.schedules import make_method, plan_of
+from experiments.options.schedules import AT_INIT, make_method, plan_of
 from experiments.records import cost
 from jaxsparse import Method, sparse_flops, training_flops
 from jaxsparse.checks import check_in
@@ -95,6 +95,12 @@ def method_of(config: Config, model: nn.Module, image: jax.ShapeDtypeStruct) -> 
     if config.schedule != "dense":  # dense has no sparsity
         sparsity = tricks.sparsity_of(model, image, sparsity)
     options = flags.pruning_options(config)
+    scores = config.init_masks or (config.schedule if config.schedule in AT_INIT else None)
+    if scores is not None and config.scope != "layer":
+        raise ValueError(
+            f"scores of the initial weights ({scores}) decide what each layer has, and this plan "
+            f"knows shapes alone; take --scope=layer, or --plan of fashion_mnist.py or cifar.py"
+        )
     return make_method(config.schedule, sparsity=sparsity, steps=config.steps, **options)
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from experiments.options import cli
 from experiments.records.run_folder import locked
-from experiments.sweeping.grid import Grid, Job, interleaved
+from experiments.sweeping.grid import Grid, Job, Tickets, interleaved
 from experiments.sweeping.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
 from experiments.sweeping.named import NAMES, grids_of
 from experiments.sweeping.result_file import Result
@@ -122,7 +122,7 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
     return f"{name}-vmapped" if config.vmap_seeds else name, jobs
 
 
-def named_grids(config: Config) -> tuple[str, tuple[Grid, ...]]:
+def named_grids(config: Config) -> tuple[str, tuple[Grid | Tickets, ...]]:
     """Returns the name of a grid of sweeping/grids/, and that grid with the seeds asked for."""
     for flag in ("name", "experiment", "schedules", "sparsities", "flags"):
         if getattr(config, flag):
@@ -134,7 +134,7 @@ def named_grids(config: Config) -> tuple[str, tuple[Grid, ...]]:
     return name, grids
 
 
-def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
+def own_grid(config: Config) -> tuple[str, tuple[Grid | Tickets, ...]]:
     """Returns the grid that the flags describe, and a name for it."""
     if config.grid is not None:
         raise ValueError(f"--grid={config.grid} has its own models; leave out --model")
@@ -157,10 +157,10 @@ def own_grid(config: Config) -> tuple[str, tuple[Grid, ...]]:
 
 
 def batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Returns the jobs of each process: a single one, or with --vmap_seeds all seeds of a run."""
+    """Returns the jobs of each process: one, all seeds of a run, or all rounds of tickets."""
     together: dict[str, list[Job]] = {}
     for job in jobs:
-        together.setdefault(job.without_seed if job.vmapped else job.name, []).append(job)
+        together.setdefault(job.process, []).append(job)
     return list(together.values())
 
 

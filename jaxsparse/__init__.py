@@ -1,6 +1,17 @@
 """jaxsparse: sparse training for JAX, with masks as pytrees and mask updates as pure functions."""
 
 from jaxsparse.age import scale_by_age
+from jaxsparse.at_init import (
+    balanced_indices,
+    cross_entropy,
+    grasp_masks,
+    grasp_scores,
+    random_masks,
+    snip_masks,
+    snip_scores,
+    synflow_masks,
+    synflow_scores,
+)
 from jaxsparse.axes import axes_by_rules
 from jaxsparse.csr import Csr, from_csr, from_csr_tree, to_csr, to_csr_tree
 from jaxsparse.cycles import with_cycles
@@ -87,6 +98,7 @@ __all__ = [
     "apply_mask",
     "apply_masks",
     "axes_by_rules",
+    "balanced_indices",
     "block",
     "channels",
     "check",
@@ -95,6 +107,7 @@ __all__ = [
     "churn",
     "compose",
     "count_live",
+    "cross_entropy",
     "dead_channels",
     "dense",
     "dense_masks",
@@ -112,6 +125,8 @@ __all__ = [
     "gmp",
     "granet",
     "granet_st",
+    "grasp_masks",
+    "grasp_scores",
     "grow",
     "kernel_axes",
     "layer_flops",
@@ -135,6 +150,7 @@ __all__ = [
     "prunable_paths",
     "prune",
     "prune_survivors",
+    "random_masks",
     "rewound",
     "rigl",
     "rigl_itop",
@@ -144,6 +160,8 @@ __all__ = [
     "set_itop",
     "shuffle_masks",
     "snfs",
+    "snip_masks",
+    "snip_scores",
     "sparse_flops",
     "sparse_init",
     "sparse_optimizer",
@@ -153,6 +171,8 @@ __all__ = [
     "static",
     "summary",
     "survivor_counts",
+    "synflow_masks",
+    "synflow_scores",
     "to_csr",
     "to_csr_tree",
     "top_k",

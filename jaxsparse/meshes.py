@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxsparse.types import PyTree
 
@@ -69,3 +69,12 @@ def place(x: PyTree, sharding: Sharding) -> PyTree:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     here = np.asarray(x)
     return jax.make_array_from_callback(here.shape, sharding, lambda part: here[part])
+
+
+def constrained(x: jax.Array, place: NamedSharding | None) -> jax.Array:
+    """Returns a traced array that the compiled program puts in a place; None lets XLA choose."""
+    if place is None:
+        return x
+    if AxisType.Explicit in place.mesh.axis_types:
+        return jax.sharding.reshard(x, place)
+    return jax.lax.with_sharding_constraint(x, place)

@@ -9,12 +9,12 @@ from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 
 from jaxsparse.checks import check_in
 from jaxsparse.keys import fold_key
 from jaxsparse.masks import dense_masks
-from jaxsparse.meshes import placed_by
+from jaxsparse.meshes import constrained, placed_by
 from jaxsparse.paths import leaf_shapes, prunable_leaves, with_leaves
 from jaxsparse.pattern_rules import check_pattern_rules, groups_of
 from jaxsparse.patterns import Pattern, PatternRules
@@ -47,7 +47,7 @@ def random_masks(
     """
     places = tuple((path, placed_by(w)) for path, w in weights.items())
     own = fold_key(key, "init")
-    return _best(random, tuple(groups.items()), 0, weights, counts, own, places=places)
+    return best_units(random, tuple(groups.items()), 0, weights, counts, own, places=places)
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -116,7 +116,7 @@ def masks_from_scores(
     row = one_shot_row(
         shapes, groups, density, scope=scope, distribution=distribution, min_keep=min_keep
     )
-    best = _best(as_given, tuple(groups.items()), row.min_keep, leaves, row.target)
+    best = best_units(as_given, tuple(groups.items()), row.min_keep, leaves, row.target)
     return with_leaves(dense_masks(scores), best)
 
 
@@ -192,7 +192,7 @@ def pattern_masks(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="places")
-def _best(
+def best_units(
     score: Score,
     groups: tuple[tuple[str, Groups], ...],
     min_keep: int,
@@ -202,9 +202,18 @@ def _best(
     *,
     places: tuple[tuple[str, NamedSharding | None], ...] = (),
 ) -> dict[str, jax.Array]:
-    """The best units of every leaf, compiled as one: op by op, every call would compile anew.
+    """Selects the best units of every leaf, compiled as one program.
 
-    `places` says where leaves go on a mesh; random scores do not lead the compiler there.
+    Op by op, every call would compile anew.
+
+    Args:
+      score: of the weights; static, as are the next two.
+      groups: (path, groups) of the leaves that have a pattern.
+      min_keep: fewest units of each leaf if the counts are one number.
+      weights: float arrays by path.
+      counts: units to keep, over all leaves without N:M together or by path; may be traced.
+      key: of a score that draws at random.
+      places: the places of leaves on a mesh; random scores do not lead the compiler there.
     """
     by_path = dict(groups)
     scores = score_leaves(score, weights, weights, key, by_path)
@@ -220,10 +229,6 @@ def _best(
     values = scores.compute(scores.inputs)
     masks |= {path: best_in_groups(values[path], g) for path, g in fixed(by_path).items()}
     masks = from_units(masks, by_path, weights)
-    return masks | {path: _at(masks[path], place) for path, place in places if place is not None}
-
-
-def _at(mask: jax.Array, place: NamedSharding) -> jax.Array:
-    if AxisType.Explicit in place.mesh.axis_types:
-        return jax.sharding.reshard(mask, place)
-    return jax.lax.with_sharding_constraint(mask, place)
+    return masks | {
+        path: constrained(masks[path], place) for path, place in places if place is not None
+    }

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeGuard
 from experiments.comparing.finished_runs import FinishedRun, identity
 from experiments.options.asked import is_as_asked
 from experiments.options.cli import nearest
-from experiments.options.schedules import METHODS
+from experiments.options.schedules import SCHEDULES
 
-METHOD_FLAGS = {option for entry in METHODS.values() for option in entry.options}
+METHOD_FLAGS = {option for entry in SCHEDULES.values() for option in entry.options}
 
 
 class Group(NamedTuple):

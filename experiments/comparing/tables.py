@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.comparing.seeds import Group, Stats, flags_that_differ
-from experiments.options.schedules import METHODS
+from experiments.options.schedules import SCHEDULES
 from jaxsparse.text_table import text_table
 
 
@@ -15,7 +15,7 @@ class Table(NamedTuple):
     Attributes:
       title: data set and model.
       rows: label to sparsity to group. A label is the method and the flags in which the groups of
-        the table differ. Methods have the order of `METHODS`, dense first; sparsities ascend.
+        the table differ. Methods have the order of `SCHEDULES`, dense first; sparsities ascend.
     """
 
     title: str
@@ -32,7 +32,7 @@ def make_tables(groups: Iterable[Group]) -> list[Table]:
 
 def _rows(groups: Sequence[Group]) -> dict[str, dict[float, Group]]:
     differing = flags_that_differ(groups)
-    order = list(METHODS)
+    order = list(SCHEDULES)
 
     def place(labelled: tuple[str, Group]) -> tuple[int, str, float]:
         label, group = labelled

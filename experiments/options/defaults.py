@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.options.flags import DEFAULTS, Meeting
-from experiments.options.schedules import METHODS
+from experiments.options.schedules import SCHEDULES
 
 # Flags that say which machines train, and how they meet.
 _MACHINE = ("workers", *(field.name for field in dataclasses.fields(Meeting)))
@@ -38,7 +38,7 @@ def default_of(flag: str, schedule: str | None) -> Any:
     if flag == "recipe":
         return "east" if schedule == "east" else "granet"
     if flag == "cycles":
-        return METHODS[schedule].num_cycles if schedule in METHODS else 0
+        return SCHEDULES[schedule].num_cycles if schedule in SCHEDULES else 0
     return DEFAULTS.get(flag)
 
 

@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "dyrelu_freeze": False,
     "dyrelu_late": False,
     "start_step": 0,
+    "score_per_class": 10,
     "distribution": "erk",
     "scope": "global",
     "cycle_multiplier": 3.0,
@@ -168,11 +169,24 @@ class Pruning:
     of the others. RigL's uniform distribution is --distribution=uniform --dense_layers=^conv1/
     (^Conv_0/ in lenet5)."""
     scope: cli.OptionalStr = None
-    """Gradual pruning compares weights over all layers (global) or in each layer (layer).
-    Default: global."""
+    """Gradual pruning and masks by scores compare weights over all layers (global) or in each layer
+    (layer). Default: global."""
     min_keep: cli.OptionalInt = None
     """Smallest number of active weights of a layer; the other layers make up for it. With 0 a layer
     may come out empty. Default: 1; but global pruning may empty a layer."""
+    init_masks: cli.OptionalStr = None
+    """Start from masks that scores of the initial weights choose, in place of random ones: snip,
+    grasp, synflow, magnitude or random (over all layers). They have the sparsity with which the
+    schedule begins. --schedule=snip and its like keep them to the end. Default: random masks with
+    the densities of --distribution."""
+    score_per_class: cli.OptionalInt = None
+    """Training images of each class that snip and grasp look at. Default: 10."""
+    score_batch: cli.OptionalInt = None
+    """Images of a micro-batch while snip and grasp score, to save memory. Batch norms of grasp use
+    the statistics of each. Default: all at once."""
+    score_rounds: cli.OptionalInt = None
+    """Rounds in which snip, grasp or synflow score what is left and prune.
+    Default: 100 for synflow, 1 for the others."""
     cycles: cli.OptionalInt = None
     """Number of cycles in which the density rises and falls, before the schedule's own mask
     updates. They work with every schedule but dense. Default: 2 for east, 0 for the others."""

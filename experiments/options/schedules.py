@@ -4,9 +4,13 @@ Published intervals belong to runs of published length. Here they are shares of 
 56,320 steps for GraNet, which makes 56 events, and 4000 and 1500 of 88,000 steps for RigL-ITOP and
 SET-ITOP. RigL's own 100 steps are kept unless the run would have under 20 events. The 100 steps of
 density cycles, which every method but dense takes, are kept unless a cycle would have under 20.
+
+The names of AT_INIT choose masks by scores of the initial weights and keep them: the scores are in
+`experiments/training/scoring.py`. The same masks start any other method by --init_masks.
 """
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -15,12 +19,16 @@ from typing import Any, NamedTuple
 import jaxsparse
 from experiments.options.cli import flag_error, nearest
 from experiments.options.flags import DEFAULTS
+from experiments.options.init_masks import scoring_of, without_scoring
+from experiments.training.run import Scoring
+from experiments.training.scoring import SCORERS
 from jaxsparse import Method
 from jaxsparse.checks import check_in
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
 from jaxsparse.schedules import cycle_ends
-from jaxsparse.types import Distribution, OptionError
+from jaxsparse.timetable import Timetable, check_steps
+from jaxsparse.types import Distribution, OptionError, Scope
 
 
 class Entry(NamedTuple):
@@ -78,6 +86,23 @@ METHODS: dict[str, Entry] = {
     "east": Entry(jaxsparse.east, _share(4000, 88_000), _ITOP, num_cycles=2),
 }
 
+
+def _kept(
+    name: str, *, total_steps: int, sparsity: float, scope: Scope = "global", **layers: Any
+) -> Method:
+    """Masks that are kept; with cycles, weights compete as they did for the masks."""
+    density = 1.0 - check_in("sparsity", sparsity, "[0, 1)")
+    (total_steps,) = check_steps(total_steps=total_steps)
+    return jaxsparse.compose(name, [], Timetable(total_steps, (), density), scope=scope, **layers)
+
+
+AT_INIT: dict[str, Entry] = {
+    name: Entry(functools.partial(_kept, name), None, (*_SHARES, "scope")) for name in SCORERS
+}
+
+SCHEDULES: dict[str, Entry] = METHODS | AT_INIT
+"""All names of `--schedule`."""
+
 DISTRIBUTIONS = {
     "erk": jaxsparse.erk,
     "erdos_renyi": jaxsparse.erdos_renyi,
@@ -89,7 +114,7 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
     """Makes the method that `--schedule` names.
 
     Args:
-      schedule: a name in METHODS.
+      schedule: a name in SCHEDULES.
       sparsity: final sparsity in [0, 1); "dense" has none and ignores it.
       steps: length of the run, at least 1.
       **options: values of flags; None means the method's own default.
@@ -99,12 +124,29 @@ def make_method(schedule: str, *, sparsity: float, steps: int, **options: Any) -
         option, or a value is out of its range.
     """
     with said_in_flags():
-        return _make_method(schedule, sparsity, steps, options)
+        method = _make_method(schedule, sparsity, steps, options)
+        scoring_of(schedule, method, options)
+        return method
+
+
+def make_scoring(schedule: str, method: Method, **options: Any) -> Scoring | None:
+    """Returns how scores choose the masks that a method starts with; None if they do not.
+
+    Args:
+      schedule: a name in SCHEDULES.
+      method: what `make_method` returned for it.
+      **options: as `make_method` had them.
+
+    Raises:
+      ValueError: a flag of scores without scores, or one that they do not take.
+    """
+    with said_in_flags():
+        return scoring_of(schedule, method, options)
 
 
 def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, Any]) -> Method:
-    entry = METHODS[nearest(schedule, METHODS, kind="schedule")]
-    given = {name: value for name, value in options.items() if value is not None}
+    entry = SCHEDULES[nearest(schedule, SCHEDULES, kind="schedule")]
+    given = without_scoring(schedule, entry.options, options)
     for name in given:
         if name not in entry.options:
             takes = ", ".join(f"--{option}" for option in entry.options) or "no options"
@@ -138,6 +180,8 @@ _FLAGS = {
     "total_steps": "steps",
     "num_cycles": "cycles",
     **{argument: flag for flag, argument in _CYCLES.items()},
+    "num_per_class": "score_per_class",
+    "num_rounds": "score_rounds",
     "override": "dense_layers",
     "pattern rule": "pattern_layers",
 }
@@ -209,7 +253,7 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: one of them is given without --cycles, or the cycles do not fit into training.
     """
-    num_cycles = given.pop("cycles", METHODS[schedule].num_cycles)
+    num_cycles = given.pop("cycles", SCHEDULES[schedule].num_cycles)
     asked = {name: given.pop(name) for name in _CYCLES if name in given}
     if num_cycles == 0:
         for name, value in asked.items():
@@ -238,6 +282,6 @@ def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:
     dense = given.pop("dense_layers", None)
     if dense is None:
         return DISTRIBUTIONS[name]()
-    if "scope" in METHODS[schedule].options and given.get("scope") != "layer":
+    if "scope" in SCHEDULES[schedule].options and given.get("scope") != "layer":
         raise ValueError(f"--dense_layers needs --scope=layer: {schedule} prunes over all layers")
     return jaxsparse.with_overrides(DISTRIBUTIONS[name](), {dense: 0.0})

@@ -80,10 +80,12 @@ def check_start(run: Run, state: RunState) -> None:
     """
     if run.method.timetable.events or not find_paths(run, state).is_cut:
         return
+    advice = f"another --seed than {run.seed} or a higher --min_keep"
+    if run.scoring is not None and run.scoring.options.get("scope") != "layer":
+        advice = "--scope=layer or a higher --min_keep"
     raise ValueError(
         f"the network is cut: no path leads from an image to a logit{_end_of_paths(run, state)}, "
-        f"and {run.method.name} never changes its masks; lower --sparsity, or pass another --seed "
-        f"than {run.seed} or a higher --min_keep"
+        f"and {run.method.name} never changes its masks; lower --sparsity, or pass {advice}"
     )
 
 

@@ -30,7 +30,7 @@ from experiments.training.execution import describe_execution, executed
 from experiments.training.run import Run
 from jaxsparse import TrainState
 from jaxsparse.counting import count_true
-from jaxsparse.nn import sparse_execution
+from jaxsparse.nn import sparse_execution, without_dyrelu
 from jaxsparse.paths import prunable_leaves
 from jaxsparse.plan import Plan
 from jaxsparse.sparse import Positions
@@ -80,10 +80,13 @@ def describe_plan(run: Run, image: Any) -> str:
     """Returns what --plan prints: events, costs of DyReLU and sharing, how layers are executed.
 
     Args:
-      run: what would be trained.
+      run: what would be trained. If it has masks, the plan starts from their counts.
       image: the shape of an image, with a batch axis.
     """
-    plan = run.method.plan(*shapes_and_flops(run.model, image))
+    method = run.method
+    if run.masks is not None:
+        method = jaxsparse.starting_from(method, without_dyrelu(run.masks))
+    plan = method.plan(*shapes_and_flops(run.model, image))
     found = extras(run.model, image, run.phase, run.batch_size, plan.rows[-1].num_active)
     lines = [str(plan), *(["", *describe_extras(found)] if found else []), ""]
     return "\n".join(lines) + describe_execution(run, plan)

@@ -121,7 +121,9 @@ def train(lanes: Sequence[Lane], group: Path, *, title: str) -> list[dict[str, A
     """
     run = lanes[0].run
     check(lanes)
-    step, states, bests, seconds = resume(group, [loop.create_state(lane.run) for lane in lanes])
+    step, states, bests, seconds = resume(
+        group, [loop.create_state(loop.with_masks(lane.run)) for lane in lanes]
+    )
     start = step == 0
     for lane, state in zip(lanes, unstacked(states), strict=True):
         if start and not is_finished(lane):

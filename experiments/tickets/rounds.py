@@ -134,12 +134,17 @@ def find(run: Run, pruning: Pruning, out: Path, config: dict[str, Any]) -> Ticke
             print(note + advice, file=sys.stderr, flush=True)
             break
         title = f"round {r} of {pruning.rounds}, density {planned.density:.3g}"
-        flags = {"schedule": f"imp_{pruning.arm}", "sparsity": round(1 - planned.density, 6)}
+        flags = named(pruning.arm) | {"sparsity": round(1 - planned.density, 4)}
         trained = stretch.train(
             begun, out / f"round{r:02}", config | flags, state, title=title, round=r
         )
         rows.append(_row(r, trained, planned, masks))
     return Tickets(rows, early, trained.state)
+
+
+def named(arm: str) -> dict[str, str]:
+    """Returns the name of an arm among the methods, as `config.json` has it."""
+    return {"schedule": f"imp_{arm}"}
 
 
 def _early(run: Run, k: int, out: Path, config: dict[str, Any]) -> RunState:

@@ -1,6 +1,7 @@
 """One run of an experiment: the parts that the loop and its report share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,26 @@ class Surgery(NamedTuple):
     operate: Callable[[nn.Module, RunState], tuple[nn.Module, RunState]]
 
 
+class Scoring(NamedTuple):
+    """Initial masks from scores of the initial weights, see `scoring.py`.
+
+    Attributes:
+      criterion: a name in `scoring.SCORERS`.
+      sparsity: of the masks, in [0, 1).
+      options: "scope", "distribution", "min_keep" and "pattern" of `masks_from_scores`.
+      num_per_class: images of each class that SNIP and GraSP look at.
+      batch_size: images of a micro-batch of these; None takes all of them at once.
+      num_rounds: rounds of scoring and pruning; None takes those of the criterion.
+    """
+
+    criterion: str
+    sparsity: float
+    options: Mapping[str, Any] = MappingProxyType({})
+    num_per_class: int = 10
+    batch_size: int | None = None
+    num_rounds: int | None = None
+
+
 class Run(NamedTuple):
     """The parts of one run.
 
@@ -79,6 +100,8 @@ class Run(NamedTuple):
       phase: of the model's DyReLUs; None if it has none.
       gradient_flow: whether the norm of the gradient is recorded at every validation.
       masks: the initial masks, a tree like params; None lets the method draw them.
+      scoring: how initial masks are chosen by scores if `masks` is None; None lets the method draw
+        them. A run that goes on has those of its checkpoint.
       sparse_init: scales the initial weights to the initial masks, by "unit" or by "layer", see
         `jaxsparse.sparse_init`; None leaves them as the network draws them.
       surgeries: changes of the network on the way; the end of DyReLU follows from `phase`.
@@ -105,6 +128,7 @@ class Run(NamedTuple):
     phase: Phase | None = None
     gradient_flow: bool = False
     masks: Any = None
+    scoring: Scoring | None = None
     sparse_init: str | None = None
     surgeries: tuple[Surgery, ...] = ()
     source: Callable[[int], Iterator[Batch]] | None = None
@@ -130,4 +154,4 @@ class Run(NamedTuple):
 
 # Purposes of keys. (The order of the images in epoch e has 2 + e, see `batches.py`.)
 WEIGHTS, MASKS = 0, 1
-AUGMENTATION, DROPOUT = 2**31 - 1, 2**31 - 2
+AUGMENTATION, DROPOUT, SCORES = 2**31 - 1, 2**31 - 2, 2**31 - 3

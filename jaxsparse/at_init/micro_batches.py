@@ -1,116 +1,107 @@
-"""Means of gradients over micro-batches, one in memory at a time, and the weights they are of."""
+"""Means over micro-batches, each of which counts by its number of examples.
 
-import functools
-from collections.abc import Callable, Iterable
+The mean loss of N examples is the sum of n_i / N times the mean loss of micro-batch i, and so are
+its gradient and its Hessian. Sums over micro-batches of any sizes hence equal those of one batch,
+to rounding. Only one micro-batch is worked on at a time: memory does not grow with their number.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxsparse.masks import apply_mask
-from jaxsparse.paths import leaves_by_path, prunable_leaves, with_leaves
-from jaxsparse.types import Leaves, PyTree, Rules
+from jaxsparse.meshes import constrained, placed_by
+from jaxsparse.types import Leaves
 
-LossFn: TypeAlias = Callable[[PyTree, Any], jax.Array]
-"""(params, batch) to a scalar, the mean over the images of the batch."""
-
-
-def weights_of(params: PyTree, masks: PyTree | None, prunable: Rules | None) -> dict[str, Any]:
-    """Returns the prunable leaves in float32 or wider, 0 where they are inactive."""
-    wide = lambda w: jnp.asarray(w, jnp.promote_types(jnp.result_type(w), jnp.float32))
-    weights = {path: wide(w) for path, w in prunable_leaves(params, prunable).items()}
-    if masks is None:
-        return weights
-    given = leaves_by_path(masks)
-    return {path: apply_mask(w, given[path]) for path, w in weights.items()}
+Batches: TypeAlias = Iterable[Any] | Callable[[], Iterable[Any]]
+"""Micro-batches: a list of pytrees, any other iterable, or a function that returns one."""
 
 
-def of_weights(loss_fn: LossFn) -> Callable[[Leaves, PyTree, Any], jax.Array]:
-    """Returns the loss as a function of (prunable weights, all params, batch), which it checks.
-
-    Raises:
-      ValueError: by the function, the loss is no scalar of floats.
-    """
-
-    def loss(weights: Leaves, params: PyTree, batch: Any) -> jax.Array:
-        value = loss_fn(with_leaves(params, weights), batch)
-        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise ValueError(
-                f"the loss is {jnp.result_type(value)}{list(jnp.shape(value))}; it must be a "
-                f"scalar, the mean over the images of the batch"
-            )
-        return value
-
-    return loss
-
-
-def on_params(params: PyTree, scores: Leaves) -> PyTree:
-    """Returns a tree like params with scores at prunable leaves, and zeros elsewhere."""
-    return with_leaves(jax.tree.map(jnp.zeros_like, params), scores)
-
-
-def mean_over(
-    function: Callable[[Any], dict[str, jax.Array]], batches: Iterable[Any]
-) -> dict[str, jax.Array]:
-    """Returns the mean of a function over micro-batches, each weighted by its number of images.
-
-    Memory holds one sum and one micro-batch, however many there are.
+def read(batches: Batches, num_reads: int = 1) -> Callable[[], Iterator[Any]]:
+    """Returns a function that returns an iterator over the micro-batches, for every pass anew.
 
     Args:
-      function: compiled; batch to a dict of arrays, means over the batch's images.
-      batches: pytrees of arrays whose first axis is the images; they may differ in their number.
+      batches: see `Batches`.
+      num_reads: how many passes there will be.
 
     Raises:
-      ValueError: there are no batches, or one has no images.
+      ValueError: it is a single batch, or can be read only once and has to be read more often.
     """
-    total, num_images = None, 0
-    for number, batch in enumerate(batches):
-        size = num_images_of(batch, number)
-        total = _add(total, function(batch), size)
-        num_images += size
-    if total is None:
-        raise ValueError("batches is empty; at least one is needed")
-    return _divide(total, num_images)
+    if callable(batches):
+        return lambda: iter(batches())
+    is_array = lambda x: isinstance(x, jax.Array | np.ndarray)
+    alone = isinstance(batches, dict) or is_array(batches)
+    if alone or (isinstance(batches, tuple) and batches and all(map(is_array, batches))):
+        raise ValueError("batches is one batch; it must be a list of them, such as [batch]")
+    if num_reads > 1 and iter(batches) is batches:
+        raise ValueError(
+            f"batches is read {num_reads} times, and a {type(batches).__name__} can be read once; "
+            f"pass a list, or a function that returns an iterator"
+        )
+    return lambda: iter(batches)
 
 
-def num_images_of(batch: Any, number: int = 0) -> int:
-    """Returns the number of images of a batch, the first axis of its first array.
+def weighted_mean(
+    function: Callable[..., Leaves], weights: Leaves
+) -> Callable[..., dict[str, jax.Array]]:
+    """Returns a function that averages a function of batches over micro-batches, compiled once.
+
+    Args:
+      function: (batch, *args) to arrays like `weights`, the mean over the examples of the batch.
+      weights: float arrays by path; the means have their shapes, dtypes and places on a mesh.
+
+    Returns:
+      (iterator of batches, *args) to the means. Batches of another shape compile anew.
+    """
+    places = {path: placed_by(w) for path, w in weights.items()}
+    at = lambda leaves: {path: constrained(x, places[path]) for path, x in leaves.items()}
+
+    def zeros() -> dict[str, jax.Array]:
+        return at({path: jnp.zeros(w.shape, w.dtype) for path, w in weights.items()})
+
+    def add(total: Leaves, num: jax.Array, batch: Any, args: tuple) -> dict[str, jax.Array]:
+        part = function(batch, *args)
+        return at({path: x + num.astype(x.dtype) * part[path] for path, x in total.items()})
+
+    def over(total: Leaves, num: jax.Array) -> dict[str, jax.Array]:
+        return {path: x / num.astype(x.dtype) for path, x in total.items()}
+
+    start, divide = jax.jit(zeros), jax.jit(over, donate_argnums=0)
+    add_up = jax.jit(add, donate_argnums=0)
+
+    def mean(batches: Iterator[Any], *args: Any) -> dict[str, jax.Array]:
+        total, num_all = start(), 0
+        for batch in batches:
+            num = num_examples(batch)
+            total = add_up(total, np.float32(num), batch, args)
+            num_all += num
+            if not any(isinstance(x, Tracer) for x in total.values()):
+                jax.block_until_ready(total)  # or batches would queue up on the device
+        if not num_all:
+            raise ValueError("batches hold no example; scores need at least one")
+        return divide(total, np.float32(num_all))
+
+    return mean
+
+
+def num_examples(batch: Any) -> int:
+    """Returns the length of the first axis, which all arrays of a batch share.
 
     Raises:
-      ValueError: there is no array with images.
+      ValueError: they differ, or the batch has no array.
+
+    >>> num_examples((np.ones((4, 2)), np.ones(4)))
+    4
     """
-    sizes = [np.shape(x)[0] for x in jax.tree.leaves(batch) if np.ndim(x)]
-    if not sizes or not sizes[0]:
-        raise ValueError(f"batch {number} has no images")
-    return sizes[0]
-
-
-def reread(batches: Iterable[Any]) -> Iterable[Any]:
-    """Returns batches that can be gone over again.
-
-    Raises:
-      ValueError: they are an iterator, which can be read once.
-    """
-    if iter(batches) is batches:
-        raise ValueError("batches is an iterator, and is read twice; pass a list")
-    return batches
-
-
-@jax.jit
-def _start(values: dict[str, jax.Array], size: Any) -> dict[str, jax.Array]:
-    return jax.tree.map(lambda x: x * size, values)
-
-
-def _add(total: Any, values: dict[str, jax.Array], size: int) -> dict[str, jax.Array]:
-    return _start(values, size) if total is None else _add_to(total, values, size)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _add_to(total: dict[str, jax.Array], values: dict[str, jax.Array], size: Any) -> Any:
-    return jax.tree.map(lambda sum_, x: sum_ + x * size, total, values)
-
-
-@jax.jit
-def _divide(total: dict[str, jax.Array], num_images: Any) -> dict[str, jax.Array]:
-    return jax.tree.map(lambda x: x / num_images, total)
+    shapes = [np.shape(x) for x in jax.tree.leaves(batch) if np.ndim(x)]
+    if not shapes:
+        raise ValueError("a batch has no array with an axis of examples")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"the arrays of a batch have shapes {', '.join(map(str, shapes))}; their first axes, "
+            f"the examples, must have one length"
+        )
+    return shapes[0][0]

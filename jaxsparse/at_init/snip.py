@@ -1,109 +1,140 @@
-"""SNIP: keep the weights whose removal changes the loss most, to first order."""
+"""SNIP: the weights whose removal would change the loss most, to first order."""
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
-from jaxsparse.at_init.micro_batches import (
-    LossFn,
-    mean_over,
-    of_weights,
-    on_params,
-    reread,
-    weights_of,
-)
-from jaxsparse.at_init.rounds import prune_in_rounds
+from jaxsparse.at_init.losses import Loss
+from jaxsparse.at_init.micro_batches import Batches, weighted_mean
+from jaxsparse.at_init.rounds import ScoreLeft, prune_in_rounds, warn_if_cut
+from jaxsparse.at_init.subject import Subject, check_scores, subject_of
+from jaxsparse.at_init.watched import Watched, classifier_of
 from jaxsparse.one_shot import ScoreOptions
-from jaxsparse.types import PyTree, Rules
+from jaxsparse.types import Leaves, PyTree, Rules
 
 
 def snip_scores(
-    loss_fn: LossFn,
-    params: PyTree,
-    batches: Iterable[Any],
-    *,
-    masks: PyTree | None = None,
-    prunable: Rules | None = None,
+    loss_fn: Loss, params: PyTree, batches: Batches, *, prunable: Rules | None = None
 ) -> PyTree:
-    """Returns |w dL/dw|, the size of the loss's derivative with respect to a weight's mask.
+    """Returns |w dL/dw|, to first order the change of the loss without the weight.
 
-    Gradients of micro-batches are averaged with their sign, each weighted by its number of images,
-    and the absolute value is taken last; so the scores are those of one large batch, if the loss is
-    a mean over images. Memory does not grow with the number of micro-batches.
+    It equals |dL/dc|, where c = 1 multiplies the weight. The signed gradient is averaged over all
+    examples first, and the absolute value taken last.
 
     Args:
-      loss_fn: (params, batch) to a scalar, the mean over the images of the batch. With batch norms
-        take the statistics of inference, as the paper's code does.
-      params: any pytree of arrays. Prunable leaves of half precision are scored in float32.
-      batches: micro-batches, pytrees of arrays whose first axis is the images.
-      masks: weights that are left, a tree like params; others are 0 and score 0. None is all.
-      prunable: as in `prunable_paths`.
+      loss_fn: (params, batch) -> float[], the mean over the examples of a batch, such as
+        `cross_entropy(logits_fn)`. SNIP's code has batch norms in evaluation mode, where they are
+        the identity at initialisation.
+      params: any pytree of arrays. Leaves of 16 bits are scored in float32.
+      batches: micro-batches of any sizes, each a pytree of arrays whose first axis is that of
+        examples; a list, another iterable, or a function that returns one. Memory does not grow
+        with their number. The result equals that of one batch, to rounding, unless a norm uses the
+        statistics of the batch.
+      prunable: as in `prunable_paths`; the scores of other leaves are 0.
 
     Returns:
-      A tree like params with float32 (or float64) scores at prunable leaves, and zeros elsewhere.
+      A tree like params, float32 or float64, at least 0: what `masks_from_scores` takes. On a mesh
+      scores lie as their params do.
 
     Raises:
-      ValueError: the loss is no scalar, or there is no batch or image.
+      ValueError: the loss is no scalar; there is no example; a score is NaN or infinite; all
+        scores are 0. Names the leaf. (Scores are not looked at under `jit`.)
 
-    Differs from the paper's code in: biases are not pruned; the same initial weights are scored and
-    trained, where that code draws them anew after pruning (draw your own to do so).
+    Reference: Lee et al., "SNIP: Single-shot network pruning based on connection sensitivity",
+    ICLR 2019, equations 4 and 5. Scores are not divided by their sum, which changes no mask.
 
-    Reference: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR
-    2019, equation 5, without its normalisation, which changes no ranks.
-
-    >>> loss = lambda params, x: (x @ params["kernel"]).mean()
-    >>> snip_scores(loss, {"kernel": jnp.array([[3.0], [-2.0]])}, [jnp.array([[1.0, 2.0]])])
-    {'kernel': Array([[3.],
-           [4.]], dtype=float32)}
+    >>> loss_fn = lambda params, x: jnp.mean(x @ params["kernel"])
+    >>> params = {"kernel": jnp.array([[1.0], [-3.0]])}
+    >>> snip_scores(loss_fn, params, [jnp.array([[2.0, 1.0]])])["kernel"].ravel()
+    Array([2., 3.], dtype=float32)
     """
-    return _scorer(loss_fn, params, batches, prunable)(masks)
+    subject = subject_of(params, prunable)
+    watched = Watched(loss_fn, subject, batches, 1, classifier_of(loss_fn))
+    scores = scorer(loss_fn, subject, watched)(subject.weights, None)
+    check_scores(scores, None)
+    return subject.tree(scores)
 
 
 def snip_masks(
-    loss_fn: LossFn,
+    loss_fn: Loss,
     params: PyTree,
-    batches: Iterable[Any],
+    batches: Batches,
     sparsity: float | None = None,
     *,
     num_rounds: int = 1,
+    may_return: bool = False,
     **options: Unpack[ScoreOptions],
 ) -> PyTree:
-    """Returns SNIP's masks: the highest `snip_scores` over all layers, in one round.
+    """Returns the masks that keep the highest SNIP scores; in several rounds, iterative SNIP.
 
-    More rounds score what the last one left, at densities that fall by equal factors. This keeps
-    networks connected at sparsities where a single round cuts them (de Jorge et al. 2021).
+        masks = jaxsparse.snip_masks(loss_fn, params, [batch], sparsity=0.9)
+        method = jaxsparse.static(masks=masks, total_steps=10_000)
+
+    Round k of n scores the network that round k-1 has left and prunes it to the density rho^(-k/n).
+    A warning says which layers come out empty, or, if the loss is a `cross_entropy`, that no path
+    is left from input to output.
 
     Args:
       loss_fn: as in `snip_scores`.
       params: as in `snip_scores`.
-      batches: as in `snip_scores`; a list if there is more than one round.
+      batches: as in `snip_scores`. With several rounds they are read again in each.
       sparsity: as in `masks_from_scores`.
-      num_rounds: at least 1.
-      **options: `scope`, `distribution`, `min_keep`, `pattern`, `prunable`, as there.
+      num_rounds: at least 1; 1 is SNIP.
+      may_return: whether a pruned weight may come back in a later round, by |w dL/dw| at the masked
+        network (FORCE). False is iterative SNIP, whose masks are nested.
+      **options: `scope`, `distribution`, `min_keep`, `pattern`, `prunable`, as in
+        `masks_from_scores`.
+
+    Returns:
+      A tree of bool like params, with exact counts.
 
     Raises:
-      ValueError: as `snip_scores` and `masks_from_scores`; scores that are not finite, or all 0.
+      ValueError: as `snip_scores` and `masks_from_scores`; or the network is cut after a round.
 
-    Reference: Lee et al., "SNIP", ICLR 2019. de Jorge et al., "Progressive Skeletonization:
-    Trimming more fat from a network at initialization", ICLR 2021 ("Iterative SNIP").
+    Reference: Lee et al. 2019; de Jorge et al., "Progressive Skeletonization: Trimming more fat
+    from a network at initialization", ICLR 2021, for iterative SNIP and FORCE.
+
+    Differs from SNIP's code in: biases are not scored, that code prunes and counts them; the scored
+    weights are those that are trained, that code draws others. Differs from FORCE's code in: all
+    rounds score the same batches.
+
+    >>> loss_fn = lambda params, x: jnp.mean(x @ params["kernel"])
+    >>> params = {"kernel": jnp.array([[1.0], [-3.0]])}
+    >>> snip_masks(loss_fn, params, [jnp.array([[2.0, 1.0]])], sparsity=0.5)["kernel"].ravel()
+    Array([False,  True], dtype=bool)
     """
-    batches = batches if num_rounds == 1 else reread(batches)
-    score = _scorer(loss_fn, params, batches, options.get("prunable"))
-    return prune_in_rounds(score, params, sparsity, num_rounds, **options)
+    subject = subject_of(params, options.get("prunable"))
+    classifier = classifier_of(loss_fn)
+    watched = Watched(loss_fn, subject, batches, num_rounds, classifier)
+    score = scorer(loss_fn, subject, watched)
+    masks = prune_in_rounds(
+        score, subject, sparsity, options, num_rounds=num_rounds, may_return=may_return
+    )
+    warn_if_cut(subject, masks, classifier and classifier.logits_fn, watched.example)
+    return masks
 
 
-def _scorer(
-    loss_fn: LossFn, params: PyTree, batches: Iterable[Any], prunable: Rules | None
-) -> Callable[[PyTree | None], PyTree]:
-    """Returns the function from masks to scores, compiled for all rounds."""
-    gradient = jax.jit(jax.grad(of_weights(loss_fn)))
+def scorer(loss_fn: Loss, subject: Subject, batches: Watched) -> ScoreLeft:
+    """Returns the function from the weights that are left to the scores of all weights."""
+    mean_gradient = weighted_mean(functools.partial(gradient, loss_fn, subject), subject.weights)
 
-    def score(masks: PyTree | None) -> PyTree:
-        weights = weights_of(params, masks, prunable)
-        mean = mean_over(functools.partial(gradient, weights, params), batches)
-        return on_params(params, {path: jnp.abs(w * mean[path]) for path, w in weights.items()})
+    def score(left: Leaves, masks: Leaves | None) -> dict[str, jax.Array]:
+        del masks  # inactive weights are 0, and that is all
+        return _saliency(subject.weights, mean_gradient(batches(), left, subject.params))
 
     return score
+
+
+def gradient(
+    loss_fn: Loss, subject: Subject, batch: object, weights: Leaves, params: PyTree
+) -> dict[str, jax.Array]:
+    """Returns the gradient of the loss of a batch with respect to the prunable weights alone."""
+    loss = lambda weights: loss_fn(subject._replace(params=params).with_weights(weights), batch)
+    return jax.grad(loss)(dict(weights))
+
+
+@jax.jit
+def _saliency(weights: Leaves, grads: Leaves) -> dict[str, jax.Array]:
+    return {path: jnp.abs(w * grads[path]) for path, w in weights.items()}

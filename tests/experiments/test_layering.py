@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cifar": TRAINS,
     "imagenet": TRAINS | {"mesh"},
     "comparing": {"options", "comparing"},
-    "sweeping": SCRIPTS | {"sweeping"},
+    "sweeping": SCRIPTS | {"lottery", "tickets", "sweeping"},
     "tickets": SCRIPTS | {"comparing", "tickets"},
     "lottery": {"options", "records", "loop", "tickets"},
     "ablations": {"options", "records", "loop", "tickets"},
