@@ -86,7 +86,7 @@ def test_the_published_densities():
 @hypothesis.given(
     tree=trees(), seed=st.integers(0, 2**16), scope=st.sampled_from(["global", "layer"])
 )
-@hypothesis.settings(max_examples=12)
+@hypothesis.settings(max_examples=6)
 def test_masks_have_the_planned_counts(tree, seed, scope):
     masks = jaxsparse.dense_masks(fill(tree, seed))
     rows = jaxsparse.survivor_counts(tree, 0.3, 3, scope=scope)

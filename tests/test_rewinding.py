@@ -14,7 +14,6 @@ from tests.trees import FIXED, every_other, fill
 RATE = optax.piecewise_constant_schedule(0.1, {3: 0.1})
 OPTIMIZERS = {
     "sgd": optax.sgd(RATE, momentum=0.9, nesterov=True),
-    "decayed": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE, momentum=0.9)),
     "adamw": optax.adamw(RATE, weight_decay=0.1),
     "injected": optax.inject_hyperparams(optax.adam)(learning_rate=RATE),
     "partition": optax.chain(
@@ -45,9 +44,6 @@ def test_a_ticket_is_bit_equal_and_its_learning_rate_goes_on(name):
     # Fresh but for the schedule: as an optimizer whose rate is that of step 4 from its first step.
     late = {
         "sgd": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
-        "decayed": lambda rate: optax.chain(
-            optax.add_decayed_weights(0.1), optax.sgd(rate, momentum=0.9)
-        ),
         "adamw": lambda rate: optax.adamw(rate, weight_decay=0.1),
         "injected": lambda rate: optax.adam(rate),
         "partition": lambda rate: optax.chain(

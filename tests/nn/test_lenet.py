@@ -34,7 +34,7 @@ from jaxsparse.nn import LeNet5, LeNet300100
         ),
         (
             LeNet5(widths=(2, 4, 20, 8)),
-            2_542,
+            2_534,
             {
                 "Conv_0": (5, 5, 1, 2),
                 "Conv_1": (5, 5, 2, 4),

@@ -6,7 +6,7 @@ import pytest
 import jaxsparse
 from experiments import loop
 from experiments.tickets import arms
-from jaxsparse.nn import VGG, LeNet5, LeNet300100, cifar_resnet
+from jaxsparse.nn import VGG, LeNet300100, cifar_resnet
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import make_run, split
 
@@ -39,7 +39,7 @@ def test_shuffles_keep_counts_and_differ_by_draw_and_seed(run):
 
 @pytest.mark.parametrize(
     ("model", "image"),
-    [(LeNet300100(), (28, 28, 1)), (LeNet5(), (28, 28, 1)), (cifar_resnet(8), (32, 32, 3))],
+    [(LeNet300100(), (28, 28, 1)), (cifar_resnet(8), (32, 32, 3))],
 )
 def test_a_narrow_network_has_nearly_as_many_parameters(model, image, run):
     data = run.dataset._replace(train=split(0, 1, image))
