@@ -246,10 +246,12 @@ def _rate(pair: str) -> tuple[str, float]:
 
 
 def flags_of(config: Config, base: Any) -> dict[str, Any]:
-    """Returns the flags of a round, for its `config.json`."""
-    names = ("rate", "scope", "rates", "quota", "min_keep", "rewind_step", "reseed")
-    own = {name: getattr(config, name) for name in names}
-    return cli.as_dict(base) | own | {"pattern": config.pattern}
+    """Returns the flags of a round, for its `config.json`; those at their defaults are None."""
+    defaults = Config()
+    names = ("rate", "scope", "rates", "quota", "min_keep", "pattern", "rewind_step", "reseed")
+    given = {name: getattr(config, name) for name in names}
+    own = {name: x if x != getattr(defaults, name) else None for name, x in given.items()}
+    return cli.as_dict(base) | own | {"rates": list(config.rates) or None}
 
 
 def seeds_of(config: Config) -> range:

@@ -158,8 +158,8 @@ def _asked(job: Job) -> tuple[dict[str, Any], str]:
     config = config_of(job)
     if not job.round:
         return cli.as_dict(config), SCRIPTS[job.experiment].data_of(config)
-    base = lottery.script_config(config)
-    return lottery.flags_of(config, base) | rounds.named(config.arm), scripts.data_of(base)
+    base, planned = lottery.script_config(config), lottery.check(config)[job.round]
+    return lottery.flags_of(config, base) | rounds.named(config.arm, planned), scripts.data_of(base)
 
 
 def _newer(job: Job) -> dict[str, Any]:

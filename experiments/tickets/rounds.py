@@ -134,7 +134,7 @@ def find(run: Run, pruning: Pruning, out: Path, config: dict[str, Any]) -> Ticke
             print(note + advice, file=sys.stderr, flush=True)
             break
         title = f"round {r} of {pruning.rounds}, density {planned.density:.3g}"
-        flags = named(pruning.arm) | {"sparsity": round(1 - planned.density, 4)}
+        flags = named(pruning.arm, planned)
         trained = stretch.train(
             begun, out / f"round{r:02}", config | flags, state, title=title, round=r
         )
@@ -142,9 +142,9 @@ def find(run: Run, pruning: Pruning, out: Path, config: dict[str, Any]) -> Ticke
     return Tickets(rows, early, trained.state)
 
 
-def named(arm: str) -> dict[str, str]:
-    """Returns the name of an arm among the methods, as `config.json` has it."""
-    return {"schedule": f"imp_{arm}"}
+def named(arm: str, planned: Survivors) -> dict[str, Any]:
+    """Returns the flags that tell a round from other runs: its arm, as a method, and sparsity."""
+    return {"schedule": f"imp_{arm}", "sparsity": round(1 - planned.density, 4)}
 
 
 def _early(run: Run, k: int, out: Path, config: dict[str, Any]) -> RunState:
