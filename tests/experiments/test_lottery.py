@@ -5,7 +5,10 @@ import json
 import pytest
 
 from experiments import ablations, lottery
+from experiments.comparing.finished_runs import find_runs
 from experiments.options import cli
+from experiments.sweeping import jobs
+from experiments.sweeping.grid import Tickets
 from experiments.tickets import sources
 from jaxsparse.checkpoint import restore_part
 from tests.checkpoint.states import bits
@@ -115,6 +118,26 @@ def test_retrained_from_its_own_weights_a_round_of_the_original_paper_comes_out_
     assert summary["layers"]["total"] == [0.1, 0.1]
     assert "overlap with the first" in ablations.describe(summary)
     assert ablations.arms_of(ablations.Config()) == ["own", "shuffle", "reinit"]
+
+
+@pytest.mark.variants
+def test_a_sweep_keeps_a_round_as_it_keeps_a_run(trained, tmp_path):
+    out, results = trained[0].out, tmp_path / "results"
+    given = {"rounds": 1, "rate": 0.9, "steps": 8, "eval_every": 8}
+    (job,) = Tickets("lenet_300_100", ("rewind",), (1,), 1, given).jobs()
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / job.process).symlink_to(out)
+    (result,) = jobs.run([job], sweep, frozenset({0}))
+    jobs.keep(job, result, sweep, results)
+    assert jobs.is_finished(job, results)
+    (found,) = find_runs([results]).runs
+    assert (found.config["schedule"], found.config["sparsity"]) == ("imp_rewind", 0.9)
+    assert found.config["rate"] == 0.9
+    assert found.summary["num_active"] == 26_620
+    other = job._replace(flags=job.flags | {"rewind_step": 4})
+    with pytest.raises(ValueError, match="is the result of a run without --rewind_step, not with 4"):
+        jobs.is_finished(other, results)
 
 
 @pytest.mark.variants

@@ -1,6 +1,6 @@
 """A grid is its methods, sparsities and seeds, and several grids go on seed by seed."""
 
-from experiments.sweeping.grid import Grid, interleaved
+from experiments.sweeping.grid import Grid, Tickets, interleaved
 
 
 def test_a_grid_seed_by_seed():
@@ -32,3 +32,16 @@ def test_grids_are_interleaved_by_seed():
         ("vgg19", 1),
         ("vgg19", 2),
     ]
+
+
+def test_the_rounds_of_a_seed_are_one_process():
+    tickets = Tickets("lenet5", ("rewind", "fine_tuning"), (2, 5), seeds=2, flags={"steps": 7})
+    found = list(tickets.jobs())
+    assert [job.name for job in found[:3]] == [
+        "lenet5-imp_rewind-round2-seed0",
+        "lenet5-imp_rewind-round5-seed0",
+        "lenet5-imp_fine_tuning-round2-seed0",
+    ]
+    assert found[0].flags == {"model": "lenet5", "arm": "rewind", "seed": 0, "rounds": 5, "steps": 7}
+    assert len({job.process for job in found}) == 4
+    assert [job.round for job in found] == [2, 5] * 4
