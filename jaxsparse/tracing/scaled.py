@@ -146,7 +146,7 @@ def _product(eqn: Any, operands: list[Value]) -> list[Value]:
     drift = sum(x.drift for x in operands if isinstance(x, Scaled)) + 1
     if eqn.primitive.name != "mul" or drift > _MOST_DRIFT:
         return [_normal(product, exponent)]
-    return [Scaled(product, jnp.maximum(exponent, _OF_ZEROS), drift)]
+    return [Scaled(product, lax.max(exponent, np.int32(_OF_ZEROS)), drift)]
 
 
 def _quotient(eqn: Any, operands: list[Value]) -> list[Value]:
@@ -164,7 +164,7 @@ def _power(eqn: Any, operands: list[Value]) -> list[Value]:
 def _root(eqn: Any, operands: list[Value]) -> list[Value]:
     x, sign = _settled(operands[0]), -1 if eqn.primitive.name == "rsqrt" else 1
     odd = x.exponent & 1
-    (root,) = _bound(eqn, [_times_power(x.mantissa, odd)])
+    (root,) = _bound(eqn, [x.mantissa * _power_of_two(odd, x.mantissa.dtype)])
     return [_normal(root, sign * ((x.exponent - odd) // 2))]
 
 
@@ -195,15 +195,17 @@ def _to_one_exponent(operands: Sequence[Value]) -> tuple[list[jax.Array], jax.Ar
     have_a_say = [x for x in operands if not _is_zero_or_infinite(x)]
     if len(have_a_say) == 1 and isinstance(have_a_say[0], Scaled):
         return [_mantissa(x) for x in operands], have_a_say[0].exponent, have_a_say[0].drift
-    # A drifting mantissa may have become 0, and its exponent would then hide the others.
-    settled = [x if _is_zero_or_infinite(x) else _settled(x) for x in operands]
-    own = [x.exponent if isinstance(x, Scaled) else jnp.int32(_OF_ZEROS) for x in settled]
-    exponent = functools.reduce(jnp.maximum, own)
+    settled = [x if _is_zero_or_infinite(x) or _drifts_little(x) else _settled(x) for x in operands]
+    own = [x.exponent if isinstance(x, Scaled) else np.int32(_OF_ZEROS) for x in settled]
+    exponent = functools.reduce(lax.max, own)
     arrays = [
-        _times_power(x.mantissa, e - exponent) if isinstance(x, Scaled) else _mantissa(x)
+        x.mantissa * _power_of_two(e - exponent, x.mantissa.dtype)
+        if isinstance(x, Scaled)
+        else _mantissa(x)
         for x, e in zip(settled, own, strict=True)
     ]
-    return arrays, exponent, 1
+    drift = max(x.drift for x in settled if isinstance(x, Scaled))
+    return arrays, exponent, drift + 1
 
 
 def _is_zero_or_infinite(x: Value) -> bool:
@@ -211,6 +213,10 @@ def _is_zero_or_infinite(x: Value) -> bool:
     if isinstance(x, Scaled | Tracer) or np.ndim(x):
         return False
     return float(x) == 0.0 or not np.isfinite(float(x))
+
+
+def _drifts_little(x: Value) -> bool:
+    return isinstance(x, Scaled) and x.drift <= _MOST_DRIFT
 
 
 def _scaled(x: Any) -> Value:
@@ -228,23 +234,26 @@ def _settled(x: Value) -> Scaled:
 def _normal(x: Any, exponent: jax.Array) -> Scaled:
     """The array x * 2^exponent with its largest entry brought to [0.5, 1), unless that is 0."""
     x = jnp.asarray(x)
-    largest = jnp.max(jnp.abs(lax.stop_gradient(x)), initial=0.0)
     info, bits = jnp.finfo(x.dtype), _bits(x.dtype)
-    own = (lax.bitcast_convert_type(largest, bits) >> info.nmant).astype(jnp.int32)
-    own = jnp.where(jnp.isfinite(largest), own - (info.maxexp - 2), 0)
-    total = jnp.where(largest >= info.tiny, jnp.maximum(exponent + own, _OF_ZEROS), _OF_ZEROS)
-    return Scaled(_times_power(x, -own), total)
+    largest = jnp.max(lax.abs(lax.stop_gradient(x)), initial=0.0)
+    # The exponent of a float is in its bits: 0 for zeros, the highest one for NaN and infinities.
+    biased = lax.bitcast_convert_type(largest, bits) >> np.asarray(info.nmant, bits)
+    own = lax.convert_element_type(biased, np.int32) - np.int32(info.maxexp - 2)
+    is_zero, is_finite = biased == 0, own < np.int32(info.maxexp + 1)
+    own = lax.select(is_finite & ~is_zero, own, np.int32(0) * own)
+    total = lax.max(exponent + own, np.int32(_OF_ZEROS))
+    total = lax.select(is_zero, np.int32(0) * total + np.int32(_OF_ZEROS), total)
+    return Scaled(x * _power_of_two(-own, x.dtype), total)
 
 
-def _times_power(x: Any, exponent: jax.Array) -> jax.Array:
-    """Multiplies x by 2^exponent, in two factors since one may leave the range of its dtype."""
-    x = jnp.asarray(x)
-    most, shift, bits = jnp.finfo(x.dtype).maxexp - 1, jnp.finfo(x.dtype).nmant, _bits(x.dtype)
-    half = exponent // 2
-    for part in (half, exponent - half):
-        biased = (jnp.clip(part, -most + 1, most) + most).astype(bits) << shift
-        x = x * lax.bitcast_convert_type(biased, x.dtype)
-    return x
+def _power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
+    """Returns 2^exponent, made of its bits; 0 below the smallest normal float of the dtype."""
+    info, bits = jnp.finfo(dtype), _bits(dtype)
+    biased = lax.clamp(
+        np.int32(0), exponent + np.int32(info.maxexp - 1), np.int32(2 * info.maxexp - 2)
+    )
+    biased = lax.convert_element_type(biased, bits) << np.asarray(info.nmant, bits)
+    return lax.bitcast_convert_type(biased, dtype)
 
 
 def _bits(dtype: Any) -> Any:
@@ -256,8 +265,13 @@ def _plain(x: Value) -> jax.Array:
     """The array itself, at most the largest float and without a gradient beyond it."""
     if not isinstance(x, Scaled):
         return x
-    most = jnp.finfo(x.mantissa.dtype).maxexp - x.drift
-    return _times_power(x.mantissa, jnp.minimum(x.exponent, most))
+    x = _settled(x)
+    exponent = lax.min(x.exponent, np.int32(jnp.finfo(x.mantissa.dtype).maxexp))
+    # In two factors: the largest float is below 1 * 2^maxexp, and that is no float itself.
+    half = exponent // 2
+    for part in (half, exponent - half):
+        x = x._replace(mantissa=x.mantissa * _power_of_two(part, x.mantissa.dtype))
+    return x.mantissa
 
 
 def _mantissa(x: Value) -> jax.Array:
