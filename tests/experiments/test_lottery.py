@@ -136,7 +136,9 @@ def test_a_sweep_keeps_a_round_as_it_keeps_a_run(trained, tmp_path):
     assert found.config["rate"] == 0.9
     assert found.summary["num_active"] == 26_620
     other = job._replace(flags=job.flags | {"rewind_step": 4})
-    with pytest.raises(ValueError, match="is the result of a run without --rewind_step, not with 4"):
+    with pytest.raises(
+        ValueError, match="is the result of a run without --rewind_step, not with 4"
+    ):
         jobs.is_finished(other, results)
 
 

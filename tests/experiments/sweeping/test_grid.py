@@ -42,6 +42,12 @@ def test_the_rounds_of_a_seed_are_one_process():
         "lenet5-imp_rewind-round5-seed0",
         "lenet5-imp_fine_tuning-round2-seed0",
     ]
-    assert found[0].flags == {"model": "lenet5", "arm": "rewind", "seed": 0, "rounds": 5, "steps": 7}
+    assert found[0].flags == {
+        "model": "lenet5",
+        "arm": "rewind",
+        "seed": 0,
+        "rounds": 5,
+        "steps": 7,
+    }
     assert len({job.process for job in found}) == 4
     assert [job.round for job in found] == [2, 5] * 4

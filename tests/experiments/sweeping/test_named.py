@@ -24,6 +24,7 @@ def test_names_are_those_of_the_files():
         "cifar10",
         "extreme",
         "fashion_mnist",
+        "from_the_start",
         "intervals",
         "mnist",
         "patterns",
