@@ -67,7 +67,9 @@ GRIDS = (
     _grid("rigl", _ACTIVE),
     _grid("granet_st"),
     _grid("static", _ACTIVE),
-    # --schedule=snip, grasp and synflow have their place here.
+    _grid("snip", _ACTIVE),
+    _grid("grasp", _ACTIVE),
+    _grid("synflow", _ACTIVE),
     _grid("snfs", _DYNAMIC | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("set", _DYNAMIC | _ACTIVE | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),
