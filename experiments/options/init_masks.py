@@ -5,8 +5,7 @@ from typing import Any
 
 from experiments.options.cli import nearest
 from experiments.options.flags import DEFAULTS
-from experiments.training.run import Scoring
-from experiments.training.scoring import SCORERS, Scorer
+from experiments.training.criteria import CRITERIA, Criterion, Scoring
 from jaxsparse import Method
 from jaxsparse.checks import check_whole
 from jaxsparse.method import recipe_of
@@ -17,8 +16,8 @@ _OF_SCORES = ("score_per_class", "score_batch", "score_rounds")
 
 def reads_images(schedule: str, init_masks: str | None) -> bool:
     """Whether masks are chosen by scores that need labelled images."""
-    scorer = SCORERS.get(schedule if init_masks is None else init_masks)
-    return scorer is not None and scorer.reads_images
+    needs = CRITERIA.get(schedule if init_masks is None else init_masks)
+    return needs is not None and needs.reads_images
 
 
 def without_scoring(
@@ -36,7 +35,7 @@ def without_scoring(
     """
     given = {name: value for name, value in options.items() if value is not None}
     asked = given.pop("init_masks", None)
-    if asked is not None and schedule in ("dense", *SCORERS):
+    if asked is not None and schedule in ("dense", *CRITERIA):
         why = "has no sparsity" if schedule == "dense" else "chooses its own masks"
         raise ValueError(f"--init_masks={asked} is no option of {schedule}, which {why}")
     if asked is not None and "scope" not in takes:
@@ -57,15 +56,15 @@ def scoring_of(schedule: str, method: Method, options: Mapping[str, Any]) -> Sco
         range, or a method that starts dense.
     """
     given = {name: options[name] for name in _OF_SCORES if options.get(name) is not None}
-    criterion = options.get("init_masks") or (schedule if schedule in SCORERS else None)
+    criterion = options.get("init_masks") or (schedule if schedule in CRITERIA else None)
     if criterion is None:
         for flag, value in given.items():
-            names = ", ".join(SCORERS)
+            names = ", ".join(CRITERIA)
             raise ValueError(f"--{flag}={value} needs --init_masks, or a --schedule of {names}")
         return None
-    scorer = SCORERS[nearest(criterion, SCORERS, kind="init_masks")]
+    needs = CRITERIA[nearest(criterion, CRITERIA, kind="init_masks")]
     for flag, value in given.items():
-        _check(flag, value, criterion, scorer)
+        _check(flag, value, criterion, needs)
     if method.timetable.initial_density == 1.0:
         advice = "; pass --initial_sparsity" if schedule in ("gmp", "granet_st") else ""
         raise ValueError(
@@ -82,9 +81,9 @@ def scoring_of(schedule: str, method: Method, options: Mapping[str, Any]) -> Sco
     )
 
 
-def _check(flag: str, value: Any, criterion: str, scorer: Scorer) -> None:
-    has_rounds = scorer.num_rounds is not None
-    if not (has_rounds if flag == "score_rounds" else scorer.reads_images):
+def _check(flag: str, value: Any, criterion: str, needs: Criterion) -> None:
+    has_rounds = needs.num_rounds is not None
+    if not (has_rounds if flag == "score_rounds" else needs.reads_images):
         raise ValueError(f"--{flag}={value} is no option of {criterion}")
     check_whole(flag, value, 1)
 

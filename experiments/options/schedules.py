@@ -20,8 +20,7 @@ import jaxsparse
 from experiments.options.cli import flag_error, nearest
 from experiments.options.flags import DEFAULTS
 from experiments.options.init_masks import scoring_of, without_scoring
-from experiments.training.run import Scoring
-from experiments.training.scoring import SCORERS
+from experiments.training.criteria import CRITERIA, Scoring
 from jaxsparse import Method
 from jaxsparse.checks import check_in
 from jaxsparse.patterns import PatternRules
@@ -97,7 +96,7 @@ def _kept(
 
 
 AT_INIT: dict[str, Entry] = {
-    name: Entry(functools.partial(_kept, name), None, (*_SHARES, "scope")) for name in SCORERS
+    name: Entry(functools.partial(_kept, name), None, (*_SHARES, "scope")) for name in CRITERIA
 }
 
 SCHEDULES: dict[str, Entry] = METHODS | AT_INIT

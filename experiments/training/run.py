@@ -1,7 +1,6 @@
 """One run of an experiment: the parts that the loop and its report share."""
 
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from flax import linen as nn
 
 from experiments.data.dataset import Dataset
 from experiments.training.batches import Batch, on_device
+from experiments.training.criteria import Scoring
 from jaxsparse import Method, TrainState
 
 
@@ -54,26 +54,6 @@ class Surgery(NamedTuple):
 
     step: int
     operate: Callable[[nn.Module, RunState], tuple[nn.Module, RunState]]
-
-
-class Scoring(NamedTuple):
-    """Initial masks from scores of the initial weights, see `scoring.py`.
-
-    Attributes:
-      criterion: a name in `scoring.SCORERS`.
-      sparsity: of the masks, in [0, 1).
-      options: "scope", "distribution", "min_keep" and "pattern" of `masks_from_scores`.
-      num_per_class: images of each class that SNIP and GraSP look at.
-      batch_size: images of a micro-batch of these; None takes all of them at once.
-      num_rounds: rounds of scoring and pruning; None takes those of the criterion.
-    """
-
-    criterion: str
-    sparsity: float
-    options: Mapping[str, Any] = MappingProxyType({})
-    num_per_class: int = 10
-    batch_size: int | None = None
-    num_rounds: int | None = None
 
 
 class Run(NamedTuple):

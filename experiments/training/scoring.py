@@ -7,7 +7,7 @@ and as it is when DyReLU is gone.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,10 @@ import numpy as np
 from flax import linen as nn
 
 import jaxsparse
+from experiments.training.criteria import CRITERIA
 from experiments.training.run import SCORES, Run
 from jaxsparse.nn import without_dyrelu
 from jaxsparse.paths import leaves_by_path, with_leaves
-
-
-class Scorer(NamedTuple):
-    """A way to score initial weights.
-
-    Attributes:
-      masks: (run, network, variables, options) to masks like the params among the variables.
-      reads_images: whether it takes labelled images.
-      num_rounds: rounds without --score_rounds; None if it has no rounds.
-    """
-
-    masks: Callable[[Run, nn.Module, dict[str, Any], dict[str, Any]], Any]
-    reads_images: bool = False
-    num_rounds: int | None = None
 
 
 def masks_of(run: Run, variables: Mapping[str, Any]) -> Any:
@@ -47,15 +34,15 @@ def masks_of(run: Run, variables: Mapping[str, Any]) -> Any:
     scoring = run.scoring
     assert scoring is not None
     options = {**scoring.options, "sparsity": scoring.sparsity, "prunable": run.method.prunable}
-    scorer = SCORERS[scoring.criterion]
-    if scorer.num_rounds is not None:
-        options["num_rounds"] = scoring.num_rounds or scorer.num_rounds
+    default = CRITERIA[scoring.criterion].num_rounds
+    if default is not None:
+        options["num_rounds"] = scoring.num_rounds or default
     changes = {"dyrelu": None, "dtype": jnp.float32}
     has = lambda name: getattr(run.model, name, None) is not None
     network = run.model.clone(**{name: new for name, new in changes.items() if has(name)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the records of the run have dead layers
-        masks = scorer.masks(run, network, without_dyrelu(dict(variables)), options)
+        masks = _CHOOSE[scoring.criterion](run, network, without_dyrelu(dict(variables)), options)
     return with_leaves(jaxsparse.dense_masks(variables["params"]), leaves_by_path(masks))
 
 
@@ -92,12 +79,13 @@ def _random(
     return jaxsparse.random_masks(run.key(SCORES), variables["params"], **options)
 
 
-SCORERS: Mapping[str, Scorer] = {
-    "snip": Scorer(_snip, reads_images=True, num_rounds=1),
-    "grasp": Scorer(_grasp, reads_images=True, num_rounds=1),
-    "synflow": Scorer(_synflow, num_rounds=100),
-    "magnitude": Scorer(_magnitude),
-    "random": Scorer(_random),
+# By the name of the criterion: (run, network, variables, options) to masks like the params.
+_CHOOSE: Mapping[str, Callable[..., Any]] = {
+    "snip": _snip,
+    "grasp": _grasp,
+    "synflow": _synflow,
+    "magnitude": _magnitude,
+    "random": _random,
 }
 
 
