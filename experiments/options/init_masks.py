@@ -16,8 +16,8 @@ _OF_SCORES = ("score_per_class", "score_batch", "score_rounds")
 
 def reads_images(schedule: str, init_masks: str | None) -> bool:
     """Whether masks are chosen by scores that need labelled images."""
-    scorer = CRITERIA.get(schedule if init_masks is None else init_masks)
-    return scorer is not None and scorer.reads_images
+    needs = CRITERIA.get(schedule if init_masks is None else init_masks)
+    return needs is not None and needs.reads_images
 
 
 def without_scoring(
@@ -62,9 +62,9 @@ def scoring_of(schedule: str, method: Method, options: Mapping[str, Any]) -> Sco
             names = ", ".join(CRITERIA)
             raise ValueError(f"--{flag}={value} needs --init_masks, or a --schedule of {names}")
         return None
-    scorer = CRITERIA[nearest(criterion, CRITERIA, kind="init_masks")]
+    needs = CRITERIA[nearest(criterion, CRITERIA, kind="init_masks")]
     for flag, value in given.items():
-        _check(flag, value, criterion, scorer)
+        _check(flag, value, criterion, needs)
     if method.timetable.initial_density == 1.0:
         advice = "; pass --initial_sparsity" if schedule in ("gmp", "granet_st") else ""
         raise ValueError(
@@ -81,9 +81,9 @@ def scoring_of(schedule: str, method: Method, options: Mapping[str, Any]) -> Sco
     )
 
 
-def _check(flag: str, value: Any, criterion: str, scorer: Criterion) -> None:
-    has_rounds = scorer.num_rounds is not None
-    if not (has_rounds if flag == "score_rounds" else scorer.reads_images):
+def _check(flag: str, value: Any, criterion: str, needs: Criterion) -> None:
+    has_rounds = needs.num_rounds is not None
+    if not (has_rounds if flag == "score_rounds" else needs.reads_images):
         raise ValueError(f"--{flag}={value} is no option of {criterion}")
     check_whole(flag, value, 1)
 

@@ -1,4 +1,4 @@
-"""What initial weights can be scored by, and how a run asks for it; `scoring.py` does it."""
+"""The scores that choose initial masks: their names and options. `scoring.py` computes them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Criterion(NamedTuple):
-    """A way to score initial weights.
+    """What a score needs.
 
     Attributes:
-      reads_images: whether it takes labelled images.
+      reads_images: whether it looks at labelled images.
       num_rounds: rounds without --score_rounds; None if it has no rounds.
     """
 

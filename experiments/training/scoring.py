@@ -7,7 +7,7 @@ and as it is when DyReLU is gone.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,6 @@ from experiments.training.criteria import CRITERIA
 from experiments.training.run import SCORES, Run
 from jaxsparse.nn import without_dyrelu
 from jaxsparse.paths import leaves_by_path, with_leaves
-
-Scorer: TypeAlias = Callable[[Run, nn.Module, dict[str, Any], dict[str, Any]], Any]
-"""(run, network, variables, options) to masks like the params among the variables."""
 
 
 def masks_of(run: Run, variables: Mapping[str, Any]) -> Any:
@@ -37,15 +34,15 @@ def masks_of(run: Run, variables: Mapping[str, Any]) -> Any:
     scoring = run.scoring
     assert scoring is not None
     options = {**scoring.options, "sparsity": scoring.sparsity, "prunable": run.method.prunable}
-    rounds = CRITERIA[scoring.criterion].num_rounds
-    if rounds is not None:
-        options["num_rounds"] = scoring.num_rounds or rounds
+    default = CRITERIA[scoring.criterion].num_rounds
+    if default is not None:
+        options["num_rounds"] = scoring.num_rounds or default
     changes = {"dyrelu": None, "dtype": jnp.float32}
     has = lambda name: getattr(run.model, name, None) is not None
     network = run.model.clone(**{name: new for name, new in changes.items() if has(name)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the records of the run have dead layers
-        masks = SCORERS[scoring.criterion](run, network, without_dyrelu(dict(variables)), options)
+        masks = _CHOOSE[scoring.criterion](run, network, without_dyrelu(dict(variables)), options)
     return with_leaves(jaxsparse.dense_masks(variables["params"]), leaves_by_path(masks))
 
 
@@ -82,7 +79,8 @@ def _random(
     return jaxsparse.random_masks(run.key(SCORES), variables["params"], **options)
 
 
-SCORERS: Mapping[str, Scorer] = {
+# By the name of the criterion: (run, network, variables, options) to masks like the params.
+_CHOOSE: Mapping[str, Callable[..., Any]] = {
     "snip": _snip,
     "grasp": _grasp,
     "synflow": _synflow,

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxsparse.at_init.losses import CrossEntropy, Loss, pair
-from jaxsparse.at_init.micro_batches import Batches, read
+from jaxsparse.at_init.micro_batches import Batches, num_examples, read
 from jaxsparse.at_init.subject import Subject, check_loss
 from jaxsparse.paths import listed
 from jaxsparse.types import PyTree
@@ -47,6 +47,9 @@ class Watched:
     def _first_pass(self) -> Iterator[Any]:
         counts = None
         for number, batch in enumerate(self._again()):
+            num_examples(batch)
+            if self._classifier is not None:
+                pair(batch)
             if number == 0:
                 check_loss(self._loss, self._params, batch)
             if self._classifier is not None:

@@ -196,7 +196,7 @@ def _to_one_exponent(operands: Sequence[Value]) -> tuple[list[jax.Array], jax.Ar
     if len(have_a_say) == 1 and isinstance(have_a_say[0], Scaled):
         return [_mantissa(x) for x in operands], have_a_say[0].exponent, have_a_say[0].drift
     settled = [x if _is_zero_or_infinite(x) or _drifts_little(x) else _settled(x) for x in operands]
-    own = [x.exponent if isinstance(x, Scaled) else np.int32(_OF_ZEROS) for x in settled]
+    own = [x.exponent if isinstance(x, Scaled) else jnp.int32(_OF_ZEROS) for x in settled]
     exponent = functools.reduce(lax.max, own)
     arrays = [
         x.mantissa * _power_of_two(e - exponent, x.mantissa.dtype)
