@@ -98,7 +98,7 @@ class Tickets(NamedTuple):
                 given = {"model": self.model, "arm": arm, "seed": seed, "rounds": self.rounds[-1]}
                 for number in self.rounds:
                     name = f"{self.model}-imp_{arm}-round{number}-seed{seed}"
-                    yield Job("lottery", name, given | self.flags, round=number)
+                    yield Job("lottery", name, {**given, **self.flags}, round=number)
 
 
 def interleaved(grids: tuple[Grid | Tickets, ...]) -> list[Job]:
