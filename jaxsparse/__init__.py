@@ -22,6 +22,7 @@ from jaxsparse.export import (
 )
 from jaxsparse.fingerprints import check_replicas, fingerprint
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.gsm import gsm, gsm_preflight
 from jaxsparse.invariants import check
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
 from jaxsparse.masks import (
@@ -107,6 +108,8 @@ __all__ = [
     "granet",
     "granet_st",
     "grow",
+    "gsm",
+    "gsm_preflight",
     "kernel_axes",
     "layer_flops",
     "leaf_counts",

@@ -81,6 +81,7 @@ MAY_IMPORT = {
     "frozen": GROUND | {"overwritten", "tracing", "method"},
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
+    "gsm": GROUND | {"selection"},
     "invariants": GROUND,
     "metrics": GROUND,
     "mask_history": GROUND,
