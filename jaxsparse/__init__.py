@@ -22,6 +22,7 @@ from jaxsparse.export import (
 )
 from jaxsparse.fingerprints import check_replicas, fingerprint
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.gradient_flow import GradientFlow, gradient_flow
 from jaxsparse.gsm import gsm, gsm_preflight
 from jaxsparse.invariants import check
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
@@ -72,6 +73,7 @@ __all__ = [
     "Csr",
     "Event",
     "EventMetrics",
+    "GradientFlow",
     "KernelAxes",
     "Method",
     "Pattern",
@@ -105,6 +107,7 @@ __all__ = [
     "from_csr_tree",
     "frozen_paths",
     "gmp",
+    "gradient_flow",
     "granet",
     "granet_st",
     "grow",
