@@ -5,7 +5,7 @@ compare masks by. Records hold the norm, figures show its square.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ import optax
 from flax import linen as nn
 
 import jaxsparse
-from experiments.records.run_folder import series
 from experiments.training.execution import compressed
 from experiments.training.run import DROPOUT, Run, RunState
 from jaxsparse.nn import sparse_execution
@@ -77,13 +76,3 @@ def _norms(
     grads = expand_leaves(grads, positions)
     flow = jaxsparse.gradient_flow(grads, masks, prunable=rules)
     return jnp.sqrt(flow.total), jnp.sqrt(flow.layers)
-
-
-def flow_series(records: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
-    """Returns steps and gradient flow of a run's records, the squares of their norms.
-
-    >>> flow_series([{"step": 1}, {"step": 2, "grad_norm": 3.0}])
-    ([2], [9.0])
-    """
-    steps, norms = series(records, "grad_norm")
-    return steps, [norm**2 for norm in norms]

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "fashion_mnist": TRAINS,
     "cifar": TRAINS,
     "imagenet": TRAINS | {"mesh"},
-    "comparing": {"options", "comparing"},
+    "comparing": {"options", "records", "comparing"},
     "sweeping": SCRIPTS | {"sweeping"},
     "demo": SCRIPTS,
     "plan": SCRIPTS,
