@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.comparing.finished_runs import FinishedRun, Found, find_runs
+from experiments.comparing.over_training import check_record, curves_of
 from experiments.comparing.published import PublishedTable, beside, lines_of, read_published
 from experiments.comparing.seeds import (
     Group,
@@ -38,6 +39,7 @@ from experiments.comparing.tables import (
 )
 from experiments.options import cli
 from experiments.records import plots
+from experiments.records.curves import plot_curves
 
 RATIOS = ("train_flops_ratio", "test_flops_ratio")
 
@@ -56,6 +58,9 @@ class Config:
     published: cli.OptionalStr = None
     """A published table, a file of comparing/published_tables/. Adds a table of our numbers beside
     its numbers."""
+    over_training: cli.OptionalStr = None
+    """A record of metrics.jsonl, such as val_accuracy, train_loss or density, or gradient_flow.
+    Adds a plot of it over the steps of training, over-NAME.png. Runs need their folders for it."""
     markdown: bool = False
     """Print tables in Markdown."""
     csv: cli.OptionalPath = None
@@ -76,6 +81,8 @@ def main(config: Config) -> None:
     groups = group_runs(found.runs)
     if config.against is not None:
         cli.nearest(config.against, dict.fromkeys(g.method for g in groups), kind="method")
+    if config.over_training is not None:
+        check_record(config.over_training, found.runs)
     tables = make_tables(groups)
     published = None if config.published is None else published_of(config, tables)
     for table in tables:
@@ -88,6 +95,10 @@ def main(config: Config) -> None:
     path = folder_of_plot(config) / f"compare-{config.metric}.png"
     draw(path, tables, config.metric)
     print(f"plot: {path}", file=sys.stderr)
+    if config.over_training is not None:
+        path = folder_of_plot(config) / f"over-{config.over_training}.png"
+        draw_over_training(path, tables, config.over_training)
+        print(f"plot: {path}", file=sys.stderr)
 
 
 def left_out(found: Found) -> list[str]:
@@ -240,6 +251,12 @@ def draw(path: Path, tables: Iterable[Table], metric: str) -> None:
         for table in tables
     }
     plots.plot_sparsities(path, metric=metric, panels=panels, in_percent=is_accuracy(metric))
+
+
+def draw_over_training(path: Path, tables: Iterable[Table], name: str) -> None:
+    """Plots a record over training, a panel for each table."""
+    in_percent = is_accuracy(name) or name == "density"
+    plot_curves(path, metric=name, panels=curves_of(tables, name), in_percent=in_percent)
 
 
 if __name__ == "__main__":

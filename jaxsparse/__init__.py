@@ -33,6 +33,8 @@ from jaxsparse.export import (
 )
 from jaxsparse.fingerprints import check_replicas, fingerprint
 from jaxsparse.frozen import frozen_paths, leave_out
+from jaxsparse.gradient_flow import GradientFlow, gradient_flow
+from jaxsparse.gsm import gsm, gsm_preflight
 from jaxsparse.invariants import check
 from jaxsparse.lottery import prune_survivors
 from jaxsparse.mask_history import churn, exploration_rate, explore, overlap
@@ -87,6 +89,7 @@ __all__ = [
     "Csr",
     "Event",
     "EventMetrics",
+    "GradientFlow",
     "KernelAxes",
     "Method",
     "Pattern",
@@ -123,11 +126,14 @@ __all__ = [
     "from_csr_tree",
     "frozen_paths",
     "gmp",
+    "gradient_flow",
     "granet",
     "granet_st",
     "grasp_masks",
     "grasp_scores",
     "grow",
+    "gsm",
+    "gsm_preflight",
     "kernel_axes",
     "layer_flops",
     "leaf_counts",

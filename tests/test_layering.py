@@ -86,6 +86,8 @@ MAY_IMPORT = {
     "frozen": GROUND | {"overwritten", "tracing", "method"},
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
+    "gradient_flow": GROUND,
+    "gsm": GROUND | {"selection"},
     "invariants": GROUND,
     "sparse_init": GROUND,
     "metrics": GROUND,
@@ -97,6 +99,7 @@ MAY_IMPORT = {
     "compat": METHODS | {"methods", "transforms", "compat"},
     "sparse_optimizer": STATES | {"event_counts"},
     "train_state": STATES | {"event_counts", "mask_history", "sparse_optimizer"},
+    "studies": GROUND | {"scores", "selection", "transforms", "studies"},
     "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
     | {"distributions", "rounded_counts", "method", "inside_optax"}

@@ -10,23 +10,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from experiments.records.curves import draw_flow
+from experiments.records.figures import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    Series,
+    legend_at_right,
+    match_steps,
+    percent,
+    save,
+    stacked_axes,
+    style,
+)
 from jaxsparse.text_table import text_table
 
-Series = tuple[Sequence[float], Sequence[float]]  # steps, ascending, and the values there
 # (sparsity, mean, standard deviation); the last is NaN if it is not known
 Points = Sequence[tuple[float, float, float]]
 
-WIDTH = 8.0  # inches
-DPI = 150
-# Colours of Okabe and Ito (2008), told apart with any colour vision, without the yellow, which is
-# too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":")  # tell lines apart beyond the colours, and in a grey print
-MARKERS = "osD^vPX"
-GREY = "#555555"
 LOG_BELOW = 0.1  # a density under this lies on the floor of a linear axis
 
 
@@ -37,6 +40,7 @@ def plot_run(
     accuracy: Mapping[str, Series],
     density: Series,
     layers: Mapping[str, tuple[int, int]],
+    flow: Series = ((), ()),
 ) -> None:
     """Plots one run as PNG.
 
@@ -49,6 +53,7 @@ def plot_run(
         until the next step. The axis is logarithmic if a value lies under 0.1.
       layers: number of active weights and size of each prunable layer at the end of the run by
         path, drawn from top to bottom.
+      flow: gradient flow over steps; an empty series leaves out its axes.
 
     Raises:
       ValueError: a layer has size 0, or more active weights than that; or `steps` and `values`
@@ -57,13 +62,16 @@ def plot_run(
     for name, (num_active, size) in layers.items():
         if not 0 <= num_active <= size or size == 0:
             raise ValueError(f"layer {name}: {num_active} of {size} active, expected 0 to size")
-    heights = (2.6, 1.9, 0.55 + 0.24 * max(len(layers), 1))
-    figure, (top, middle, bottom) = _stacked_axes(heights, title)
+    heights = (2.6, 1.9, *((1.9,) if flow[1] else ()), 0.55 + 0.24 * max(len(layers), 1))
+    figure, (top, middle, *more, bottom) = stacked_axes(heights, title)
     _draw_accuracy(top, accuracy)
     _draw_density(middle, {"": density})
-    _match_steps(top, middle, [*accuracy.values(), density])
+    for axes in more:
+        middle.set_xlabel("")
+        draw_flow(axes, flow)
+    match_steps((top, middle, *more), [*accuracy.values(), density, flow])
     _draw_layers(bottom, layers)
-    _save(figure, path_out)
+    save(figure, path_out)
 
 
 def plot_comparison(
@@ -87,12 +95,12 @@ def plot_comparison(
     """
     if set(accuracy) != set(density):
         raise ValueError(f"density has the runs {list(density)}, expected {list(accuracy)}")
-    figure, (top, bottom) = _stacked_axes((3.2, 2.4), title)
+    figure, (top, bottom) = stacked_axes((3.2, 2.4), title)
     _draw_accuracy(top, accuracy)
     top.set_ylabel("validation accuracy")
     _draw_density(bottom, {name: density[name] for name in accuracy})
-    _match_steps(top, bottom, [*accuracy.values(), *density.values()])
-    _save(figure, path_out)
+    match_steps((top, bottom), [*accuracy.values(), *density.values()])
+    save(figure, path_out)
 
 
 def plot_sparsities(
@@ -114,7 +122,7 @@ def plot_sparsities(
         A method looks the same in all panels.
       in_percent: whether the values are shares, which are written in percent.
     """
-    figure, all_axes = _stacked_axes((3.6,) * len(panels), "")
+    figure, all_axes = stacked_axes((3.6,) * len(panels), "")
     names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
     for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
         axes.set_title(textwrap.fill(title, 80), fontsize=12)
@@ -122,16 +130,16 @@ def plot_sparsities(
             _draw_points(axes, name, points, names.index(name))
         _label_sparsities(axes, {s for points in methods.values() for s, _, _ in points} - {0.0})
         if in_percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
             axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))  # mean - sd may lie below 0
         axes.set_ylabel(metric.replace("_", " "))
-        _legend_at_right(axes, title="mean ± sd")
-    _save(figure, path_out)
+        legend_at_right(axes, title="mean ± sd")
+    save(figure, path_out)
 
 
 def _draw_points(axes: Axes, name: str, points: Points, index: int) -> None:
     sparsities, means, sds = zip(*points, strict=True)
-    colour, dash = _style(index)
+    colour, dash = style(index)
     if sparsities == (0.0,):
         axes.axhline(means[0], color=GREY, linestyle="--", label=name)
         if not math.isnan(sds[0]):
@@ -168,37 +176,24 @@ def _label_sparsities(axes: Axes, sparsities: Iterable[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _stacked_axes(heights: tuple[float, ...], title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), dpi=DPI, layout="constrained")
-    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    figure.suptitle(textwrap.fill(title, 80), fontsize=12)
-    all_axes = [figure.add_subplot(cell) for cell in grid]
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=9)
-        axes.set_axisbelow(True)
-        axes.grid(color="#dddddd", linewidth=0.6)
-    return figure, all_axes
-
-
 def _draw_accuracy(axes: Axes, accuracy: Mapping[str, Series]) -> None:
     for index, (name, (steps, values)) in enumerate(accuracy.items()):
         label = f"{name}: {100 * values[-1]:.1f} %" if len(values) else f"{name}: no value"
         marker = "o" if len(values) <= 40 else ""  # a single value makes no line
-        colour, dash = _style(index)
+        colour, dash = style(index)
         axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, ms=3, label=label)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axes.set_ylabel("accuracy")
-    _legend_at_right(axes)
+    legend_at_right(axes)
 
 
 def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
     """Draws each value up to the next step; the legend shows a name unless it is empty."""
     for index, (name, (steps, values)) in enumerate(density.items()):
-        end = _percent(values[-1]) if len(values) else "no value"
+        end = percent(values[-1]) if len(values) else "no value"
         marker = "o" if len(values) == 1 else ""
-        colour, dash = _style(index)
+        colour, dash = style(index)
         (line,) = axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, ms=3)
         line.set(drawstyle="steps-post", label=f"{name}: {end}" if name else end)
     positive = [value for _, values in density.values() for value in values if value > 0]
@@ -211,10 +206,10 @@ def _draw_density(axes: Axes, density: Mapping[str, Series]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(0, 1.06)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axes.set_ylabel("density")
     axes.set_xlabel("optimizer step")
-    _legend_at_right(axes)
+    legend_at_right(axes)
 
 
 def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
@@ -224,7 +219,7 @@ def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
         density = num_active / size
         axes.barh(row, 1, height=0.62, color="#eeeeee")
         axes.barh(row, density, height=0.62, color=COLOURS[0])
-        table.append([_percent(density), f"{num_active:,}", f"{size:,}"])
+        table.append([percent(density), f"{num_active:,}", f"{size:,}"])
     # The heading stands above the first bar.
     for row, line in enumerate(text_table(table, ">>>"), start=-1):
         axes.text(1.01, row, line, va="center", fontsize=8, family="monospace", color=GREY)
@@ -233,49 +228,10 @@ def _draw_layers(axes: Axes, layers: Mapping[str, tuple[int, int]]) -> None:
     axes.set_xlim(0, 1)
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axes.set_xlabel("density per layer at the end")
-
-
-def _match_steps(top: Axes, bottom: Axes, all_series: Iterable[Series]) -> None:
-    """Gives both axes the steps from 0 to the last one; only the lower axis has labels."""
-    last = max([1, *(step for steps, _ in all_series for step in steps)])
-    for axes in (top, bottom):
-        axes.set_xlim(-0.015 * last, 1.015 * last)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    top.tick_params(labelbottom=False)
-
-
-def _legend_at_right(axes: Axes, title: str = "at the end") -> None:
-    if axes.get_lines():
-        legend = axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0,
-            frameon=False,
-            fontsize=9,
-            title=title,
-            title_fontsize=9,
-            alignment="left",
-        )
-        legend.get_title().set_color(GREY)
-
-
-def _style(index: int) -> tuple[str, str]:
-    return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
-
-
-def _percent(share: float) -> str:
-    """Formats a share with up to three digits: 0.12345 is 12.3 %, 0.00012 is 0.012 %."""
-    return f"{100 * share:.3g} %"
 
 
 def _shorten(path: str) -> str:
     """Cuts the middle out of a long path; its ends tell layers apart."""
     return path if len(path) <= 40 else f"{path[:14]}…{path[-25:]}"
-
-
-def _save(figure: Figure, path_out: Path) -> None:
-    path_out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path_out, format="png")

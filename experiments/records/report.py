@@ -23,6 +23,7 @@ from experiments.records.cost import (
     peak_memory,
     shapes_and_flops,
 )
+from experiments.records.flow_series import flow_series
 from experiments.records.progress import Progress
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder, series
@@ -225,7 +226,7 @@ def summarise(
 
 
 def draw(folder: RunFolder, state: TrainState, title: str) -> None:
-    """Writes `plot.png`: accuracy and density over steps, density per layer."""
+    """Writes `plot.png`: accuracy, density and gradient flow over steps, density per layer."""
     records = folder.read_metrics()
     layers = jaxsparse.summary(state.params, state.masks, state.method.prunable).layers
     plots.plot_run(
@@ -233,6 +234,7 @@ def draw(folder: RunFolder, state: TrainState, title: str) -> None:
         title=title,
         accuracy={"validation": series(records, "val_accuracy")},
         density=series(records, "density"),
+        flow=flow_series(records),
         layers={layer.path: (layer.num_active, layer.size) for layer in layers},
     )
 

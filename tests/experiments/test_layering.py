@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "mnist": TRAINS | {"fashion_mnist"},
     "cifar": TRAINS,
     "imagenet": TRAINS | {"mesh"},
-    "comparing": {"options", "comparing"},
+    "comparing": {"options", "records", "comparing"},
     "sweeping": SCRIPTS | {"lottery", "tickets", "sweeping"},
     "tickets": SCRIPTS | {"comparing", "tickets"},
     "lottery": {"options", "records", "loop", "tickets"},

@@ -1,0 +1,14 @@
+"""Studies of what pruning does to a network, for your own checkpoints and training loop."""
+
+from jaxsparse.studies.plasticity import Checkpoint, pruning_plasticity
+from jaxsparse.studies.prune_once import prune_once
+from jaxsparse.studies.results import Cell, Plasticity, PlasticityStudy
+
+__all__ = [
+    "Cell",
+    "Checkpoint",
+    "Plasticity",
+    "PlasticityStudy",
+    "prune_once",
+    "pruning_plasticity",
+]
