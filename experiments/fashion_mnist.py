@@ -21,6 +21,7 @@ from flax import linen as nn
 from experiments import loop
 from experiments.data import fashion_mnist
 from experiments.options import cli, flags, tricks
+from experiments.options.gsm import with_gsm
 from experiments.options.schedules import make_method
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
@@ -41,7 +42,8 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     model: str = "lenet5"
     """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st,
+    east or gsm."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 2000
@@ -93,11 +95,12 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """Returns the run that the flags ask for, with its data."""
-    steps, method = config.steps, method_of(config)
+    steps, method, recipe = config.steps, method_of(config), recipe_of(config)
+    tx = with_gsm(make_optimizer(recipe, steps), config, method, recipe)
     return Run(
         model=model_of(config),
         method=method,
-        tx=tricks.with_freezing(make_optimizer(recipe_of(config), steps), config, method),
+        tx=tricks.with_freezing(tx, config, method),
         dataset=fashion_mnist.load(config.data_dir, val_fraction=config.val_fraction),
         normalise=normalise,
         batch_size=config.batch_size,

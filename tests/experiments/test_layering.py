@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "imagenet": TRAINS | {"mesh"},
     "comparing": {"options", "records", "comparing"},
     "sweeping": SCRIPTS | {"sweeping"},
+    "studying": TRAINS | {"studying"},
+    "plasticity": SCRIPTS | {"studying"},
     "demo": SCRIPTS,
     "plan": SCRIPTS,
     "sweep": SCRIPTS | {"sweeping"},

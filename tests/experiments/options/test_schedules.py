@@ -11,9 +11,8 @@ PARAMS = {"a": {"kernel": jnp.zeros((40, 50))}, "b": {"kernel": jnp.zeros((50, 2
 
 
 def test_every_method_of_the_library_is_in_the_table():
-    assert {entry.factory for entry in METHODS.values()} == {
-        getattr(methods, name) for name in methods.__all__
-    }
+    of_library = {e.factory for e in METHODS.values() if e.factory.__module__[:9] == "jaxsparse"}
+    assert of_library == {getattr(methods, name) for name in methods.__all__}
 
 
 @pytest.mark.parametrize("schedule", METHODS)
