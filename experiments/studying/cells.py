@@ -1,4 +1,4 @@
-"""The finished cells of a study, a line of JSON each; a study that was killed goes on after them."""
+"""The finished cells of a study, a line of JSON each, after which a killed study goes on."""
 
 import json
 import math
