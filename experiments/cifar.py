@@ -34,6 +34,7 @@ from experiments.data.augment import crop_and_flip
 from experiments.data.dataset import Dataset, Split, hold_out
 from experiments.data.pixels import normalise
 from experiments.options import cli, flags, tricks
+from experiments.options.gsm import with_gsm
 from experiments.options.init_masks import reads_images
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import make_method, make_scoring
@@ -73,9 +74,9 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     resnet101 (64 to 512, as on ImageNet), resnet34_narrow (16 to 128 channels behind the stem of
     ImageNet, for small machines), wrn22_2, vgg16 or vgg19."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
-    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
-    or random."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
+    masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
+    magnitude or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     dataset: str = "cifar10"
@@ -138,10 +139,11 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
     """Returns the run that the flags ask for; its data is read unless given."""
     recipe, (loader, mode), steps = recipe_of(config), dataset_of(config), steps_of(config)
     method = method_of(config)
+    tx = with_gsm(make_optimizer(recipe, steps), config, method, recipe)
     return Run(
         model=model_of(config),
         method=method,
-        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, method),
+        tx=tricks.with_freezing(tx, config, method),
         dataset=dataset or loader.load(config.data_dir, val_fraction=val_fraction_of(config)),
         normalise=functools.partial(normalise, mean=loader.MEAN, std=loader.STD),
         augment=functools.partial(crop_and_flip, mode=mode) if config.augment else None,

@@ -23,6 +23,7 @@ from experiments import loop
 from experiments.data import fashion_mnist
 from experiments.data.dataset import Dataset
 from experiments.options import cli, flags, tricks
+from experiments.options.gsm import with_gsm
 from experiments.options.schedules import make_method, make_scoring
 from experiments.records import report
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
@@ -43,9 +44,9 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     model: str = "lenet5"
     """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
-    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
-    or random."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
+    masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
+    magnitude or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 2000
@@ -110,10 +111,11 @@ def lenet_run(
 ) -> Run:
     """Returns the run of a LeNet on images of 28 x 28, as the flags ask for it."""
     steps, method = config.steps, method_of(config)
+    tx = with_gsm(make_optimizer(recipe, steps), config, method, recipe)
     return Run(
         model=model,
         method=method,
-        tx=tricks.with_freezing(make_optimizer(recipe, steps), config, method),
+        tx=tricks.with_freezing(tx, config, method),
         dataset=dataset,
         normalise=normalise,
         batch_size=config.batch_size,

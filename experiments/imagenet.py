@@ -48,6 +48,7 @@ from experiments.mesh.gradient import explicit
 from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
 from experiments.mesh.reached import Reached, resume, save, saved
 from experiments.options import cli, flags, tricks
+from experiments.options.gsm import with_gsm
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import AT_INIT, make_method, said_in_flags
 from experiments.records import cost, metrics, report
@@ -76,7 +77,8 @@ class Config(flags.Tricks, flags.Pruning, flags.Meeting):
     model: str = "resnet50"
     """resnet18, resnet34, resnet50 (v1.5) or resnet101."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st,
+    east or gsm."""
     sparsity: float = 0.9
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     data_dir: Path = Path("data")
@@ -363,7 +365,9 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
     run = Run(
         model=model_of(config),
         method=method,
-        tx=tricks.with_freezing(make_optimizer(recipe, length), config, method),
+        tx=tricks.with_freezing(
+            with_gsm(make_optimizer(recipe, length), config, method, recipe), config, method
+        ),
         dataset=blank(config),
         normalise=NORMALISE,
         batch_size=recipe.batch_size,

@@ -44,9 +44,9 @@ class Config(fashion_mnist.Config):
     model: str = "lenet_300_100"
     """lenet_300_100 with 266200 prunable weights or lenet5 with 61470."""
     schedule: str = "snfs"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st or east. Or masks
-    that scores of the initial weights choose once, over all layers: snip, grasp, synflow, magnitude
-    or random."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
+    masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
+    magnitude or random."""
     sparsity: float = 0.95
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     steps: int = 54_000

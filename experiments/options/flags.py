@@ -189,7 +189,7 @@ class Pruning:
     Default: 100 for synflow, 1 for the others."""
     cycles: cli.OptionalInt = None
     """Number of cycles in which the density rises and falls, before the schedule's own mask
-    updates. They work with every schedule but dense. Default: 2 for east, 0 for the others."""
+    updates. They work with every schedule but dense and gsm. Default: 2 for east, else 0."""
     cycle_multiplier: cli.OptionalFloat = None
     """Density in the middle of a cycle, over that at its ends; at least 1. Default: 3."""
     cycle_share: cli.OptionalFloat = None

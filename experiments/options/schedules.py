@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jaxsparse
 from experiments.options.cli import flag_error, nearest
 from experiments.options.flags import DEFAULTS
+from experiments.options.gsm import gsm
 from experiments.options.init_masks import scoring_of, without_scoring
 from experiments.training.criteria import CRITERIA, Scoring
 from jaxsparse import Method
@@ -83,6 +84,7 @@ METHODS: dict[str, Entry] = {
         jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")
     ),
     "east": Entry(jaxsparse.east, _share(4000, 88_000), _ITOP, num_cycles=2),
+    "gsm": Entry(gsm, None, ("min_keep",)),
 }
 
 

@@ -2,11 +2,12 @@
 
 from jaxsparse.studies.plasticity import Checkpoint, pruning_plasticity
 from jaxsparse.studies.prune_once import prune_once
-from jaxsparse.studies.results import Cell, Plasticity, PlasticityStudy
+from jaxsparse.studies.results import Cell, How, Plasticity, PlasticityStudy
 
 __all__ = [
     "Cell",
     "Checkpoint",
+    "How",
     "Plasticity",
     "PlasticityStudy",
     "prune_once",

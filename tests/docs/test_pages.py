@@ -98,6 +98,15 @@ def _several_devices(after, printed):
     assert printed.startswith("masks ")
 
 
+def _studies(after, printed):
+    names = after[-1]
+    assert len(names["study"].results) == 12 and "checkpoint  lr      scope" in printed
+    assert "in 600 steps a passive weight shrinks to 0.0061" in printed
+    assert jaxsparse.num_active(names["masks"]) == 20
+    before, after = map(float, printed.splitlines()[-1].split())
+    assert abs(before - after) < 0.02
+
+
 COMES_TO = {
     "README.md": _readme,
     "docs/training_loops.md": _training_loops,
@@ -110,6 +119,7 @@ COMES_TO = {
     "docs/lottery_tickets.md": _lottery,
     "docs/from_jaxpruner.md": _from_jaxpruner,
     "docs/many_devices.md": _several_devices,
+    "docs/studies.md": _studies,
 }
 
 

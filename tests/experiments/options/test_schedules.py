@@ -11,9 +11,8 @@ PARAMS = {"a": {"kernel": jnp.zeros((40, 50))}, "b": {"kernel": jnp.zeros((50, 2
 
 
 def test_every_method_of_the_library_is_in_the_table():
-    assert {entry.factory for entry in METHODS.values()} == {
-        getattr(methods, name) for name in methods.__all__
-    }
+    of_library = {e.factory for e in METHODS.values() if e.factory.__module__[:9] == "jaxsparse"}
+    assert of_library == {getattr(methods, name) for name in methods.__all__}
 
 
 @pytest.mark.parametrize("schedule", METHODS)
@@ -92,11 +91,11 @@ def test_the_published_intervals(schedule, steps, interval, num_events, num_prun
     assert sum(event.density is not None for event in events) == num_pruning
 
 
-CYCLED = [schedule for schedule in METHODS if schedule != "dense"]
+CYCLED = [schedule for schedule in METHODS if schedule not in ("dense", "gsm")]
 
 
 @pytest.mark.parametrize("schedule", CYCLED)
-def test_every_schedule_but_dense_takes_cycles(schedule):
+def test_every_schedule_but_dense_and_gsm_takes_cycles(schedule):
     cycles = {
         "cycles": 3,
         "cycle_multiplier": 1.5,
