@@ -20,15 +20,15 @@ The last grids ask why cells differ: more weights for the output layer, of which
 leave 10 of 1,000 at 99 % (SNFS and SET with ERK's densities; GMP with at least 100 a layer),
 and another weight decay (static).
 
-Hardware and time: one core a run of an AMD EPYC that other work shared; the first 31 of 285 runs
-took 45 minutes of two cores. Software: jax 0.10.2, commit a31d35c.
+Hardware and time: one core a run of an AMD EPYC that other work shared; 47 of 375 runs are done.
+Software: jax 0.10.2, commits a31d35c and c1c8852.
 
 Expected test accuracy in percent, n = 1 (seed 0; the other seeds are not finished), and published:
 
-            dense         static        set           snfs          gmp
-    95 %    98.66, 98.69  96.20, 96.68  98.34, 98.14  98.48, 98.53  98.67, 98.47
-    98 %                  68.54, 82.81  97.10, 97.74  97.78, 98.20  98.23, 98.12
-    99 %                  32.05, 49.49  76.25, 95.80  83.29, 97.53  97.61, 97.47
+            dense         static        set           snfs          gmp           rigl   granet_st
+    95 %    98.66, 98.69  96.20, 96.68  98.34, 98.14  98.48, 98.53  98.67, 98.47  98.46  98.63
+    98 %                  68.54, 82.81  97.10, 97.74  97.78, 98.20  98.23, 98.12  97.77  98.30
+    99 %                  32.05, 49.49  76.25, 95.80  83.29, 97.53  97.61, 97.47  97.35  98.15
 """
 
 from collections.abc import Mapping
