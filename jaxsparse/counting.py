@@ -12,6 +12,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from jaxsparse.meshes import awaited
+
 
 @functools.partial(jax.jit, inline=True)  # without jit, every call would compile it again
 def count_true(*masks: jax.Array) -> tuple[jax.Array, ...]:
@@ -46,7 +48,8 @@ def num_true(masks: Iterable[jax.Array | np.ndarray]) -> list[int]:
     >>> num_true([jnp.array([True, False, True]), np.zeros(3, bool)])
     [2, 0]
     """
-    counts = [_num_set(x) if isinstance(x, jax.Array) else np.count_nonzero(x) for x in masks]
+    count = lambda x: awaited(_num_set(x)) if isinstance(x, jax.Array) else np.count_nonzero(x)
+    counts = [count(x) for x in masks]
     return [int(count) for count in jax.device_get(counts)]
 
 

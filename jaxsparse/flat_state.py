@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from jaxsparse.fingerprints import array_fingerprint
-from jaxsparse.meshes import place
+from jaxsparse.meshes import awaited, place
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.types import PyTree
 
@@ -54,7 +54,8 @@ def flatten(state: PyTree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str,
     if not leaves:
         raise ValueError("state has no leaf with entries, so there is nothing to save")
     arrays = {name: _raw(leaf) for name, leaf in leaves.items()}
-    sums = jax.device_get({name: array_fingerprint(array) for name, array in arrays.items()})
+    sums = {name: awaited(array_fingerprint(array)) for name, array in arrays.items()}
+    sums = jax.device_get(sums)
     records = {
         name: Record(dtype_of(leaf), tuple(np.shape(leaf)), int(sums[name]), "fingerprint")
         for name, leaf in leaves.items()
@@ -131,7 +132,7 @@ def damaged(
       records: their records.
     """
     known = {path: record for path, record in records.items() if record.kind == "fingerprint"}
-    found = jax.device_get({path: array_fingerprint(values[path]) for path in known})
+    found = jax.device_get({path: awaited(array_fingerprint(values[path])) for path in known})
     found |= {p: zlib.crc32(np.asarray(values[p]).tobytes()) for p in records if p not in known}
     return [path for path, record in records.items() if int(found[path]) != record.checksum]
 

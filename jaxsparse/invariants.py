@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
+from jaxsparse.meshes import awaited
 from jaxsparse.paths import leaf_paths
 from jaxsparse.types import PyTree
 
@@ -48,7 +49,7 @@ def check(params: PyTree, opt_state: PyTree, masks: PyTree) -> None:
         for name, slot, path in _slots(opt_state, params)
         if np.shape(slot) == np.shape(by_path[path])
     ]
-    counts = [_num_bad(_countable(leaf), by_path[path]) for _, leaf, path in leaves]
+    counts = [awaited(_num_bad(_countable(leaf), by_path[path])) for _, leaf, path in leaves]
     for (name, leaf, path), (num_bad, num_inactive) in zip(
         leaves, jax.device_get(counts), strict=True
     ):

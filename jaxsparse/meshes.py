@@ -71,6 +71,24 @@ def place(x: PyTree, sharding: Sharding) -> PyTree:
     return jax.make_array_from_callback(here.shape, sharding, lambda part: here[part])
 
 
+def awaited(x: PyTree) -> PyTree:
+    """Waits for results that lie on several CPU devices; returns them.
+
+    Two programs that run at the same time, each with a collective, share the threads of such
+    devices, and can wait for each other forever. So a loop that starts one after the other waits
+    for each.
+
+    >>> awaited({"a": jnp.ones(())})
+    {'a': Array(1., dtype=float32)}
+    """
+    for leaf in jax.tree.leaves(x):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+            devices = leaf.sharding.device_set
+            if len(devices) > 1 and next(iter(devices)).platform == "cpu":
+                leaf.block_until_ready()
+    return x
+
+
 def constrained(x: jax.Array, place: NamedSharding | None) -> jax.Array:
     """Returns a traced array that the compiled program puts in a place; None lets XLA choose."""
     if place is None:

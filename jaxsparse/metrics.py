@@ -12,6 +12,7 @@ import numpy as np
 from jaxsparse.axes import AxesByPath, axes_of, num_places
 from jaxsparse.counting import count_true
 from jaxsparse.masks import check_masks
+from jaxsparse.meshes import awaited
 from jaxsparse.paths import dense_shapes, describe_dense, listed, prunable_leaves
 from jaxsparse.text_table import text_table
 from jaxsparse.types import KernelAxes, PyTree, Rules, Shapes
@@ -186,7 +187,8 @@ def summary(
     masks = check_masks(masks, params)
     leaves = prunable_leaves(masks, prunable)
     found = {path: axes_of(path, np.shape(mask), axes or {}) for path, mask in leaves.items()}
-    counts = jax.device_get({path: _counts(mask, found[path]) for path, mask in leaves.items()})
+    counts = {path: awaited(_counts(mask, found[path])) for path, mask in leaves.items()}
+    counts = jax.device_get(counts)
     layers = tuple(
         _layer(path, np.shape(mask), found[path], *counts[path]) for path, mask in leaves.items()
     )

@@ -12,6 +12,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxsparse.masks import check_masks
+from jaxsparse.meshes import awaited
 from jaxsparse.paths import first_matches, leaf_shapes, prunable_leaves
 from jaxsparse.patterns import Pattern, PatternRules
 from jaxsparse.types import Groups, OptionError, PyTree, Rules, Shapes
@@ -108,7 +109,8 @@ def check_pattern(
     leaves = prunable_leaves(masks, prunable)
     shapes = leaf_shapes(leaves)
     groups = groups_of(check_pattern_rules(pattern), shapes)
-    found = jax.device_get({path: _bad_groups(leaves[path], g) for path, g in groups.items()})
+    found = {path: awaited(_bad_groups(leaves[path], g)) for path, g in groups.items()}
+    found = jax.device_get(found)
     for path, g in groups.items():
         _check_leaf(path, g, found[path], shapes[path])
 

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "names": set(),
     "checks": {"types", "integers"},
     "text_table": set(),
-    "counting": set(),
+    "counting": {"types", "meshes"},
     "fingerprints": {"types", "counting", "paths", "meshes"},
     "meshes": {"types"},
     "processes": {"types", "meshes"},

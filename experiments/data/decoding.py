@@ -24,7 +24,7 @@ from experiments.data.crops import eval_image, train_image
 from experiments.data.imagenet_records import Records, Stored
 from experiments.data.jpeg import UnreadableError
 from experiments.data.order import Order
-from experiments.data.slots import Receiver, Sender, can_be_used
+from experiments.data.slots import Sender, Slots, can_be_used
 
 MOST = 64  # images of a chunk: 10 MB at 224, of which about five wait for each worker
 ENDLESS = 2**31  # chunks; Grain wants an end, and this one is never reached
@@ -130,9 +130,10 @@ def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[
     """
     # A thread makes the next chunk while the last one is handed on.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    send = make
+    send, slots = make, None
     if workers and can_be_used():
-        send = Sender(make, max(map(len, make.parts)), make.size)
+        slots = Slots(workers, max(map(len, make.parts)), make.size)
+        send = Sender(make, slots.paths, slots.slot_bytes)
     dataset = grain.MapDataset.source(_Source(send, length)).to_iter_dataset(reading)
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which our scripts do not have
@@ -146,10 +147,12 @@ def run(make: TrainChunks | EvalChunks, length: int, workers: int) -> Generator[
     # An error may keep the iterator up to the end of Python, which is too late for Grain to close.
     atexit.register(iterator.close)
     try:
-        yield from map(Receiver(), iterator)
+        yield from iterator if slots is None else map(slots.taken, iterator)
     finally:
         atexit.unregister(iterator.close)
         iterator.close()
+        if slots is not None:
+            slots.close()
 
 
 class _Source:
@@ -172,6 +175,7 @@ def _start_worker(records: Records, index: int, count: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    Sender.worker = index
     _share_cores(records)
 
 

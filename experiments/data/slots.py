@@ -1,16 +1,19 @@
-"""Hands images from a worker process to its parent through memory that is used again and again.
+"""Hands images from worker processes to their parent through memory that is used again and again.
 
 A queue between processes takes new shared memory for every chunk, and the system clears each page
-of it: for 10 MB that is a tenth of the time that it takes to decode them. Here a worker has one
-anonymous file with a few slots. It fills a free one and names it; the parent copies the images out
-and marks the slot as free. A chunk that finds all slots full goes the queue's way, so nobody waits.
+of it: for 10 MB that is a tenth of the time that it takes to decode them. Here each worker has a
+file with a few slots. It fills a free one and names it; the parent copies the images out and marks
+the slot as free. A chunk that finds all slots full goes the queue's way, so nobody waits.
 
-The file has no name and goes with its last process, however that ends. It is not part of /dev/shm,
-which containers limit. Linux alone has such files; elsewhere every chunk goes through the queue.
+The files belong to the parent, so that what a worker has handed on outlives it. They have no names
+and go with the parent, however that ends. They are not part of /dev/shm, which containers limit.
+Linux on x86 alone uses them: other processors may show the mark of a slot before its images.
+Elsewhere every chunk goes through the queue.
 """
 
 import mmap
 import os
+import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,18 +27,52 @@ class Place(NamedTuple):
     """Where the images of a chunk lie.
 
     Attributes:
-      process: number of the worker's process.
-      file: the file's number in that process.
+      worker: its number.
       slot: in [0, NUM_SLOTS).
-      slot_bytes: size of a slot.
       shape: of the images, which are uint8.
     """
 
-    process: int
-    file: int
+    worker: int
     slot: int
-    slot_bytes: int
     shape: tuple[int, ...]
+
+
+class Slots:
+    """The memory of all workers, made and held by their parent.
+
+    Args:
+      workers: their number.
+      most_images: the most images of a chunk.
+      size: height and width of an image.
+    """
+
+    def __init__(self, workers: int, most_images: int, size: int):
+        self.slot_bytes = -(-most_images * size * size * 3 // _PAGE) * _PAGE
+        self._files = [os.memfd_create("images") for _ in range(workers)]
+        for file in self._files:
+            os.ftruncate(file, _PAGE + NUM_SLOTS * self.slot_bytes)
+        self._memory = [mmap.mmap(file, 0) for file in self._files]
+
+    @property
+    def paths(self) -> list[str]:
+        """The files, as another process opens them."""
+        return [f"/proc/{os.getpid()}/fd/{file}" for file in self._files]
+
+    def taken(self, chunk: Any) -> Any:
+        """Returns a chunk with its images; they are copied, and their slot is free again."""
+        place = chunk.images
+        if not isinstance(place, Place):
+            return chunk
+        memory = self._memory[place.worker]
+        images = _view(memory, place, self.slot_bytes).copy()
+        memory[place.slot] = 0
+        return chunk._replace(images=images)
+
+    def close(self) -> None:
+        """Closes the files; their memory is free when the workers have ended."""
+        for file, memory in zip(self._files, self._memory, strict=True):
+            memory.close()
+            os.close(file)
 
 
 class Sender:
@@ -43,56 +80,38 @@ class Sender:
 
     Args:
       make: makes a chunk from its number; its field `images` is uint8.
-      most_images: the most images of a chunk.
-      size: height and width of an image.
+      paths: of `Slots`.
+      slot_bytes: of `Slots`.
     """
 
-    def __init__(self, make: Callable[[int], Any], most_images: int, size: int):
-        self._make = make
-        self._slot_bytes = -(-most_images * size * size * 3 // _PAGE) * _PAGE
-        self._file, self._memory = -1, None
+    worker = 0
+    """Number of the worker that this process is; set when it starts."""
+
+    def __init__(self, make: Callable[[int], Any], paths: list[str], slot_bytes: int):
+        self._make, self._paths, self._slot_bytes = make, paths, slot_bytes
+        self._memory: mmap.mmap | None = None
 
     def __call__(self, number: int) -> Any:
         """Makes chunk `number`."""
         chunk = self._make(number)
-        if self._memory is None:  # here, since a worker gets its own copy before its first chunk
-            self._file = os.memfd_create("images")
-            os.ftruncate(self._file, _PAGE + NUM_SLOTS * self._slot_bytes)
-            self._memory = mmap.mmap(self._file, 0)
+        if self._memory is None:
+            with open(self._paths[Sender.worker], "r+b") as file:
+                self._memory = mmap.mmap(file.fileno(), 0)
         slot = self._memory.find(b"\0", 0, NUM_SLOTS)
         if slot < 0:
             return chunk
-        place = Place(os.getpid(), self._file, slot, self._slot_bytes, chunk.images.shape)
-        _view(self._memory, place)[...] = chunk.images
+        place = Place(Sender.worker, slot, chunk.images.shape)
+        _view(self._memory, place, self._slot_bytes)[...] = chunk.images
         self._memory[slot] = 1
         return chunk._replace(images=place)
 
 
-class Receiver:
-    """Takes the images of chunks out of the memory of workers."""
-
-    def __init__(self) -> None:
-        self._memory: dict[int, mmap.mmap] = {}
-
-    def __call__(self, chunk: Any) -> Any:
-        """Returns the chunk with its images; they are copied, and their slot is free again."""
-        place = chunk.images
-        if not isinstance(place, Place):
-            return chunk
-        if place.process not in self._memory:
-            with open(f"/proc/{place.process}/fd/{place.file}", "r+b") as file:
-                self._memory[place.process] = mmap.mmap(file.fileno(), 0)
-        memory = self._memory[place.process]
-        images = _view(memory, place).copy()
-        memory[place.slot] = 0
-        return chunk._replace(images=images)
-
-
 def can_be_used() -> bool:
-    """Whether the system has anonymous files that another process can open."""
-    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+    """Whether the system has files without names that another process can open, see above."""
+    linux = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+    return linux and platform.machine() in ("x86_64", "AMD64")
 
 
-def _view(memory: mmap.mmap, place: Place) -> np.ndarray:
-    start = _PAGE + place.slot * place.slot_bytes
+def _view(memory: mmap.mmap, place: Place, slot_bytes: int) -> np.ndarray:
+    start = _PAGE + place.slot * slot_bytes
     return np.ndarray(place.shape, np.uint8, buffer=memory, offset=start)

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxsparse.at_init.subject import Subject, check_scores, shape_of_one
 from jaxsparse.checks import check_in, check_whole
-from jaxsparse.counting import count_true
+from jaxsparse.counting import num_true
 from jaxsparse.masks import apply_mask, dense_masks
 from jaxsparse.one_shot import ScoreOptions, best_units
 from jaxsparse.paths import leaf_shapes, leaves_by_path, with_leaves
@@ -130,7 +130,7 @@ def warn_if_cut(
     if forward is None:
         leaves = leaves_by_path(masks)
         by_path = {path: leaves[path] for path in subject.weights}
-        counts = jax.device_get({path: count_true(mask)[0] for path, mask in by_path.items()})
+        counts = dict(zip(by_path, num_true(by_path.values()), strict=True))
         if empty := [path for path, count in counts.items() if not count and by_path[path].size]:
             warnings.warn(
                 f"no weight is left in {', '.join(empty)}; if no other layer goes around, the "

@@ -1,5 +1,9 @@
 """Tests of experiments.data.slots: what a worker hands on is what it made."""
 
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +15,7 @@ pytestmark = pytest.mark.skipif(
     not slots.can_be_used(), reason="the system has no anonymous files for another process"
 )
 SIZE, MOST = 5, 4
+ROOT = Path(__file__).parents[2]
 
 
 class Made(NamedTuple):
@@ -23,12 +28,18 @@ def make(number):
     return Made(np.random.default_rng(number).integers(0, 256, shape, np.uint8), number)
 
 
+def pair():
+    """A worker's function and its parent's."""
+    memory = slots.Slots(1, MOST, SIZE)
+    return slots.Sender(make, memory.paths, memory.slot_bytes), memory.taken
+
+
 def same(chunk, number):
     return chunk.number == number and np.array_equal(chunk.images, make(number).images)
 
 
 def test_slots_are_used_again():
-    send, receive = slots.Sender(make, MOST, SIZE), slots.Receiver()
+    send, receive = pair()
     places = []
     for number in range(3 * slots.NUM_SLOTS):
         sent = send(number)
@@ -37,12 +48,12 @@ def test_slots_are_used_again():
         assert same(received, number)
         received.images[...] = 0  # the parent's own
     assert {type(place) for place in places} == {slots.Place}
-    assert len({place.file for place in places}) == 1
+    assert {place.worker for place in places} == {0}
     assert {place.slot for place in places} == {0}
 
 
 def test_chunks_that_wait_keep_their_images():
-    send, receive = slots.Sender(make, MOST, SIZE), slots.Receiver()
+    send, receive = pair()
     waiting = [send(number) for number in range(slots.NUM_SLOTS + 2)]
     assert [isinstance(one.images, slots.Place) for one in waiting] == [
         *[True] * slots.NUM_SLOTS,
@@ -52,9 +63,16 @@ def test_chunks_that_wait_keep_their_images():
     assert isinstance(send(0).images, slots.Place)
 
 
-def test_a_worker_that_ended_loses_nothing_that_was_opened():
-    send, receive = slots.Sender(make, MOST, SIZE), slots.Receiver()
-    receive(send(0))
-    sent = send(1)
-    del send
-    assert same(receive(sent), 1)
+def test_what_a_worker_has_handed_on_outlives_it():
+    """The parent may look for the first time when the worker has ended."""
+    memory = slots.Slots(2, MOST, SIZE)
+    code = (
+        "import pickle, sys; from experiments.data.slots import Sender; "
+        "from tests.experiments.test_slots import make; Sender.worker = 1; "
+        f"send = Sender(make, {memory.paths}, {memory.slot_bytes}); "
+        "sys.stdout.buffer.write(pickle.dumps([tuple(send(n).images) for n in (3, 4)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    for number, place in zip((3, 4), pickle.loads(done.stdout), strict=True):
+        assert same(memory.taken(Made(slots.Place(*place), number)), number)
+    memory.close()
