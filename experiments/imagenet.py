@@ -54,7 +54,7 @@ from experiments.options.schedules import AT_INIT, make_method, said_in_flags
 from experiments.records import cost, metrics, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
-from experiments.records.run_folder import RunFolder
+from experiments.records.run_folder import RunFolder, check_folder
 from experiments.training import steps, surgery
 from experiments.training.batches import Batch, Loaded, Stacked, prefetched
 from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
@@ -187,6 +187,8 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     given = cli.as_dict(config)
     out = config.out or report.folder_of(run.dataset.name, given, run.steps)
     title = report.title_of(given)
+    if is_first():  # before all of a checkpoint is read
+        check_folder(out, given)
     reached = resume(out / "checkpoints", run, created(config, run, mesh))
     with (
         opened(out, given, after=reached.step or None) as folder,
@@ -244,6 +246,7 @@ def fit(reached: Reached, data: Data, shown: Shown) -> Reached:
                     take_step = compiled(run, state, first)
                 reached = Reached(step, run, state, clock.seconds, best)
                 if stops or metrics.checkpoint_is_due(run, step):
+                    metrics.check_weights(step, state.params)
                     save(folder.path / "checkpoints", reached, wait=stops or step == run.steps)
             if stops:
                 if is_first():
@@ -355,6 +358,10 @@ def describe(summary: dict[str, Any]) -> str:
 
 def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
     """Returns the run that the flags ask for, and its data."""
+    with said_in_flags():
+        check_whole("image_size", config.image_size, 1)
+        check_whole("workers", config.workers, 0)
+        check_whole("max_corrupt", config.max_corrupt, 0)
     recipe = recipe_of(config)
     layout.check_batch_size(mesh, recipe.batch_size, config.accumulate)
     data = data_of(config, recipe, mesh)

@@ -32,7 +32,13 @@ import jaxsparse
 from experiments.options.schedules import plan_of, said_in_flags
 from experiments.records import alarms, progress
 from experiments.records.cost import num_unshared
-from experiments.records.metrics import checkpoint_is_due, is_looked_at, log_start, record
+from experiments.records.metrics import (
+    check_weights,
+    checkpoint_is_due,
+    is_looked_at,
+    log_start,
+    record,
+)
 from experiments.records.progress import Progress
 from experiments.records.report import draw, sparsity_note, summarise
 from experiments.records.run_folder import RunFolder, check_folder, naming
@@ -160,6 +166,7 @@ def fit(begun: Progress, folder: RunFolder, *, title: str = "") -> Progress:
                 best = record(run, folder, step, state, loss, best, bar)
                 begun = Progress(step, run, state, best, clock.seconds, capacity)
                 if checkpoint_is_due(run, step):
+                    check_weights(step, state.params)
                     keep = 1 if step == run.steps else 2
                     progress.save(folder.path / "checkpoints", begun, keep=keep)
     return begun

@@ -37,6 +37,7 @@ def decided(decide: Callable[[], T]) -> T:
     if jax.process_index() == 0:
         try:
             result = decide()
+            json.dumps(result)
         except Exception as error:  # the others wait to be told of any error
             problem = error
     said = json.loads(_from_one(json.dumps([result, _said(problem)]), 0))

@@ -14,7 +14,7 @@ _COARSE = 8  # fields of a pattern in each direction
 
 
 class Generated(NamedTuple):
-    """Batches of made-up images, of one process out of several.
+    """Batches of made-up images, of one process out of several, which share out the same ones.
 
     Attributes:
       seed: of patterns, labels and noise.
@@ -42,8 +42,7 @@ class Generated(NamedTuple):
 
     def evaluation(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields images, labels and weights: 1 for images, 0 for what fills the last batch."""
-        count = self.process[1]
-        size = min(self.batch_size, -(-self.num_evaluation // count) * count)
+        size = self.batch_size  # which all devices divide, as they may not divide fewer images
         for start in range(0, self.num_evaluation, size):
             places = np.arange(start, start + size)[self._own(size)]
             images, labels = self._images(-1 - start, size)
@@ -63,5 +62,8 @@ class Generated(NamedTuple):
         fields = -(-self.image_size // _COARSE)
         large = patterns[labels].repeat(fields, 1).repeat(fields, 2)
         images = large[:, : self.image_size, : self.image_size]
-        noise = np.random.default_rng((self.seed, 2, place, self.process[0]))
-        return images + noise.integers(0, 64, images.shape, dtype=np.uint8), labels
+        noise = np.empty_like(images)
+        for row, number in enumerate(range(*self._own(size).indices(size))):
+            draw = np.random.default_rng((self.seed, 2, place, number))
+            noise[row] = draw.integers(0, 64, images.shape[1:], dtype=np.uint8)
+        return images + noise, labels

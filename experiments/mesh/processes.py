@@ -34,8 +34,8 @@ def joined(
 ) -> Iterator[None]:
     """Joins the other processes of the run for the length of the context.
 
-    An exception in the context ends all processes: each prints the message and exits with 2. With
-    a single process, the context does nothing and exceptions pass.
+    An exception in the context ends all processes: each prints the message and exits with 2. So
+    does Ctrl-C on one of them. With a single process, the context does nothing and exceptions pass.
 
     Args:
       coordinator: "HOST:PORT" of process 0; None without --num_processes, or to discover it.
@@ -66,7 +66,8 @@ def joined(
     )
     _exit_with_others()
     try:
-        yield
+        with _told_of_ctrl_c():
+            yield
     except Exception as error:
         _end_all(error)
     finally:  # also if all processes stop after SIGTERM
@@ -131,20 +132,57 @@ def _exit_with_others() -> None:
     client = _client()
 
     def wait() -> None:
-        try:
-            message = client.blocking_key_value_get(_ERROR, 10**9)
-        except Exception:  # the run has ended, and the connection with it
-            return
-        if not message.startswith(f"{jax.process_index()}:"):
-            number, _, text = message.partition(":")
-            print(f"error in process {number}: {text}", file=sys.stderr, flush=True)
-            _leave(client)
+        message = ""
+        while not message:
+            try:
+                message = client.blocking_key_value_get(_ERROR, 10**9)
+            except (
+                Exception
+            ) as error:  # a wait of 11 days, or the end of the run and its connection
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    return
+        _follow(client, message)
 
     threading.Thread(target=wait, daemon=True, name="errors of other processes").start()
 
 
+def _follow(client: Any, message: str) -> None:
+    """Prints the error of another process, and exits; an own one is known."""
+    number, _, text = message.partition(":")
+    if number != str(jax.process_index()):
+        print(f"error in process {number}: {text}", file=sys.stderr, flush=True)
+        _leave(client)
+
+
+@contextlib.contextmanager
+def _told_of_ctrl_c() -> Iterator[None]:
+    """Lets Ctrl-C on this process end the others too, with a line."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.getsignal(signal.SIGINT)
+
+    def leave(number: int, frame: Any) -> None:
+        client = _client()
+        with contextlib.suppress(Exception):
+            client.key_value_set(_ERROR, f"{jax.process_index()}:interrupted")
+        _wait_for_readers(client)
+        if callable(before):
+            before(number, frame)
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _end_all(error: BaseException) -> NoReturn:
     """Tells the others, prints the error, and exits."""
+    if not isinstance(error, ValueError | OSError):  # it may follow from the end of another process
+        with contextlib.suppress(Exception):
+            _follow(_client(), _client().blocking_key_value_get(_ERROR, 1000))
     if not isinstance(error, ValueError | OSError) or os.environ.get("JAXSPARSE_TRACEBACK"):
         import traceback
 
@@ -159,7 +197,15 @@ def _end_all(error: BaseException) -> NoReturn:
 
 
 def _leave(client: Any) -> NoReturn:
-    """Exits at once; process 0, which holds the messages, waits for the others to read theirs."""
+    """Exits at once, but see `_wait_for_readers`."""
+    _wait_for_readers(client)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
+
+
+def _wait_for_readers(client: Any) -> None:
+    """Process 0, which holds the messages, waits for the others to read theirs."""
     with contextlib.suppress(Exception):
         client.key_value_set(f"{_READ}/{jax.process_index()}", "")
     deadline = time.monotonic() + _GRACE
@@ -168,9 +214,6 @@ def _leave(client: Any) -> NoReturn:
             if len(client.key_value_dir_get(_READ)) >= jax.process_count():
                 break
         time.sleep(0.05)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(2)
 
 
 @contextlib.contextmanager

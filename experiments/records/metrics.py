@@ -21,6 +21,7 @@ from experiments.records.report import (
 from experiments.records.run_folder import RunFolder
 from experiments.training import surgery
 from experiments.training.run import Run, RunState
+from jaxsparse.masks import all_finite
 
 
 def log_start(run: Run, folder: RunFolder, state: RunState, bar: tqdm) -> None:
@@ -88,6 +89,24 @@ def loss_record(run: Run, step: int, loss: float) -> dict[str, float]:
             f"--out"
         )
     return {"train_loss": loss} if step % run.log_every == 0 else {}
+
+
+def check_weights(step: int, params: Any) -> None:
+    """Refuses weights that the last update has broken, before a checkpoint of them replaces others.
+
+    The loss of a step is that of the weights before its update, and so may still be finite.
+
+    Raises:
+      ValueError: an entry is NaN or infinite.
+    """
+    if not bool(_all_finite(params)):
+        raise ValueError(
+            f"weights are not finite after step {step}, which is not saved; lower --learning_rate "
+            f"and pass another --out"
+        )
+
+
+_all_finite = jax.jit(all_finite)
 
 
 def is_looked_at(run: Run, step: int) -> bool:

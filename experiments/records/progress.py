@@ -96,7 +96,7 @@ def resume(folder: Path, run: Run, state: RunState) -> Progress:
 def restore(folder: Path, arrays: Any) -> Restored | None:
     """Returns what `restore_checkpoint` does, and says in a line where the run goes on."""
     restored = restore_checkpoint(folder, arrays)
-    if restored is not None:
+    if restored is not None and jax.process_index() == 0:
         if restored.note:
             print(restored.note)
         print(f"continuing at step {restored.step}", flush=True)

@@ -131,6 +131,8 @@ def test_a_dry_run_prints_plan_memory_and_time(capsys):
     [
         ("--batch_size=12", "--batch_size=12 cannot be cut evenly over 8 devices; take 8 or 16"),
         ("--batch_size=16 --accumulate=4", "in 4 micro-batches each; take 32"),
+        ("--image_size=0", "--image_size=0 must be a whole number, at least 1"),
+        ("--workers=-1", "--workers=-1 must be a whole number, at least 0"),
         ("--norms=device", "--norms=device needs --exchange=explicit"),
         ("--norms=local", "--norms=local must be global or device"),
         ("--exchange=none", "--exchange=none must be automatic or explicit"),

@@ -5,6 +5,9 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jaxsparse
@@ -87,6 +90,18 @@ def test_without_validation_images_the_last_model_is_taken(tmp_path, capfd):
     assert "nan" not in capfd.readouterr().err.lower()  # nor a warning of TensorBoard's writer
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     assert "without validation images" in report.describe(summary | {"out": tmp_path})
+
+
+def test_weights_that_the_last_update_broke_are_not_saved(tmp_path):
+    """The loss of that step is still finite."""
+    rate = lambda count: jnp.where(count == 9, jnp.inf, 0.1)
+    run = make_run(tx=optax.sgd(rate), checkpoint_every=5, eval_every=7)
+    with pytest.raises(
+        ValueError, match="weights are not finite after step 10, which is not saved"
+    ):
+        loop.train(run, tmp_path, CONFIG, title="")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["5"]
+    assert np.isfinite(read_metrics(tmp_path)[-1]["train_loss"])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -79,6 +79,18 @@ def test_an_error_of_one_process_ends_all_with_its_message(tmp_path):
     assert f"error in process 0: {out} holds a finished run" in found[1][2]
 
 
+def test_ctrl_c_on_one_process_ends_both_with_a_line(tmp_path):
+    out = tmp_path / "run"
+    processes = start(out, num_processes=2)
+    wait_for(out / "checkpoints" / "4", processes)
+    processes[1].send_signal(signal.SIGINT)
+    found = ended(processes)
+    assert [status for status, *_ in found] == [2, 130], found
+    assert "error in process 1: interrupted" in found[0][2]
+    assert "interrupted; the same command goes on" in found[1][2]
+    assert "Traceback" not in found[0][2] + found[1][2]
+
+
 def test_a_process_that_never_starts(tmp_path):
     flags = ("--start_timeout=5",)
     ((status, _, stderr),) = ended(start(tmp_path / "run", *flags, num_processes=2, only=[0]))
