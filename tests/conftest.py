@@ -11,6 +11,7 @@ import gc
 import os
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -56,17 +57,27 @@ def pytest_addoption(parser):
     )
 
 
+# What the second Python runs of the conformance and of the pages: one of each kind.
+METHODS = {"gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed"}
+PAGES = {"README", "training_loops", "masks_and_optimizers", "many_devices", "at_init", "export"}
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves a case of every test; and all methods of the conformance, all pages, all engines."""
+    """Leaves a case of every test; and some methods of the conformance, some pages, all engines."""
     if not config.getoption("--first-cases"):
         return
     seen, kept, others = set(), [], []
     for item in items:
         cases = getattr(item, "callspec", None)
-        whole = cases is None or "docs" in item.path.parts
-        told_apart = ("engine", "name") if "conformance" in item.path.parts else ("engine",)
-        test = (item.nodeid.split("[")[0], *(cases.params.get(p) for p in told_apart if cases))
-        (kept if whole or test not in seen else others).append(item)
+        params = cases.params if cases else {}
+        kinds = {"engine": params.get("engine")}
+        if "conformance" in item.path.parts:
+            kinds["name"] = params.get("name", "rigl")
+        if "docs" in item.path.parts and "page" in params:
+            kinds["page"] = Path(str(params["page"])).stem
+        test = (item.nodeid.split("[")[0], *kinds.values())
+        chosen = kinds.get("name", "rigl") in METHODS and kinds.get("page", "README") in PAGES
+        (kept if chosen and (not cases or test not in seen) else others).append(item)
         seen.add(test)
     items[:] = kept
     config.hook.pytest_deselected(items=others)
