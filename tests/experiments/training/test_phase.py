@@ -129,7 +129,7 @@ class Cut(Exception):
     pass
 
 
-# From 6, within phase and cycle; from 9, a mask update with which DyReLU goes; from 12, after both.
+# From 6, within phase and cycle; from 12, after both.
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "execution"), [(7, "masked"), (13, "masked"), (7, "sparse")])
 def test_resuming_is_exact(step, execution, straight, tmp_path, monkeypatch):
