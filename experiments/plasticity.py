@@ -45,7 +45,7 @@ class Config:
     model: str = "lenet5"
     """lenet5 or lenet_300_100."""
     sparsity: float = 0.0
-    """Of every layer during training, with masks that do not change; 0 trains densely."""
+    """Sparsity of every layer during training, with masks that do not change; 0 trains densely."""
     steps: int = 8000
     """Optimizer steps of the training."""
     at: tuple[float, ...] = (0.1, 0.25, 0.45, 0.55, 0.7, 0.8, 0.95)

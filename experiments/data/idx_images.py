@@ -20,7 +20,7 @@ NUM_CLASSES = 10
 
 
 class Official(NamedTuple):
-    """What was published.
+    """A data set as it was published.
 
     Attributes:
       name: in TFDS.

@@ -24,7 +24,7 @@ _PAGE = mmap.PAGESIZE  # the first page has a byte for each slot, 1 if it is ful
 
 
 class Place(NamedTuple):
-    """Where the images of a chunk lie.
+    """The place where the images of a chunk lie.
 
     Attributes:
       worker: its number.

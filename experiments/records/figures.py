@@ -1,4 +1,4 @@
-"""What all figures share: axes in a column, colours, legends, and axes of steps.
+"""The parts that all figures share: axes in a column, colours, legends, and axes of steps.
 
 Figures are made with matplotlib's objects and saved to a file, so that nothing global changes and
 no display is needed.

@@ -6,7 +6,7 @@ from typing import Any
 from experiments.records.run_folder import series
 
 FLOW = "gradient_flow"
-"""What figures call it; records hold its square root, "grad_norm"."""
+"""Name of the series on figures; records hold its square root, "grad_norm"."""
 
 
 def flow_series(records: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[float]]:

@@ -57,7 +57,7 @@ class Pruning(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a round came to.
+    """The outcome of a round.
 
     Attributes:
       round: 0 is the dense network.

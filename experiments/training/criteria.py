@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Criterion(NamedTuple):
-    """What a score needs.
+    """The needs of a score.
 
     Attributes:
       reads_images: whether it looks at labelled images.

@@ -1,4 +1,4 @@
-"""What is scored: the prunable weights in float32 at least, and the leaves around them."""
+"""The subject of scores: the prunable weights in float32 at least, and the leaves around them."""
 
 import inspect
 import warnings

@@ -9,8 +9,8 @@ weights of a layer at first, and update masks after every epoch but the last. GM
 to the same density (Zhu and Gupta 2017). RigL and GraNet-ST, which the table lacks, have their own
 defaults. Static masks come in three forms: as in the table; with ERK's densities; and as in the
 table, with weights of variance 2 / (active inputs of the unit), as Evci et al. 2022 have them.
-Where it is faster on CPU, runs compute by active weights alone (`--execution=sparse`), which gives
-the same up to rounding.
+Some runs compute by active weights alone (`--execution=sparse`) because that is faster on CPU; it
+gives the same up to rounding.
 
 Differs from the table's code in: SNFS does not move weights between layers; the share of weights
 that is replaced falls to 0, there to 0.005; SET and SNFS leave out the optimizer step at their 99
