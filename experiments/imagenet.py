@@ -141,6 +141,7 @@ class Config(flags.Tricks, flags.Pruning, flags.Meeting):
 
 def main(config: Config) -> None:
     """Trains, or prints what training would cost."""
+    layout.give_cpu_devices_threads()
     with joined(
         config.coordinator,
         config.num_processes,

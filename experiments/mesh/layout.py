@@ -5,6 +5,7 @@ fully sharded: each leaf is cut along its longest axis that the devices divide. 
 slots have the shapes of their weights, and so lie where these lie.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "data"
 SMALLEST = 2**12
 """Leaves with fewer entries stay on every device: to gather them costs more than to hold them."""
+
+
+def give_cpu_devices_threads() -> None:
+    """Gives CPU devices that are forced (JAX_NUM_CPU_DEVICES) more threads than there are cores.
+
+    Otherwise all threads may wait in an all-reduce for a device whose convolution waits for a
+    thread, and XLA ends the process after 40 seconds. Call it before JAX looks for its devices; a
+    number of threads in NPROC stays.
+    """
+    num_devices = jax.config.jax_num_cpu_devices
+    if num_devices > 1:
+        os.environ.setdefault("NPROC", str(4 * num_devices))
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
