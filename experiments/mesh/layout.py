@@ -25,7 +25,7 @@ def give_cpu_devices_threads() -> None:
     thread, and XLA ends the process after 40 seconds. Call it before JAX looks for its devices; a
     number of threads in NPROC stays.
     """
-    num_devices = jax.config.jax_num_cpu_devices
+    num_devices: int = jax.config.values["jax_num_cpu_devices"]
     if num_devices > 1:
         os.environ.setdefault("NPROC", str(4 * num_devices))
 
