@@ -1,0 +1,196 @@
+"""What the analysis finds: groups of channels that are removed together, and axes that stay."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from jaxsparse.paths import listed
+from jaxsparse.text_table import text_table
+from jaxsparse.types import Shapes
+
+MemberRole: TypeAlias = Literal["output", "input", "both", "other"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """An axis of a leaf that becomes shorter with a group.
+
+    Attributes:
+      path: of the leaf.
+      axis: of the leaf, at least 0.
+      indices: int[width, indices of a unit], along the axis: row i is removed with unit i.
+      role: "output" if a product with data gives this axis to its result, "input" if one sums over
+        it, "both" for tied weights, "other" for biases, norms and statistics.
+      kind: the operations that use the axis so, such as "dot_general"; "" for others.
+    """
+
+    path: str
+    axis: int
+    indices: np.ndarray
+    role: MemberRole
+    kind: str
+
+    def __str__(self) -> str:
+        each = self.indices.shape[1]
+        times = f", {each} indices a unit" if each > 1 else ""
+        return f"{self.path} axis {self.axis}{times}{'' if self.role == 'other' else ', '}" + (
+            "" if self.role == "other" else "input and output" if self.role == "both" else self.role
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Units that are alike: each is removed from the same axes, with as many indices of each.
+
+    Attributes:
+      name: the path of the first leaf that makes its channels, without "/kernel" and the like; a
+        number follows if an earlier group has this name.
+      width: how many units there are.
+      members: the axes that they are removed from: those that make the channels first, in the order
+        of the program, then those that read them, then the others.
+      notes: what else changes with the number of units. Removal is exact if there are none: the
+        network computes what it computes if all entries of the removed units are 0.
+      signature: the same for groups with the same structure, whatever their names and widths: as
+        many members of the same kinds, axes and windows.
+    """
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+    notes: tuple[str, ...]
+    signature: str
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """The leaves that make the channels; several if a sum or a concatenation couples them."""
+        return tuple(m.path for m in self.members if m.role in ("output", "both"))
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The leaves that read the channels."""
+        return tuple(m.path for m in self.members if m.role in ("input", "both"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenAxis:
+    """Indices of a leaf's axis that stay.
+
+    Attributes:
+      path: of the leaf.
+      axis: of the leaf, at least 0.
+      indices: int[any], rising: those that stay.
+      reason: what froze them first.
+      place: of the operation that did: its scope and source line; "" if none did.
+    """
+
+    path: str
+    axis: int
+    indices: np.ndarray
+    reason: str
+    place: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelGroups:
+    """The channels of a network that are removed together, and those that stay.
+
+    `print` gives a table of the groups. `groups[name]` is a group, and iteration goes through all.
+
+    Attributes:
+      groups: in the order of the program. No index of a leaf's axis is in two of them.
+      frozen: indices of axes longer than 1 that are in no group.
+      shapes: of all leaves, by path.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenAxis, ...]
+    shapes: Shapes
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    def __getitem__(self, name: str) -> Group:
+        if name not in self._by_name:
+            raise KeyError(f"no group {name}; there are {listed(self._by_name)}")
+        return self._by_name[name]
+
+    def of(self, path: str, axis: int | None = None) -> tuple[Group, ...]:
+        """Returns the groups that a leaf is a member of, with one axis or with any.
+
+        Raises:
+          ValueError: there is no such leaf.
+        """
+        self._check(path)
+        axis = axis if axis is None else axis % len(self.shapes[path])
+        is_it = lambda m: m.path == path and axis in (None, m.axis)
+        return tuple(group for group in self.groups if any(map(is_it, group.members)))
+
+    def explain(self, path: str) -> str:
+        """Returns in sentences what is tied to each axis of a leaf, and what keeps it whole.
+
+        Raises:
+          ValueError: there is no such leaf.
+        """
+        self._check(path)
+        lines = [f"{path} {self.shapes[path]}:"]
+        for axis, size in enumerate(self.shapes[path]):
+            lines += [f"  {line}" for line in self._axis_lines(path, axis, size)]
+        return "\n".join(lines)
+
+    def _axis_lines(self, path: str, axis: int, size: int) -> Iterator[str]:
+        if size == 1:
+            yield f"axis {axis} has a single index, which stays."
+        for group in self.of(path, axis):
+            others = [str(m) for m in group.members if (m.path, m.axis) != (path, axis)]
+            mine = next(m for m in group.members if (m.path, m.axis) == (path, axis))
+            each = f" of {mine.indices.shape[1]} indices" if mine.indices.shape[1] > 1 else ""
+            short = [other.rsplit(", ", 1)[0] for other in others]
+            together = f", removed together with {', '.join(short)}" if short else ""
+            yield f"axis {axis}: {group.width} units{each} of the group {group.name}{together}."
+            for note in group.notes:
+                yield f"  Their number matters: {note}."
+        for frozen in self.frozen:
+            if (frozen.path, frozen.axis) == (path, axis):
+                part = "" if len(frozen.indices) == size else f"{len(frozen.indices)} indices of "
+                stays = "stay" if part else "stays whole"
+                place = f", {frozen.place}" if frozen.place else ""
+                yield f"{part}axis {axis} {stays}: {frozen.reason}{place}."
+
+    def _check(self, path: str) -> None:
+        if path not in self.shapes:
+            raise ValueError(f"there is no leaf {path}; the leaves are {listed(self.shapes)}")
+
+    def __str__(self) -> str:
+        """Returns a table of the groups, and one of the reasons why other axes stay."""
+        rows = [["group", "width", "made by", "read by", "others", "notes"]]
+        for group in self.groups:
+            made, read = map(_shown, (group.producers, group.consumers))
+            others = sum(m.role == "other" for m in group.members)
+            notes = f"{len(group.notes)}: {group.notes[0]}" if group.notes else ""
+            rows.append([group.name, str(group.width), made, read, str(others), notes])
+        lines = text_table(rows, "<><<><")
+        first: dict[str, list[FrozenAxis]] = {}
+        for frozen in self.frozen:
+            first.setdefault(frozen.reason, []).append(frozen)
+        if first:
+            rows = [["axes that stay", "because of", "first"]]
+            rows += [
+                [str(len(each)), why, f"{each[0].path} axis {each[0].axis} {each[0].place}".strip()]
+                for why, each in first.items()
+            ]
+            lines += ["", *text_table(rows, "><<")]
+        return "\n".join(lines)
+
+
+def _shown(paths: Sequence[str]) -> str:
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else "".join(paths)
