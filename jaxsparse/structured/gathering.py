@@ -63,7 +63,8 @@ def gathered(record: Record, axes: Mapping[str, Sequence[np.ndarray]]) -> Channe
     uses, notes = _Uses(record), _notes(record)
     found, alone = [], []
     for key, roots in _by_key(record.units, places).items():
-        (alone if len(roots) == 1 else found).append((key, roots))
+        is_all = any(count * len(roots) == len(places[i].units) for i, count in key)
+        (alone if len(roots) == 1 and is_all else found).append((key, roots))
     groups = [_group(places, key, roots, uses, notes, shapes) for key, roots in found]
     groups = _named(sorted(groups, key=lambda pair: pair[0]))
     return ChannelGroups(groups, tuple(_frozen(record.units, places, alone)), shapes)
@@ -180,5 +181,5 @@ def _frozen(
             yield FrozenAxis(place.path, place.axis, indices, why.what, why.place)
         at = np.flatnonzero(is_free & np.isin(units.roots(place.units), single))
         if len(at):
-            reason = "its indices can only be removed all at once"
+            reason = "all its indices could only be removed at once"
             yield FrozenAxis(place.path, place.axis, at, reason, "")

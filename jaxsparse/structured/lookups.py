@@ -1,6 +1,5 @@
 """Reading and writing at indices, which move units if they are constants, and else freeze them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,14 +35,12 @@ def _gather(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
         if constant is None or axis not in picked:
             record.freeze([x.axes[axis]], why)
     places = [i for i in range(len(shape)) if i not in numbers.offset_dims]
-    if constant is not None and len(places) == 1:
+    if constant is not None:
         found[places[0]] = taken(record, eqn, x.axes[picked[0]], constant)
     else:
-        record.freeze(_but_last(indices), why)
-        found = [
-            record.frozen(n, why) if i in places else axis
-            for i, (n, axis) in enumerate(zip(shape, found, strict=True))
-        ]
+        for place, units in zip(places, indices.axes[:-1], strict=True):
+            record.freeze([units], why)
+            found[place] = units
     return [tuple(found)]
 
 
@@ -67,10 +64,6 @@ def _window(record: Record, units: Axis, size: int, why: Reason) -> Axis:
         return units
     record.freeze([units], why)
     return record.frozen(size, why)
-
-
-def _but_last(x: Value) -> Sequence[Axis]:
-    return x.axes[:-1]
 
 
 def _dynamic_slice(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:

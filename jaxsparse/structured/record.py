@@ -136,7 +136,9 @@ def place_of(eqn: Any) -> str:
     source = source_info_util.summarize(eqn.source_info).split(" (")[0]
     file, _, rest = source.rpartition("/")[2].partition(":")
     line = f"{file}:{rest.split(':')[0]}" if rest else file
-    return f"in {scope} ({line})" if scope else f"at {line}"
+    if not scope:
+        return f"at {line}" if line else ""
+    return f"in {scope} ({line})" if line else f"in {scope}"
 
 
 def num_entries(shape: Sequence[int]) -> int:

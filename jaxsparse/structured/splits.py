@@ -24,7 +24,7 @@ def settle(record: Record, *, inner: bool) -> None:
 
     Args:
       record: of the whole function, its outputs frozen.
-      inner: of several equally good factors, take the innermost rather than the outermost.
+      inner: take the innermost factor that fits, whatever depends on its size.
     """
     left = record.splits
     while left:
@@ -84,7 +84,7 @@ def _choose(record: Record, split: Split, inner: bool) -> None:
         axis = split.factors[i]
         assert axis is not None
         is_noted = bool(np.isin(units.roots(axis), noted).any())
-        return is_noted, not _fits(units, split, i), -i if inner else i
+        return is_noted and not inner, not _fits(units, split, i), -i if inner else i
 
     best, *others = sorted(_live(units, split), key=badness)
     what = f"{split.what.what}: whole indices of the factor {split.sizes[best]} are removed"
