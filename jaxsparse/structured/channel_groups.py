@@ -13,12 +13,20 @@ from jaxsparse.structured.gathering import gathered
 from jaxsparse.structured.groups import ChannelGroups
 from jaxsparse.structured.known import folded, known_array
 from jaxsparse.structured.lookups import LOOKUPS
-from jaxsparse.structured.moves import MOVES, Relation, alike, barrier, elementwise, separate
+from jaxsparse.structured.moves import (
+    MOVES,
+    Relation,
+    alike,
+    barrier,
+    bitcast,
+    elementwise,
+    separate,
+)
 from jaxsparse.structured.products import PRODUCTS
-from jaxsparse.structured.record import Axis, Record, Value, place_of
+from jaxsparse.structured.record import Axis, Record, Value
 from jaxsparse.structured.splits import settle
 from jaxsparse.structured.units import Reason
-from jaxsparse.tracing.jaxprs import Analysis, walk
+from jaxsparse.tracing.jaxprs import Analysis, closed_over, walk
 from jaxsparse.tracing.primitives import ELEMENTWISE, SEPARATE
 from jaxsparse.types import OptionError, PyTree
 
@@ -30,6 +38,7 @@ _RELATIONS: dict[str, Relation] = {
         sharding_constraint zeta""".split(),
         elementwise,
     ),
+    "bitcast_convert_type": bitcast,
     **dict.fromkeys([*SEPARATE, "device_put"], separate),
     **dict.fromkeys(
         """random_bits random_fold_in random_seed random_split random_unwrap random_wrap""".split(),
@@ -165,12 +174,25 @@ class _Tying(Analysis[Value]):
     def operation(self, eqn: Any, operands: list[Value]) -> Sequence[Value]:
         for x in operands:
             if x.unplaced and not x.unplaced.place:
-                x.unplaced.place = place_of(eqn)
+                x.unplaced.place = self.record.place_of(eqn)
         relation = _RELATIONS.get(eqn.primitive.name, barrier)
         axes = relation(eqn, operands, self.record)
         is_data = any(x.is_data for x in operands)
         known = folded(eqn, [x.known for x in operands])
         return [Value(each, is_data, known) for each in axes]
+
+    def enters(self, eqn: Any, operands: list[Value]) -> bool:
+        """Always; freezes what the condition of a `while` reads, since the walk leaves it out."""
+        self.record.called_at = self.record.place_of(eqn)
+        if eqn.primitive.name == "while":
+            num, condition = eqn.params["cond_nconsts"], closed_over(eqn.params["cond_jaxpr"]).jaxpr
+            read = {id(x) for inner in condition.eqns for x in inner.invars}
+            outside = operands[:num] + operands[num + eqn.params["body_nconsts"] :]
+            why = self.record.reason_at(eqn, "read by the condition of a loop")
+            for var, x in zip(condition.invars, outside, strict=True):
+                if id(var) in read:
+                    self.record.freeze(x.axes, why)
+        return True
 
     def either(self, choices: Sequence[Value]) -> Value:
         """Joins what may be either, such as what the branches of a `cond` give."""

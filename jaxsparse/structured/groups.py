@@ -176,8 +176,8 @@ class ChannelGroups:
         for group in self.groups:
             made, read = map(_shown, (group.producers, group.consumers))
             others = sum(m.role == "other" for m in group.members)
-            notes = f"{len(group.notes)}: {group.notes[0]}" if group.notes else ""
-            rows.append([group.name, str(group.width), made, read, str(others), notes])
+            row = [group.name, str(group.width), made, read, str(others), _shown(group.notes)]
+            rows.append(row)
         lines = text_table(rows, "<><<><")
         first: dict[str, list[FrozenAxis]] = {}
         for frozen in self.frozen:
@@ -192,5 +192,5 @@ class ChannelGroups:
         return "\n".join(lines)
 
 
-def _shown(paths: Sequence[str]) -> str:
-    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else "".join(paths)
+def _shown(what: Sequence[str]) -> str:
+    return f"{what[0]} and {len(what) - 1} more" if len(what) > 1 else "".join(what)

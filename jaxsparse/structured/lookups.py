@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxsparse.structured.moves import Axes, Relation, taken
-from jaxsparse.structured.record import Axis, Record, Value, reason_at, shapes_of
+from jaxsparse.structured.record import Axis, Record, Value, shapes_of
 from jaxsparse.structured.units import Reason
 
 
@@ -20,7 +20,7 @@ def _gather(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
         eqn.params["slice_sizes"],
         shapes_of(eqn)[0],
     )
-    why = reason_at(eqn, "looked up by index")
+    why = record.reason_at(eqn, "looked up by index")
     batching = set(numbers.operand_batching_dims)
     dropped = {*numbers.collapsed_slice_dims, *batching}
     picked = [axis for axis in numbers.start_index_map if axis not in batching]
@@ -69,7 +69,7 @@ def _window(record: Record, units: Axis, size: int, why: Reason) -> Axis:
 def _dynamic_slice(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Cuts at constant starts as a slice does; other starts freeze an axis that is cut."""
     x, *starts = operands
-    why = reason_at(eqn, "cut at an index by dynamic_slice")
+    why = record.reason_at(eqn, "cut at an index by dynamic_slice")
     found = []
     shape = eqn.invars[0].aval.shape
     for units, start, size, whole in zip(
@@ -88,7 +88,7 @@ def _dynamic_slice(eqn: Any, operands: list[Value], record: Record) -> list[Axes
 def _dynamic_update_slice(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Joins the axes that are written whole, and freezes the others, as in a cache of keys."""
     x, update = operands[:2]
-    why = reason_at(eqn, "written at an index by dynamic_update_slice")
+    why = record.reason_at(eqn, "written at an index by dynamic_update_slice")
     shape, written = (eqn.invars[i].aval.shape for i in (0, 1))
     found = []
     for axis, (size, part) in enumerate(zip(shape, written, strict=True)):

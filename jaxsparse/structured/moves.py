@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jaxsparse.structured.record import Axis, Record, Value, num_entries, reason_at, shapes_of
+from jaxsparse.structured.record import Axis, Record, Value, num_entries, shapes_of
 from jaxsparse.tracing.owners import axis_groups
 
 Axes: TypeAlias = tuple[Axis, ...]
@@ -16,6 +16,12 @@ Relation: TypeAlias = Callable[[Any, list[Value], Record], list[Axes]]
 def elementwise(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Joins all operands index by index; single numbers have no axes."""
     return [record.join_values(operands, shape) for shape in shapes_of(eqn)[:1]]
+
+
+def bitcast(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
+    """Keeps the axes if entries are read as others of the same size."""
+    same = eqn.invars[0].aval.shape == shapes_of(eqn)[0]
+    return (elementwise if same else barrier)(eqn, operands, record)
 
 
 def separate(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
@@ -61,7 +67,7 @@ def _iota(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Freezes the axis that is counted: its entries are the indices themselves."""
     del operands
     along, shape = eqn.params["dimension"], eqn.params["shape"]
-    why = reason_at(eqn, "an iota, which counts the indices")
+    why = record.reason_at(eqn, "an iota, which counts the indices")
     return [tuple(record.frozen(n, why) if axis == along else None for axis, n in enumerate(shape))]
 
 
@@ -77,7 +83,8 @@ def taken(record: Record, eqn: Any, axis: Axis, positions: np.ndarray) -> Axis:
     if axis is None or len(positions) == len(axis) == 1:
         return None
     if len(positions) == 1:
-        record.freeze([axis], reason_at(eqn, f"a single index picked by {eqn.primitive.name}"))
+        why = record.reason_at(eqn, f"a single index picked by {eqn.primitive.name}")
+        record.freeze([axis], why)
         return None
     return axis[positions]
 
@@ -106,14 +113,15 @@ def _split(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
 
 def _unstack(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     along, axes = eqn.params["axis"], operands[0].axes
-    record.freeze([axes[along]], reason_at(eqn, "single indices picked by unstack"))
+    record.freeze([axes[along]], record.reason_at(eqn, "single indices picked by unstack"))
     return [(*axes[:along], *axes[along + 1 :])] * len(eqn.outvars)
 
 
 def _stack(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     along, shape = eqn.params["axis"], shapes_of(eqn)[0]
     inner = record.join_values(operands, (*shape[:along], *shape[along + 1 :]))
-    new = record.frozen(shape[along], reason_at(eqn, "arrays put beside each other by stack"))
+    why = record.reason_at(eqn, "arrays put beside each other by stack")
+    new = record.frozen(shape[along], why)
     return [(*inner[:along], new, *inner[along:])]
 
 
@@ -125,7 +133,7 @@ def _concatenate(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
             [x._replace(axes=_without(x, along)) for x in operands], _shape(eqn, along)
         )
     ]
-    why = reason_at(eqn, "single entries put beside each other by concatenate")
+    why = record.reason_at(eqn, "single entries put beside each other by concatenate")
     parts = []
     for x, var in zip(operands, eqn.invars, strict=True):
         size, units = var.aval.shape[along], x.axes[along]
@@ -157,7 +165,7 @@ def _pad(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
             padded[at[is_in]] = units[is_in]
             units = padded
         elif units is None and size > 1 and eqn.invars[0].aval.shape[len(axes)] == 1:
-            why = reason_at(eqn, "a single entry put into padding by pad")
+            why = record.reason_at(eqn, "a single entry put into padding by pad")
             units = record.frozen(size, why)
         axes.append(units)
     return [tuple(axes)]
@@ -206,7 +214,7 @@ def _merged(
     if not any(record.units.is_free(units).any() for units in given):
         return np.repeat(given[0][:1], num_entries(sizes))
     whole = record.units.new(num_entries(sizes))
-    record.split(whole, factors, sizes, reason_at(eqn, shown))
+    record.split(whole, factors, sizes, record.reason_at(eqn, shown))
     return whole
 
 
@@ -219,7 +227,7 @@ def _divided(
     if not record.units.is_free(whole).any():
         return [np.repeat(whole[:1], size) for size in sizes]
     factors: list[Axis] = [record.units.new(size) for size in sizes]
-    record.split(whole, factors, sizes, reason_at(eqn, shown))
+    record.split(whole, factors, sizes, record.reason_at(eqn, shown))
     return factors
 
 
@@ -228,7 +236,7 @@ def _divided(
 
 def barrier(eqn: Any, operands: Sequence[Value], record: Record) -> list[Axes]:
     """Freezes all axes that meet an operation of which nothing is known."""
-    why = reason_at(eqn, f"{eqn.primitive.name}, which the analysis does not see through")
+    why = record.reason_at(eqn, f"{eqn.primitive.name}, which the analysis does not see through")
     for x in operands:
         record.freeze(x.axes, why)
     return [tuple(record.frozen(n, why) for n in shape) for shape in shapes_of(eqn)]
@@ -238,7 +246,7 @@ def _reduce(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Ends the axes that are reduced, with a note: a mean over channels depends on their number."""
     gone, x = eqn.params["axes"], operands[0]
     for axis in gone:
-        record.note(x.axes[axis], reason_at(eqn, f"{eqn.primitive.name} runs over them"))
+        record.note(x.axes[axis], record.reason_at(eqn, f"{eqn.primitive.name} runs over them"))
     return [tuple(units for axis, units in enumerate(x.axes) if axis not in gone)]
 
 
@@ -249,7 +257,7 @@ def _along(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     outputs = []
     joined = record.join_values(operands, eqn.invars[0].aval.shape)
     along %= len(joined)
-    why = reason_at(eqn, f"{name} runs along it")
+    why = record.reason_at(eqn, f"{name} runs along it")
     record.freeze([joined[along]], why)
     for shape in shapes_of(eqn):
         end = record.frozen(shape[along], why)
@@ -262,7 +270,7 @@ def _reduce_window(eqn: Any, operands: list[Value], record: Record) -> list[Axes
     p, out = eqn.params, shapes_of(eqn)
     num = len(out)
     joined = record.join_values(operands[:num], eqn.invars[0].aval.shape)
-    why = reason_at(eqn, f"a window of {eqn.primitive.name}")
+    why = record.reason_at(eqn, f"a window of {eqn.primitive.name}")
     axes = []
     for i, units in enumerate(joined):
         window = (p["window_dimensions"][i], p["window_strides"][i], *p["padding"][i])

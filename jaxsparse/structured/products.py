@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxsparse.structured.moves import Axes, Relation, barrier
-from jaxsparse.structured.record import Axis, Record, Value, reason_at, shapes_of
+from jaxsparse.structured.record import Axis, Record, Value, shapes_of
 
 
 def _dot(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
@@ -40,7 +40,8 @@ def _sum_over(eqn: Any, operands: list[Value], axes: tuple[int, int], record: Re
     pair = _at(operands, axes)
     joined = record.join(pair)
     if any(units is None for units in pair) or all(x.is_data for x in operands):
-        record.note(joined, reason_at(eqn, f"{eqn.primitive.name} sums over them, without weights"))
+        why = record.reason_at(eqn, f"{eqn.primitive.name} sums over them, without weights")
+        record.note(joined, why)
 
 
 def _outputs_of(eqn: Any, free: list[Axis], record: Record) -> None:
@@ -54,7 +55,7 @@ def _outputs_of(eqn: Any, free: list[Axis], record: Record) -> None:
         record.use(units, "output", eqn.primitive.name)
     if len(several) > 1:
         sizes = [len(units) for units in several]
-        what = reason_at(eqn, f"a kernel with outputs {tuple(sizes)}")
+        what = record.reason_at(eqn, f"a kernel with outputs {tuple(sizes)}")
         record.split(None, several, sizes, what)
 
 
@@ -81,8 +82,9 @@ def _convolution(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     else:
         _grouped(eqn, (read, inputs, outputs), record)
 
-    record.freeze([kernel.axes[axis] for axis in rhs_space], reason_at(eqn, "a kernel's window"))
-    why = reason_at(eqn, "the positions of an image")
+    why = record.reason_at(eqn, "a kernel's window")
+    record.freeze([kernel.axes[axis] for axis in rhs_space], why)
+    why = record.reason_at(eqn, "the positions of an image")
     record.freeze([image.axes[axis] for axis in lhs_space], why)
     found = {out_batch: image.axes[lhs_batch], out_feature: outputs}
     shape = shapes_of(eqn)[0]
@@ -100,7 +102,7 @@ def _grouped(eqn: Any, axes: tuple[Axis, Axis, Axis], record: Record) -> None:
     ):
         if units is not None:
             inner = record.units.new(size) if inner is None and size > 1 else inner
-            what = reason_at(eqn, f"a convolution in {groups} groups of {size}")
+            what = record.reason_at(eqn, f"a convolution in {groups} groups of {size}")
             record.split(units, (whole, inner), (groups, size), what)
 
 

@@ -75,6 +75,8 @@ class Record:
       splits: axes of which one factor has yet to be chosen.
       notes: units that can be removed, and what else changes with their number.
       uses: of kernels in products, in the order of the program.
+      called_at: the place of the last call that was entered. A jitted function of a library keeps
+        no place of its own.
     """
 
     def __init__(self):
@@ -82,6 +84,15 @@ class Record:
         self.splits: list[Split] = []
         self.notes: list[tuple[np.ndarray, Reason]] = []
         self.uses: list[Use] = []
+        self.called_at = ""
+
+    def reason_at(self, eqn: Any, what: str) -> Reason:
+        """Returns a reason with the place of an equation."""
+        return Reason(what, self.place_of(eqn))
+
+    def place_of(self, eqn: Any) -> str:
+        """Returns the scope and source line of an equation, or else those of its call."""
+        return _place_of(eqn) or self.called_at
 
     def join(self, axes: Sequence[Axis]) -> Axis:
         """Joins axes index by index, and returns the units of the result."""
@@ -125,12 +136,7 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
     return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
 
 
-def reason_at(eqn: Any, what: str) -> Reason:
-    """Returns a reason with the place of an equation: its scope, and its line in the source."""
-    return Reason(what, place_of(eqn))
-
-
-def place_of(eqn: Any) -> str:
+def _place_of(eqn: Any) -> str:
     """Returns the scope and source line of an equation, such as "in block1 (net.py:12)"."""
     scope = str(eqn.source_info.name_stack)
     source = source_info_util.summarize(eqn.source_info).split(" (")[0]

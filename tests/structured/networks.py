@@ -5,7 +5,7 @@ Every network takes its sizes from its parameters, so that it runs with narrower
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -275,9 +275,7 @@ CASES: dict[str, Case] = {
         X,
         {"a": (6, "a[1] d1[0]"), "b": (4, "b[1] d2[0]")},
     ),
-    "shuffled": Case(
-        shuffled, {"w": (4, 8), "d": (8, 2)}, X, {"w": (2, "w[1]x4 d[0]x4")}
-    ),
+    "shuffled": Case(shuffled, {"w": (4, 8), "d": (8, 2)}, X, {"w": (2, "w[1]x4 d[0]x4")}),
     "shuffled_inside": Case(
         shuffled_inside, {"w": (4, 8), "d": (8, 2)}, X, {"w": (4, "w[1]x2 d[0]x2")}, inner=True
     ),
