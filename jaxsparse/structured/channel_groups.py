@@ -9,21 +9,16 @@ import numpy as np
 from jax.extend import core
 
 from jaxsparse.paths import leaf_paths, leaf_shapes, leaves_by_path
+from jaxsparse.structured.along import ALONG
 from jaxsparse.structured.gathering import gathered
 from jaxsparse.structured.groups import ChannelGroups
 from jaxsparse.structured.known import folded, known_array
 from jaxsparse.structured.lookups import LOOKUPS
-from jaxsparse.structured.moves import (
-    MOVES,
-    Relation,
-    alike,
-    barrier,
-    bitcast,
-    elementwise,
-    separate,
-)
+from jaxsparse.structured.moves import MOVES
 from jaxsparse.structured.products import PRODUCTS
 from jaxsparse.structured.record import Axis, Record, Value
+from jaxsparse.structured.relations import Relation, alike, barrier, bitcast, elementwise, separate
+from jaxsparse.structured.reshapes import reshape
 from jaxsparse.structured.splits import settle
 from jaxsparse.structured.units import Reason
 from jaxsparse.tracing.jaxprs import Analysis, closed_over, walk
@@ -44,7 +39,9 @@ _RELATIONS: dict[str, Relation] = {
         """random_bits random_fold_in random_seed random_split random_unwrap random_wrap""".split(),
         alike,
     ),
+    "reshape": reshape,
     **MOVES,
+    **ALONG,
     **PRODUCTS,
     **LOOKUPS,
 }

@@ -1,12 +1,13 @@
 """Groups from units: classes of joined units that have members in the same axes."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxsparse.structured.groups import ChannelGroups, FrozenAxis, Group, Member, MemberRole
+from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, FrozenAxis, Member, MemberRole
 from jaxsparse.structured.record import Record
 from jaxsparse.structured.units import Units
 from jaxsparse.types import Shapes
@@ -109,7 +110,7 @@ def _group(
     uses: _Uses,
     notes: Mapping[int, list[str]],
     shapes: Shapes,
-) -> tuple[tuple[int, int], Group]:
+) -> tuple[tuple[int, int], ChannelGroup]:
     """Returns a group, still named by a path, and its rank in the order of the program."""
     members = []
     for number, count in key:
@@ -126,7 +127,9 @@ def _group(
         for *_, number, indices, role, kind in members
     )
     said = dict.fromkeys(note for root in roots for note in notes.get(root, ()))
-    group = Group(_short(built[0].path), len(roots), built, tuple(said), _signature(shapes, built))
+    group = ChannelGroup(
+        _short(built[0].path), len(roots), built, tuple(said), _signature(shapes, built)
+    )
     return (min(first for _, first, *_ in members), members[0][2]), group
 
 
@@ -155,7 +158,7 @@ def _short(path: str) -> str:
     return above if above and last in ("kernel", "weight", "w", "embedding") else path
 
 
-def _named(ranked: Sequence[tuple[Any, Group]]) -> tuple[Group, ...]:
+def _named(ranked: Sequence[tuple[Any, ChannelGroup]]) -> tuple[ChannelGroup, ...]:
     """Numbers groups that share a name, such as the halves of a layer's outputs."""
     seen: collections.Counter[str] = collections.Counter()
     named = []
@@ -163,7 +166,7 @@ def _named(ranked: Sequence[tuple[Any, Group]]) -> tuple[Group, ...]:
         seen[group.name] += 1
         number = seen[group.name]
         name = f"{group.name} ({number})" if number > 1 else group.name
-        named.append(Group(name, group.width, group.members, group.notes, group.signature))
+        named.append(dataclasses.replace(group, name=name))
     return tuple(named)
 
 

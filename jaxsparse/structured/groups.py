@@ -42,7 +42,7 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Group:
+class ChannelGroup:
     """Units that are alike: each is removed from the same axes, with as many indices of each.
 
     Attributes:
@@ -105,26 +105,26 @@ class ChannelGroups:
       shapes: of all leaves, by path.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenAxis, ...]
     shapes: Shapes
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     @functools.cached_property
-    def _by_name(self) -> Mapping[str, Group]:
+    def _by_name(self) -> Mapping[str, ChannelGroup]:
         return {group.name: group for group in self.groups}
 
-    def __getitem__(self, name: str) -> Group:
+    def __getitem__(self, name: str) -> ChannelGroup:
         if name not in self._by_name:
             raise KeyError(f"no group {name}; there are {listed(self._by_name)}")
         return self._by_name[name]
 
-    def of(self, path: str, axis: int | None = None) -> tuple[Group, ...]:
+    def of(self, path: str, axis: int | None = None) -> tuple[ChannelGroup, ...]:
         """Returns the groups that a leaf is a member of, with one axis or with any.
 
         Raises:
@@ -155,7 +155,7 @@ class ChannelGroups:
             mine = next(m for m in group.members if (m.path, m.axis) == (path, axis))
             each = f" of {mine.indices.shape[1]} indices" if mine.indices.shape[1] > 1 else ""
             short = [other.rsplit(", ", 1)[0] for other in others]
-            together = f", removed together with {', '.join(short)}" if short else ""
+            together = f", removed together with {listed(short)}" if short else ""
             yield f"axis {axis}: {group.width} units{each} of the group {group.name}{together}."
             for note in group.notes:
                 yield f"  Their number matters: {note}."

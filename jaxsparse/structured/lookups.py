@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxsparse.structured.moves import Axes, Relation, taken
+from jaxsparse.structured.moves import taken
 from jaxsparse.structured.record import Axis, Record, Value, shapes_of
+from jaxsparse.structured.relations import Axes, Relation
 from jaxsparse.structured.units import Reason
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jaxsparse.structured.moves import Axes, Relation, barrier
 from jaxsparse.structured.record import Axis, Record, Value, shapes_of
+from jaxsparse.structured.relations import Axes, Relation, barrier
 
 
 def _dot(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
@@ -80,7 +80,7 @@ def _convolution(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     if groups == 1:
         record.join([read, inputs])
     else:
-        _grouped(eqn, (read, inputs, outputs), record)
+        outputs = _grouped(eqn, (read, inputs, outputs), record)
 
     why = record.reason_at(eqn, "a kernel's window")
     record.freeze([kernel.axes[axis] for axis in rhs_space], why)
@@ -92,18 +92,21 @@ def _convolution(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     return [tuple(found[axis] for axis in range(len(shape)))]
 
 
-def _grouped(eqn: Any, axes: tuple[Axis, Axis, Axis], record: Record) -> None:
+def _grouped(eqn: Any, axes: tuple[Axis, Axis, Axis], record: Record) -> Axis:
+    """Ties the channels read and made by their groups; returns those made."""
     read, inputs, outputs = axes
     groups, kernel = eqn.params["feature_group_count"], eqn.invars[1].aval.shape
-    (out, in_, *_), whole = eqn.params["dimension_numbers"].rhs_spec, record.units.new(groups)
-    for units, inner, size in (
-        (read, inputs, kernel[in_]),
-        (outputs, None, kernel[out] // groups),
-    ):
+    (out, in_, *_) = eqn.params["dimension_numbers"].rhs_spec
+    if outputs is None:  # of a uniform kernel, which blurs: they are tied to what is read alone
+        outputs = record.units.new(kernel[out])
+    new = lambda size: record.units.new(size) if size > 1 else None
+    whole, num_in, num_out = new(groups), kernel[in_], kernel[out] // groups
+    sides = [(read, inputs, num_in), (outputs, new(num_out), num_out)]
+    for units, inner, size in sides:
         if units is not None:
-            inner = record.units.new(size) if inner is None and size > 1 else inner
             what = record.reason_at(eqn, f"a convolution in {groups} groups of {size}")
             record.split(units, (whole, inner), (groups, size), what)
+    return outputs
 
 
 PRODUCTS: dict[str, Relation] = {"dot_general": _dot, "conv_general_dilated": _convolution}
