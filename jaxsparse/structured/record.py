@@ -42,7 +42,7 @@ class Split(NamedTuple):
     Attributes:
       whole: units of the axis. None if the factors are axes of a kernel side by side, such as heads
         and head size, that no reshape joins.
-      factors: units along each factor.
+      factors: units along each factor. None for a factor along which entries are repeated.
       sizes: of the factors.
       what: what splits it.
     """

@@ -21,10 +21,12 @@ class Reason:
     Attributes:
       what: such as "axis 3 of the input".
       place: the operation's scope and source line; "" if there is none, or it is not yet known.
+      is_choice: whether the units could be removed as well, but others were chosen.
     """
 
     what: str
     place: str = ""
+    is_choice: bool = False
 
     def __str__(self) -> str:
         return f"{self.what}, {self.place}" if self.place else self.what
