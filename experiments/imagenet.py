@@ -207,7 +207,7 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
         summary = summarise(config, run, reached, data, folder.read_metrics())
         summary |= {"out": out, "throughput": str(shown.meter)}
         if is_first():
-            report.draw(folder, reached.state, title)
+            report.draw(folder, summary, title)
         folder.finish(summary)
     return describe(summary) if is_first() else ""
 
