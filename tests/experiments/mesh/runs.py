@@ -9,7 +9,7 @@ from pathlib import Path
 
 SCRIPT = str(Path(__file__).parents[1] / "tiny_imagenet.py")
 FLAGS = "--fake_data --schedule=rigl --sparsity=0.8 --update_interval=4 --stop_step=12 --steps=16"
-FLAGS += " --eval_every=8 --checkpoint_every=4 --fsdp"
+FLAGS += " --eval_every=8 --checkpoint_every=4"
 
 
 def free_port():
