@@ -105,7 +105,7 @@ MAY_IMPORT = {
     "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
     | {"distributions", "rounded_counts", "method", "inside_optax"}
-    | {"metrics", "nn", "sparse", "sparse_optimizer"},
+    | {"metrics", "nn", "sparse", "sparse_optimizer", "structured", "tracing"},
 }
 
 

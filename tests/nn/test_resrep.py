@@ -1,0 +1,252 @@
+"""ResRep on our ResNets: targets, exact insertion, costs by the counter, and the merged network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import jaxsparse
+from jaxsparse.nn import (
+    DyReLUOptions,
+    WideResNet,
+    cifar_resnet,
+    compactor_costs,
+    compactor_targets,
+    insert_compactors,
+    merge_compactors,
+    resnet,
+    torchvision_name,
+)
+from jaxsparse.paths import leaves_by_path, with_leaves
+from jaxsparse.structured import BatchNorm, kept_rows, merge_compactor, row_norms
+
+IMAGES = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+
+
+def shapes_of(model, side=32):
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def shapes_by_path(tree):
+    return {path: leaf.shape for path, leaf in leaves_by_path(tree).items()}
+
+
+def drawn(model):
+    """Variables whose norms and statistics are not those of the start."""
+    leaves = leaves_by_path(shapes_of(model, 8))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+
+    def draw(path, shape, key):
+        x = np.asarray(jax.random.normal(key, shape))
+        if path.endswith("kernel"):
+            return jnp.asarray(x / np.sqrt(np.prod(shape[:-1]) / 2), jnp.float32)
+        if path.endswith(("scale", "var")):
+            return jnp.asarray(0.5 + np.abs(x), jnp.float32)
+        return jnp.asarray(0.2 * x, jnp.float32)
+
+    new = {p: draw(p, x.shape, k) for (p, x), k in zip(leaves.items(), keys, strict=True)}
+    return with_leaves(shapes_of(model, 8), new)
+
+
+def trained_matrix(size, key, dead=1e-7):
+    """A compactor late in training: near the identity, every third row nearly 0."""
+    matrix = np.eye(size) + 0.1 * np.asarray(jax.random.normal(key, (size, size)))
+    matrix[:, 1::3] *= dead / np.linalg.norm(matrix[:, 1::3], axis=0, keepdims=True)
+    return jnp.asarray(matrix, jnp.float32)
+
+
+def with_trained_compactors(variables):
+    leaves = {p: x for p, x in leaves_by_path(variables).items() if p.endswith("/matrix")}
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return with_leaves(
+        variables,
+        {p: trained_matrix(x.shape[0], k) for (p, x), k in zip(leaves.items(), keys, strict=True)},
+    )
+
+
+@pytest.fixture(scope="module")
+def twenty():
+    """ResNet-20 with compactors, their variables late in training, and its logits."""
+    model = cifar_resnet(20)
+    plain = drawn(model)
+    with_q, inserted = insert_compactors(model, plain)
+    apply = jax.jit(with_q.apply)
+    logits = [np.asarray(apply(v, IMAGES)) for v in (inserted, with_trained_compactors(inserted))]
+    return model, plain, with_q, inserted, logits
+
+
+@pytest.mark.parametrize(
+    ("model", "num", "filters"), [(cifar_resnet(56), 27, 1_008), (resnet(50), 32, 7_552)]
+)
+def test_the_targets_of_the_paper(model, num, filters):
+    targets, params = compactor_targets(model), leaves_by_path(shapes_of(model)["params"])
+    assert len(targets) == num
+    assert sum(params[target.conv].shape[-1] for target in targets) == filters
+    for target in targets:
+        assert params[target.consumer].shape[-2] == params[target.conv].shape[-1]
+        assert f"{target.norm}/scale" in params
+    own = {p for p in leaves_by_path(shapes_of(model.clone(after_inner="compactor"))["params"])}
+    assert own - set(params) == {target.compactor for target in targets}
+
+
+def test_insertion_changes_nothing(twenty):
+    model, plain, with_q, inserted, logits = twenty
+    scale = np.abs(logits[0]).max()
+    np.testing.assert_allclose(jax.jit(model.apply)(plain, IMAGES), logits[0], atol=1e-6 * scale)
+    assert shapes_by_path(inserted) == shapes_by_path(shapes_of(with_q, 8))
+
+
+def test_insertion_changes_no_bit():
+    """Operation by operation: a compiler may fuse the norms otherwise, and round otherwise."""
+    model = cifar_resnet(8, width=2)
+    plain = drawn(model)
+    with_q, inserted = insert_compactors(model, plain)
+    np.testing.assert_array_equal(model.apply(plain, IMAGES), with_q.apply(inserted, IMAGES))
+
+
+def test_the_merged_network_is_the_one_with_compactors(twenty):
+    model, plain, with_q, inserted, logits = twenty
+    narrow, merged = merge_compactors(with_q, with_trained_compactors(inserted))
+    assert narrow.after_inner == "bias" and narrow.widths["stage3_block1/conv1"] == 43  # of 64
+    assert shapes_by_path(merged) == shapes_by_path(shapes_of(narrow, 8))
+    found = np.asarray(jax.jit(narrow.apply)(merged, IMAGES))
+    np.testing.assert_allclose(found, logits[1], rtol=0, atol=1e-5 * np.abs(logits[1]).max())
+    assert np.abs(logits[1] - logits[0]).max() > 0.1 * np.abs(logits[1]).max()
+    names = [torchvision_name(path) for path in leaves_by_path(merged)]
+    assert len(set(names)) == len(names) and "layer1.0.conv1.bias" in names
+    assert hash(narrow) == hash(narrow.clone()) and narrow == narrow.clone()
+
+
+def test_the_merged_network_costs_what_the_table_says(twenty):
+    model, _, with_q, inserted, _ = twenty
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    costs = compactor_costs(with_q, image)
+    assert costs({}) == 40_813_184  # of the network without compactors
+    narrow, merged = merge_compactors(with_q, with_trained_compactors(inserted))
+    widths = {p: int(kept_rows(x).sum()) for p, x in compactors_of(inserted).items()}
+    stats = {"batch_stats": merged["batch_stats"]}
+    forward = lambda params, x: narrow.apply({"params": params, **stats}, x)
+    flops = jaxsparse.layer_flops(forward, merged["params"], image)
+    assert 2 * costs(widths) == sum(flops.values())
+
+
+def compactors_of(variables):
+    leaves = leaves_by_path(with_trained_compactors(variables)["params"])
+    return {path: leaves[path] for path in row_norms(variables["params"])}
+
+
+SHORTCUTS = ((28, 512), (14, 1024), (7, 2048))  # side and channels of their outputs
+
+
+def test_the_cost_of_resnet50():
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    costs = compactor_costs(resnet(50), image)
+    assert costs({}) == 4_089_184_256
+    # The stem, the shortcuts and the classifier keep their cost.
+    stem, fc = 112**2 * 49 * 3 * 64, 2048 * 1000
+    shortcuts = 56**2 * 64 * 256 + sum(s**2 * (w // 2) * w for s, w in SHORTCUTS)
+    assert costs.constant == stem + shortcuts + fc
+    assert costs(dict.fromkeys(costs.widths, 1)) / costs({}) == pytest.approx(0.1201, abs=1e-4)
+
+
+def test_a_bottleneck_trains_and_merges_in_either_layout():
+    """One step with compactors, the merge in both layouts, and one step of the merged network."""
+    model = resnet(50, stem="cifar", num_classes=5, width=4).clone(stage_sizes=(1, 1))
+    with_q, variables = insert_compactors(model, drawn(model))
+    variables = with_trained_compactors(variables)
+    narrow, merged = merge_compactors(with_q, variables)
+    both = lambda model, v: [
+        jax.jit(model.clone(layout=layout).apply)(v, IMAGES) for layout in ("NHWC", "CHWN")
+    ]
+    expected, *others = (*both(with_q, variables), *both(narrow, merged))
+    for logits in others:
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    tx = optax.sgd(0.1)
+
+    @jax.jit
+    def step(v):
+        def loss(params):
+            rest = {"params": params, "batch_stats": v["batch_stats"]}
+            logits, stats = narrow.apply(rest, IMAGES, train=True, mutable=["batch_stats"])
+            return jnp.mean(logits**2), stats
+
+        grads, stats = jax.grad(loss, has_aux=True)(v["params"])
+        updates, _ = tx.update(grads, tx.init(v["params"]))
+        return {"params": optax.apply_updates(v["params"], updates), **stats}
+
+    new = step(merged)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), new["params"], merged["params"])
+    assert all(jax.tree.leaves(moved)) and shapes_by_path(new) == shapes_by_path(merged)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 0.5])
+def test_the_merge_of_three_layers(epsilon, key):
+    """Convolution, norm and compactor one after another, against the one convolution."""
+    kernel, matrix = jax.random.normal(key, (3, 3, 2, 6)), trained_matrix(6, key, dead=0.0)
+    norm = BatchNorm(*(0.5 + jax.random.uniform(k, (6,)) for k in jax.random.split(key, 4)))
+    norm = norm._replace(epsilon=epsilon)
+    keep = kept_rows(matrix)
+    assert keep.tolist() == [True, False, True, True, False, True]
+
+    def conv(k):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            IMAGES[..., :2], k, (1, 1), "SAME", dimension_numbers=numbers
+        )
+
+    scale, shift, mean, var = (np.asarray(x, np.float64) for x in norm[:4])
+    y = (np.asarray(conv(kernel), np.float64) - mean) / np.sqrt(var + epsilon)
+    expected = (y * scale + shift) @ np.asarray(matrix, np.float64)
+    merged, bias = merge_compactor(kernel, norm, matrix, keep)
+    found = conv(merged) + bias[None, None, None]
+    np.testing.assert_allclose(found, expected[..., keep], atol=2e-5)
+    assert not expected[..., ~keep].any()
+    half = merge_compactor(kernel.astype(jnp.bfloat16), norm, matrix, keep)
+    assert half[0].dtype == half[1].dtype == jnp.bfloat16
+
+
+def test_the_largest_row_stays():
+    assert kept_rows(np.diag([1e-7, 3e-7, 2e-7])).tolist() == [False, True, False]
+    assert kept_rows(np.diag([1e-5, 0.9e-5, 1.0])).tolist() == [True, False, True]
+
+
+SMALL = cifar_resnet(8, width=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compactor_targets(WideResNet(10, 1)), "WideResNet has no place .* does not"),
+        (
+            lambda: compactor_targets(cifar_resnet(8, dyrelu=DyReLUOptions())),
+            "DyReLU does not map 0 to 0",
+        ),
+        (
+            lambda: cifar_resnet(8, dyrelu=DyReLUOptions(), after_inner="compactor"),
+            "after_inner 'compactor' needs ReLU: DyReLU",
+        ),
+        (lambda: compactor_targets(cifar_resnet(20, num_owners=2)), "num_owners 2 shares kernels"),
+        (lambda: cifar_resnet(20, num_owners=2, after_inner="bias"), "num_owners 2 shares kernels"),
+        (lambda: cifar_resnet(8, after_inner="none"), "after_inner 'none' must be 'norm', 'comp"),
+        (lambda: insert_compactors(SMALL.clone(after_inner="bias"), {}), "'bias' must be 'norm'"),
+        (lambda: merge_compactors(SMALL, {}), "after_inner 'norm' must be 'compactor' to merge"),
+        (
+            lambda: merge_compactor(
+                jnp.ones((2, 3)), BatchNorm(*[jnp.ones(3)] * 4), jnp.eye(2), []
+            ),
+            r"the kernel has 3 features, the compactor the shape \(2, 2\)",
+        ),
+        (
+            lambda: merge_compactor(
+                jnp.ones((2, 2)), BatchNorm(*[jnp.ones(2)] * 4), jnp.eye(2), np.zeros(2, bool)
+            ),
+            "no row of the compactor stays",
+        ),
+    ],
+)
+def test_what_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
