@@ -1,4 +1,4 @@
-"""Compactors become part of the convolution before them, without the rows that have come to 0."""
+"""Compactors become part of the layer before them, without the rows that have come to 0."""
 
 from typing import NamedTuple
 
@@ -61,25 +61,30 @@ def kept_rows(matrix: jax.Array, *, threshold: float = 1e-5) -> np.ndarray:
 
 
 def merge_compactor(
-    kernel: jax.Array, norm: BatchNorm, matrix: jax.Array, keep: np.ndarray
+    kernel: jax.Array,
+    norm: BatchNorm | None,
+    matrix: jax.Array,
+    keep: np.ndarray,
+    *,
+    bias: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the kernel and the bias of one convolution that does the work of all three layers.
+    """Returns the kernel and the bias of one layer that does the work of layer, norm and compactor.
 
-    For t = gamma / sqrt(var + epsilon),
+    For a layer with kernel K and bias b, and t = gamma / sqrt(var + epsilon),
 
         K'[..., d'] = sum_d t_d K[..., d] Q[d, d']
-        b'[d'] = sum_d (beta_d - mean_d t_d) Q[d, d'].
+        b'[d'] = sum_d (beta_d + (b_d - mean_d) t_d) Q[d, d'].
 
     A channel that is left out puts out 0 in the network with the compactor, as Q has no bias. The
     merge is exact if what follows, up to the consumer, works on every channel for itself and maps 0
     to 0 (ReLU, GELU, pooling); see `check_compactor`.
 
     Args:
-      kernel: float[..., in, features], of a dense layer or of a convolution with one group and
-        without bias.
-      norm: the batch norm between the two.
+      kernel: float[..., in, features], of a dense layer or of a convolution with one group.
+      norm: the batch norm between the layer and the compactor; None if there is none.
       matrix: float[features, features], Q.
       keep: bool[features] on the host, the rows of Q that stay, at least one.
+      bias: float[features], of the layer; None if it has none.
 
     Returns:
       A kernel float[..., in, kept] and a bias float[kept], in the kernel's dtype; sums are float32.
@@ -99,10 +104,14 @@ def merge_compactor(
         )
     if not np.any(keep):
         raise ValueError("no row of the compactor stays; keep one at least")
-    scale, bias, mean, var = (jnp.asarray(x, jnp.float32) for x in norm[:4])
-    factor = scale * jax.lax.rsqrt(var + norm.epsilon)
+    shift = jnp.zeros(features) if bias is None else jnp.asarray(bias, jnp.float32)
+    factor = jnp.ones(features)
+    if norm is not None:
+        scale, beta, mean, var = (jnp.asarray(x, jnp.float32) for x in norm[:4])
+        factor = scale * jax.lax.rsqrt(var + norm.epsilon)
+        shift = beta + (shift - mean) * factor
     kept = jnp.asarray(matrix, jnp.float32)[:, np.flatnonzero(keep)]
     product = lambda x: jnp.tensordot(x, kept, 1, precision=jax.lax.Precision.HIGHEST)
     each = factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
-    merged = product(kernel.astype(jnp.float32) * each), product(bias - mean * factor)
+    merged = product(kernel.astype(jnp.float32) * each), product(shift)
     return merged[0].astype(kernel.dtype), merged[1].astype(kernel.dtype)
