@@ -22,8 +22,8 @@ from jaxsparse.structured.csgd import (
 )
 from jaxsparse.structured.gradient_reset import compactor_sgd, reset_and_lasso, row_gradient
 from jaxsparse.structured.lasso_budget import LassoPreflight, lasso_preflight
+from jaxsparse.structured.mask_choice import check_target, choose_row_masks, is_mask_step
 from jaxsparse.structured.resrep import resrep_optimizer, row_masks, row_norms, with_row_masks
-from jaxsparse.structured.row_masks import check_target, choose_row_masks, is_mask_step
 
 __all__ = [
     "BatchNorm",

@@ -96,6 +96,31 @@ def test_snapped_rows_rest_at_0_with_their_momentum():
     assert norms(plain)[:, 1].min() < bound  # and comes as near
 
 
+def test_a_row_with_momentum_across_it_orbits_0_unless_it_is_snapped():
+    """At a constant rate: radius r^1.5 is the angular momentum, which friction takes away."""
+    rate, options = 0.1, {"lasso": 1e-2, "momentum": 0.99}
+    q = jnp.eye(2)
+    # Circular at the start: v^2 / r is the acceleration, lr * lambda, and a step moves by v.
+    across = jnp.array([[0.0, 0.0], [1.0, 0.0]]) * jnp.sqrt(rate * options["lasso"]) / rate
+
+    def norms(snap):
+        tx = compactor_sgd(rate, **options, snap=snap)
+        state = tx.init(q)._replace(masks=jnp.array([False, True]), momentum=across)
+
+        def step(carry, _):
+            q, state = carry
+            updates, state = tx.update(jnp.zeros((2, 2)), state, q)
+            return (q + updates, state), jnp.linalg.norm(q[:, 0] + updates[:, 0])
+
+        return np.asarray(jax.jit(lambda c: jax.lax.scan(step, c, length=600)[1])((q, state)))
+
+    orbit = norms(snap=False)
+    assert orbit[:150].min() > 0.3 > 25 * rate * options["lasso"]
+    shrunk = np.log(orbit[50:200].mean() / orbit[450:600].mean()) / 400
+    assert shrunk == pytest.approx(2 / 3 * (1 - 0.99), rel=0.02)
+    assert not norms(snap=True)[150:].any()
+
+
 def test_the_parts_of_the_published_optimizer():
     """Two steps with a gradient of 1: momentum, decay and rate of every leaf by hand.
 

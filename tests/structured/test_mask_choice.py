@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsparse.structured.channel_costs import Ruled, cost_table
-from jaxsparse.structured.row_masks import check_target, choose_row_masks, is_mask_step
+from jaxsparse.structured.mask_choice import check_target, choose_row_masks, is_mask_step
 
 FLOPS = {"a": 2 * 9 * 3 * 4, "b": 2 * 9 * 4 * 6, "c": 2 * 6 * 5, "other": 20}
 TABLE = cost_table(
