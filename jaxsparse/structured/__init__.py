@@ -23,7 +23,13 @@ from jaxsparse.structured.csgd import (
 from jaxsparse.structured.gradient_reset import compactor_sgd, reset_and_lasso, row_gradient
 from jaxsparse.structured.lasso_budget import LassoPreflight, lasso_preflight
 from jaxsparse.structured.mask_choice import check_target, choose_row_masks, is_mask_step
-from jaxsparse.structured.resrep import resrep_optimizer, row_masks, row_norms, with_row_masks
+from jaxsparse.structured.resrep import (
+    resrep_optimizer,
+    row_masks,
+    row_norms,
+    unsettled_rows,
+    with_row_masks,
+)
 
 __all__ = [
     "BatchNorm",
@@ -52,5 +58,6 @@ __all__ = [
     "row_gradient",
     "row_masks",
     "row_norms",
+    "unsettled_rows",
     "with_row_masks",
 ]

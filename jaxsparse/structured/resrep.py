@@ -182,6 +182,26 @@ def with_row_masks(opt_state: PyTree, masks: Mapping[str, Any]) -> PyTree:
     return jax.tree.map(change, opt_state, is_leaf=_has_masks)
 
 
+def unsettled_rows(
+    norms: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray], *, threshold: float = 1e-5
+) -> dict[str, int]:
+    """Returns how many masked rows of each compactor have not come to 0, where there are any.
+
+    Look at it after training: the merge keeps such rows, so that the network is wider than the
+    masks say and may cost more than the target.
+
+    Args:
+      norms: float[rows] by path, from `row_norms`.
+      masks: bool[rows] by path, from `row_masks`.
+      threshold: of the merge.
+
+    >>> unsettled_rows({"q": np.array([1.0, 1e-4, 0.0])}, {"q": np.array([True, False, False])})
+    {'q': 1}
+    """
+    found = {path: int(np.sum(~masks[path] & (norms[path] >= threshold))) for path in norms}
+    return {path: num for path, num in found.items() if num}
+
+
 def _placed(mask: np.ndarray, old: jax.Array) -> jax.Array:
     return jax.device_put(mask, old.sharding) if isinstance(old, jax.Array) else jnp.asarray(mask)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from jaxsparse.nn import cifar_resnet
 from jaxsparse.paths import leaves_by_path, with_leaves
@@ -80,6 +81,25 @@ def test_equal_filters_stay_equal_to_the_bit():
         params = optax.apply_updates(params, updates)
     for leaf in params["conv"].values():
         assert not differences(leaf).any()
+
+
+def test_nnx_states_and_dense_layers():
+    """The hidden layer of a transformer's MLP: its filters and biases, and who reads them."""
+    mlp = nnx.Sequential(
+        nnx.Linear(4, 6, rngs=nnx.Rngs(0)), nnx.gelu, nnx.Linear(6, 2, rngs=nnx.Rngs(1))
+    )
+    params = nnx.state(mlp, nnx.Param)
+    labels = {f"layers/0/{leaf}": Clusters(-1, LABELS) for leaf in ("kernel", "bias")}
+    tx = optax.chain(csgd(labels, centripetal=1.0), optax.sgd(0.5))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    after = leaves_by_path(optax.apply_updates(params, updates))
+    kernel = leaves_by_path(params)["layers/0/kernel"]
+    factor = 1 - 0.5 * (1.0 + 1e-4)
+    found = differences(after["layers/0/kernel"])
+    np.testing.assert_allclose(found, factor * differences(kernel), atol=1e-6)
+    np.testing.assert_array_equal(
+        after["layers/2/kernel"], leaves_by_path(params)["layers/2/kernel"]
+    )
 
 
 def labels_of(model, params, key):

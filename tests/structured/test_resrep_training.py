@@ -25,6 +25,7 @@ from jaxsparse.structured import (
     resrep_optimizer,
     row_masks,
     row_norms,
+    unsettled_rows,
     with_row_masks,
 )
 
@@ -129,6 +130,7 @@ def test_to_half_of_the_cost():
     y = jnp.argmax(jnp.sin(2 * x @ jax.random.normal(jax.random.key(2), (8, 3))), axis=1)
     variables, masks, costs = trained(x, y)
     norms = row_norms(variables["params"])
+    assert unsettled_rows(norms, masks) == {}
     for path, mask in masks.items():
         assert not norms[path][~mask].any() and norms[path][mask].min() > 1e-4
     narrow, merged = merged_from(variables)
