@@ -39,34 +39,31 @@ def shapes_by_path(tree):
 def drawn(model):
     """Variables whose norms and statistics are not those of the start."""
     leaves = leaves_by_path(shapes_of(model, 8))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
+    rng = np.random.default_rng(1)
 
-    def draw(path, shape, key):
-        x = np.asarray(jax.random.normal(key, shape))
+    def draw(path, shape):
+        x = rng.normal(size=shape)
         if path.endswith("kernel"):
             return jnp.asarray(x / np.sqrt(np.prod(shape[:-1]) / 2), jnp.float32)
         if path.endswith(("scale", "var")):
             return jnp.asarray(0.5 + np.abs(x), jnp.float32)
         return jnp.asarray(0.2 * x, jnp.float32)
 
-    new = {p: draw(p, x.shape, k) for (p, x), k in zip(leaves.items(), keys, strict=True)}
+    new = {path: draw(path, leaf.shape) for path, leaf in leaves.items()}
     return with_leaves(shapes_of(model, 8), new)
 
 
-def trained_matrix(size, key, dead=1e-7):
+def trained_matrix(size, seed, dead=1e-7):
     """A compactor late in training: near the identity, every third row nearly 0."""
-    matrix = np.eye(size) + 0.1 * np.asarray(jax.random.normal(key, (size, size)))
+    matrix = np.eye(size) + 0.1 * np.random.default_rng(seed).normal(size=(size, size))
     matrix[:, 1::3] *= dead / np.linalg.norm(matrix[:, 1::3], axis=0, keepdims=True)
     return jnp.asarray(matrix, jnp.float32)
 
 
 def with_trained_compactors(variables):
     leaves = {p: x for p, x in leaves_by_path(variables).items() if p.endswith("/matrix")}
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return with_leaves(
-        variables,
-        {p: trained_matrix(x.shape[0], k) for (p, x), k in zip(leaves.items(), keys, strict=True)},
-    )
+    trained = {p: trained_matrix(x.shape[0], i) for i, (p, x) in enumerate(leaves.items())}
+    return with_leaves(variables, trained)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +144,7 @@ def test_the_cost_of_resnet50():
     assert sum(costs.widths.values()) - sum(published) == 3_242
 
 
+@pytest.mark.variants
 def test_a_bottleneck_trains_and_merges_in_either_layout():
     """One step with compactors, the merge in both layouts, and one step of the merged network."""
     model = resnet(50, stem="cifar", num_classes=5, width=4).clone(stage_sizes=(1,))
@@ -177,6 +175,7 @@ def test_a_bottleneck_trains_and_merges_in_either_layout():
     assert all(jax.tree.leaves(moved)) and shapes_by_path(new) == shapes_by_path(merged)
 
 
+@pytest.mark.variants
 def test_the_merged_network_by_its_active_weights():
     """Sparse execution adds the bias of a convolution, in the layout where it has to be its own."""
     model = cifar_resnet(8, width=4, after_inner="bias", layout="CHWN").clone(stage_sizes=(1,))
@@ -193,7 +192,7 @@ def test_the_merged_network_by_its_active_weights():
 
 def test_a_dense_layer_with_a_bias_and_no_norm(key):
     kernel, bias, x = (jax.random.normal(key, shape) for shape in ((4, 6), (1, 6), (3, 4)))
-    matrix = trained_matrix(6, key, dead=0.0)
+    matrix = trained_matrix(6, 0, dead=0.0)
     keep = kept_rows(matrix)
     merged, new_bias = merge_compactor(kernel, None, matrix, keep, bias=bias[0])
     expected = (x @ kernel + bias) @ matrix
@@ -203,7 +202,7 @@ def test_a_dense_layer_with_a_bias_and_no_norm(key):
 @pytest.mark.parametrize("epsilon", [1e-5, 0.5])
 def test_the_merge_of_three_layers(epsilon, key):
     """Convolution, norm and compactor one after another, against the one convolution."""
-    kernel, matrix = jax.random.normal(key, (3, 3, 2, 6)), trained_matrix(6, key, dead=0.0)
+    kernel, matrix = jax.random.normal(key, (3, 3, 2, 6)), trained_matrix(6, 0, dead=0.0)
     norm = BatchNorm(*(0.5 + jax.random.uniform(k, (6,)) for k in jax.random.split(key, 4)))
     norm = norm._replace(epsilon=epsilon)
     keep = kept_rows(matrix)

@@ -70,7 +70,7 @@ def flops_of(model, variables, x):
 def trained(x, y):
     """Variables, masks and costs after all steps."""
     model, schedule = Net(), optax.cosine_decay_schedule(0.05, STEPS)
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     costs = costs_of(flops_of(model, variables, x))
     check_target(costs, costs.widths, target=0.5)
     options = {"lasso": 1e-2, "snap": True}
@@ -138,7 +138,7 @@ def test_to_half_of_the_cost():
     widths = dict(zip(masks, narrow.widths, strict=True))
     assert costs(widths) <= 0.5 * costs({}) and sum(narrow.widths) < 2 * WIDTH
     assert sum(flops_of(narrow, merged, x).values()) == 2 * costs(widths)
-    expected, found = Net().apply(variables, x), narrow.apply(merged, x)
+    expected, found = jax.jit(Net().apply)(variables, x), jax.jit(narrow.apply)(merged, x)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert np.mean(np.argmax(found, axis=1) == y) > 0.6  # a third is chance
     shapes = jax.eval_shape(narrow.init, jax.random.key(0), x)
