@@ -107,14 +107,9 @@ class BasicBlock(nn.Module):
         make_norm = functools.partial(norm, train=train, axis_name=self.axis_name, **options)
         scales, widths = scales_of(self, convs), self.widths or {}
         bias, width_out = self.after_inner == "bias", widths.get("conv2", self.width)
+        width = widths.get("conv1", self.width)
         first, second = convs or (
-            make_conv(
-                widths.get("conv1", self.width),
-                3,
-                stride=self.stride,
-                use_bias=bias,
-                name="conv1",
-            ),
+            make_conv(width, 3, stride=self.stride, use_bias=bias, name="conv1"),
             make_conv(width_out, 3, name="conv2"),
         )
         y = inner(self, 1, first, x, activation, make_norm, scales)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import lax
 
 import jaxsparse
 from jaxsparse.nn import (
@@ -22,7 +21,7 @@ from jaxsparse.nn import (
 )
 from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import compress_leaves, find_positions
-from jaxsparse.structured import BatchNorm, kept_rows, merge_compactor
+from jaxsparse.structured import kept_rows
 
 IMAGES = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
 
@@ -190,46 +189,6 @@ def test_the_merged_network_by_its_active_weights():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_dense_layer_with_a_bias_and_no_norm(key):
-    kernel, bias, x = (jax.random.normal(key, shape) for shape in ((4, 6), (1, 6), (3, 4)))
-    matrix = trained_matrix(6, 0, dead=0.0)
-    keep = kept_rows(matrix)
-    merged, new_bias = merge_compactor(kernel, None, matrix, keep, bias=bias[0])
-    expected = (x @ kernel + bias) @ matrix
-    np.testing.assert_allclose(x @ merged + new_bias[None], expected[:, keep], atol=1e-5)
-
-
-@pytest.mark.parametrize("epsilon", [1e-5, 0.5])
-def test_the_merge_of_three_layers(epsilon, key):
-    """Convolution, norm and compactor one after another, against the one convolution."""
-    kernel, matrix = jax.random.normal(key, (3, 3, 2, 6)), trained_matrix(6, 0, dead=0.0)
-    norm = BatchNorm(*(0.5 + jax.random.uniform(k, (6,)) for k in jax.random.split(key, 4)))
-    norm = norm._replace(epsilon=epsilon)
-    keep = kept_rows(matrix)
-    assert keep.tolist() == [True, False, True, True, False, True]
-
-    def conv(k):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            IMAGES[..., :2], k, (1, 1), "SAME", dimension_numbers=numbers
-        )
-
-    scale, shift, mean, var = (np.asarray(x, np.float64) for x in norm[:4])
-    y = (np.asarray(conv(kernel), np.float64) - mean) / np.sqrt(var + epsilon)
-    expected = (y * scale + shift) @ np.asarray(matrix, np.float64)
-    merged, bias = merge_compactor(kernel, norm, matrix, keep)
-    found = conv(merged) + bias[None, None, None]
-    np.testing.assert_allclose(found, expected[..., keep], atol=2e-5)
-    assert not expected[..., ~keep].any()
-    half = merge_compactor(kernel.astype(jnp.bfloat16), norm, matrix, keep)
-    assert half[0].dtype == half[1].dtype == jnp.bfloat16
-
-
-def test_the_largest_row_stays():
-    assert kept_rows(np.diag([1e-7, 3e-7, 2e-7])).tolist() == [False, True, False]
-    assert kept_rows(np.diag([1e-5, 0.9e-5, 1.0])).tolist() == [True, False, True]
-
-
 SMALL = cifar_resnet(8, width=2)
 
 
@@ -250,18 +209,6 @@ SMALL = cifar_resnet(8, width=2)
         (lambda: cifar_resnet(8, after_inner="none"), "after_inner 'none' must be 'norm', 'comp"),
         (lambda: insert_compactors(SMALL.clone(after_inner="bias"), {}), "'bias' must be 'norm'"),
         (lambda: merge_compactors(SMALL, {}), "after_inner 'norm' must be 'compactor' to merge"),
-        (
-            lambda: merge_compactor(
-                jnp.ones((2, 3)), BatchNorm(*[jnp.ones(3)] * 4), jnp.eye(2), []
-            ),
-            r"the kernel has 3 features, the compactor the shape \(2, 2\)",
-        ),
-        (
-            lambda: merge_compactor(
-                jnp.ones((2, 2)), BatchNorm(*[jnp.ones(2)] * 4), jnp.eye(2), np.zeros(2, bool)
-            ),
-            "no row of the compactor stays",
-        ),
     ],
 )
 def test_what_is_refused(call, message):

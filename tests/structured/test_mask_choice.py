@@ -74,13 +74,6 @@ def test_ties_and_a_target_of_1():
     assert rows(choose(target=1.0)) == {"p": [], "q": []}
 
 
-def test_the_table_is_the_cost_of_narrower_layers():
-    for p, q in ((4, 6), (1, 6), (3, 2)):
-        assert TABLE({"p": p, "q": q}) == 9 * 3 * p + 9 * p * q + 5 * q + 10
-    depthwise = cost_table({"d": 2 * 49 * 6}, [Ruled("d", None, "q")], {"q": 6})
-    assert depthwise({"q": 4}) == 49 * 4
-
-
 def test_the_steps_at_which_masks_are_chosen():
     """5 epochs of ResNet-50's 5,004 steps, then every 200."""
     steps = [n for n in range(26_000) if is_mask_step(n, start_step=25_020)]
@@ -108,13 +101,6 @@ def test_the_steps_at_which_masks_are_chosen():
         (
             lambda: choose(norms={**NORMS, "p": NORMS["p"] * np.nan}),
             "p has a norm that is not finite",
-        ),
-        (lambda: cost_table(FLOPS, [Ruled("z", "p")], {"p": 4}), "z has no FLOPs; there are a, b"),
-        (lambda: cost_table(FLOPS, [Ruled("b", "z")], {"p": 4}), "b: no width of z; there are p"),
-        (lambda: cost_table(FLOPS, [], {"p": 4}), "p rules the width of no layer"),
-        (
-            lambda: cost_table(FLOPS, [Ruled("b", "p"), Ruled("b", None, "p")], {"p": 4}),
-            "b is ruled twice",
         ),
     ],
 )
