@@ -88,7 +88,9 @@ MAY_IMPORT = {
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
     "gradient_flow": GROUND,
-    "gsm": GROUND | {"selection"},
+    "gsm": GROUND | {"selection", "rates"},
+    "rates": set(),
+    "structured": GROUND | {"rates", "structured"},
     "invariants": GROUND,
     "sparse_init": GROUND,
     "metrics": GROUND,
@@ -104,7 +106,7 @@ MAY_IMPORT = {
     "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
     | {"distributions", "rounded_counts", "method", "inside_optax"}
-    | {"metrics", "nn", "sparse", "sparse_optimizer"},
+    | {"metrics", "nn", "sparse", "sparse_optimizer", "structured", "tracing"},
 }
 
 
