@@ -20,7 +20,7 @@ import jax
 from benchmarks import timing
 from experiments import imagenet
 from experiments.loop import peeked
-from experiments.mesh import layout
+from experiments.mesh import layout, start
 from experiments.training.imagenet_recipes import RECIPES as PUBLISHED
 from experiments.training.imagenet_recipes import published_options, recipe_name
 from jaxsparse.text_table import text_table
@@ -39,14 +39,14 @@ class Training:
         mesh = layout.make_mesh()
         run, data = imagenet.run_of(config, mesh)
         self._batch, _ = peeked(data.train(0))
-        self._state = imagenet.created(config, run, mesh)
+        self._state = start.created(run, mesh, fsdp=config.fsdp)
         self._steps = imagenet.by_kind(run, self._state, self._batch)
 
     def __call__(self, event: bool) -> float:
         """Takes a step, and returns its seconds."""
-        start = time.perf_counter()
+        began = time.perf_counter()
         self._state, _ = jax.block_until_ready(self._steps[event](self._state, self._batch))
-        return time.perf_counter() - start
+        return time.perf_counter() - began
 
 
 def published_interval(schedule: str) -> int:

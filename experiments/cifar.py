@@ -154,6 +154,7 @@ def run_of(config: Config, dataset: Dataset | None = None) -> Run:
         accumulate=config.accumulate,
         execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
+        allow_cut=config.allow_cut,
         gradient_flow=config.gradient_flow,
         sparse_init=config.sparse_init,
         scoring=make_scoring(config.schedule, method, **flags.pruning_options(config)),

@@ -12,6 +12,7 @@ training, as in GraNet's CIFAR runs. Images are not augmented.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 
@@ -31,7 +32,11 @@ from experiments.training.run import Run
 from jaxsparse import Method
 from jaxsparse.nn import LeNet5, LeNet300100
 
-MODELS = {"lenet_300_100": LeNet300100, "lenet5": LeNet5}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "lenet_300_100": LeNet300100,
+    "lenet_300_100_bn": functools.partial(LeNet300100, norm=True),
+    "lenet5": LeNet5,
+}
 IMAGE = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
 MEAN, STD = 0.2860, 0.3530  # of the training images, pixels in [0, 1]
 
@@ -42,7 +47,8 @@ class Config(flags.Running, flags.Tricks, flags.Pruning):
     """Trains a sparse LeNet on Fashion-MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet5"
-    """lenet5 with 61470 prunable weights or lenet_300_100 with 266200."""
+    """lenet5 with 61470 prunable weights, lenet_300_100 with 266200, or lenet_300_100_bn, the same
+    with batch norms."""
     schedule: str = "granet_st"
     """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
     masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
@@ -125,6 +131,7 @@ def lenet_run(
         accumulate=config.accumulate,
         execution=config.execution or flags.DEFAULTS["execution"],
         phase=tricks.phase_of(config, steps),
+        allow_cut=config.allow_cut,
         gradient_flow=config.gradient_flow,
         sparse_init=config.sparse_init,
         scoring=make_scoring(config.schedule, method, **flags.pruning_options(config)),

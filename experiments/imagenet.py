@@ -41,7 +41,7 @@ from experiments import loop
 from experiments.data import generated, imagenet
 from experiments.data.dataset import Dataset, Split
 from experiments.data.pixels import normalise
-from experiments.mesh import layout, measure
+from experiments.mesh import layout, measure, start
 from experiments.mesh.evaluation import evaluate
 from experiments.mesh.folder import opened
 from experiments.mesh.gradient import explicit
@@ -50,7 +50,7 @@ from experiments.mesh.reached import Reached, resume, save, saved
 from experiments.options import cli, flags, tricks
 from experiments.options.gsm import with_gsm
 from experiments.options.length import check_one, num_steps
-from experiments.options.schedules import AT_INIT, make_method, said_in_flags
+from experiments.options.schedules import make_method, make_scoring, said_in_flags
 from experiments.records import cost, metrics, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
@@ -77,8 +77,9 @@ class Config(flags.Tricks, flags.Pruning, flags.Meeting):
     model: str = "resnet50"
     """resnet18, resnet34, resnet50 (v1.5) or resnet101."""
     schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st,
-    east or gsm."""
+    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
+    masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
+    magnitude or random. snip and grasp score by the batches of the first steps."""
     sparsity: float = 0.9
     """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
     data_dir: Path = Path("data")
@@ -190,7 +191,10 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     title = report.title_of(given)
     if is_first():  # before all of a checkpoint is read
         check_folder(out, given)
-    reached = resume(out / "checkpoints", run, created(config, run, mesh))
+    reached = resume(out / "checkpoints", run, start.created(run, mesh, fsdp=config.fsdp))
+    if run.scoring is not None and not reached.step:
+        # Not before: a run that goes on has the masks of its checkpoint.
+        reached = reached._replace(state=start.started(run, mesh, fsdp=config.fsdp))
     with (
         opened(out, given, after=reached.step or None) as folder,
         loop.progress_bar(run.steps, title, reached.step, hidden=not is_first()) as bar,
@@ -203,16 +207,9 @@ def train(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
         summary = summarise(config, run, reached, data, folder.read_metrics())
         summary |= {"out": out, "throughput": str(shown.meter)}
         if is_first():
-            report.draw(folder, reached.state, title)
+            report.draw(folder, summary, title)
         folder.finish(summary)
     return describe(summary) if is_first() else ""
-
-
-def created(config: Config, run: Run, mesh: Mesh) -> RunState:
-    """Returns the state that a run starts with, made on the mesh by all processes together."""
-    create = functools.partial(loop.create_state, run)
-    places = layout.shardings(mesh, jax.eval_shape(create), fsdp=config.fsdp)
-    return jax.jit(create, out_shardings=places)()
 
 
 def fit(reached: Reached, data: Data, shown: Shown) -> Reached:
@@ -338,7 +335,8 @@ def summarise(
 def cost_of(config: Config, run: Run, data: Data, mesh: Mesh) -> str:
     """Returns what --dry_run prints."""
     first, _ = loop.peeked(data.train(0))
-    state = created(config, run, mesh)
+    run = start.with_masks(run, mesh, fsdp=config.fsdp)
+    state = start.created(run, mesh, fsdp=config.fsdp)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     return measure.describe_cost(run, image, state, by_kind(run, state, first), first)
 
@@ -384,6 +382,7 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
         checkpoint_every=config.checkpoint_every,
         accumulate=config.accumulate,
         phase=tricks.phase_of(config, length),
+        scoring=make_scoring(config.schedule, method, **flags.pruning_options(config)),
         sparse_init=config.sparse_init,
         source=data.train,
         label_smoothing=recipe.label_smoothing,
@@ -460,11 +459,10 @@ def method_of(config: Config, length: int) -> Method:
     if config.schedule != "dense":
         image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
         sparsity = tricks.sparsity_of(model_of(config), image, sparsity)
-    if config.init_masks is not None or config.schedule in AT_INIT:
-        flag = "schedule" if config.init_masks is None else "init_masks"
+    if config.score_batch is not None:
         raise ValueError(
-            f"--{flag}={getattr(config, flag)}: this script does not score initial weights; "
-            f"jaxsparse.{config.init_masks or config.schedule}_masks does, see docs/at_init.md"
+            f"--score_batch={config.score_batch}: this script scores by the batches of its first "
+            "steps; make them smaller by --batch_size or --accumulate"
         )
     given = {k: x for k, x in flags.pruning_options(config).items() if x is not None}
     options = published_options(config.schedule, length) | given

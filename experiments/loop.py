@@ -263,7 +263,7 @@ def finish(
     steps = run.steps - records[0]["step"]  # a run may start at any step
     summary = summarise(run, reached, config, records) | more
     summary["steps_per_second"] = steps / reached.seconds
-    draw(folder, reached.state, title)
+    draw(folder, summary, title)
     folder.finish(summary)
     return summary
 

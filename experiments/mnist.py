@@ -42,7 +42,8 @@ class Config(fashion_mnist.Config):
     """Trains a sparse LeNet on MNIST and writes a folder with metrics, summary and plot."""
 
     model: str = "lenet_300_100"
-    """lenet_300_100 with 266200 prunable weights or lenet5 with 61470."""
+    """lenet_300_100 with 266200 prunable weights, lenet_300_100_bn, the same with batch norms, or
+    lenet5 with 61470."""
     schedule: str = "snfs"
     """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
     masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,

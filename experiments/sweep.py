@@ -30,7 +30,8 @@ from tqdm import tqdm
 from experiments.options import cli
 from experiments.records.run_folder import locked
 from experiments.sweeping.grid import Grid, Job, Tickets, interleaved
-from experiments.sweeping.jobs import SCRIPTS, check_data, config_of, is_finished, keep, run
+from experiments.sweeping.jobs import is_finished, keep, run
+from experiments.sweeping.kinds import SCRIPTS, kind_of
 from experiments.sweeping.named import NAMES, grids_of
 from experiments.sweeping.result_file import Result
 from experiments.sweeping.workers import core_sets
@@ -93,7 +94,7 @@ def main(config: Config) -> None:
             print(f"  to do: {job.name}")
         return
     if todo:
-        check_data(todo[0])
+        kind_of(todo[0]).load(todo[0])
         failed = run_all(batches(todo), config.out / name, results, config.jobs)
         if failed:
             raise ValueError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
@@ -118,7 +119,7 @@ def jobs_of(config: Config) -> tuple[str, list[Job]]:
     if twice := next((job for job in names if names.count(job) > 1), None):
         raise ValueError(f"two runs would be named {twice}: pass each schedule and sparsity once")
     for job in jobs:
-        config_of(job)
+        kind_of(job).config_of(job)
     return f"{name}-vmapped" if config.vmap_seeds else name, jobs
 
 

@@ -65,6 +65,7 @@ from jaxsparse.one_shot import magnitude_masks, masks_from_scores, pattern_masks
 from jaxsparse.paths import prunable_paths
 from jaxsparse.pattern_rules import check_pattern
 from jaxsparse.patterns import Pattern, block, channels, n_of_m
+from jaxsparse.redistribution import redistribute
 from jaxsparse.rewinding import rewound
 from jaxsparse.rounded_counts import leaf_counts
 from jaxsparse.selection.top_k import top_k, top_k_mask
@@ -157,6 +158,7 @@ __all__ = [
     "prune",
     "prune_survivors",
     "random_masks",
+    "redistribute",
     "rewound",
     "rigl",
     "rigl_itop",

@@ -20,6 +20,7 @@ from jaxsparse.paths import check_like, leaf_shapes, prunable_leaves, prunable_p
 from jaxsparse.pattern_rules import check_given, groups_of
 from jaxsparse.patterns import PatternRules
 from jaxsparse.planned_counts import Targets
+from jaxsparse.redistribution import redistribute
 from jaxsparse.stages import exchange, prune
 from jaxsparse.timetable import Timetable
 from jaxsparse.types import (
@@ -97,6 +98,11 @@ class Recipe(NamedTuple):
     cycles: Cycles | None = None
     observes: bool = False
     masks: Callable[[], PyTree] | None = None
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether events move weights between leaves while their sum stays as it is."""
+        return any(made_by(stage, redistribute) for stage in self.stages)
 
 
 def initial_masks(recipe: Recipe, key: jax.Array, params: PyTree) -> PyTree:
@@ -176,6 +182,12 @@ def _groups(recipe: Recipe, shapes: Shapes) -> dict[str, Groups]:
     N:M needs a constant sparsity above 0, and leaves that compete need units of one size.
     """
     groups = groups_of(recipe.pattern, shapes)
+    if groups and recipe.moves_weights:
+        path, g = next(iter(groups.items()))
+        raise ValueError(
+            f"leaf {path} is {g.pattern}, and redistribute moves single weights between leaves; "
+            "take a method without it, such as snfs(redistribute=False)"
+        )
     for path, g in fixed(groups).items():
         if any(event.density is not None for event in recipe.timetable.events):
             raise ValueError(
@@ -210,9 +222,11 @@ def _given_counts(
 def _grows(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each event brings leaves with too few weights up to their target.
 
-    Cycles do. `prune` and `exchange` do not, and a stage of someone's own is taken to do so.
+    Cycles do. `prune`, `exchange` and `redistribute` do not, and a stage of someone's own is taken
+    to do so.
     """
-    own = not all(made_by(stage, prune) or made_by(stage, exchange) for stage in recipe.stages)
+    known = (prune, exchange, redistribute)
+    own = not all(any(made_by(stage, made) for made in known) for stage in recipe.stages)
     end = 0 if recipe.cycles is None else recipe.cycles.stop_step
     return tuple(own or event.step <= end for event in recipe.timetable.events)
 

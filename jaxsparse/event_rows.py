@@ -152,4 +152,4 @@ def check_countable(shapes: Shapes) -> None:
     """Raises a ValueError for more weights than one number can count."""
     size = sum(math.prod(shape) for shape in shapes.values())
     if size >= HOLD:
-        raise ValueError(f"{size} weights are too many for scope='global', at most {HOLD - 1}")
+        raise ValueError(f"{size} weights are too many to count together, at most {HOLD - 1}")

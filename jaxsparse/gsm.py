@@ -28,6 +28,7 @@ from jaxsparse.checks import check_in, check_whole
 from jaxsparse.comparable import comparable
 from jaxsparse.masks import all_finite, apply_mask, dense_masks
 from jaxsparse.paths import check_like, check_rules, prunable_leaves, prunable_paths, with_leaves
+from jaxsparse.rates import rates_of
 from jaxsparse.selection.top_k import top_k
 from jaxsparse.types import OptionError, PyTree, Rules
 
@@ -231,7 +232,7 @@ def gsm_preflight(
     check_in("weight_decay", weight_decay, "(0, inf)")
     check_in("momentum", momentum, "[0, 1)")
     check_in("enough", enough, "(0, 1)")
-    total = _sum_of_rates(learning_rate, start_step, total_steps)
+    total = float(np.sum(rates_of(learning_rate, start_step, total_steps)))
     if not (math.isfinite(total) and total > 0):
         raise ValueError(
             f"the learning rates of {total_steps} steps add up to {total}, not above 0"
@@ -240,10 +241,3 @@ def gsm_preflight(
     if not found.is_long_enough:
         warnings.warn(str(found), stacklevel=2)
     return found
-
-
-def _sum_of_rates(learning_rate: float | optax.Schedule, start: int, stop: int) -> float:
-    if not callable(learning_rate):
-        return float(learning_rate) * (stop - start)
-    rates = jax.jit(jax.vmap(lambda step: jnp.asarray(learning_rate(step), jnp.float32)))
-    return float(np.sum(np.asarray(rates(jnp.arange(start, stop))), dtype=np.float64))

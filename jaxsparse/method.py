@@ -101,9 +101,11 @@ class Method(NamedTuple):
     def has_known_counts(self) -> bool:
         """Whether the number of active weights of every leaf is known before training.
 
-        It is not if events prune or grow over all leaves together: the scores then decide, and
-        `plan` gives estimates.
+        It is not if events prune or grow over all leaves together, or move weights between them:
+        the scores then decide, and `plan` gives estimates.
         """
+        if self.recipe is not None and self.recipe.moves_weights:
+            return False
         changes = any(event.density is not None for event in self.timetable.events)
         return self.scope == "layer" or not changes
 
@@ -147,7 +149,8 @@ class Method(NamedTuple):
         charged = self.dense_gradient if count_dense_gradient else "never"
         wanted = self.targets(params)
         plan = make_plan(self.name, self.timetable, wanted, flops, charged, axes)
-        return plan._replace(dense=dense_shapes(params, self.prunable))
+        dense = dense_shapes(params, self.prunable)
+        return plan._replace(dense=dense, layers_are_estimates=not self.has_known_counts)
 
     def is_due(self, step: int) -> bool:
         """Whether an event follows optimizer step `step`: a Python int, counted from 1.

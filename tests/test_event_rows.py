@@ -132,7 +132,7 @@ def test_targets_too_low(scope, min_keep, density, message):
 
 def test_more_weights_than_int32_counts_together():
     huge = {"a": (2**15, 2**15), "b": (2**15, 2**15)}
-    with pytest.raises(ValueError, match="2147483648 weights are too many for scope='global'"):
+    with pytest.raises(ValueError, match="2147483648 weights are too many to count together"):
         event_rows(EVENTS, huge, scope="global", distribution=erk(), min_keep=0)
     rows = event_rows(EVENTS, huge, scope="layer", distribution=uniform(), min_keep=1)
     assert rows.target["a"].tolist() == [2**29, HOLD, 2**28]

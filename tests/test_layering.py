@@ -26,7 +26,7 @@ PLANNED = TOOLS | {
     "planned_counts",
     "plan",
 }
-EVENTS = PLANNED | {"stages", "one_shot", "event"}
+EVENTS = PLANNED | {"stages", "redistribution", "one_shot", "event"}
 METHODS = EVENTS | {"method", "cycles", "variants"}
 STATES = GROUND | {
     "invariants",
@@ -69,14 +69,15 @@ MAY_IMPORT = {
     "planned_counts": TOOLS | {"timetable"},
     "plan": TOOLS | {"timetable", "tracing", "planned_counts"},
     "stages": TOOLS | {"event_rows"},
+    "redistribution": TOOLS | {"event_rows"},
     "one_shot": TOOLS | {"timetable", "patterns", "pattern_rules", "unit_counts"},
     "survivors": TOOLS | {"patterns", "pattern_rules", "unit_counts"},
     "lottery": TOOLS | {"event_rows", "pattern_rules", "survivors"},
     "shuffle": TOOLS | {"patterns", "pattern_rules", "one_shot"},
     "rewinding": GROUND | {"inside_optax", "overwritten"},
     "at_init": PLANNED | {"one_shot", "at_init"},
-    "event": PLANNED | {"one_shot", "stages"},
-    "method": EVENTS - {"stages"},
+    "event": PLANNED | {"one_shot", "stages", "redistribution"},
+    "method": EVENTS - {"stages", "redistribution"},
     "cycles": EVENTS | {"method"},
     "variants": EVENTS | {"method"},
     "methods": METHODS | {"methods"},
@@ -87,7 +88,9 @@ MAY_IMPORT = {
     "event_counts": GROUND | {"method"},
     "age": GROUND | {"inside_optax"},
     "gradient_flow": GROUND,
-    "gsm": GROUND | {"selection"},
+    "gsm": GROUND | {"selection", "rates"},
+    "rates": set(),
+    "structured": GROUND | {"rates", "structured"},
     "invariants": GROUND,
     "sparse_init": GROUND,
     "metrics": GROUND,
@@ -103,7 +106,7 @@ MAY_IMPORT = {
     "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
     | {"distributions", "rounded_counts", "method", "inside_optax"}
-    | {"metrics", "nn", "sparse", "sparse_optimizer"},
+    | {"metrics", "nn", "sparse", "sparse_optimizer", "structured", "tracing"},
 }
 
 

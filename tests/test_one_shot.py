@@ -206,7 +206,7 @@ def test_scores_of_another_kind_are_refused():
 def test_more_weights_than_one_number_counts():
     shapes = {path: (2**15, 2**15) for path in "ab"}
     options = {"distribution": None, "min_keep": None}
-    with pytest.raises(ValueError, match="2147483648 weights are too many for scope='global'"):
+    with pytest.raises(ValueError, match="2147483648 weights are too many to count together"):
         one_shot_row(shapes, {}, 0.5, scope="global", **options)
     row = one_shot_row(shapes, {}, 0.5, scope="layer", **options)
     assert row.target == {"a": 2**29, "b": 2**29}

@@ -13,7 +13,7 @@ from experiments.options.schedules import SCHEDULES
 # Flags that say which machines train, and how they meet.
 _MACHINE = ("workers", *(field.name for field in dataclasses.fields(Meeting)))
 # Flags that change no result: a run may go on with other values.
-FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow", *_MACHINE)
+FREE_FLAGS = ("out", "checkpoint_every", "gradient_flow", "allow_cut", *_MACHINE)
 # Flags that no checkpoint depends on: a run may go on with other values, and its results are the
 # same up to rounding.
 LOOSE_FLAGS = ("execution", "exchange", "fsdp")

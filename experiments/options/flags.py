@@ -78,6 +78,9 @@ class Running:
     """unit or layer: scale the initial weights to the initial masks, so that outputs keep their
     size, by the active inputs of each unit or by the density of each layer. Default: the weights
     are those of the dense network."""
+    allow_cut: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """Train even if masks that never change leave no path from an image to a logit. The network
+    then gives every image the same logits. Default: such a run is refused."""
     gradient_flow: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """Record the norm of the active weights' gradient at every validation, over all layers and in
     each layer. Each time costs as much as a step, and the first one a compilation."""
@@ -162,6 +165,9 @@ class Pruning:
     drop_fraction: cli.OptionalFloat = None
     """Share of each layer's active weights that the first mask update replaces. Default: the
     method's published share."""
+    redistribute: cli.OptionalBool = None
+    """Let snfs move weights between layers, by the mean of their averaged gradient, as published.
+    Default: each layer keeps its number of weights."""
     distribution: cli.OptionalStr = None
     """How layers share the active weights: erk, erdos_renyi or uniform. Default: erk."""
     dense_layers: cli.OptionalStr = None

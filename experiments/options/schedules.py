@@ -78,7 +78,7 @@ METHODS: dict[str, Entry] = {
     "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
     "set_itop": Entry(jaxsparse.set_itop, _share(1500, 88_000), _ITOP),
     "rigl_itop": Entry(jaxsparse.rigl_itop, _share(4000, 88_000), _ITOP),
-    "snfs": Entry(jaxsparse.snfs, _rigl_interval, _RIGL),
+    "snfs": Entry(jaxsparse.snfs, _rigl_interval, (*_RIGL, "redistribute")),
     "granet": Entry(jaxsparse.granet, _granet_interval, (*_GRADUAL, *_DROPS)),
     "granet_st": Entry(
         jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")

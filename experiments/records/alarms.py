@@ -73,19 +73,20 @@ def _with_relu(run: Run, state: RunState) -> tuple[nn.Module, dict[str, Any], An
 
 
 def check_start(run: Run, state: RunState) -> None:
-    """Refuses masks that cut the network and never change.
+    """Refuses masks that cut the network and never change, unless the run allows them.
 
     Raises:
       ValueError: says at which layer all paths end.
     """
-    if run.method.timetable.events or not find_paths(run, state).is_cut:
+    if run.allow_cut or run.method.timetable.events or not find_paths(run, state).is_cut:
         return
     advice = f"another --seed than {run.seed} or a higher --min_keep"
     if run.scoring is not None and run.scoring.options.get("scope") != "layer":
         advice = "--scope=layer or a higher --min_keep"
     raise ValueError(
         f"the network is cut: no path leads from an image to a logit{_end_of_paths(run, state)}, "
-        f"and {run.method.name} never changes its masks; lower --sparsity, or pass {advice}"
+        f"and {run.method.name} never changes its masks; lower --sparsity, or pass {advice}, or "
+        "--allow_cut=True for a run at chance level"
     )
 
 

@@ -225,17 +225,19 @@ def summarise(
     }
 
 
-def draw(folder: RunFolder, state: TrainState, title: str) -> None:
-    """Writes `plot.png`: accuracy, density and gradient flow over steps, density per layer."""
+def draw(folder: RunFolder, summary: Mapping[str, Any], title: str) -> None:
+    """Writes `plot.png`: accuracy, density and gradient flow over steps, density per layer.
+
+    It reads no array, since one process alone draws a run of several.
+    """
     records = folder.read_metrics()
-    layers = jaxsparse.summary(state.params, state.masks, state.method.prunable).layers
     plots.plot_run(
         folder.path / "plot.png",
         title=title,
         accuracy={"validation": series(records, "val_accuracy")},
         density=series(records, "density"),
         flow=flow_series(records),
-        layers={layer.path: (layer.num_active, layer.size) for layer in layers},
+        layers={path: (x["num_active"], x["size"]) for path, x in summary["layers"].items()},
     )
 
 

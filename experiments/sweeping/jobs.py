@@ -1,15 +1,11 @@
-"""Runs of a sweep: parses their flags, finds their results, trains them, keeps what comes out."""
+"""Runs of a sweep: finds their results, trains them, keeps what comes out."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from experiments import cifar, fashion_mnist, lottery, mnist
-from experiments.options import cli
 from experiments.records.run_folder import difference
 from experiments.sweeping.grid import Job
+from experiments.sweeping.kinds import kind_of
 from experiments.sweeping.result_file import (
     Result,
     commit,
@@ -20,40 +16,6 @@ from experiments.sweeping.result_file import (
     write_result,
 )
 from experiments.sweeping.workers import run_script
-from experiments.tickets import rounds, scripts
-
-SCRIPTS: Mapping[str, ModuleType] = {
-    "fashion_mnist": fashion_mnist,
-    "mnist": mnist,
-    "cifar": cifar,
-}
-
-
-def config_of(job: Job) -> Any:
-    """Parses the flags as the script will.
-
-    Raises:
-      ValueError: an unknown flag, model or schedule, or a value that the method does not take.
-    """
-    words = [f"--{name}={value}" for name, value in job.flags.items()]
-    if job.round:
-        config = cli.parse(lottery.Config, words)
-        lottery.check(config)
-        return config
-    script = SCRIPTS[job.experiment]
-    config = cli.parse(script.Config, words)
-    cli.nearest(config.model, script.MODELS, kind="model")
-    script.method_of(config)
-    return config
-
-
-def check_data(job: Job) -> None:
-    """Reads the data as the script will, which raises an error if it is not there."""
-    config = config_of(job)
-    if job.round:
-        scripts.run_of(lottery.script_config(config))
-    else:
-        SCRIPTS[job.experiment].run_of(config)
 
 
 def is_finished(job: Job, results: Path) -> bool:
@@ -87,19 +49,12 @@ def run(jobs: Sequence[Job], out: Path, cores: frozenset[int]) -> list[Result]:
     Raises:
       ValueError: a run failed.
     """
-    folders = [folder_of(job, out) for job in jobs]
+    folders = [kind_of(job).folder(job, out) for job in jobs]
     if not all((folder / "summary.json").exists() for folder in folders):
         for folder in folders:
             note_start(folder, commit())
-        run_script(*_command(jobs, out), cores)
+        run_script(*kind_of(jobs[0]).command(jobs, out), cores)
     return [result_of(folder, cores) for folder in folders]
-
-
-def folder_of(job: Job, out: Path) -> Path:
-    """Returns the folder of a run among those of a sweep."""
-    if job.round:
-        return out / job.process / f"seed{job.flags['seed']}" / f"round{job.round:02}"
-    return out / job.name
 
 
 def keep(job: Job, result: Result, out: Path, results: Path) -> None:
@@ -109,26 +64,10 @@ def keep(job: Job, result: Result, out: Path, results: Path) -> None:
       ValueError: the run's folder holds a run with other flags or data.
       OSError: the result cannot be written.
     """
-    _check_same(result, job, f"{folder_of(job, out)} holds", "pass another --out, or delete it")
+    _check_same(
+        result, job, f"{kind_of(job).folder(job, out)} holds", "pass another --out, or delete it"
+    )
     write_result(results / f"{job.name}.json", result)
-
-
-def _command(jobs: Sequence[Job], out: Path) -> tuple[Path, dict[str, Any], Path]:
-    """Returns the script, its flags, and the folder for `--out`."""
-    first, *_ = jobs
-    here = Path(__file__).parent
-    experiments = here.parent
-    if first.round:
-        return experiments / "lottery.py", first.flags, out / first.process
-    if not first.vmapped:
-        return experiments / f"{first.experiment}.py", first.flags, out / first.name
-    shared = [f"{name}={value}" for name, value in first.flags.items() if name != "seed"]
-    flags = {
-        "experiment": first.experiment,
-        "seeds": ",".join(str(job.flags["seed"]) for job in jobs),
-        "flags": shlex.join(shared),
-    }
-    return here / "vmapped.py", flags, out / first.without_seed
 
 
 def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
@@ -140,8 +79,9 @@ def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
     if bool(result.config.get("vmapped")) != job.vmapped:
         theirs, ours = ("without", "with") if job.vmapped else ("with", "without")
         raise ValueError(f"{what} a run {theirs} --vmap_seeds, not {ours} it; {remedy}")
-    asked, data_asked = _asked(job)
-    if differ := flags_that_differ(_newer(job) | result.config, asked):
+    kind = kind_of(job)
+    asked, data_asked = kind.asked(job)
+    if differ := flags_that_differ(kind.defaults(job) | result.config, asked):
         flag, theirs, ours = differ[0]
         raise ValueError(f"{what} a run {difference(flag, theirs, ours)}; {remedy}")
     # A sample is shipped; every other data set needs a folder.
@@ -151,17 +91,3 @@ def _check_same(result: Result, job: Job, what: str, remedy: str) -> None:
         raise ValueError(
             f"{what} a run on {data}, not {data_asked}; {folder} to have {data}, or {remedy}"
         )
-
-
-def _asked(job: Job) -> tuple[dict[str, Any], str]:
-    """Returns the flags that a job's result has, and its data set."""
-    config = config_of(job)
-    if not job.round:
-        return cli.as_dict(config), SCRIPTS[job.experiment].data_of(config)
-    base, planned = lottery.script_config(config), lottery.check(config)[job.round]
-    return lottery.flags_of(config, base) | rounds.named(config.arm, planned), scripts.data_of(base)
-
-
-def _newer(job: Job) -> dict[str, Any]:
-    """Returns the defaults of all flags, for those that are newer than a run."""
-    return {} if job.round else cli.as_dict(type(config_of(job))())

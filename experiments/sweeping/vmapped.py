@@ -35,7 +35,7 @@ from experiments.options import cli
 from experiments.records import alarms, metrics, progress, report
 from experiments.records.progress import Best, Progress
 from experiments.records.run_folder import RunFolder, check_folder, naming
-from experiments.sweeping.jobs import SCRIPTS
+from experiments.sweeping.kinds import SCRIPTS
 from experiments.training.batches import Batch, Indexed, shuffled
 from experiments.training.run import Run, RunState
 from experiments.training.steps import kinds, train_step

@@ -78,6 +78,7 @@ class Run(NamedTuple):
       execution: "masked" runs dense kernels with masks, "sparse" computes by active weights where
         that is faster.
       phase: of the model's DyReLUs; None if it has none.
+      allow_cut: whether masks that never change may cut the network.
       gradient_flow: whether the norm of the gradient is recorded at every validation.
       masks: the initial masks, a tree like params; None lets the method draw them.
       scoring: how initial masks are chosen by scores if `masks` is None; None lets the method draw
@@ -106,6 +107,7 @@ class Run(NamedTuple):
     log_every: int = 50
     execution: str = "masked"
     phase: Phase | None = None
+    allow_cut: bool = False
     gradient_flow: bool = False
     masks: Any = None
     scoring: Scoring | None = None

@@ -1,10 +1,14 @@
 """Initial masks from scores of the initial weights: SNIP, GraSP, SynFlow, magnitude, random.
 
 SNIP and GraSP look at as many training images of each class, drawn by the run's seed, as they are
-stored: GraSP's code draws them augmented. They see the network in float32, whatever it trains in,
+stored: GraSP's code draws them augmented. Of a run that loads its images batch by batch, they look
+at the batches of the first steps, which hold as many images in all; on ImageNet GraSP's code looks
+at random batches too. They see the network in float32, whatever it trains in,
 and as it is when DyReLU is gone.
 """
 
+import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,7 +41,8 @@ def masks_of(run: Run, variables: Mapping[str, Any]) -> Any:
     default = CRITERIA[scoring.criterion].num_rounds
     if default is not None:
         options["num_rounds"] = scoring.num_rounds or default
-    changes = {"dyrelu": None, "dtype": jnp.float32}
+    # Without its axis, norms average over the batch as jit sees it: all of it.
+    changes = {"dyrelu": None, "dtype": jnp.float32, "axis_name": None}
     has = lambda name: getattr(run.model, name, None) is not None
     network = run.model.clone(**{name: new for name, new in changes.items() if has(name)})
     with warnings.catch_warnings():
@@ -113,13 +118,23 @@ def _logits_of(
     return logits
 
 
-def _batches(run: Run) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
+def _batches(run: Run) -> Callable[[], Iterator[tuple[Any, Any]]]:
     """Returns a function that goes through as many images of each class, in a random order."""
     scoring, (images, labels) = run.scoring, run.dataset.train
     assert scoring is not None
+    if run.source is not None:
+        num_images = scoring.num_per_class * run.dataset.num_classes
+        return functools.partial(_of_first_steps, run, -(-num_images // run.batch_size))
     drawn = jaxsparse.balanced_indices(
         run.key(SCORES), labels, scoring.num_per_class, num_classes=run.dataset.num_classes
     )
     size = len(drawn) if scoring.batch_size is None else scoring.batch_size
     cuts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
     return lambda: ((images[indices], labels[indices]) for indices in cuts)
+
+
+def _of_first_steps(run: Run, num_steps: int) -> Iterator[tuple[Any, Any]]:
+    """Yields the micro-batches of the first steps."""
+    for batch in itertools.islice(run.batches(0), num_steps):
+        for number in range(run.accumulate):
+            yield batch.part(number, run.accumulate).take()

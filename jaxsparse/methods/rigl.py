@@ -2,7 +2,7 @@
 
     rigl = [exchange(magnitude, gradient, floor)]
     set_ = [exchange(magnitude, random, floor)]
-    snfs = rigl on an averaged gradient
+    snfs = rigl on an averaged gradient; [redistribute(magnitude, gradient, floor)] as an option
 
 All three leave out the optimizer step at events. Their ITOP forms are in `jaxsparse.methods.itop`.
 """
@@ -17,6 +17,7 @@ from jaxsparse.checks import check_in
 from jaxsparse.method import Method, compose
 from jaxsparse.methods.options import LayerOptions, gradient_steps, known
 from jaxsparse.methods.timetables import check_grid, exchange_timetable
+from jaxsparse.redistribution import redistribute as move
 from jaxsparse.scores import gradient, magnitude, random
 from jaxsparse.stages import exchange
 from jaxsparse.types import Score
@@ -134,6 +135,7 @@ def snfs(
     drop_fraction: float = 0.3,
     drop: Score = magnitude,
     grow: Score = gradient,
+    redistribute: bool = False,
     skip_step: bool = True,
     **layers: Unpack[LayerOptions],
 ) -> Method:
@@ -141,8 +143,10 @@ def snfs(
 
         m <- momentum * m + (1 - momentum) * g,   every step
 
-    This is the form of RigL's comparison: weights do not move between layers. (The original also
-    shares the budget out among layers by their mean |m|.)
+    This is the form of RigL's comparison, in which weights do not move between layers. With
+    `redistribute=True` they do, as in the original: all layers together grow what all of them
+    dropped, in proportion to the mean |m| of their active weights. The sparsity stays exact, and
+    the counts of layers are then not known beforehand.
 
     Args:
       sparsity: share of prunable weights that are 0, in [0, 1).
@@ -154,25 +158,34 @@ def snfs(
       drop_fraction: at step 0, which a cosine takes to 0 at `stop_step`, in (0, 1].
       drop: what active weights are worth.
       grow: what inactive positions are worth, of w and m.
+      redistribute: move weights between layers; not with a pattern.
       skip_step: leave out the optimizer step if there is an event, as RigL's code does.
       **layers: `distribution`, `min_keep`, `prunable`; see `methods.options.LayerOptions`.
 
     Raises:
       ValueError: a number outside its range.
 
-    Differs from the official code (RigL's) in: as `rigl`.
+    Differs from the official code in: as `rigl`. Differs from the original's code with
+    `redistribute` in: a layer that would have no room grows all but one of its inactive weights
+    (99 % there), and the others share the rest by their mean |m| (equally there); a layer below
+    20 % sparsity drops its share as the others do.
 
     Reference: Dettmers and Zettlemoyer, "Sparse Networks from Scratch", 2019; Evci et al. 2020.
     """
     grid = check_grid(total_steps, update_interval, start_step, stop_step, default_stop=_STOP)
+    options = known("snfs", layers, LayerOptions)
+    stage = exchange(drop, grow, rounding="floor")
+    if redistribute:
+        keep = options.get("min_keep")
+        stage = move(drop, grow, rounding="floor", min_keep=1 if keep is None else keep)
     return compose(
         "snfs",
-        [exchange(drop, grow, rounding="floor")],
+        [stage],
         exchange_timetable(sparsity, grid, drop_fraction),
         observe=_average(check_in("momentum", momentum, "[0, 1)")),
         skip_step=skip_step,
         dense_gradient="always",
-        **known("snfs", layers, LayerOptions),
+        **options,
     )
 
 

@@ -27,6 +27,7 @@ of its weights one threshold over all layers prunes. So to reproduce a published
 "Differs from the official code" of its network.
 """
 
+from jaxsparse.nn.compactor import Compactor
 from jaxsparse.nn.dyrelu import (
     DyReLU,
     DyReLUOptions,
@@ -45,6 +46,12 @@ from jaxsparse.nn.resnet import (
     ResNet,
     cifar_resnet,
     resnet,
+)
+from jaxsparse.nn.resrep import (
+    compactor_costs,
+    compactor_targets,
+    insert_compactors,
+    merge_compactors,
 )
 from jaxsparse.nn.shapes import layer_shapes
 from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity
@@ -70,6 +77,7 @@ __all__ = [
     "VGG",
     "BasicBlock",
     "Bottleneck",
+    "Compactor",
     "Forms",
     "LayerForm",
     "LeNet5",
@@ -78,7 +86,11 @@ __all__ = [
     "WideResNet",
     "choose_forms",
     "cifar_resnet",
+    "compactor_costs",
+    "compactor_targets",
+    "insert_compactors",
     "layer_shapes",
+    "merge_compactors",
     "resnet",
     "sparse_execution",
     "torchvision_name",

@@ -53,7 +53,7 @@ FC_INIT: Initializer = nn.initializers.normal(0.01)
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` without bias, for images in a layout. Its parameters are the same.
+    """`nn.Conv` for images in a layout. Its parameters are the same.
 
     Attributes:
       layout: of its inputs and outputs.
@@ -78,6 +78,9 @@ class Conv(nn.Conv):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.feature_group_count,
         )
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            y = y + bias.astype(y.dtype)[None, None, None]
         return to_layout(y, self.layout)
 
 
@@ -143,10 +146,11 @@ def conv(
     *,
     name: str,
     stride: int = 1,
+    use_bias: bool = False,
     kernel_init: Initializer = CONV_INIT,
     **options: Any,
 ) -> Conv:
-    """Returns a convolution of odd `size` without bias, padded by size // 2 on all four sides.
+    """Returns a convolution of odd `size`, padded by size // 2 on all four sides.
 
     "SAME" would pad a stride of 2 on the right and bottom only, which is another network. `options`
     are dtype and layout.
@@ -156,7 +160,7 @@ def conv(
         (size, size),
         strides=(stride, stride),
         padding=((size // 2, size // 2),) * 2,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=kernel_init,
         name=name,
         **options,

@@ -24,26 +24,34 @@ Layers are "conv1", "norm1" (the stem), "stage2_block1/conv1", ".../norm1", ...,
 
 Reference: He et al., "Deep residual learning for image recognition", 2015. The stride of a
 bottleneck is on its 3 x 3 convolution, not on the 1 x 1 before it ("v1.5"), as in PyTorch.
+
+The inner convolutions of a block are all but its last, which the shortcut is added to. Structured
+pruning makes them narrower: `widths` gives the channels of single convolutions by name, and
+`after_inner` what follows the inner ones. See `jaxsparse.nn.resrep`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from jax.typing import DTypeLike
 
 from jaxsparse.checks import check_whole
 from jaxsparse.integers import whole_number
+from jaxsparse.nn.compactor import Compactor
 from jaxsparse.nn.dyrelu import DyReLUOptions
 from jaxsparse.nn.layers import (
     CONV_INIT,
     FC_INIT,
     Activation,
+    Conv,
     Convs,
     Initializer,
+    Norm,
     conv,
     conv_norm,
     head,
@@ -52,7 +60,11 @@ from jaxsparse.nn.layers import (
     scales_of,
     to_layout,
 )
+from jaxsparse.nn.widths import SHORTCUT, block_name, full_widths, with_widths
 from jaxsparse.sparse import Layout
+
+AfterInner: TypeAlias = Literal["norm", "compactor", "bias"]
+"""What follows an inner convolution: a norm, a norm and a compactor, or only its own bias."""
 
 
 class BasicBlock(nn.Module):
@@ -65,7 +77,12 @@ class BasicBlock(nn.Module):
       dtype: of activations.
       layout: of images, inputs and outputs.
       axis_name: as in `ResNet`.
+      widths: output channels of its convolutions by name, where they differ from the above.
+      after_inner: as in `ResNet`.
     """
+
+    CONVS: ClassVar = ("conv1", "conv2")
+    EXPANSION: ClassVar = 1
 
     width: int
     stride: int = 1
@@ -73,6 +90,8 @@ class BasicBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
     axis_name: str | None = None
+    widths: Mapping[str, int] | None = None
+    after_inner: AfterInner = "norm"
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -86,16 +105,20 @@ class BasicBlock(nn.Module):
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, axis_name=self.axis_name, **options)
-        then, scales = activation.after_norm, scales_of(self, convs)
+        scales, widths = scales_of(self, convs), self.widths or {}
+        bias, width_out = self.after_inner == "bias", widths.get("conv2", self.width)
+        width = widths.get("conv1", self.width)
         first, second = convs or (
-            make_conv(self.width, 3, stride=self.stride, name="conv1"),
-            make_conv(self.width, 3, name="conv2"),
+            make_conv(width, 3, stride=self.stride, use_bias=bias, name="conv1"),
+            make_conv(width_out, 3, name="conv2"),
         )
-        y = then(first, make_norm(name="norm1"), x, name="dyrelu1", scale=scales[0])
-        if self.stride > 1 or num_channels(x, self.layout) != self.width:
-            shortcut = make_conv(self.width, 1, stride=self.stride, name="shortcut_conv")
+        y = inner(self, 1, first, x, activation, make_norm, scales)
+        if self.stride > 1 or num_channels(x, self.layout) != width_out or SHORTCUT in widths:
+            shortcut = make_conv(width_out, 1, stride=self.stride, name=SHORTCUT)
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
-        y = then(second, make_norm(name="norm2"), y, x, name="dyrelu2", scale=scales[1])
+        y = activation.after_norm(
+            second, make_norm(name="norm2"), y, x, name="dyrelu2", scale=scales[1]
+        )
         return y, (first, second)
 
 
@@ -109,7 +132,12 @@ class Bottleneck(nn.Module):
       dtype: of activations.
       layout: of images, inputs and outputs.
       axis_name: as in `ResNet`.
+      widths: output channels of its convolutions by name, where they differ from the above.
+      after_inner: as in `ResNet`.
     """
+
+    CONVS: ClassVar = ("conv1", "conv2", "conv3")
+    EXPANSION: ClassVar = 4
 
     width: int
     stride: int = 1
@@ -117,6 +145,8 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike = jnp.float32
     layout: Layout = "NHWC"
     axis_name: str | None = None
+    widths: Mapping[str, int] | None = None
+    after_inner: AfterInner = "norm"
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -130,20 +160,43 @@ class Bottleneck(nn.Module):
         options = {"dtype": self.dtype, "layout": self.layout}
         make_conv = functools.partial(conv, kernel_init=self.kernel_init, **options)
         make_norm = functools.partial(norm, train=train, axis_name=self.axis_name, **options)
-        width_out = 4 * self.width
-        then, scales = activation.after_norm, scales_of(self, convs)
+        scales, widths = scales_of(self, convs), self.widths or {}
+        bias, width_out = self.after_inner == "bias", widths.get("conv3", 4 * self.width)
+        width = lambda name: widths.get(name, self.width)
         first, second, third = convs or (
-            make_conv(self.width, 1, name="conv1"),
-            make_conv(self.width, 3, stride=self.stride, name="conv2"),
+            make_conv(width("conv1"), 1, use_bias=bias, name="conv1"),
+            make_conv(width("conv2"), 3, stride=self.stride, use_bias=bias, name="conv2"),
             make_conv(width_out, 1, name="conv3"),
         )
-        y = then(first, make_norm(name="norm1"), x, name="dyrelu1", scale=scales[0])
-        y = then(second, make_norm(name="norm2"), y, name="dyrelu2", scale=scales[1])
-        if self.stride > 1 or num_channels(x, self.layout) != width_out:
-            shortcut = make_conv(width_out, 1, stride=self.stride, name="shortcut_conv")
+        y = inner(self, 1, first, x, activation, make_norm, scales)
+        y = inner(self, 2, second, y, activation, make_norm, scales)
+        if self.stride > 1 or num_channels(x, self.layout) != width_out or SHORTCUT in widths:
+            shortcut = make_conv(width_out, 1, stride=self.stride, name=SHORTCUT)
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
-        y = then(third, make_norm(name="norm3"), y, x, name="dyrelu3", scale=scales[2])
+        y = activation.after_norm(
+            third, make_norm(name="norm3"), y, x, name="dyrelu3", scale=scales[2]
+        )
         return y, (first, second, third)
+
+
+def inner(
+    block: BasicBlock | Bottleneck,
+    number: int,
+    conv: Conv,
+    x: jax.Array,
+    activation: Activation,
+    make_norm: Callable[..., Norm],
+    scales: Sequence[jax.Array | None],
+) -> jax.Array:
+    """Applies inner convolution `number`, what `block.after_inner` says, and the activation."""
+    scale, name = scales[number - 1], f"dyrelu{number}"
+    if block.after_inner == "bias":
+        return activation(conv(x), name=name)
+    norm = make_norm(name=f"norm{number}")
+    if block.after_inner == "norm":
+        return activation.after_norm(conv, norm, x, name=name, scale=scale)
+    compactor = Compactor(axis=block.layout.index("C"), name=f"compactor{number}")
+    return activation(compactor(conv_norm(conv, norm, x)), name=name)
 
 
 class ResNet(nn.Module):
@@ -166,9 +219,17 @@ class ResNet(nn.Module):
         share those of the last owner, see `jaxsparse.nn.sharing`. None for all.
       axis_name: of the mesh in a `jax.shard_map`, over which norms average their statistics. None
         takes those of each device. Under `jax.jit` alone norms are over the whole batch anyway.
+      widths: output channels of single convolutions by name, such as {"stage2_block1/conv1": 24};
+        the others have those that follow from `width`. Convolutions whose outputs are added need
+        equal ones.
+      after_inner: what follows the inner convolutions of blocks: "norm"; "compactor" for a norm and
+        the matrix that ResRep trains; or "bias" for their own bias and no norm, as ResRep's merge
+        leaves them.
 
     Raises:
-      ValueError: another stem, a width below 1, or fewer than 2 owners.
+      ValueError: another stem, a width below 1, or fewer than 2 owners; `widths` of convolutions
+        that are not there, or of unequal ones that are added; compactors before DyReLU, which does
+        not map 0 to 0; or widths, compactors or biases with shared kernels.
     """
 
     stage_sizes: Sequence[int]
@@ -184,6 +245,8 @@ class ResNet(nn.Module):
     dyrelu: DyReLUOptions | None = None
     num_owners: int | None = None
     axis_name: str | None = None
+    widths: Mapping[str, int] | None = None
+    after_inner: AfterInner = "norm"
 
     def __post_init__(self):
         if self.stem not in ("imagenet", "cifar"):
@@ -191,7 +254,29 @@ class ResNet(nn.Module):
         check_whole("width", self.width, 1)
         if self.num_owners is not None:  # the first block of a stage has another stride or width
             check_whole("num_owners", self.num_owners, 2)
+        if self.after_inner not in get_args(AfterInner):
+            raise ValueError(
+                f"after_inner {self.after_inner!r} must be 'norm', 'compactor' or 'bias'"
+            )
+        if self.after_inner == "compactor" and self.dyrelu is not None:
+            raise ValueError(
+                "after_inner 'compactor' needs ReLU: DyReLU does not map 0 to 0, so channels that "
+                "are 0 cannot be removed"
+            )
+        if self.num_owners is not None and (self.widths or self.after_inner != "norm"):
+            raise ValueError(
+                f"num_owners {self.num_owners} shares kernels, which keep their widths"
+            )
+        if self.widths is not None:
+            self.conv_widths()  # checks them
+            object.__setattr__(self, "widths", FrozenDict(self.widths))  # a module is hashable
         super().__post_init__()
+
+    def conv_widths(self) -> dict[str, int]:
+        """Returns the output channels of every convolution, by the name of its layer."""
+        block: Any = self.block
+        full = full_widths(self.stage_sizes, self.width, block.CONVS, block.EXPANSION)
+        return with_widths(full, self.widths or {}, self.stage_sizes, block.CONVS[-1])
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -202,7 +287,8 @@ class ResNet(nn.Module):
         of_norms = {"train": train, "axis_name": self.axis_name, **of_all}
         x = to_layout(x, self.layout)
         activation = Activation.of(self, self.layout)
-        stem = conv(self.width, size, stride=stride, name="conv1", **options)
+        widths = {} if self.widths is None else self.conv_widths()
+        stem = conv(widths.get("conv1", self.width), size, stride=stride, name="conv1", **options)
         x = activation.after_norm(stem, norm(name="norm1", **of_norms), x, name="dyrelu")
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # Flax takes pairs and is annotated for names only
@@ -210,11 +296,19 @@ class ResNet(nn.Module):
         for stage, num_blocks in enumerate(self.stage_sizes):
             convs: Convs = ()
             for number in range(num_blocks):
+                name = block_name(stage, number)
+                own = {
+                    path.rpartition("/")[2]: channels
+                    for path, channels in widths.items()
+                    if path.startswith(f"{name}/")
+                }
                 block = self.block(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and number == 0 else 1,
-                    name=f"stage{stage + 1}_block{number + 1}",
+                    name=name,
                     axis_name=self.axis_name,
+                    widths=FrozenDict(own) or None,
+                    after_inner=self.after_inner,
                     **options,
                 )
                 owns = number < (self.num_owners or num_blocks)

@@ -161,7 +161,8 @@ def _conv(
     if getattr(layer, "layout", "NHWC") == "CHWN":  # one of our own networks' layers
         window = window_of(layer, path, (inputs.shape[1], inputs.shape[2]))
         with of_layer(path):
-            return sparse_conv(inputs, values, positions, window, layout="CHWN")
+            outputs = sparse_conv(inputs, values, positions, window, layout="CHWN")
+        return _with_bias(layer, outputs, axis=0)
     *batch, height, width, channels = inputs.shape
     window = window_of(layer, path, (height, width))
     images = inputs.reshape(-1, height, width, channels)
@@ -205,8 +206,9 @@ def variable_of(layer: nn.Module, collection: str, name: str) -> jax.Array:
     return jnp.asarray(nn.meta.unbox(layer.get_variable(collection, name)))
 
 
-def _with_bias(layer: nn.Conv | nn.Dense, outputs: jax.Array) -> jax.Array:
+def _with_bias(layer: nn.Conv | nn.Dense, outputs: jax.Array, axis: int = -1) -> jax.Array:
     if not layer.use_bias:
         return outputs
     bias = variable_of(layer, "params", "bias")
-    return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
+    others = [i for i in range(outputs.ndim) if i != axis % outputs.ndim]
+    return outputs + jnp.expand_dims(bias, others)

@@ -107,6 +107,14 @@ def _studies(after, printed):
     assert abs(before - after) < 0.02
 
 
+def _resrep(after, printed):
+    narrow, costs = after[0]["narrow"], after[0]["costs"]
+    (width,) = costs.widths.values()
+    assert narrow.widths["stage1_block1/conv1"] < 0.6 * width
+    assert float(re.search(r"^(\S+e-\d+)$", printed, re.MULTILINE)[1]) < 1e-5
+    assert "does not map 0 to 0" in printed and "csgd: in 2,000 steps" in printed
+
+
 COMES_TO = {
     "README.md": _readme,
     "docs/training_loops.md": _training_loops,
@@ -120,6 +128,7 @@ COMES_TO = {
     "docs/from_jaxpruner.md": _from_jaxpruner,
     "docs/many_devices.md": _several_devices,
     "docs/studies.md": _studies,
+    "docs/resrep_and_csgd.md": _resrep,
 }
 
 

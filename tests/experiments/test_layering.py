@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": {"data", "training"},
     "options": {"training", "options"},
     "records": A_RUN,
-    "mesh": A_RUN | {"mesh"},
+    "mesh": TRAINS | {"mesh"},
     "loop": A_RUN,
     "fashion_mnist": TRAINS,
     "mnist": TRAINS | {"fashion_mnist"},

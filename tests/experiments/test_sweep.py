@@ -14,6 +14,7 @@ import pytest
 from experiments import sweep
 from experiments.options import cli
 from experiments.records.run_folder import locked
+from experiments.sweeping import kinds
 from experiments.sweeping.result_file import Result, read_result, write_result
 
 ROOT = Path(__file__).parent.parent.parent
@@ -119,7 +120,7 @@ def job_of(folder):
 
 def a_result(folder, without=(), **changes):
     """Writes the result of the first run of the sweep, with changes to its config."""
-    config = cli.as_dict(sweep.config_of(job_of(folder))) | changes
+    config = cli.as_dict(kinds.RUN.config_of(job_of(folder))) | changes
     summary = {"dataset": "fashion_mnist_sample", "test_accuracy": 0.5}
     path = folder / "results" / "fashion_mnist-lenet_300_100" / f"{NAMES[0]}.json"
     places = ("out", "data_dir", "plan")

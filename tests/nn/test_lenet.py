@@ -53,6 +53,23 @@ def test_size(model, num_params, kernels, key):
     assert jaxsparse.prunable_paths(params) == [f"{name}/kernel" for name in kernels]
 
 
+def test_batch_norms_of_the_batch_in_training(key):
+    """Its logits are those of the layers written out, and its kernels have the same names."""
+    model, x = LeNet300100(norm=True, widths=(9, 5)), jax.random.normal(key, (4, 28, 28, 1))
+    variables = model.init(key, x)
+    found, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    wanted, p = x.reshape(4, -1), variables["params"]
+    for layer in range(2):
+        wanted = wanted @ p[f"Dense_{layer}"]["kernel"]
+        mean, var = (f(wanted, axis=0, keepdims=True) for f in (jnp.mean, jnp.var))
+        wanted = (wanted - mean) / jnp.sqrt(var + 1e-5)
+        wanted = jnp.maximum(wanted, 0)
+    wanted = wanted @ p["Dense_2"]["kernel"]
+    assert jnp.allclose(found, wanted, atol=1e-4)
+    assert set(updated["batch_stats"]) == {"BatchNorm_0", "BatchNorm_1"}
+    assert jaxsparse.prunable_paths(p) == [f"Dense_{layer}/kernel" for layer in range(3)]
+
+
 @pytest.mark.parametrize(
     "model", [LeNet300100(num_classes=7), LeNet5(num_classes=7)], ids=["300-100", "5"]
 )

@@ -38,13 +38,15 @@ SEEDS = 3
 _LONG = {"steps": 8000, "eval_every": 400, "checkpoint_every": 4000}
 _SHORT = {"steps": 4000, "eval_every": 200, "checkpoint_every": 2000}
 _ARMS = ("rewind", "learning_rate_rewinding")
-_METHODS = ("dense", "static", "magnitude", "snip", "grasp", "synflow", "gmp", "rigl", "granet_st")
+_METHODS = ("dense", "static", "gmp", "rigl", "granet_st")
+_AT_INIT = ("magnitude", "snip", "grasp", "synflow")
 
 GRIDS = tuple(
     grid
     for model, length in (("lenet_300_100", _LONG), ("lenet5", _SHORT))
     for grid in (
         Grid("fashion_mnist", model, _METHODS, SPARSITIES, SEEDS, length),
+        Grid("fashion_mnist", model, _AT_INIT, SPARSITIES, SEEDS, length | {"allow_cut": True}),
         Tickets(model, _ARMS, ROUNDS, SEEDS, length),
     )
 )

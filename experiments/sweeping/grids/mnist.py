@@ -38,9 +38,11 @@ from experiments.sweeping.grid import Grid
 SPARSITIES = (0.95, 0.98, 0.99, 0.9, 0.96, 0.97)
 _SPARSEST = (0.98, 0.99)
 SEEDS = 5
+_SEEDS_OF_REASONS = 3
 _EPOCH = 540
 _ACTIVE = {"execution": "sparse"}
 _UNIFORM = {"distribution": "uniform"}
+_DECAY = _UNIFORM | _ACTIVE | {"weight_decay": 1e-4}
 _DYNAMIC = _UNIFORM | {
     "update_interval": _EPOCH,
     "stop_step": 100 * _EPOCH,
@@ -48,13 +50,18 @@ _DYNAMIC = _UNIFORM | {
 }
 
 
+_REASONS = ("erk", "redistribute", "min_keep100", "decay1e-4")
+
+
 def _grid(
     schedule: str,
     flags: Mapping[str, object] | None = None,
     variant: str = "",
     sparsities: tuple[float, ...] = SPARSITIES,
+    model: str = "lenet_300_100",
 ) -> Grid:
-    return Grid("mnist", "lenet_300_100", (schedule,), sparsities, SEEDS, flags or {}, variant)
+    seeds = _SEEDS_OF_REASONS if variant in _REASONS else SEEDS
+    return Grid("mnist", model, (schedule,), sparsities, seeds, flags or {}, variant)
 
 
 GRIDS = (
@@ -70,8 +77,10 @@ GRIDS = (
     _grid("snip", _ACTIVE),
     _grid("grasp", _ACTIVE),
     _grid("synflow", _ACTIVE),
+    _grid("static", _DECAY, "decay1e-4", model="lenet_300_100_bn"),
+    _grid("snfs", _DYNAMIC | {"redistribute": True}, "redistribute"),
     _grid("snfs", _DYNAMIC | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("set", _DYNAMIC | _ACTIVE | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),
-    _grid("static", _UNIFORM | _ACTIVE | {"weight_decay": 1e-4}, "decay1e-4", _SPARSEST),
+    _grid("static", _DECAY, "decay1e-4", _SPARSEST),
 )

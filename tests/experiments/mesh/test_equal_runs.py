@@ -8,7 +8,7 @@ import pytest
 
 import jaxsparse
 from experiments import imagenet, loop
-from experiments.mesh import layout
+from experiments.mesh import layout, start
 from experiments.options import cli
 from tests.experiments.tiny_imagenet import SHORT, TINY
 
@@ -31,7 +31,7 @@ def trained(num_devices, flags="", num_steps=20):
     mesh = layout.make_mesh(jax.devices()[:num_devices])
     run, data = imagenet.run_of(config, mesh)
     loop.check(run)
-    state = imagenet.created(config, run, mesh)
+    state = start.created(run, mesh, fsdp=config.fsdp)
     first, batches = loop.peeked(data.train(0))
     take_step = imagenet.compiled(run, state, first)
     losses = []
@@ -72,6 +72,34 @@ def test_a_leaf_stays_where_it_was_put(name):
     for leaf in jax.tree.leaves(state):
         assert len(leaf.sharding.device_set) == 8
     state.check()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "grasp --score_per_class=1",
+        "snip --score_per_class=1 --accumulate=2",
+        "synflow --score_rounds=5 --exchange=explicit",
+    ],
+)
+def test_scores_of_initial_weights_agree_with_one_device(flags):
+    """And they go where params are; a sum of another order may turn a few close choices."""
+    flags = f"{SHORT} --fake_data --steps=30 --sparsity=0.9 --schedule={flags}"
+    config = cli.parse(imagenet.Config, flags.split())
+    found = {}
+    for num_devices, fsdp in ((1, False), (8, True)):
+        mesh = layout.make_mesh(jax.devices()[:num_devices])
+        run, _ = imagenet.run_of(config, mesh)
+        run = run._replace(dataset=run.dataset._replace(num_classes=40))
+        found[num_devices] = start.started(run, mesh, fsdp=fsdp)
+    one, eight = (jax.tree.leaves(jax.device_get(state.masks)) for state in found.values())
+    assert sum(x.sum() for x in one) == sum(x.sum() for x in eight)
+    # Norms of the micro-batches of eight devices are those of the micro-batches of one.
+    assert sum((x != y).sum() for x, y in zip(one, eight, strict=True)) <= 8
+    kernel, mask = (tree["fc"]["kernel"] for tree in (found[8].params, found[8].masks))
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    assert mask.sharding.is_equivalent_to(kernel.sharding, 2)
+    found[8].check()
 
 
 def test_norms_of_each_device_are_another_run():

@@ -36,6 +36,14 @@ def test_a_whole_run(together):
     assert summary["num_events"] == 2
 
 
+def test_a_fully_sharded_run_comes_to_its_end(tmp_path):
+    """What one process does alone at the end, the plot, reads no array of both."""
+    flags = ("--fsdp", "--steps=2", "--eval_every=2", "--update_interval=1", "--stop_step=2")
+    for status, _, stderr in ended(start(tmp_path / "run", *flags, num_processes=2, devices=1)):
+        assert status == 0, stderr
+    assert (tmp_path / "run" / "plot.png").exists()
+
+
 def test_killed_and_started_again_is_the_whole_run(together, tmp_path):
     out = tmp_path / "run"
     processes = start(out, num_processes=2)

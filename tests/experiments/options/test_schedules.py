@@ -37,6 +37,7 @@ def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
         "min_keep": 1,
         "initial_sparsity": 0.25,
         "drop_fraction": 0.125,
+        "redistribute": True,
         "cycles": 0,
     }
     others = {"dense_layers", "pattern", "pattern_layers"}  # which need more than themselves
@@ -138,6 +139,14 @@ def test_east_without_cycles_is_rigl_itop():
     itop = make_method("rigl_itop", sparsity=0.9, steps=1000)
     assert east.timetable == itop.timetable
     assert east.recipe.cycles is itop.recipe.cycles is None
+
+
+def test_snfs_moves_weights_between_layers_if_asked():
+    options = {"sparsity": 0.9, "steps": 1000}
+    assert not make_method("snfs", redistribute=True, **options).has_known_counts
+    assert make_method("snfs", redistribute=False, **options).has_known_counts
+    with pytest.raises(ValueError, match="--redistribute is no option of rigl"):
+        make_method("rigl", redistribute=True, **options)
 
 
 @pytest.mark.parametrize("schedule", ["static", "set", "rigl", "snfs", "rigl_itop", "east"])

@@ -7,6 +7,7 @@ import pytest
 from experiments.options import cli
 from experiments.sweeping import jobs
 from experiments.sweeping.grid import Job
+from experiments.sweeping.kinds import kind_of
 from experiments.sweeping.result_file import Result, read_result, write_result
 
 FLAGS = {"model": "lenet_300_100", "schedule": "static", "seed": 0, "sparsity": 0.9, "steps": 60}
@@ -14,12 +15,12 @@ JOB = Job("fashion_mnist", "lenet_300_100-static-0.9-seed0", FLAGS)
 
 
 def result(job=JOB, dataset="fashion_mnist_sample", **changes):
-    config = cli.as_dict(jobs.config_of(job)) | changes
+    config = cli.as_dict(kind_of(job).config_of(job)) | changes
     return Result(config, {"dataset": dataset, "test_accuracy": 0.5}, "abc", {"cores": 1})
 
 
 def test_flags_are_parsed_as_the_script_does():
-    config = jobs.config_of(JOB)
+    config = kind_of(JOB).config_of(JOB)
     assert (config.model, config.steps, config.sparsity) == ("lenet_300_100", 60, 0.9)
 
 
@@ -33,7 +34,7 @@ def test_flags_are_parsed_as_the_script_does():
 )
 def test_flags_that_the_script_does_not_take(flags, message):
     with pytest.raises(ValueError, match=message):
-        jobs.config_of(JOB._replace(flags=FLAGS | flags))
+        kind_of(JOB).config_of(JOB._replace(flags=FLAGS | flags))
 
 
 def test_a_run_is_finished_when_its_result_is_there(tmp_path):
@@ -68,7 +69,7 @@ def test_the_result_of_another_run_is_refused(job, found, message, tmp_path):
 def test_a_finished_folder_is_read_and_not_run_again(tmp_path):
     folder = tmp_path / "out" / JOB.name
     folder.mkdir(parents=True)
-    config = json.loads(json.dumps(cli.as_dict(jobs.config_of(JOB)), default=str))
+    config = json.loads(json.dumps(cli.as_dict(kind_of(JOB).config_of(JOB)), default=str))
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "summary.json").write_text(json.dumps(result().summary))
     (found,) = jobs.run([JOB], tmp_path / "out", frozenset({0}))

@@ -12,6 +12,7 @@ from experiments import cifar
 from experiments.records.cost import shapes_and_flops
 from experiments.sweeping import grids, jobs
 from experiments.sweeping.grid import interleaved
+from experiments.sweeping.kinds import kind_of
 from experiments.sweeping.named import NAMES, grids_of
 from experiments.sweeping.result_file import flags_that_differ, read_result
 from jaxsparse.event_rows import HOLD
@@ -73,7 +74,7 @@ def test_every_grid_by_name_is_one_that_its_scripts_take():
         # Jobs that differ in their seed alone are one to the scripts, which take a second for each.
         told_apart = {str({**job.flags, "seed": None}): job for job in found}
         for job in told_apart.values():
-            config = jobs.config_of(job)
+            config = kind_of(job).config_of(job)
             assert config.seed == job.flags["seed"]
 
 

@@ -67,16 +67,20 @@ def test_a_run_that_goes_on_has_the_masks_of_its_checkpoint(tmp_path, monkeypatc
         assert begun.step == 10 and same(begun.state.masks, masks)
 
 
-def test_masks_that_cut_the_network_are_refused_before_anything_is_written(tmp_path):
+def test_masks_that_cut_the_network_are_refused_unless_they_are_asked_for(tmp_path, capfd):
     run = scored("magnitude", sparsity=0.997)  # 2 of 402
     with pytest.raises(
         ValueError,
         match=r"the network is cut: .* magnitude never changes its masks; "
-        r"lower --sparsity, or pass --scope=layer or a higher --min_keep",
+        r"lower --sparsity, or pass --scope=layer or a higher --min_keep, or --allow_cut=True",
     ):
         with loop.opened(run, tmp_path / "run", {"schedule": "magnitude"}):
             pass
     assert not (tmp_path / "run").exists()
+    config = {"schedule": "magnitude", "seed": 0, "model": "net"}
+    summary = loop.train(run._replace(allow_cut=True), tmp_path / "run", config, title="")
+    assert "warning: no path leads from an image to a logit at the start" in capfd.readouterr().err
+    assert summary["test_accuracy"] <= 0.5  # one class for all images of three
 
 
 def test_a_class_with_too_few_images_is_one_line():

@@ -1,0 +1,56 @@
+"""The state that a run on a mesh starts with, made by all processes together."""
+
+import functools
+import sys
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import loop
+from experiments.mesh import layout
+from experiments.mesh.processes import is_first
+from experiments.options.schedules import said_in_flags
+from experiments.records import alarms
+from experiments.training import scoring
+from experiments.training.run import Run, RunState
+
+
+def created(run: Run, mesh: Mesh, *, fsdp: bool) -> RunState:
+    """Returns the state that a run starts with, with its masks if it has any.
+
+    Args:
+      run: what to train.
+      mesh: over all devices.
+      fsdp: cut the leaves up; otherwise each device holds the whole state.
+    """
+    create = lambda masks: loop.create_state(run._replace(masks=masks))
+    places = layout.shardings(mesh, jax.eval_shape(create, run.masks), fsdp=fsdp)
+    return jax.jit(create, out_shardings=places)(run.masks)
+
+
+def with_masks(run: Run, mesh: Mesh, *, fsdp: bool) -> Run:
+    """Returns the run with the initial masks that its scoring chooses; as it is if it has none.
+
+    Raises:
+      ValueError: the scores cannot choose masks; names the flag.
+    """
+    if run.scoring is None:
+        return run
+    if is_first():
+        note = f"choosing the initial masks by {run.scoring.criterion}"
+        print(note, file=sys.stderr, flush=True)
+    make = functools.partial(loop.initial_variables, run)
+    places = layout.shardings(mesh, jax.eval_shape(make), fsdp=fsdp)
+    with said_in_flags():
+        return run._replace(masks=scoring.masks_of(run, jax.jit(make, out_shardings=places)()))
+
+
+def started(run: Run, mesh: Mesh, *, fsdp: bool) -> RunState:
+    """Returns the state of step 0 of a run whose initial masks scores choose.
+
+    Raises:
+      ValueError: as `with_masks`, or the masks cut the network.
+    """
+    state = created(with_masks(run, mesh, fsdp=fsdp), mesh, fsdp=fsdp)
+    alarms.check_start(run, state)
+    return state
