@@ -34,7 +34,8 @@ _RELATIONS: dict[str, Relation] = {
         elementwise,
     ),
     "bitcast_convert_type": bitcast,
-    **dict.fromkeys([*SEPARATE, "device_put"], separate),
+    **dict.fromkeys(SEPARATE, separate),
+    **dict.fromkeys("device_put pcast pmax pmin ppermute pvary".split(), separate),
     **dict.fromkeys(
         """random_bits random_fold_in random_seed random_split random_unwrap random_wrap""".split(),
         alike,

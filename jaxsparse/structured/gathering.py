@@ -176,12 +176,13 @@ def _frozen(
     """Yields the indices of every axis that are in no group, by reason."""
     single = np.array([roots[0] for _, roots in alone], int)
     for place in places:
-        numbers = units.reason_numbers(place.units)
         is_free = units.is_free(place.units)
-        for number in dict.fromkeys(numbers[~is_free].tolist()):
-            indices = np.flatnonzero(~is_free & (numbers == number))
-            why = units.reason(int(place.units[indices[0]]))
-            yield FrozenAxis(place.path, place.axis, indices, why.what, why.place)
+        frozen: dict[tuple[str, str], list[np.ndarray]] = {}
+        for why, indices in units.by_reason(place.units):
+            frozen.setdefault((why.what, why.place), []).append(indices)
+        for (what, where), parts in frozen.items():
+            indices = np.sort(np.concatenate(parts))
+            yield FrozenAxis(place.path, place.axis, indices, what, where)
         at = np.flatnonzero(is_free & np.isin(units.roots(place.units), single))
         if len(at):
             reason = "all its indices could only be removed at once"
