@@ -7,7 +7,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, FrozenAxis, Member, MemberRole
+from jaxsparse.structured.groups import (
+    ChannelGroup,
+    ChannelGroups,
+    FrozenAxis,
+    Member,
+    MemberRole,
+    layer_of,
+)
 from jaxsparse.structured.record import Record
 from jaxsparse.structured.units import Units
 from jaxsparse.types import Shapes
@@ -128,7 +135,7 @@ def _group(
     )
     said = dict.fromkeys(note for root in roots for note in notes.get(root, ()))
     group = ChannelGroup(
-        _short(built[0].path), len(roots), built, tuple(said), _signature(shapes, built)
+        layer_of(built[0].path), len(roots), built, tuple(said), _signature(shapes, built)
     )
     return (min(first for _, first, *_ in members), members[0][2]), group
 
@@ -150,12 +157,6 @@ def _signature(shapes: Shapes, members: Sequence[Member]) -> str:
         f"{m.role} {m.kind}".strip() + f" axis {m.axis} of {len(shapes[m.path])}" for m in members
     )
     return "; ".join(f"{count} {what}" for what, count in sorted(shown.items()))
-
-
-def _short(path: str) -> str:
-    """Returns a path without the name of a weight: the layer's."""
-    above, _, last = path.rpartition("/")
-    return above if above and last in ("kernel", "weight", "w", "embedding") else path
 
 
 def _named(ranked: Sequence[tuple[Any, ChannelGroup]]) -> tuple[ChannelGroup, ...]:

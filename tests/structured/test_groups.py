@@ -153,19 +153,23 @@ def test_the_table_and_its_sentences():
     line = two_branches.__code__.co_firstlineno + 2
     assert str(groups).replace(f"test_groups.py:{line}", "n.py:3").split("\n") == TABLE
     assert groups.explain("a").startswith("a (3, 5):\n  axis 0 stays whole: axis 1 of the input.")
-    assert "axis 1: 4 units of the group a, removed together with b axis 0, d axis 0." in (
-        groups.explain("a")
-    )
+    for line in [
+        "axis 1: 4 units of the group a, removed together with b axis 0, d axis 0.",
+        "axis 1: 1 unit of the group a (2), removed together with d axis 0 (2 indices a unit).",
+    ]:
+        assert line in groups.explain("a")
+    assert "axis 0: 1 unit of 2 indices of the group a (2), removed" in groups.explain("d")
     assert [group.name for group in groups.of("a")] == ["a", "a (2)"]
     assert [group.name for group in groups.of("b", -1)] == ["b"]
     assert groups["b"].members[0].indices.tolist() == [[i] for i in range(6)]
 
 
+NOTES = "reduce_max runs over them, at n.py:3 and 1 more"
 TABLE = [
-    "group  width  made by  read by       others  notes",
-    "a          4  a        b and 1 more       0  reduce_max runs over them, at n.py:3 and 1 more",
-    "a (2)      1  a        d                  0  reduce_max runs over them, at n.py:3 and 1 more",
-    "b          6  b        c                  0",
+    "group  width  producers  read by       others  notes",
+    f"a          4          1  b and 1 more       0  {NOTES}",
+    f"a (2)      1          1  d                  0  {NOTES}",
+    "b          6          1  c                  0",
     "",
     "axes that stay  because of            first",
     "             1  axis 1 of the input   a axis 0",
