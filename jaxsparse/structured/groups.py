@@ -56,6 +56,8 @@ class ChannelGroup:
         of the program, then those that read them, then the others.
       notes: what else changes with the number of units. Removal is exact if there are none: the
         network computes what it computes if all entries of the removed units are 0.
+      cuts: operations that cut or pad these channels at places that the function fixes. Narrow
+        channels may have to be cut elsewhere.
       signature: the same for groups with the same structure, whatever their names and widths: as
         many members of the same kinds, axes and windows.
     """
@@ -64,6 +66,7 @@ class ChannelGroup:
     width: int
     members: tuple[Member, ...]
     notes: tuple[str, ...]
+    cuts: tuple[str, ...]
     signature: str
 
     @property
@@ -100,6 +103,7 @@ class FrozenAxis:
 class ChannelGroups:
     """The channels of a network that are removed together, and those that stay.
 
+    Units of all groups may be removed in any combination that leaves an index of every axis.
     `print` gives a table of the groups. `groups[name]` is a group, and iteration goes through all.
 
     Attributes:
@@ -162,6 +166,8 @@ class ChannelGroups:
             yield f"axis {axis}: {num}{each} of the group {group.name}{together}."
             for note in group.notes:
                 yield f"  Their number matters: {note}."
+            for cut in group.cuts:
+                yield f"  Their places matter: {cut}."
         for frozen in self.frozen:
             if (frozen.path, frozen.axis) == (path, axis):
                 part = "" if len(frozen.indices) == size else f"{len(frozen.indices)} indices of "

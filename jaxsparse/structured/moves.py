@@ -59,6 +59,8 @@ def taken(record: Record, eqn: Any, axis: Axis, positions: np.ndarray) -> Axis:
         why = record.reason_at(eqn, f"a single index picked by {eqn.primitive.name}")
         record.freeze([axis], why)
         return None
+    if not np.array_equal(positions, np.arange(len(axis))):
+        record.cut(axis, eqn)
     return axis[positions]
 
 
@@ -128,6 +130,7 @@ def _pad(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
             at = np.arange(len(units)) * (interior + 1) + low
             is_in = (at >= 0) & (at < size)  # negative padding crops
             padded[at[is_in]] = units[is_in]
+            record.cut(padded, eqn)
             units = padded
         elif units is None and size != eqn.invars[0].aval.shape[len(axes)]:
             units = record.frozen(size, record.reason_at(eqn, "a constant put into padding by pad"))

@@ -255,3 +255,54 @@ def test_on_a_mesh():
 
     groups = channel_groups(by_columns, W_AND_D, ones(2, 4))
     assert "axis 1 stays whole: shared by the devices of a shard_map." in groups.explain("w")
+
+
+def test_cuts_at_fixed_places_are_named():
+    halves = between(lambda h, p: jnp.concatenate(jnp.split(h, 2, 1)[::-1], 1))
+    assert halves["w"].cuts[0].startswith("split cuts them, at test_channel_groups.py:")
+    assert "Their places matter: split cuts them, at" in halves.explain("d")
+    padded = CASES["padded_shortcut"]
+    assert [len(group.cuts) for group in groups_of(padded)] == [1, 1]
+    assert between(lambda h, p: h[:, :6].reshape(2, 6))["w"].cuts == ()
+
+
+def tied_by_random_moves(seed, h):
+    """Moves, sums and joins arrays of hidden values, all of them linear with weights 0 and 1."""
+    rng, made = np.random.default_rng(seed), [h]
+    for _ in range(5):
+        x = made[rng.integers(len(made))]
+        n = x.shape[-1]
+        cut, alike = rng.integers(2, n - 1), [y for y in made if y.shape[-1] == n]
+        moves = [
+            lambda x=x: x[:, ::-1],
+            lambda x=x, n=n: x[:, int(rng.integers(2)) : n : 2] if n > 4 else x,
+            lambda x=x: jnp.concatenate([x, made[rng.integers(len(made))]], 1),
+            lambda x=x: jnp.pad(x, ((0, 0), (int(rng.integers(3)), int(rng.integers(3))))),
+            lambda x=x, n=n: x[:, rng.integers(0, n, 6)],
+            lambda x=x, cut=cut: jnp.concatenate(jnp.split(x, [cut], 1)[::-1], 1),
+            lambda x=x, alike=alike: x + alike[rng.integers(len(alike))],
+        ]
+        moved = moves[rng.integers(len(moves))]()
+        made.append(moved if moved.shape[1] > 3 else x)
+    return made[-1]
+
+
+def test_random_moves_tie_what_reaches_each_other():
+    for seed in range(12):
+        num = 4 + seed % 3
+        reaches = np.asarray(tied_by_random_moves(seed, jnp.eye(num))) > 0
+        params = {"w": ones(3, num), "d": ones(reaches.shape[1], 2)}
+        apply = lambda p, x, seed=seed: tied_by_random_moves(seed, x @ p["w"]) @ p["d"]
+        groups, seen = channel_groups(apply, params, ones(2, 3)), []
+        for group in groups:
+            indices = {m.path: m.indices for m in group.members}
+            none = np.zeros((group.width, 0), int)
+            pairs = zip(indices.get("w", none), indices.get("d", none), strict=True)
+            for w, d in pairs:  # all that a unit of w reaches is in its class, and nothing else
+                assert set(np.flatnonzero(reaches[w].any(0))) <= set(d)
+                assert set(np.flatnonzero(reaches[:, d].any(1))) <= set(w)
+                seen += d.tolist()
+        frozen = [f.indices for f in groups.frozen if (f.path, f.axis) == ("d", 0)]
+        assert sorted([*seen, *np.concatenate([*frozen, np.zeros(0, int)])]) == [
+            *range(reaches.shape[1])
+        ]
