@@ -1,6 +1,5 @@
 """What a walk over a jaxpr knows of each array, and the record that it fills in."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -152,8 +151,3 @@ def _place_of(eqn: Any) -> str:
     if not scope:
         return f"at {line}" if line else ""
     return f"in {scope} ({line})" if line else f"in {scope}"
-
-
-def num_entries(shape: Sequence[int]) -> int:
-    """Returns the product of the sizes."""
-    return math.prod(shape)

@@ -87,7 +87,7 @@ REFUSED = {
     ),
     "a padded constant": (
         lambda h, p: h * jnp.pad(jnp.ones(4), (0, 2)),
-        "a constant put into padding by pad",
+        "a single index or a constant padded by pad",
     ),
     "an index": (lambda h, p: h * jnp.arange(6.0), "an iota, which counts the indices"),
     "an unknown operation": (
@@ -110,6 +110,14 @@ REFUSED = {
         "a window of reduce_window_sum",
     ),
     "one index": (lambda h, p: h - h[:, :1], "a single index picked by slice"),
+    "a crop to one index": (
+        lambda h, p: h - jax.lax.pad(h, 0.0, [(0, 0, 0), (-2, -3, 0)]),
+        "a single index or a constant padded by pad",
+    ),
+    "one index that is joined with nothing": (
+        lambda h, p: h - jnp.concatenate([h[:, 1:2], h[:, :0]], 1),
+        "a single index picked by slice",
+    ),
     "a condition": (
         lambda h, p: jax.lax.while_loop(lambda h: h.sum() < 3, lambda h: 2 * h + 1, h),
         "read by the condition of a loop",
@@ -219,8 +227,12 @@ def test_ignored_leaves_stay_with_what_is_tied_to_them():
         name = ignored[0] if isinstance(ignored[0], str) else ignored[0][0]
         assert f"axis 0 stays whole: ignored by {name!r}." in groups.explain("bias")
     assert len(channel_groups(apply, params, x, ignored=[("down", 1)])) == 1
-    with pytest.raises(ValueError, match="ignored 'conv' matches no leaf"):
+    with pytest.raises(ValueError, match="ignored 'conv' is the first match of no leaf; there are"):
         channel_groups(apply, params, x, ignored=["conv"])
+    with pytest.raises(ValueError, match="ignored '\\(' is no regular expression"):
+        channel_groups(apply, params, x, ignored=["("])
+    with pytest.raises(ValueError, match="ignored 'up' must be a list of path regexes"):
+        channel_groups(apply, params, x, ignored="up")
     with pytest.raises(ValueError, match="names axis 1 of bias, which has 1 axes"):
         channel_groups(apply, params, x, ignored=[("bias", 1)])
 
