@@ -24,7 +24,7 @@ class Case(NamedTuple):
     Attributes:
       apply: function of (params, x).
       shapes: of params.
-      x: the shape of its input; ints below 5 if it is (2, 5).
+      x: the shape of its input, which is float32 but for (2, 5): those are ids below 5.
       groups: by name, the width and the members.
       inner: as in `channel_groups`.
     """
@@ -176,11 +176,23 @@ def gated(p, x):
     return (jax.nn.silu(u) * v) @ p["down"]
 
 
-def pixel_shuffle(p, x):
-    h = conv(x, p["c1"])
+def blurred(p, x):
+    h = conv(x, p["c"])
+    return pooled(conv(h, jnp.full((3, 3, 1, h.shape[-1]), 1 / 9), h.shape[-1]) ** 2 @ p["d"])
+
+
+def larger(h):
     b, height, width, c = h.shape
     h = h.reshape(b, height, width, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return pooled(jax.nn.relu(conv(h.reshape(b, 2 * height, 2 * width, c // 4), p["c2"])) @ p["d"])
+    return h.reshape(b, 2 * height, 2 * width, c // 4)
+
+
+def pixel_shuffle(p, x):
+    return pooled(jax.nn.relu(conv(larger(conv(x, p["c1"])), p["c2"])) @ p["d"])
+
+
+def pixel_shuffle_and_mean(p, x):
+    return pooled(jax.nn.relu(larger(conv(x, p["c"])))) @ p["d"]
 
 
 def pixel_shuffle_channels_first(p, x):
@@ -383,6 +395,13 @@ CASES: dict[str, Case] = {
         {"up": (4, 10), "bias": (1, 10), "down": (5, 4)},
         X,
         {"up": (5, "up[1]x2 down[0] bias[1]x2")},
+    ),
+    "blurred": Case(blurred, {"c": (1, 1, 3, 5), "d": (5, 2)}, IMAGES, {"c": (5, "c[3] d[0]")}),
+    "pixel_shuffle_and_mean": Case(
+        pixel_shuffle_and_mean,
+        {"c": (1, 1, 3, 12), "d": (3, 2)},
+        IMAGES,
+        {"c": (3, "c[3]x4 d[0]")},
     ),
     "pixel_shuffle": Case(
         pixel_shuffle,

@@ -78,6 +78,7 @@ def test_transformers(name):
     made = {path.split("/")[-2] for path in heads.producers}
     assert made == {"query", "key", "value"} and len(heads.members) == 7
     assert [path.split("/")[-2] for path in heads.consumers] == ["out"]
+    assert groups.of("position", 0) == () and groups.of("position", 1) == (stream,)
     inside = channel_groups(net.forward, net.params, net.inputs, inner=True)
     assert [group.width for group in inside] == [16, 8, 8, 8]  # queries with keys; values; gates
 
