@@ -213,3 +213,12 @@ def test_on_a_mesh():
 
     groups = channel_groups(by_columns, W_AND_D, ones(2, 4))
     assert "axis 1 stays whole: shared by the devices of a shard_map." in groups.explain("w")
+
+
+def test_positions_stay_with_the_tokens_of_the_input():
+    params = {"tokens": ones(9, 6), "positions": ones(3, 6), "d": ones(6, 2)}
+    apply = lambda p, ids: (p["tokens"][ids] + p["positions"]).mean(1) @ p["d"]
+    groups = channel_groups(apply, params, jax.ShapeDtypeStruct((2, 3), jnp.int32))
+    assert table(groups) == {"tokens": (6, "tokens[1] d[0] positions[1]")}
+    assert "axis 0 stays whole: axis 1 of the input." in groups.explain("positions")
+    assert "axis 0 stays whole: looked up by index, at" in groups.explain("tokens")
