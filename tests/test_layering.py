@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "pattern_rules": GROUND | {"units", "patterns"},
     "timetable": TOOLS,
     "tracing": GROUND | {"tracing"},
+    "structured": GROUND | {"tracing", "structured"},
     "event_rows": TOOLS | {"timetable"},
     "unit_counts": TOOLS | {"timetable", "event_rows"},
     "planned_counts": TOOLS | {"timetable"},

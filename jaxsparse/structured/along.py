@@ -24,10 +24,9 @@ def _reduce(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
 def _along(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Freezes the axis that an operation runs along, such as cumsum or sort; others go on."""
     p, name = eqn.params, eqn.primitive.name
-    along = p["axis"] if "axis" in p else p.get("dimension", p.get("axis", -1))
-    outputs = []
     joined = record.join_values(operands, eqn.invars[0].aval.shape)
-    along %= len(joined)
+    along = p.get("axis", p.get("dimension", -1)) % len(joined)
+    outputs = []
     why = record.reason_at(eqn, f"{name} runs along it")
     record.freeze([joined[along]], why)
     for shape in shapes_of(eqn):

@@ -1,6 +1,5 @@
 """The walk that finds the channels of a network that must be removed together."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from jaxsparse.paths import leaf_paths, leaf_shapes, leaves_by_path
+from jaxsparse.paths import first_matches, leaf_paths, leaf_shapes, leaves_by_path
 from jaxsparse.structured.along import ALONG
 from jaxsparse.structured.gathering import gathered
 from jaxsparse.structured.groups import ChannelGroups
@@ -34,7 +33,8 @@ _RELATIONS: dict[str, Relation] = {
         elementwise,
     ),
     "bitcast_convert_type": bitcast,
-    **dict.fromkeys([*SEPARATE, "device_put"], separate),
+    **dict.fromkeys(SEPARATE, separate),
+    **dict.fromkeys("device_put pcast pmax pmin ppermute pvary".split(), separate),
     **dict.fromkeys(
         """random_bits random_fold_in random_seed random_split random_unwrap random_wrap""".split(),
         alike,
@@ -74,7 +74,8 @@ def channel_groups(
         convolution. The number of heads or groups then stays.
 
     Raises:
-      ValueError: an `ignored` regex matches no leaf, or its axis is none of the leaf.
+      ValueError: an `ignored` regex is none or is found in no path, or its axis is none of the
+        leaf.
 
     >>> import jax.numpy as jnp
     >>> params = {"up": jnp.ones((4, 16)), "bias": jnp.ones(16), "down": jnp.ones((16, 4))}
@@ -137,13 +138,15 @@ def _freeze_unused(closed: core.ClosedJaxpr, axes: Any, record: Record) -> None:
 
 
 def _freeze_ignored(ignored: Sequence[Any], axes: Any, record: Record) -> None:
+    if isinstance(ignored, str):
+        raise OptionError(
+            "ignored", ignored, "must be a list of path regexes or (regex, axis) pairs"
+        )
     for rule in ignored:
         regex, axis = (rule, None) if isinstance(rule, str) else rule
-        matches = [path for path in axes if re.search(regex, path)]
-        if not matches:
-            raise OptionError("ignored", regex, "matches no leaf")
+        first = first_matches([regex], axes, name="ignored")
         why = Reason(f"ignored by {regex!r}")
-        for path in matches:
+        for path in (path for path, match in first.items() if match is not None):
             ndim = len(axes[path])
             if axis is not None and not -ndim <= axis < ndim:
                 wrong = f"names axis {axis} of {path}, which has {ndim} axes"

@@ -7,9 +7,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, FrozenAxis, Member, MemberRole
+from jaxsparse.structured.groups import (
+    ChannelGroup,
+    ChannelGroups,
+    FrozenAxis,
+    Member,
+    MemberRole,
+    layer_of,
+)
 from jaxsparse.structured.record import Record
-from jaxsparse.structured.units import Units
+from jaxsparse.structured.units import Reason, Units
 from jaxsparse.types import Shapes
 
 _NEVER = np.iinfo(np.int64).max
@@ -27,6 +34,7 @@ class _Place(NamedTuple):
     counts: np.ndarray  # int[classes]
 
 
+_RANKS: dict[MemberRole, int] = {"output": 0, "both": 0, "input": 1, "other": 2}
 _Key: TypeAlias = tuple[tuple[int, int], ...]
 """The number of a place and the indices that a unit has there, for every place it is in."""
 
@@ -47,6 +55,14 @@ class _Uses:
             np.minimum.at(self.first[use.role], use.units, i)
 
 
+class _Found(NamedTuple):
+    places: Sequence[_Place]
+    shapes: Shapes
+    uses: _Uses
+    notes: Mapping[int, Mapping[str, None]]
+    cuts: Mapping[int, Mapping[str, None]]
+
+
 def gathered(record: Record, axes: Mapping[str, Sequence[np.ndarray]]) -> ChannelGroups:
     """Returns the groups and the frozen axes.
 
@@ -61,13 +77,16 @@ def gathered(record: Record, axes: Mapping[str, Sequence[np.ndarray]]) -> Channe
         for axis, units in enumerate(each)
         if len(units) > 1
     ]
-    uses, notes = _Uses(record), _notes(record)
-    found, alone = [], []
+    said = [_by_root(record.units, pairs) for pairs in (record.notes, record.cuts)]
+    found = _Found(places, shapes, _Uses(record), *said)
+    ranked, alone = [], []
     for key, roots in _by_key(record.units, places).items():
         is_all = any(count * len(roots) == len(places[i].units) for i, count in key)
-        (alone if len(roots) == 1 and is_all else found).append((key, roots))
-    groups = [_group(places, key, roots, uses, notes, shapes) for key, roots in found]
-    groups = _named(sorted(groups, key=lambda pair: pair[0]))
+        if len(roots) == 1 and is_all:
+            alone += roots
+        else:
+            ranked.append(_group(found, key, roots))
+    groups = _named(sorted(ranked, key=lambda pair: pair[0]))
     return ChannelGroups(groups, tuple(_frozen(record.units, places, alone)), shapes)
 
 
@@ -92,44 +111,36 @@ def _by_key(units: Units, places: Sequence[_Place]) -> dict[_Key, list[int]]:
     return found
 
 
-def _notes(record: Record) -> dict[int, list[str]]:
-    """Returns what is noted of every class, by root."""
-    notes: dict[int, list[str]] = {}
-    for units, reason in record.notes:
-        for root in np.unique(record.units.roots(units)).tolist():
-            given = notes.setdefault(root, [])
-            if str(reason) not in given:
-                given.append(str(reason))
-    return notes
+def _by_root(units: Units, said: Sequence[tuple[np.ndarray, Reason]]) -> dict[int, dict[str, None]]:
+    """Returns what is said of every class, by root; the keys of a dict keep their order."""
+    found: dict[int, dict[str, None]] = {}
+    for axis, reason in said:
+        for root in np.unique(units.roots(axis)).tolist():
+            found.setdefault(root, {})[str(reason)] = None
+    return found
 
 
-def _group(
-    places: Sequence[_Place],
-    key: _Key,
-    roots: Sequence[int],
-    uses: _Uses,
-    notes: Mapping[int, list[str]],
-    shapes: Shapes,
-) -> tuple[tuple[int, int], ChannelGroup]:
+def _group(found: _Found, key: _Key, roots: Sequence[int]) -> tuple[tuple[int, int], ChannelGroup]:
     """Returns a group, still named by a path, and its rank in the order of the program."""
     members = []
     for number, count in key:
-        place = places[number]
+        place = found.places[number]
         starts = place.starts[np.searchsorted(place.roots, roots)]
         indices = place.order[starts[:, None] + np.arange(count)]
-        role, kind, first = _role(uses, place.units[indices.ravel()])
-        rank = ("output", "both", "input", "other").index(role)
-        members.append((rank // 2 + rank // 3, first, number, indices, role, kind))
+        role, kind, first = _role(found.uses, place.units[indices.ravel()])
+        members.append((_RANKS[role], first, number, indices, role, kind))
     members.sort(key=lambda member: member[:3])
     order = np.argsort(members[0][3].min(1), kind="stable")  # by the place in the first member
     built = tuple(
-        Member(places[number].path, places[number].axis, indices[order], role, kind)
+        Member(found.places[number].path, found.places[number].axis, indices[order], role, kind)
         for *_, number, indices, role, kind in members
     )
-    said = dict.fromkeys(note for root in roots for note in notes.get(root, ()))
-    group = ChannelGroup(
-        _short(built[0].path), len(roots), built, tuple(said), _signature(shapes, built)
+    notes, cuts = (
+        tuple(dict.fromkeys(what for root in roots for what in said.get(root, ())))
+        for said in (found.notes, found.cuts)
     )
+    name, signature = layer_of(built[0].path), _signature(found.shapes, built)
+    group = ChannelGroup(name, len(roots), built, notes, cuts, signature)
     return (min(first for _, first, *_ in members), members[0][2]), group
 
 
@@ -152,12 +163,6 @@ def _signature(shapes: Shapes, members: Sequence[Member]) -> str:
     return "; ".join(f"{count} {what}" for what, count in sorted(shown.items()))
 
 
-def _short(path: str) -> str:
-    """Returns a path without the name of a weight: the layer's."""
-    above, _, last = path.rpartition("/")
-    return above if above and last in ("kernel", "weight", "w", "embedding") else path
-
-
 def _named(ranked: Sequence[tuple[Any, ChannelGroup]]) -> tuple[ChannelGroup, ...]:
     """Numbers groups that share a name, such as the halves of a layer's outputs."""
     seen: collections.Counter[str] = collections.Counter()
@@ -170,19 +175,17 @@ def _named(ranked: Sequence[tuple[Any, ChannelGroup]]) -> tuple[ChannelGroup, ..
     return tuple(named)
 
 
-def _frozen(
-    units: Units, places: Sequence[_Place], alone: Sequence[tuple[_Key, Sequence[int]]]
-) -> Iterator[FrozenAxis]:
+def _frozen(units: Units, places: Sequence[_Place], alone: Sequence[int]) -> Iterator[FrozenAxis]:
     """Yields the indices of every axis that are in no group, by reason."""
-    single = np.array([roots[0] for _, roots in alone], int)
     for place in places:
-        numbers = units.reason_numbers(place.units)
         is_free = units.is_free(place.units)
-        for number in dict.fromkeys(numbers[~is_free].tolist()):
-            indices = np.flatnonzero(~is_free & (numbers == number))
-            why = units.reason(int(place.units[indices[0]]))
-            yield FrozenAxis(place.path, place.axis, indices, why.what, why.place)
-        at = np.flatnonzero(is_free & np.isin(units.roots(place.units), single))
+        frozen: dict[tuple[str, str], list[np.ndarray]] = {}
+        for why, indices in units.by_reason(place.units):
+            frozen.setdefault((why.what, why.place), []).append(indices)
+        for (what, where), parts in frozen.items():
+            indices = np.sort(np.concatenate(parts))
+            yield FrozenAxis(place.path, place.axis, indices, what, where)
+        at = np.flatnonzero(is_free & np.isin(units.roots(place.units), alone))
         if len(at):
             reason = "all its indices could only be removed at once"
             yield FrozenAxis(place.path, place.axis, at, reason, "")

@@ -33,12 +33,15 @@ class Member:
     role: MemberRole
     kind: str
 
-    def __str__(self) -> str:
+    @property
+    def where(self) -> str:
+        """The leaf and its axis, and how many indices a unit has there if it has several."""
         each = self.indices.shape[1]
-        times = f", {each} indices a unit" if each > 1 else ""
-        return f"{self.path} axis {self.axis}{times}{'' if self.role == 'other' else ', '}" + (
-            "" if self.role == "other" else "input and output" if self.role == "both" else self.role
-        )
+        return f"{self.path} axis {self.axis}" + (f" ({each} indices a unit)" if each > 1 else "")
+
+    def __str__(self) -> str:
+        roles = {"both": ", output and input", "other": ""}
+        return self.where + roles.get(self.role, f", {self.role}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +56,8 @@ class ChannelGroup:
         of the program, then those that read them, then the others.
       notes: what else changes with the number of units. Removal is exact if there are none: the
         network computes what it computes if all entries of the removed units are 0.
+      cuts: operations that cut or pad these channels at places that the function fixes. Narrow
+        channels may have to be cut elsewhere.
       signature: the same for groups with the same structure, whatever their names and widths: as
         many members of the same kinds, axes and windows.
     """
@@ -61,6 +66,7 @@ class ChannelGroup:
     width: int
     members: tuple[Member, ...]
     notes: tuple[str, ...]
+    cuts: tuple[str, ...]
     signature: str
 
     @property
@@ -97,6 +103,7 @@ class FrozenAxis:
 class ChannelGroups:
     """The channels of a network that are removed together, and those that stay.
 
+    Units of all groups may be removed in any combination that leaves an index of every axis.
     `print` gives a table of the groups. `groups[name]` is a group, and iteration goes through all.
 
     Attributes:
@@ -151,14 +158,16 @@ class ChannelGroups:
         if size == 1:
             yield f"axis {axis} has a single index, which stays."
         for group in self.of(path, axis):
-            others = [str(m) for m in group.members if (m.path, m.axis) != (path, axis)]
+            others = [m.where for m in group.members if (m.path, m.axis) != (path, axis)]
             mine = next(m for m in group.members if (m.path, m.axis) == (path, axis))
             each = f" of {mine.indices.shape[1]} indices" if mine.indices.shape[1] > 1 else ""
-            short = [other.rsplit(", ", 1)[0] for other in others]
-            together = f", removed together with {listed(short)}" if short else ""
-            yield f"axis {axis}: {group.width} units{each} of the group {group.name}{together}."
+            together = f", removed together with {listed(others)}" if others else ""
+            num = f"{group.width} unit{'s' * (group.width > 1)}"
+            yield f"axis {axis}: {num}{each} of the group {group.name}{together}."
             for note in group.notes:
                 yield f"  Their number matters: {note}."
+            for cut in group.cuts:
+                yield f"  Their places matter: {cut}."
         for frozen in self.frozen:
             if (frozen.path, frozen.axis) == (path, axis):
                 part = "" if len(frozen.indices) == size else f"{len(frozen.indices)} indices of "
@@ -172,13 +181,13 @@ class ChannelGroups:
 
     def __str__(self) -> str:
         """Returns a table of the groups, and one of the reasons why other axes stay."""
-        rows = [["group", "width", "made by", "read by", "others", "notes"]]
+        rows = [["group", "width", "producers", "read by", "others", "notes"]]
         for group in self.groups:
-            made, read = map(_shown, (group.producers, group.consumers))
+            read = _shown(list(map(layer_of, group.consumers)))
             others = sum(m.role == "other" for m in group.members)
-            row = [group.name, str(group.width), made, read, str(others), _shown(group.notes)]
-            rows.append(row)
-        lines = text_table(rows, "<><<><")
+            counts = [str(n) for n in (group.width, len(group.producers), others)]
+            rows.append([group.name, *counts[:2], read, counts[2], _shown(group.notes)])
+        lines = text_table(rows, "<>><><")
         first: dict[str, list[FrozenAxis]] = {}
         for frozen in self.frozen:
             first.setdefault(frozen.reason, []).append(frozen)
@@ -190,6 +199,16 @@ class ChannelGroups:
             ]
             lines += ["", *text_table(rows, "><<")]
         return "\n".join(lines)
+
+
+def layer_of(path: str) -> str:
+    """Returns a path without the name of a weight.
+
+    >>> layer_of("params/conv1/kernel"), layer_of("head/bias"), layer_of("w")
+    ('params/conv1', 'head/bias', 'w')
+    """
+    above, _, last = path.rpartition("/")
+    return above if above and last in ("kernel", "weight", "w", "embedding") else path
 
 
 def _shown(what: Sequence[str]) -> str:

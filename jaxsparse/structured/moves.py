@@ -30,10 +30,11 @@ def _squeeze(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
 
 def _rev(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     del record
-    flip = lambda axis, units: units[::-1] if axis in eqn.params["dimensions"] else units
-    return [
-        tuple(None if u is None else flip(axis, u) for axis, u in enumerate(operands[0].axes)),
-    ]
+    axes = list(operands[0].axes)
+    for axis in eqn.params["dimensions"]:
+        units = axes[axis]
+        axes[axis] = None if units is None else units[::-1]
+    return [tuple(axes)]
 
 
 def _iota(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
@@ -59,6 +60,8 @@ def taken(record: Record, eqn: Any, axis: Axis, positions: np.ndarray) -> Axis:
         why = record.reason_at(eqn, f"a single index picked by {eqn.primitive.name}")
         record.freeze([axis], why)
         return None
+    if not np.array_equal(positions, np.arange(len(axis))):
+        record.cut(axis, eqn)
     return axis[positions]
 
 
@@ -66,9 +69,7 @@ def _slice(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     p, x = eqn.params, operands[0]
     strides = p["strides"] or (1,) * len(x.axes)
     ends = zip(x.axes, p["start_indices"], p["limit_indices"], strides, strict=True)
-    return [
-        tuple(taken(record, eqn, axis, np.arange(*end)) for axis, *end in ends),
-    ]
+    return [tuple(taken(record, eqn, axis, np.arange(*end)) for axis, *end in ends)]
 
 
 def _split(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
@@ -111,7 +112,8 @@ def _concatenate(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
             is_new = is_tied and size != 1
             units = record.units.new(size) if is_new else record.units.frozen(size, why)
         parts.append(units)
-    return [(*axes[:along], np.concatenate(parts), *axes[along:])]
+    new = np.concatenate(parts)
+    return [(*axes[:along], new if len(new) > 1 else None, *axes[along:])]
 
 
 def _without(x: Value, axis: int) -> Axes:
@@ -121,17 +123,21 @@ def _without(x: Value, axis: int) -> Axes:
 def _pad(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Gives the padding new units, which go with whatever they are added to."""
     axes = []
-    config = zip(operands[0].axes, shapes_of(eqn)[0], eqn.params["padding_config"], strict=True)
-    for units, size, (low, _, interior) in config:
-        if units is not None and (low, size, interior) != (0, len(units), 0):
-            padded = record.units.new(size)
-            at = np.arange(len(units)) * (interior + 1) + low
-            is_in = (at >= 0) & (at < size)  # negative padding crops
+    shapes = zip(eqn.invars[0].aval.shape, shapes_of(eqn)[0], strict=True)
+    config = zip(operands[0].axes, shapes, eqn.params["padding_config"], strict=True)
+    for units, (old, new), (low, _, interior) in config:
+        if (low, new, interior) == (0, old, 0):
+            axes.append(units)
+        elif units is None or new == 1:
+            why = record.reason_at(eqn, "a single index or a constant padded by pad")
+            record.freeze([units], why)
+            axes.append(record.frozen(new, why))
+        else:
+            padded, at = record.units.new(new), np.arange(old) * (interior + 1) + low
+            is_in = (at >= 0) & (at < new)  # negative padding crops
             padded[at[is_in]] = units[is_in]
-            units = padded
-        elif units is None and size != eqn.invars[0].aval.shape[len(axes)]:
-            units = record.frozen(size, record.reason_at(eqn, "a constant put into padding by pad"))
-        axes.append(units)
+            record.cut(padded, eqn)
+            axes.append(padded)
     return [tuple(axes)]
 
 

@@ -1,6 +1,5 @@
 """What a walk over a jaxpr knows of each array, and the record that it fills in."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -74,6 +73,7 @@ class Record:
       units: all units, joined and frozen as far as the walk knows.
       splits: axes of which one factor has yet to be chosen.
       notes: units that can be removed, and what else changes with their number.
+      cuts: units along an axis that an operation cuts at places which the function fixes.
       uses: of kernels in products, in the order of the program.
       called_at: the place of the last call that was entered. A jitted function of a library keeps
         no place of its own.
@@ -83,6 +83,7 @@ class Record:
         self.units = Units()
         self.splits: list[Split] = []
         self.notes: list[tuple[np.ndarray, Reason]] = []
+        self.cuts: list[tuple[np.ndarray, Reason]] = []
         self.uses: list[Use] = []
         self.called_at = ""
 
@@ -121,6 +122,11 @@ class Record:
         if axis is not None:
             self.notes.append((axis, reason))
 
+    def cut(self, axis: Axis, eqn: Any) -> None:
+        """Records that an operation cuts an axis."""
+        if axis is not None:
+            self.cuts.append((axis, self.reason_at(eqn, f"{eqn.primitive.name} cuts them")))
+
     def use(self, axis: Axis, role: Role, kind: str) -> None:
         """Records the use of a kernel's axis."""
         if axis is not None:
@@ -145,8 +151,3 @@ def _place_of(eqn: Any) -> str:
     if not scope:
         return f"at {line}" if line else ""
     return f"in {scope} ({line})" if line else f"in {scope}"
-
-
-def num_entries(shape: Sequence[int]) -> int:
-    """Returns the product of the sizes."""
-    return math.prod(shape)

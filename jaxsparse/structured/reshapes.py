@@ -1,10 +1,11 @@
 """Reshapes: neighbouring axes are joined, and axes are split into neighbours."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from jaxsparse.structured.record import Axis, Record, Value, num_entries, shapes_of
+from jaxsparse.structured.record import Axis, Record, Value, shapes_of
 from jaxsparse.structured.relations import Axes, barrier
 from jaxsparse.tracing.owners import axis_groups
 
@@ -12,7 +13,7 @@ from jaxsparse.tracing.owners import axis_groups
 def reshape(eqn: Any, operands: list[Value], record: Record) -> list[Axes]:
     """Splits and joins neighbouring axes; one factor of each carries the units, chosen later."""
     old, new = tuple(eqn.invars[0].aval.shape), shapes_of(eqn)[0]
-    if eqn.params.get("dimensions") is not None or not num_entries(old):
+    if eqn.params.get("dimensions") is not None or not math.prod(old):
         return barrier(eqn, operands, record)
     axes: list[Axis] = []
     for before, after in axis_groups(old, new):
@@ -41,8 +42,8 @@ def _merged(
         return factors[0]
     given = [units for units in factors if units is not None]
     if not any(record.units.is_free(units).any() for units in given):
-        return np.repeat(given[0][:1], num_entries(sizes))
-    whole = record.units.new(num_entries(sizes))
+        return np.repeat(given[0][:1], math.prod(sizes))
+    whole = record.units.new(math.prod(sizes))
     record.split(whole, factors, sizes, record.reason_at(eqn, shown))
     return whole
 

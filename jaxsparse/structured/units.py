@@ -8,6 +8,7 @@ All operations take arrays of units and run in NumPy without a loop over entries
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -119,6 +120,8 @@ class Units:
         """Returns why a unit is frozen."""
         return self._given[self._reasons[self.roots(np.array([unit]))[0]]]
 
-    def reason_numbers(self, units: np.ndarray) -> np.ndarray:
-        """Returns a number for each unit that is the same for units frozen by the same reason."""
-        return self._reasons[self.roots(units)]
+    def by_reason(self, units: np.ndarray) -> Iterator[tuple[Reason, np.ndarray]]:
+        """Yields the reasons that units are frozen by, and the indices of those that each froze."""
+        numbers = self._reasons[self.roots(units)]
+        for number in dict.fromkeys(numbers[numbers != _FREE].tolist()):
+            yield self._given[number], np.flatnonzero(numbers == number)

@@ -1,15 +1,19 @@
 """Small networks that have broken the tracers of others, and the groups that each must have.
 
+`between` makes a network of any function of hidden values.
+
 Every network takes its sizes from its parameters, so that it runs with narrower ones as well. In
 `groups` a member reads "leaf[axis]", or "leaf[axis]x4" if a unit is 4 indices of the axis.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxsparse.structured import ChannelGroups, Member, channel_groups
 
 X, TOKENS, IMAGES = (2, 4), (2, 3, 4), (2, 4, 4, 3)
 
@@ -20,7 +24,7 @@ class Case(NamedTuple):
     Attributes:
       apply: function of (params, x).
       shapes: of params.
-      x: the shape of its input; ints below 5 if it is (2, 5).
+      x: the shape of its input, which is float32 but for (2, 5): those are ids below 5.
       groups: by name, the width and the members.
       inner: as in `channel_groups`.
     """
@@ -30,6 +34,28 @@ class Case(NamedTuple):
     x: tuple[int, ...]
     groups: Mapping[str, tuple[int, str]]
     inner: bool = False
+
+
+def ones(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+W_AND_D = {"w": ones(4, 6), "d": ones(6, 2)}
+
+
+def between(h: Callable, params: Any = None) -> ChannelGroups:
+    """The groups of two matrices with a function of their hidden values between them."""
+    return channel_groups(lambda p, x: h(x @ p["w"], p) @ p["d"], params or W_AND_D, ones(2, 4))
+
+
+def table(groups: ChannelGroups) -> dict[str, tuple[int, str]]:
+    """By name, the width and the members of every group."""
+    return {g.name: (g.width, " ".join(map(_shown, g.members))) for g in groups}
+
+
+def _shown(member: Member) -> str:
+    each = member.indices.shape[1]
+    return f"{member.path}[{member.axis}]" + (f"x{each}" if each > 1 else "")
 
 
 def conv(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
@@ -150,11 +176,23 @@ def gated(p, x):
     return (jax.nn.silu(u) * v) @ p["down"]
 
 
-def pixel_shuffle(p, x):
-    h = conv(x, p["c1"])
+def blurred(p, x):
+    h = conv(x, p["c"])
+    return pooled(conv(h, jnp.full((3, 3, 1, h.shape[-1]), 1 / 9), h.shape[-1]) ** 2 @ p["d"])
+
+
+def larger(h):
     b, height, width, c = h.shape
     h = h.reshape(b, height, width, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return pooled(jax.nn.relu(conv(h.reshape(b, 2 * height, 2 * width, c // 4), p["c2"])) @ p["d"])
+    return h.reshape(b, 2 * height, 2 * width, c // 4)
+
+
+def pixel_shuffle(p, x):
+    return pooled(jax.nn.relu(conv(larger(conv(x, p["c1"])), p["c2"])) @ p["d"])
+
+
+def pixel_shuffle_and_mean(p, x):
+    return pooled(jax.nn.relu(larger(conv(x, p["c"])))) @ p["d"]
 
 
 def pixel_shuffle_channels_first(p, x):
@@ -249,10 +287,9 @@ def experts(p, x):
     return jnp.einsum("beo,eoi,be->bi", h, p["down"], gate)
 
 
-def layer_norm(p, x):
-    h = x @ p["w"]
-    h = (h - h.mean(-1, keepdims=True)) * lax.rsqrt(h.var(-1, keepdims=True) + 1e-6)
-    return h * p["scale"] @ p["d"]
+def fixed_heads(p, x):
+    h = (x @ p["w"]).reshape(len(x), 4, -1) * jnp.array([1.0, 2.0, 3.0, 4.0])[:, None]
+    return jax.nn.relu(h.reshape(len(x), 8, -1) + p["bias"]).reshape(len(x), -1) @ p["d"]
 
 
 OF_HEADS = {"q": (4, 8), "k": (4, 8), "v": (4, 8), "out": (8, 4)}
@@ -341,6 +378,12 @@ CASES: dict[str, Case] = {
         TOKENS,
         {"q": (2, "q[1]x4 k[1]x2 v[1]x2 out[0]x4")},
     ),
+    "fixed_heads": Case(
+        fixed_heads,
+        {"w": (4, 24), "bias": (8, 3), "d": (24, 2)},
+        X,
+        {"w": (3, "w[1]x8 d[0]x8 bias[1]")},
+    ),
     "repeated_keys": Case(
         repeated_keys,
         OF_HEADS | {"k": (4, 4), "v": (4, 4)},
@@ -352,6 +395,13 @@ CASES: dict[str, Case] = {
         {"up": (4, 10), "bias": (1, 10), "down": (5, 4)},
         X,
         {"up": (5, "up[1]x2 down[0] bias[1]x2")},
+    ),
+    "blurred": Case(blurred, {"c": (1, 1, 3, 5), "d": (5, 2)}, IMAGES, {"c": (5, "c[3] d[0]")}),
+    "pixel_shuffle_and_mean": Case(
+        pixel_shuffle_and_mean,
+        {"c": (1, 1, 3, 12), "d": (3, 2)},
+        IMAGES,
+        {"c": (3, "c[3]x4 d[0]")},
     ),
     "pixel_shuffle": Case(
         pixel_shuffle,
