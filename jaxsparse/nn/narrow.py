@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from jaxsparse.nn.resnet import ResNet
 from jaxsparse.structured.narrowing import WidthPlan
 
 
@@ -38,8 +39,8 @@ class Change(NamedTuple):
 class Narrowed:
     """A linen model whose layers have other widths; it has `init` and `apply`.
 
-    Known layers are convolutions, dense layers (`nn.DenseGeneral` too, and so attention), embeddings
-    and group norms, and all modules whose parameters follow the shape of their inputs, such as batch
+    Known layers are convolutions, dense layers (`nn.DenseGeneral` too), attention, embeddings and
+    group norms, and all modules whose parameters follow the shape of their inputs, such as batch
     and layer norms.
 
     Attributes:
@@ -123,8 +124,8 @@ class Narrowed:
         return hash((self.model, self.to_json()))
 
 
-def narrow_module(model: nn.Module, plan: WidthPlan) -> Narrowed:
-    """Returns a linen model at the widths of a plan.
+def narrow_module(model: nn.Module, plan: WidthPlan) -> nn.Module | Narrowed:
+    """Returns a linen model at the widths of a plan: a `ResNet` with `widths`, or a `Narrowed`.
 
     Args:
       model: at full width.
@@ -145,6 +146,13 @@ def narrow_module(model: nn.Module, plan: WidthPlan) -> Narrowed:
             if (member.path, member.axis) == (path, last)
         ]
         changes.setdefault(layer, {})[leaf] = Change(before, after, max(each, default=0))
+    if isinstance(model, ResNet):  # which asks for a shortcut where two widths differ
+        widths = {
+            layer: leaves["kernel"].after[-1]
+            for layer, leaves in changes.items()
+            if "kernel" in leaves and layer in model.conv_widths()
+        }
+        return model.clone(widths={**(model.widths or {}), **widths})
     return Narrowed(model, changes)
 
 

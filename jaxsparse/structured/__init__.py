@@ -17,7 +17,7 @@ C-SGD: `cluster`, `csgd`, `csgd_preflight`, and `merge_outputs` with `merge_inpu
 Activation gradients that are pruned in simulation: `jaxsparse.structured.activation_gradients`.
 """
 
-from jaxsparse.structured.channel_costs import CostTable, Ruled, cost_table
+from jaxsparse.structured.channel_costs import CostTable, Ruled, cost_table, group_costs
 from jaxsparse.structured.channel_groups import channel_groups
 from jaxsparse.structured.clusters import cluster
 from jaxsparse.structured.compactor_checks import check_compactor
@@ -31,7 +31,6 @@ from jaxsparse.structured.csgd import (
     merge_outputs,
 )
 from jaxsparse.structured.gradient_reset import compactor_sgd, reset_and_lasso, row_gradient
-from jaxsparse.structured.group_costs import GroupCosts, group_costs
 from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, FrozenAxis, Member
 from jaxsparse.structured.importance import (
     activation_importance,
@@ -57,7 +56,6 @@ __all__ = [
     "CostTable",
     "CsgdPreflight",
     "FrozenAxis",
-    "GroupCosts",
     "LassoPreflight",
     "Member",
     "Ruled",

@@ -12,6 +12,7 @@ lose the same share), or those of groups with the same structure ("isomorphic").
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 
 from jaxsparse.checks import check_in, check_whole
-from jaxsparse.structured.group_costs import GroupCosts
+from jaxsparse.structured.channel_costs import CostTable
 from jaxsparse.structured.groups import ChannelGroups
 from jaxsparse.structured.importance import Importance
 from jaxsparse.structured.slicing import narrowed, zeroed
@@ -42,7 +43,7 @@ class WidthPlan:
 
     groups: ChannelGroups
     kept: Mapping[str, np.ndarray]
-    costs: tuple[GroupCosts, ...] = ()
+    costs: tuple[CostTable, ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -96,8 +97,7 @@ class WidthPlan:
         lines = text_table(rows, "<>>><")
         for costs in self.costs:
             before, after = costs({}), costs(self.widths)
-            name = {"macs": "multiply-adds", "params": "parameters"}[costs.by]
-            lines.append(f"{name}: {before:,.0f} -> {after:,.0f} ({after / before:.4f})")
+            lines.append(f"{costs.by}: {before:,} -> {after:,} ({after / before:.4f})")
         for name, notes in self.notes.items():
             lines += [f"note: {name}: {note}" for note in notes]
         return "\n".join(lines)
@@ -106,7 +106,7 @@ class WidthPlan:
 def plan_widths(
     groups: ChannelGroups,
     importance: Importance,
-    costs: GroupCosts,
+    costs: CostTable,
     *,
     target: float,
     ranking: Ranking = "global",
@@ -125,7 +125,8 @@ def plan_widths(
       ranking: which units compete. "global" compares importances as they are. "layer" and
         "isomorphic" compare places in the order of one group, or of all groups with one signature:
         the lowest tenth of every order goes before the rest of any.
-      round_to: widths are multiples of it, or full. A group's units go in lots.
+      round_to: numbers of channels are multiples of it, or full: of those that the first member of
+        a group makes. Units go in lots.
       min_share: fewest units that a group keeps, as a share of its width in [0, 1], and at least 1:
         one number, or numbers by regex of the group's name (`re.search`, the first match counts; 0
         without one).
@@ -153,18 +154,18 @@ def plan_widths(
     kept = {group.name: np.ones(group.width, bool) for group in groups}
     budget = target * costs({})
     widths = {group.name: group.width for group in groups}
-    leaves = {path: costs.of_leaf(path, widths) for path in costs.leaves}
-    users = {group.name: list(costs.leaves_of(group.name)) for group in groups}
-    total = costs.constant + sum(leaves.values())
+    layers = {layer.layer: layer.at(widths, costs.widths) for layer in costs.layers}
+    users = {group.name: list(costs.layers_of(group.name)) for group in groups}
+    total = costs.constant + sum(layers.values())
     for _, name, units in lots:
-        if total <= budget * (1 + 1e-12):
+        if total <= budget * (1 + 1e-12):  # the sum is one of floats
             break
         kept[name][units] = False
         widths[name] -= len(units)
-        for path in users[name]:
-            before, leaves[path] = leaves[path], costs.of_leaf(path, widths)
-            total += leaves[path] - before
-    if costs(widths) > budget * (1 + 1e-9):
+        for layer in users[name]:
+            before, layers[layer.layer] = layers[layer.layer], layer.at(widths, costs.widths)
+            total += layers[layer.layer] - before
+    if costs(widths) > budget:
         share = np.ceil(1e4 * costs(widths) / costs({})) / 1e4
         raise OptionError(
             "target",
@@ -238,7 +239,8 @@ def _lots(
     found = []
     for group in groups:
         order = np.argsort(importance[group.name], kind="stable")
-        ends = [w for w in range(group.width - 1, 0, -1) if w % round_to == 0]
+        lot = round_to // math.gcd(round_to, group.members[0].indices.shape[1])
+        ends = [width for width in range(group.width - 1, 0, -1) if width % lot == 0]
         start, key = 0, -np.inf
         for width in ends:
             if width < least[group.name]:
@@ -307,7 +309,7 @@ def check_narrow(
     found = max(far, default=0.0) / (largest or 1.0)
     if not found <= tolerance and not plan.notes:
         raise ValueError(
-            f"outputs differ by {found:.3g} of the largest, above {tolerance:g}: the narrow function "
-            "is another one, such as one that holds a width in a constant"
+            f"outputs differ by {found:.3g} of the largest, above {tolerance:g}: the narrow "
+            "function is another one, such as one that holds a width in a constant"
         )
     return found
