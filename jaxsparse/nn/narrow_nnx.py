@@ -6,7 +6,6 @@ plan = plan_widths(groups, importance, costs, target=0.5)
 model = narrow_nnx(model, plan)
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ def _of_group_norm(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
     return {}
 
 
-def _of_attention(module: Any) -> Mapping[str, Any]:
+def _of_attention(module: Any) -> dict[str, Any]:
     width, heads, depth = np.shape(module.query.kernel[...])
     inputs, kv_heads, _ = np.shape(module.key.kernel[...])
     found = {

@@ -75,7 +75,7 @@ def _dead(group: ChannelGroup, alive: Mapping[str, np.ndarray], silent: np.ndarr
     """Returns which units nothing reads, or nothing makes and are 0."""
     readers = [m for m in group.members if m.role in ("input", "both")]
     makers = [m for m in group.members if m.role in ("output", "both")]
-    none = lambda members: ~np.any([_any(alive[m.path], m) for m in members], axis=0)
+    none = lambda members: ~np.stack([_any(alive[m.path], m) for m in members]).any(axis=0)
     dead = np.zeros(group.width, bool)
     if readers:
         dead |= none(readers)
