@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxsparse
-from jaxsparse.nn import Narrowed, cifar_resnet, narrow_module, narrow_nnx
+from jaxsparse.nn import Narrowed, WideResNet, cifar_resnet, narrow_module, narrow_nnx
 from jaxsparse.structured import (
     channel_groups,
     channel_importance,
@@ -67,6 +67,7 @@ MODELS = {
     "vit": Vit(),
     "vit without norms": Vit(norm=False),
     "resnet": cifar_resnet(8, width=4),
+    "wide resnet": WideResNet(depth=10, width=1),
 }
 
 
