@@ -89,6 +89,7 @@ def shared_out(total: jax.Array, worth: jax.Array, room: jax.Array) -> jax.Array
 
     def more(given: jax.Array) -> jax.Array:
         open_worth = jnp.where(given < room, worth, 0.0)
+        open_worth /= jnp.maximum(open_worth.max(), jnp.finfo(jnp.float32).tiny)
         share = open_worth / jnp.maximum(open_worth.sum(), jnp.finfo(jnp.float32).tiny)
         left = total - given.sum(dtype=jnp.int32)
         wanted = jnp.floor(left.astype(jnp.float32) * share).astype(jnp.int32)

@@ -34,7 +34,7 @@ def with_masks(run: Run, mesh: Mesh, *, fsdp: bool) -> Run:
     Raises:
       ValueError: the scores cannot choose masks; names the flag.
     """
-    if run.scoring is None:
+    if run.scoring is None or run.masks is not None:
         return run
     if is_first():
         note = f"choosing the initial masks by {run.scoring.criterion}"

@@ -158,7 +158,7 @@ def snfs(
       drop_fraction: at step 0, which a cosine takes to 0 at `stop_step`, in (0, 1].
       drop: what active weights are worth.
       grow: what inactive positions are worth, of w and m. `scores.random` with `redistribute` is
-        SET in Dettmers and Zettlemoyer's code.
+        SET with that paper's redistribution.
       redistribute: move weights between layers; not with a pattern.
       skip_step: leave out the optimizer step if there is an event, as RigL's code does.
       **layers: `distribution`, `min_keep`, `prunable`; see `methods.options.LayerOptions`.

@@ -15,9 +15,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import linen as nn
 
 from jaxsparse.nn.resnet import ResNet
+from jaxsparse.paths import leaves_by_path
 from jaxsparse.structured.narrowing import WidthPlan
 
 
@@ -27,12 +29,22 @@ class Change(NamedTuple):
     Attributes:
       before: its shape at full width.
       after: its shape.
-      each: indices that a removed unit has along the last axis; 0 if that axis stays.
+      block: neighbours along the last axis that a removed unit is made of, such as a whole group of
+        channels; 0 if that axis stays, or loses an index inside of each group.
     """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
-    each: int
+    block: int
+
+    def num_groups(self, before: int) -> int:
+        """Returns how many groups of channels are left of so many: units may be whole groups."""
+        size = self.before[-1] // before
+        is_whole = self.block > 0 and self.block % size == 0
+        return self.after[-1] // size if is_whole else before
+
+
+_Changes = Mapping[str, Mapping[str, Change]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Narrowed:
 
     Known layers are convolutions, dense layers (`nn.DenseGeneral` too), attention, embeddings and
     group norms, and all modules whose parameters follow the shape of their inputs, such as batch
-    and layer norms.
+    and layer norms. Recurrent cells, `nn.Einsum` and group norms without scale and bias are not.
 
     Attributes:
       model: at full width.
@@ -49,12 +61,28 @@ class Narrowed:
     """
 
     model: nn.Module
-    changes: Mapping[str, Mapping[str, Change]]
+    changes: _Changes
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns initial variables at the new widths; as `nn.Module.init`."""
+        """Returns initial variables at the new widths; as `nn.Module.init`.
+
+        Raises:
+          ValueError: a layer that was to become narrower did not, as it is not known; names it.
+        """
         with self._narrow():
-            return self.model.init(*args, **kwargs)
+            variables = self.model.init(*args, **kwargs)
+        shapes = {path: np.shape(x) for path, x in leaves_by_path(dict(variables)).items()}
+        for layer, leaves in self.changes.items():
+            for leaf, change in leaves.items():
+                end = f"{layer}/{leaf}" if layer else leaf
+                found = [shape for path, shape in shapes.items() if path.partition("/")[2] == end]
+                if change.after not in found:
+                    has = " or ".join(map(str, found)) or "no such leaf"
+                    raise ValueError(
+                        f"{end} has shape {has} at the new widths, and must have {change.after}: "
+                        "its layer is of no kind that becomes narrower, or of another model"
+                    )
+        return variables
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model at the new widths; as `nn.Module.apply`.
@@ -80,8 +108,8 @@ class Narrowed:
         try:
             changes = {
                 layer: {
-                    leaf: Change(tuple(map(int, before)), tuple(map(int, after)), int(each))
-                    for leaf, (before, after, each) in leaves.items()
+                    leaf: Change(tuple(map(int, before)), tuple(map(int, after)), int(block))
+                    for leaf, (before, after, block) in leaves.items()
                 }
                 for layer, leaves in json.loads(text).items()
             }
@@ -124,11 +152,11 @@ class Narrowed:
         return hash((self.model, self.to_json()))
 
 
-def narrow_module(model: nn.Module, plan: WidthPlan) -> nn.Module | Narrowed:
+def narrow_module(model: nn.Module | Narrowed, plan: WidthPlan) -> nn.Module | Narrowed:
     """Returns a linen model at the widths of a plan: a `ResNet` with `widths`, or a `Narrowed`.
 
     Args:
-      model: at full width.
+      model: of the plan's widths before: at full width, or what an earlier plan left.
       plan: of the whole variables, {"params": ..., ...}, or of the params alone.
     """
     shapes = plan.groups.shapes
@@ -139,13 +167,20 @@ def narrow_module(model: nn.Module, plan: WidthPlan) -> nn.Module | Narrowed:
         layer, _, leaf = inside.rpartition("/")
         before, last = shapes[path], len(shapes[path]) - 1
         after = tuple(size - gone.get(axis, 0) for axis, size in enumerate(before))
-        each = [
-            member.indices.shape[1]
+        blocks = [
+            member.block
             for group in plan.groups.of(path, last)
             for member in group.members
             if (member.path, member.axis) == (path, last)
         ]
-        changes.setdefault(layer, {})[leaf] = Change(before, after, max(each, default=0))
+        changes.setdefault(layer, {})[leaf] = Change(before, after, max(blocks, default=0))
+    if isinstance(model, Narrowed):
+        return Narrowed(model.model, _after_another(model.changes, changes))
+    if isinstance(model, ResNet) and model.num_owners is not None:
+        raise ValueError(
+            f"blocks of the model share kernels (num_owners={model.num_owners}), which keep their "
+            "widths: narrow a model without sharing"
+        )
     if isinstance(model, ResNet):  # which asks for a shortcut where two widths differ
         widths = {
             layer: leaves["kernel"].after[-1]
@@ -154,6 +189,18 @@ def narrow_module(model: nn.Module, plan: WidthPlan) -> nn.Module | Narrowed:
         }
         return model.clone(widths={**(model.widths or {}), **widths})
     return Narrowed(model, changes)
+
+
+def _after_another(first: _Changes, then: _Changes) -> dict[str, dict[str, Change]]:
+    """Joins the changes of two plans, of which the second began where the first ended."""
+    found = {layer: dict(leaves) for layer, leaves in first.items()}
+    for layer, leaves in then.items():
+        for leaf, change in leaves.items():
+            old = found.setdefault(layer, {}).get(leaf)
+            if old is not None:
+                change = Change(old.before, change.after, change.block or old.block)
+            found[layer][leaf] = change
+    return found
 
 
 def _by_leaf(plan: WidthPlan) -> dict[str, dict[int, int]]:
@@ -173,13 +220,14 @@ def _fields(module: nn.Module, changes: Mapping[str, Change]) -> dict[str, Any]:
         features: Any = module.features
         is_one = isinstance(features, int)
         found["features"] = kernel.after[-1] if is_one else kernel.after[-len(features) :]
-        groups = getattr(module, "feature_group_count", 1)
-        if groups > 1 and kernel.before[-2] == kernel.after[-2]:  # whole groups go
-            found["feature_group_count"] = groups * kernel.after[-1] // kernel.before[-1]
+        if (groups := getattr(module, "feature_group_count", 1)) > 1:
+            found["feature_group_count"] = kernel.num_groups(groups)
     if (table := changes.get("embedding")) is not None and hasattr(module, "num_embeddings"):
-        found |= {"num_embeddings": table.after[0], "features": table.after[1]}
+        found |= dict(zip(("num_embeddings", "features"), table.after[-2:], strict=True))
     scale = changes.get("scale", changes.get("bias"))
-    if isinstance(module, nn.GroupNorm) and scale is not None and module.num_groups:
-        if module.num_groups * scale.each == scale.before[-1]:  # whole groups go
-            found["num_groups"] = scale.after[-1] // scale.each
+    if isinstance(module, nn.GroupNorm) and scale is not None:
+        groups = module.num_groups or scale.before[-1] // (module.group_size or 1)
+        after = scale.num_groups(groups)
+        is_number = module.num_groups is not None
+        found |= {"num_groups": after} if is_number else {"group_size": scale.after[-1] // after}
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxsparse.nn.narrow import Change
 from jaxsparse.structured.narrowing import WidthPlan
 
 
@@ -48,9 +49,8 @@ def _fields(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
         return {"in_features": shape("kernel")[start:cut], "out_features": shape("kernel")[cut:]}
     if isinstance(module, nnx.Conv):
         after, groups = shape("kernel"), module.feature_group_count
-        before = plan.groups.shapes.get(f"{path}/kernel", after)
-        if groups > 1 and before[-2] == after[-2]:  # whole groups go
-            groups = groups * after[-1] // before[-1]
+        if groups > 1:
+            groups = _num_groups(plan, path, "kernel", after[-1], groups)
         return {
             "kernel_shape": after,
             "in_features": after[-2] * groups,
@@ -71,15 +71,22 @@ def _fields(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
 
 def _of_group_norm(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
     for name in ("scale", "bias"):
-        leaf = f"{path}/{name}" if path else name
-        for group in plan.groups.of(leaf, 0) if leaf in plan.groups.shapes else ():
-            (before,) = plan.groups.shapes[leaf]
+        if getattr(module, name, None) is not None:
             (after,) = np.shape(getattr(module, name)[...])
-            (each,) = {m.indices.shape[1] for m in group.members if (m.path, m.axis) == (leaf, 0)}
-            whole = module.num_groups * each == before
-            num_groups = after // each if whole else module.num_groups
-            return {"num_groups": num_groups, "group_size": after // num_groups}
+            groups = _num_groups(plan, path, name, after, module.num_groups)
+            return {"num_groups": groups, "group_size": after // groups}
     return {}
+
+
+def _num_groups(plan: WidthPlan, path: str, name: str, after: int, before: int) -> int:
+    """Returns how many groups of a leaf's channels are left of so many."""
+    leaf = f"{path}/{name}" if path else name
+    if leaf not in plan.groups.shapes:
+        return before
+    shape = plan.groups.shapes[leaf]
+    members = [m for group in plan.groups.of(leaf, -1) for m in group.members]
+    blocks = [m.block for m in members if (m.path, m.axis) == (leaf, len(shape) - 1)]
+    return Change(shape, (after,), max(blocks, default=0)).num_groups(before)
 
 
 def _of_attention(module: Any) -> dict[str, Any]:

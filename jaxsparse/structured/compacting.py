@@ -39,11 +39,11 @@ def compact(
       apply_fn: function of (variables, *inputs) at inference, differentiable.
       variables: with inactive weights at 0.
       *inputs: pytrees of arrays, such as a batch of images; whether a channel is 0 is seen in them,
-        so give some that activate the network.
+        and in normal numbers of their shapes.
 
     Raises:
-      ValueError: outputs for these inputs change by more than 1e-5 of the largest, which they
-        cannot unless inputs say too little.
+      ValueError: an output is not floating point; or one moves by more than 1e-5 of the largest: a
+        channel that seemed 0 is not; give inputs that activate more of the network.
 
     >>> from jaxsparse.structured import channel_groups
     >>> params = {"up": jnp.array([[1.0, 0.0, 2.0]]), "down": jnp.array([[1.0], [1.0], [0.0]])}
@@ -52,9 +52,12 @@ def compact(
     >>> compact(groups, mlp, params, jnp.ones((1, 1))).kept
     {'up': array([0])}
     """
-    leaves = {path: np.asarray(leaf) for path, leaf in leaves_by_path(variables).items()}
-    alive = {path: leaf != 0 for path, leaf in leaves.items()}
+    leaves = {path: x for path, x in leaves_by_path(variables).items() if not _is_key(x)}
+    alive = {path: np.asarray(leaf) != 0 for path, leaf in leaves.items()}
+    others = _other_inputs(inputs)
     silent = _silent(groups, apply_fn, variables, inputs)
+    for name, quiet in _silent(groups, apply_fn, variables, others).items():
+        silent[name] &= quiet
     gone = {group.name: np.zeros(group.width, bool) for group in groups if not group.notes}
     changed = True
     while changed:
@@ -67,7 +70,8 @@ def compact(
                 changed = True
     kept = {name: ~dead if not dead.all() else [0] for name, dead in gone.items()}
     plan = plan_of_units(groups, kept)
-    _check(plan, apply_fn, variables, inputs)
+    for given in (inputs, others):
+        _check(plan, apply_fn, variables, given)
     return plan
 
 
@@ -103,26 +107,30 @@ def _silent(
 ) -> dict[str, np.ndarray]:
     """Returns which units are 0 where they are read, bool[width] by group.
 
-    The gradient of a weight that reads a channel is a sum of products with the channel's values. It
-    is 0 in all of the channel's weights, for outputs that count by random numbers, if these are.
+    If a channel is 0, the gradients of all weights that read it are 0, whatever outputs count. The
+    converse fails only where nothing behind the channel passes a gradient.
     """
 
     @jax.jit
     def grads(variables: PyTree, *inputs: Any) -> PyTree:
         def projected(variables: PyTree) -> jax.Array:
             outputs = jax.tree.leaves(apply_fn(variables, *inputs))
+            if wrong := [y.dtype for y in outputs if not jnp.issubdtype(y.dtype, jnp.floating)]:
+                raise ValueError(f"an output is {wrong[0]}; give a function of float outputs")
             keys = jax.random.split(jax.random.key(0), len(outputs))
             draws = [jax.random.normal(k, y.shape) for k, y in zip(keys, outputs, strict=True)]
             return sum(((r * y).sum() for r, y in zip(draws, outputs, strict=True)), jnp.zeros(()))
 
         return jax.grad(projected, allow_int=True)(variables)
 
+    paths = {member.path for group in groups for member in group.members}
     found = leaves_by_path(grads(variables, *inputs))
     moves = {
         path: np.asarray(g) != 0
         if jnp.issubdtype(g.dtype, jnp.floating)
         else np.ones(g.shape, bool)
         for path, g in found.items()
+        if path in paths
     }
     silent = {}
     for group in groups:
@@ -132,6 +140,23 @@ def _silent(
     return silent
 
 
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf is a random key, as NNX states hold them."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended)
+
+
+def _other_inputs(inputs: Any) -> Any:
+    """Normal numbers in place of all floating-point inputs."""
+    leaves, treedef = jax.tree.flatten(inputs)
+    keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))
+    is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    new = [
+        jax.random.normal(key, jnp.shape(x), jnp.result_type(x)) if is_float(x) else x
+        for key, x in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(treedef, new)
+
+
 def _check(plan: WidthPlan, apply_fn: Callable[..., Any], variables: PyTree, inputs: Any) -> None:
     run = jax.jit(apply_fn)
     before, after = (
@@ -139,8 +164,8 @@ def _check(plan: WidthPlan, apply_fn: Callable[..., Any], variables: PyTree, inp
     )
     largest = max((float(np.abs(x).max(initial=0.0)) for x in before), default=0.0)
     far = [float(np.abs(x - y).max(initial=0.0)) for x, y in zip(before, after, strict=True)]
-    if max(far, default=0.0) > 1e-5 * (largest or 1.0):
+    if not max(far, default=0.0) <= 1e-5 * (largest or 1.0):
         raise ValueError(
             f"outputs would change by {max(far):.3g}, the largest being {largest:.3g}: a channel "
-            "that nothing makes is 0 for these inputs only; give more of them"
+            "that seemed 0 is not; give inputs that activate more of the network"
         )

@@ -39,6 +39,12 @@ class Member:
         each = self.indices.shape[1]
         return f"{self.path} axis {self.axis}" + (f" ({each} indices a unit)" if each > 1 else "")
 
+    @property
+    def block(self) -> int:
+        """Indices a unit if they are neighbours, as those of a head or group are; else 0."""
+        are_neighbours = bool((np.diff(self.indices, axis=1) == 1).all())
+        return self.indices.shape[1] if are_neighbours else 0
+
     def __str__(self) -> str:
         roles = {"both": ", output and input", "other": ""}
         return self.where + roles.get(self.role, f", {self.role}")

@@ -76,8 +76,9 @@ class WidthPlan:
           tree: arrays of the network at full width, or their `jax.ShapeDtypeStruct`.
 
         Raises:
-          ValueError: a leaf with the path of the network's has another shape, so the tree is of
-            another network or holds slots that are not like their weights; or no leaf is known.
+          ValueError: a leaf that would lose indices has another shape than the network's, so the
+            tree is of another network or holds slots that are not like their weights; the path of
+            one is the end of two; or no leaf is known.
         """
         return narrowed(tree, self.groups.shapes, self.removed())
 
@@ -123,10 +124,10 @@ def plan_widths(
       target: share of the full cost that may be left, in (0, 1]. The plan stops at the first
         removal that meets it.
       ranking: which units compete. "global" compares importances as they are. "layer" and
-        "isomorphic" compare places in the order of one group, or of all groups with one signature:
-        the lowest tenth of every order goes before the rest of any.
-      round_to: numbers of channels are multiples of it, or full: of those that the first member of
-        a group makes. Units go in lots.
+        "isomorphic" compare a unit's place among those of its group, or of all groups with one
+        signature: the lowest tenth of each goes before the rest of any.
+      round_to: each group keeps all its channels or a multiple of this, counted on its first
+        member.
       min_share: fewest units that a group keeps, as a share of its width in [0, 1], and at least 1:
         one number, or numbers by regex of the group's name (`re.search`, the first match counts; 0
         without one).
@@ -165,7 +166,7 @@ def plan_widths(
         for layer in users[name]:
             before, layers[layer.layer] = layers[layer.layer], layer.at(widths, costs.widths)
             total += layers[layer.layer] - before
-    if costs(widths) > budget:
+    if total > budget * (1 + 1e-12):
         share = np.ceil(1e4 * costs(widths) / costs({})) / 1e4
         raise OptionError(
             "target",
@@ -184,16 +185,22 @@ def plan_of_units(groups: ChannelGroups, kept: Mapping[str, Any]) -> WidthPlan:
       kept: by the name of a group, bool[width] or the numbers of the units that stay, at least one.
 
     Raises:
-      ValueError: no such group, or units that it lacks.
+      KeyError: no such group; lists the groups.
+      ValueError: units that a group lacks, or a mask of another length.
     """
     for name in kept:
-        groups[name]  # raises a KeyError that lists the groups
+        groups[name]
     found = {}
     for group in groups:
         units = np.asarray(kept.get(group.name, np.arange(group.width)))
         if units.dtype == bool and units.shape == (group.width,):
             units = np.flatnonzero(units)
-        units = np.unique(units)
+        elif units.size and not np.issubdtype(units.dtype, np.integer):
+            raise ValueError(
+                f"units of {group.name} are {units.dtype}{list(units.shape)}, and must be integers "
+                f"or bool[{group.width}]"
+            )
+        units = np.unique(units).astype(int)
         if not len(units) or units[0] < 0 or units[-1] >= group.width:
             raise ValueError(
                 f"units {units.tolist()} of {group.name} must be one or more in [0, {group.width})"
@@ -218,7 +225,11 @@ def _least(groups: ChannelGroups, min_share: float | Mapping[str, float]) -> dic
     rules = {"": min_share} if not isinstance(min_share, Mapping) else dict(min_share)
     for regex, share in rules.items():
         check_in(f"min_share of {regex!r}" if regex else "min_share", share, "[0, 1]")
-        if not any(re.search(regex, group.name) for group in groups) and len(groups):
+        try:
+            matches = any(re.search(regex, group.name) for group in groups)
+        except re.error as error:
+            raise OptionError("min_share", regex, f"is no regular expression: {error}") from None
+        if not matches and len(groups):
             raise OptionError("min_share", regex, "matches no group")
     found = {}
     for group in groups:

@@ -4,7 +4,7 @@ The leaves of a train state are known by the ends of their paths: "opt_state/0/t
 "masks/fc/kernel" are sliced as "params/fc/kernel" is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,19 +64,22 @@ def _changed(
     by_leaf: dict[str, dict[int, np.ndarray]] = {}
     for (path, axis), gone in removed.items():
         by_leaf.setdefault(path, {})[axis] = gone
-    find = _finder(shapes)
+    ends = _ends(shapes)
     leaves, treedef = jax.tree.flatten(tree)
     found, num_known = [], 0
     for path, leaf in zip(leaf_paths(tree), leaves, strict=True):
-        known = find(path)
-        num_known += known is not None
-        if known in by_leaf and np.size(leaf) > 1:
-            if np.shape(leaf) != shapes[known]:
+        known = _known(path, ends)
+        num_known += bool(known)
+        cut = [name for name in known if name in by_leaf]
+        if cut and np.size(leaf) > 1:
+            if len(known) > 1:
+                raise ValueError(f"leaf {path} may be {' or '.join(known)}; give the whole tree")
+            if np.shape(leaf) != shapes[cut[0]]:
                 raise ValueError(
-                    f"leaf {path} has shape {np.shape(leaf)}, and {known} of the network "
-                    f"{shapes[known]}: it is of another network, or a slot unlike its weight"
+                    f"leaf {path} has shape {np.shape(leaf)}, and {cut[0]} of the network "
+                    f"{shapes[cut[0]]}: it is of another network, or a slot unlike its weight"
                 )
-            leaf = change(leaf, by_leaf[known])
+            leaf = change(leaf, by_leaf[cut[0]])
         found.append(leaf)
     if not num_known:
         raise ValueError(
@@ -86,25 +89,25 @@ def _changed(
     return jax.tree.unflatten(treedef, found)
 
 
-def _finder(shapes: Shapes) -> Callable[[str], str | None]:
-    """Returns the function from a path to the leaf whose path, or its end, is the longest match.
+_Ends = Mapping[tuple[str, ...], Sequence[str]]
 
-    The first part of a leaf's path, such as "params", may be missing, unless two leaves differ by
-    it alone.
-    """
-    known: dict[tuple[str, ...], str | None] = {}
-    for path in shapes:
-        known[tuple(path.split("/"))] = path
-    ends = [(tuple(path.split("/"))[1:], path) for path in shapes]
-    for end, path in ends:
-        if end and end not in known:
-            known[end] = None if sum(end == other for other, _ in ends) > 1 else path
 
-    def find(path: str) -> str | None:
-        parts = tuple(path.split("/"))
-        for start in range(len(parts)):
-            if parts[start:] in known:
-                return known[parts[start:]]
-        return None
+def _ends(shapes: Shapes) -> _Ends:
+    """Returns the leaves by their paths, and by these without the collection of a linen model."""
+    ends = {tuple(path.split("/")): [path] for path in shapes}
+    if any(path.startswith("params/") for path in shapes):
+        whole = set(ends)
+        for path in shapes:
+            end = tuple(path.split("/"))[1:]
+            if end and end not in whole:
+                ends.setdefault(end, []).append(path)
+    return ends
 
-    return find
+
+def _known(path: str, ends: _Ends) -> Sequence[str]:
+    """Returns the leaves whose path, or its end, is the longest end of this one."""
+    parts = tuple(path.split("/"))
+    for start in range(len(parts)):
+        if parts[start:] in ends:
+            return ends[parts[start:]]
+    return ()

@@ -221,3 +221,66 @@ def test_nnx():
     assert narrow.head.in_features == (narrow.c2.out_features,)
     grads = nnx.grad(lambda model: (model(IMAGES) ** 2).sum())(narrow)
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, nnx.state(narrow, nnx.Param))
+
+
+class Grouped(nn.Module):
+    """Groups whose number stays while each becomes smaller, and a group norm by group size."""
+
+    widths: tuple[int, int] = (16, 24)
+    group_size: int = 4
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(self.widths[0], (1, 1), name="c1")(x)
+        x = nn.relu(nn.GroupNorm(num_groups=None, group_size=self.group_size)(x))
+        x = nn.Conv(self.widths[1], (1, 1), feature_group_count=4, name="c2")(x)
+        x = nn.relu(nn.GroupNorm(num_groups=4)(x))
+        return nn.Dense(3, name="d")(x.mean((1, 2)))
+
+
+def test_inside_of_groups():
+    """The narrow model is the one that is written with these widths."""
+    model, written = Grouped(), Grouped(widths=(8, 12), group_size=2)
+    variables = drawn(model.init(jax.random.key(0), IMAGES))
+    groups = channel_groups(model.apply, variables, IMAGES, inner=True)
+    plan = plan_of_units(
+        groups, {group.name: np.arange(group.width) < group.width / 2 for group in groups}
+    )
+    narrow, thin = narrow_module(model, plan), plan.apply(variables)
+    np.testing.assert_allclose(
+        narrow.apply(thin, IMAGES), written.apply(thin, IMAGES), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_one_plan_after_another():
+    model = Cnn()
+    variables = drawn(model.init(jax.random.key(0), IMAGES))
+    for _ in range(2):
+        groups = channel_groups(model.apply, variables, IMAGES)
+        importance = channel_importance(groups, jax.tree.map(jnp.abs, variables))
+        plan = plan_widths(groups, importance, group_costs(groups), target=0.7, ranking="layer")
+        narrow = narrow_module(model, plan)
+        assert check_narrow(plan, model.apply, narrow.apply, variables, IMAGES) < 1e-5
+        model, variables = narrow, plan.apply(variables)
+    shapes = jax.tree.map(jnp.shape, model.init(jax.random.key(1), IMAGES))
+    assert shapes == jax.tree.map(jnp.shape, variables)
+
+
+def test_layers_that_do_not_become_narrower_are_named():
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.relu(nn.Einsum((3, 8), "...a,ab->...b", name="e")(x)))
+
+    x = jnp.ones((2, 3))
+    variables = Sum().init(jax.random.key(0), x)
+    plan = plan_of_units(channel_groups(Sum().apply, variables, x), {"params/e": range(4)})
+    with pytest.raises(
+        ValueError, match=r"e/kernel has shape \(3, 8\) at the new widths, and must"
+    ):
+        narrow_module(Sum(), plan).init(jax.random.key(0), x)
+    shared = cifar_resnet(20, width=4, num_owners=2)
+    variables = jax.eval_shape(shared.init, jax.random.key(0), IMAGES)
+    groups = channel_groups(shared.apply, variables, IMAGES)
+    with pytest.raises(ValueError, match=r"share kernels \(num_owners=2\)"):
+        narrow_module(shared, plan_of_units(groups, {}))

@@ -106,3 +106,22 @@ def test_a_sparse_resnet_is_the_same_and_narrower():
     active = lambda masks: jaxsparse.num_active(masks)
     assert active(kept) <= active(masks)
     jaxsparse.check(plan.apply(params), (), kept)
+
+
+def test_a_constant_that_inputs_or_outputs_hide_stays():
+    params = _dense()
+    params["a"][:, 1], params["bias"][1] = 0, 5
+    groups = channel_groups(mlp, params, X)
+    with pytest.raises(ValueError, match="an output is int32; give a function of float outputs"):
+        compact(groups, lambda p, x: jnp.argmax(mlp(p, x), -1), params, X)
+    dark = params | {"b": params["b"].copy()}
+    dark["b"][1] = -9  # so that no gradient passes
+    with pytest.raises(ValueError, match="outputs would change by .* a channel that seemed 0 is"):
+        compact(channel_groups(mlp, dark, X), mlp, dark, jnp.zeros_like(X))
+
+
+def test_numbers_that_are_none_are_no_reason_to_remove():
+    params = _dense()
+    params["b"][0], params["c"][0, 0] = 0, np.nan
+    with pytest.raises(ValueError, match="outputs would change by nan"):
+        _plan(params)

@@ -235,3 +235,41 @@ def test_the_table_names_widths_and_costs():
     assert lines[0].split() == ["group", "width", "after", "kept", "made", "by"]
     assert lines[2].startswith("b") and "b/kernel and 1 more" in lines[2]
     assert lines[-1].startswith("parameters: 256 -> ")
+
+
+def test_every_target_that_can_be_reached_is():
+    """0.29 * 200 is below 58 in floats."""
+    params = {"a": jnp.ones((1, 100)), "b": jnp.ones((100, 1))}
+    groups = channel_groups(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 1)))
+    plan = plan_widths(
+        groups, {"a": np.arange(100.0)}, group_costs(groups), target=0.29, min_share=0.29
+    )
+    assert plan.widths == {"a": 29}
+
+
+def test_units_are_integers_or_a_whole_mask():
+    for wrong in (np.ones(5, bool), [0.5, 1.5]):
+        with pytest.raises(ValueError, match=r"units of a are .*must be integers or bool\[8\]"):
+            plan_of_units(GROUPS, {"a": wrong})
+    with pytest.raises(ValueError, match="min_share '\\[' is no regular expression"):
+        plan_widths(GROUPS, GIVEN, COSTS, target=0.5, min_share={"[": 0.5})
+
+
+def test_leaves_are_known_by_their_whole_path_or_without_the_collection():
+    def adapted(v, x):
+        p, lora = v["params"], v["lora"]
+        return jax.nn.relu(x @ (p["a"] + lora["a"])) @ p["b"]
+
+    variables = {
+        "params": {"a": jnp.ones((3, 6)), "b": jnp.ones((6, 2))},
+        "lora": {"a": jnp.ones((3, 6))},
+    }
+    plan = plan_of_units(channel_groups(adapted, variables, X), {"params/a": [0, 1]})
+    assert plan.apply(variables)["lora"]["a"].shape == (3, 2)
+    with pytest.raises(ValueError, match="leaf a may be lora/a or params/a; give the whole tree"):
+        plan.apply(variables["params"])
+    plan = plan_of_units(GROUPS, {"a": [0, 1]})
+    tree = {"params": PARAMS, "teacher": {"deep": {"kernel": jnp.ones((3, 8))}}}
+    found = plan.apply(tree)
+    assert found["params"]["a"]["kernel"].shape == (3, 2)
+    assert found["teacher"]["deep"]["kernel"].shape == (3, 8)
