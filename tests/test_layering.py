@@ -90,7 +90,7 @@ MAY_IMPORT = {
     "gradient_flow": GROUND,
     "gsm": GROUND | {"selection", "rates"},
     "rates": set(),
-    "structured": GROUND | {"rates", "structured"},
+    "structured": GROUND | {"rates", "tracing", "structured"},
     "invariants": GROUND,
     "sparse_init": GROUND,
     "metrics": GROUND,

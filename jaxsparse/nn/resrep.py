@@ -30,7 +30,8 @@ from flax import linen as nn
 from jaxsparse.nn.resnet import ResNet
 from jaxsparse.nn.widths import block_name
 from jaxsparse.paths import leaves_by_path
-from jaxsparse.structured.channel_costs import CostTable, Ruled, cost_table
+from jaxsparse.structured.channel_costs import CostTable, group_costs
+from jaxsparse.structured.channel_groups import channel_groups
 from jaxsparse.structured.compactors import BatchNorm, Target, kept_rows, merge_compactor
 from jaxsparse.tracing.flops import layer_flops
 from jaxsparse.types import PyTree
@@ -107,15 +108,11 @@ def compactor_costs(model: ResNet, images: Any) -> CostTable:
     targets = compactor_targets(model)
     plain = model.clone(after_inner="norm", layout="NHWC")
     variables = jax.eval_shape(plain.init, jax.random.key(0), images)
-    stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables["batch_stats"])
-    forward = lambda params, x: plain.apply({"params": params, "batch_stats": stats}, x)
-    flops = layer_flops(forward, variables["params"], images)
-    before = {target.consumer: target.compactor for target in targets}
-    behind = {target.conv: target.compactor for target in targets}
-    ruled = [Ruled(layer, before.get(layer), behind.get(layer)) for layer in {**behind, **before}]
-    leaves = leaves_by_path(variables["params"])
-    widths = {target.compactor: leaves[target.conv].shape[-1] for target in targets}
-    return cost_table(flops, ruled, widths)
+    flops = layer_flops(plain.apply, variables, images)
+    groups = channel_groups(plain.apply, variables, images)
+    of = lambda target: groups.of(f"params/{target.conv}", -1)[0].name
+    names = {of(target): target.compactor for target in targets}
+    return group_costs(groups, flops).ruled_by(names)
 
 
 def merge_compactors(

@@ -151,7 +151,7 @@ def reshaped(x: Owners, shape: Sequence[int]) -> Owners:
     if not math.prod(shape):
         return uniform(mixed(x), shape, x.entries)
     lengths, blocks = [], x.blocks
-    for old, new in _axis_groups(x.shape, tuple(shape)):
+    for old, new in axis_groups(x.shape, tuple(shape)):
         done, is_cut = len(lengths), any(len(size) > 1 for size in x.lengths[old])
         dims = shape[new] if is_cut else (1,) * (new.stop - new.start)
         for axis, size in enumerate(x.lengths[old] if is_cut else (), done):
@@ -210,7 +210,7 @@ def mix(shares: Iterable[Share], weights: Sequence[int]) -> Share:
     return found
 
 
-def _axis_groups(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+def axis_groups(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     """Pairs of neighbouring axes with equally many entries, as few as possible in each."""
     i = j = 0
     while i < len(old) or j < len(new):

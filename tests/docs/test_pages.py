@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import jaxsparse
 import jaxsparse.nn
 from jaxsparse.paths import leaves_by_path
-from tests.docs.pages import PAGES, marked_block, run
+from tests.docs.pages import PAGES, marked_block, run, text_of
 
 
 def _readme(after, printed):
@@ -48,6 +48,15 @@ def _frozen(after, printed):
     assert after[-1]["frozen"] == ["backbone/kernel"]
     masks = after[-1]["state"].masks
     assert masks["backbone"]["kernel"].all() and jaxsparse.num_active(masks) == 64**2 + 64
+
+
+def _structured(after, printed):
+    groups = after[0]["groups"]
+    assert [group.width for group in groups] == [16, 16, 32, 32, 64, 64]
+    assert "axis 1 stays whole: a constant array of shape (4,), at " in printed
+    table = text_of("docs/structured.md").split("\n    group ")[1].split("    ...")[0]
+    for row in f"group {table}".splitlines():
+        assert row.strip() in printed
 
 
 def _stopping(after, printed):
@@ -118,6 +127,7 @@ def _resrep(after, printed):
 COMES_TO = {
     "README.md": _readme,
     "docs/training_loops.md": _training_loops,
+    "docs/structured.md": _structured,
     "docs/which_leaves.md": _which_leaves,
     "docs/masks_and_optimizers.md": _masks_and_optimizers,
     "docs/sparse_init.md": _sparse_init,
