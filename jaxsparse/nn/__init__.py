@@ -40,6 +40,8 @@ from jaxsparse.nn.dyrelu import (
 from jaxsparse.nn.forms import Forms, LayerForm, choose_forms
 from jaxsparse.nn.layers import PYTORCH_INIT, pytorch_bias, zero_bias
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
+from jaxsparse.nn.narrow import Narrowed, narrow_module
+from jaxsparse.nn.narrow_nnx import narrow_nnx
 from jaxsparse.nn.resnet import (
     BasicBlock,
     Bottleneck,
@@ -61,6 +63,9 @@ from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 
 __all__ = [
+    "Narrowed",
+    "narrow_module",
+    "narrow_nnx",
     "DyReLU",
     "DyReLUOptions",
     "Sharing",

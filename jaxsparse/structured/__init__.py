@@ -7,7 +7,8 @@ factors of reshaped axes, and `gathering` makes the `groups`.
 
 Narrowing: `channel_importance` ranks the units of groups, `group_costs` counts what widths cost,
 `plan_widths` chooses the units that stay, and `check_narrow` compares outputs. The plan slices any
-tree of the network; `jaxsparse.nn.narrow_module` makes a linen model of its widths.
+tree of the network; `jaxsparse.nn.narrow_module` makes a linen model of its widths. `compact` is
+the plan without the channels that sparse weights have made dead.
 
 ResRep: `resrep_optimizer`, `choose_row_masks`, `lasso_preflight` and `merge_compactor`; the module
 that it trains, and the whole recipe for our ResNets, are in `jaxsparse.nn`.
@@ -20,6 +21,7 @@ Activation gradients that are pruned in simulation: `jaxsparse.structured.activa
 from jaxsparse.structured.channel_costs import CostTable, Ruled, cost_table, group_costs
 from jaxsparse.structured.channel_groups import channel_groups
 from jaxsparse.structured.clusters import cluster
+from jaxsparse.structured.compacting import compact
 from jaxsparse.structured.compactor_checks import check_compactor
 from jaxsparse.structured.compactors import BatchNorm, Target, kept_rows, merge_compactor
 from jaxsparse.structured.csgd import (
@@ -69,6 +71,7 @@ __all__ = [
     "check_target",
     "choose_row_masks",
     "cluster",
+    "compact",
     "compactor_sgd",
     "cost_table",
     "csgd",

@@ -57,6 +57,14 @@ def _structured(after, printed):
     table = text_of("docs/structured.md").split("\n    group ")[1].split("    ...")[0]
     for row in f"group {table}".splitlines():
         assert row.strip() in printed
+    values = after[-1]
+    wide, thin = values["model"], values["small"]
+    logits = [
+        np.asarray(network.apply(variables, values["images"]))
+        for network, variables in ((wide, values["sparse"]), (thin, values["small_variables"]))
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-6)
+    assert float(re.search(r"^(\S+e-\d+)$", printed, re.MULTILINE)[1]) < 1e-5
 
 
 def _stopping(after, printed):

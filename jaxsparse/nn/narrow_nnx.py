@@ -1,0 +1,97 @@
+"""NNX models with fewer channels: their arrays sliced, and the widths that their layers keep.
+
+graph, state = nnx.split(model)
+groups = channel_groups(lambda state, x: nnx.merge(graph, state)(x), state, images)
+plan = plan_widths(groups, importance, costs, target=0.5)
+model = narrow_nnx(model, plan)
+"""
+
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jaxsparse.structured.narrowing import WidthPlan
+
+
+def narrow_nnx(model: nnx.Module, plan: WidthPlan) -> Any:
+    """Returns a narrower copy of a model; the model stays as it is.
+
+    Linear layers, convolutions, embeddings, norms and attention get the numbers that they keep
+    (`in_features`, `num_heads` and the like) from the shapes of their new arrays. A module that
+    keeps a width elsewhere keeps the old one; compare outputs by `check_narrow`.
+
+    Args:
+      model: at full width.
+      plan: of `nnx.split(model)`'s state, or of a part of it such as its `nnx.Param`.
+
+    Raises:
+      ValueError: the plan is of another model.
+    """
+    graph, state = nnx.split(model)
+    narrow = nnx.merge(graph, plan.apply(state))
+    for path, module in nnx.iter_modules(narrow):
+        prefix = "/".join(map(str, path))
+        for name, value in _fields(module, prefix, plan).items():
+            setattr(module, name, value)
+    return narrow
+
+
+def _fields(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
+    """Returns the numbers that a module keeps, from its arrays."""
+    shape = lambda name: np.shape(getattr(module, name)[...])
+    if isinstance(module, nnx.Linear):
+        return dict(zip(("in_features", "out_features"), shape("kernel"), strict=True))
+    if isinstance(module, nnx.LinearGeneral):
+        start = len(module.batch_axis)
+        cut = start + len(module.in_features)
+        return {"in_features": shape("kernel")[start:cut], "out_features": shape("kernel")[cut:]}
+    if isinstance(module, nnx.Conv):
+        after, groups = shape("kernel"), module.feature_group_count
+        before = plan.groups.shapes.get(f"{path}/kernel", after)
+        if groups > 1 and before[-2] == after[-2]:  # whole groups go
+            groups = groups * after[-1] // before[-1]
+        return {
+            "kernel_shape": after,
+            "in_features": after[-2] * groups,
+            "out_features": after[-1],
+            "feature_group_count": groups,
+        }
+    if isinstance(module, nnx.Embed):
+        return dict(zip(("num_embeddings", "features"), shape("embedding"), strict=True))
+    if isinstance(module, nnx.GroupNorm):
+        return _of_group_norm(module, path, plan)
+    if isinstance(module, nnx.BatchNorm | nnx.LayerNorm | nnx.RMSNorm):
+        held = [n for n in ("scale", "bias", "mean") if getattr(module, n, None) is not None]
+        return {"num_features": shape(held[0])[0]} if held else {}
+    if isinstance(module, nnx.MultiHeadAttention):
+        return _of_attention(module)
+    return {}
+
+
+def _of_group_norm(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
+    for name in ("scale", "bias"):
+        leaf = f"{path}/{name}" if path else name
+        for group in plan.groups.of(leaf, 0) if leaf in plan.groups.shapes else ():
+            (before,) = plan.groups.shapes[leaf]
+            (after,) = np.shape(getattr(module, name)[...])
+            (each,) = {m.indices.shape[1] for m in group.members if (m.path, m.axis) == (leaf, 0)}
+            whole = module.num_groups * each == before
+            num_groups = after // each if whole else module.num_groups
+            return {"num_groups": num_groups, "group_size": after // num_groups}
+    return {}
+
+
+def _of_attention(module: Any) -> dict[str, Any]:
+    width, heads, depth = np.shape(module.query.kernel[...])
+    inputs, kv_heads, _ = np.shape(module.key.kernel[...])
+    found = {
+        "num_heads": heads,
+        "head_dim": depth,
+        "in_features": width,
+        "in_kv_features": inputs,
+        "num_kv_heads": kv_heads,
+        "qkv_features": heads * depth,
+        "out_features": np.shape(module.out.kernel[...])[-1],
+    }
+    return {name: value for name, value in found.items() if hasattr(module, name)}

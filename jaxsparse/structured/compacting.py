@@ -1,0 +1,146 @@
+"""Channels that sparse weights have made dead, as the plan of a narrower network without them.
+
+At extreme sparsity many channels are not made by any active weight, or not read by any. A network
+without them computes the same, and is faster everywhere:
+
+    params = jaxsparse.apply_masks(params, masks)
+    variables = {"params": params, "batch_stats": batch_stats}
+    groups = channel_groups(model.apply, variables, images)
+    plan = compact(groups, model.apply, variables, images)
+    model, variables, masks = narrow_module(model, plan), plan.apply(variables), plan.apply(masks)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.paths import leaves_by_path
+from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, Member
+from jaxsparse.structured.narrowing import WidthPlan, plan_of_units
+from jaxsparse.types import PyTree
+
+
+def compact(
+    groups: ChannelGroups, apply_fn: Callable[..., Any], variables: PyTree, *inputs: Any
+) -> WidthPlan:
+    """Returns the plan that removes dead channels; outputs stay as they are, up to rounding.
+
+    A channel is dead if no weight that is not 0 reads it; or if none makes it and it is 0 behind
+    norm and activation. (A channel that nothing makes may still be constant there, by a bias. It
+    stays, since a convolution that pads with zeros does not turn a constant into a bias.) Channels
+    whose readers or makers die with others are dead too, until nothing changes. Each group keeps
+    one channel at least. Groups with notes, such as those that a layer norm runs over, stay whole.
+
+    Args:
+      groups: from `channel_groups` of the same function and variables.
+      apply_fn: function of (variables, *inputs) at inference, differentiable.
+      variables: with inactive weights at 0.
+      *inputs: pytrees of arrays, such as a batch of images; whether a channel is 0 is seen in them,
+        so give some that activate the network.
+
+    Raises:
+      ValueError: outputs for these inputs change by more than 1e-5 of the largest, which they
+        cannot unless inputs say too little.
+
+    >>> from jaxsparse.structured import channel_groups
+    >>> params = {"up": jnp.array([[1.0, 0.0, 2.0]]), "down": jnp.array([[1.0], [1.0], [0.0]])}
+    >>> mlp = lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"]
+    >>> groups = channel_groups(mlp, params, jnp.ones((1, 1)))
+    >>> compact(groups, mlp, params, jnp.ones((1, 1))).kept
+    {'up': array([0])}
+    """
+    leaves = {path: np.asarray(leaf) for path, leaf in leaves_by_path(variables).items()}
+    alive = {path: leaf != 0 for path, leaf in leaves.items()}
+    silent = _silent(groups, apply_fn, variables, inputs)
+    gone = {group.name: np.zeros(group.width, bool) for group in groups if not group.notes}
+    changed = True
+    while changed:
+        changed = False
+        for name in gone:
+            dead = _dead(groups[name], alive, silent[name])
+            if (dead & ~gone[name]).any():
+                gone[name] |= dead
+                _bury(groups[name], dead, alive)
+                changed = True
+    kept = {name: ~dead if not dead.all() else [0] for name, dead in gone.items()}
+    plan = plan_of_units(groups, kept)
+    _check(plan, apply_fn, variables, inputs)
+    return plan
+
+
+def _dead(group: ChannelGroup, alive: Mapping[str, np.ndarray], silent: np.ndarray) -> np.ndarray:
+    """Returns which units nothing reads, or nothing makes and are 0."""
+    readers = [m for m in group.members if m.role in ("input", "both")]
+    makers = [m for m in group.members if m.role in ("output", "both")]
+    none = lambda members: ~np.stack([_any(alive[m.path], m) for m in members]).any(axis=0)
+    dead = np.zeros(group.width, bool)
+    if readers:
+        dead |= none(readers)
+        if makers:
+            dead |= none(makers) & silent
+    return dead
+
+
+def _any(alive: np.ndarray, member: Member) -> np.ndarray:
+    """Returns whether a unit has an entry that is alive, bool[width]."""
+    entries = np.moveaxis(alive, member.axis, 0)[member.indices]
+    return entries.reshape(len(entries), -1).any(1)
+
+
+def _bury(group: ChannelGroup, dead: np.ndarray, alive: dict[str, np.ndarray]) -> None:
+    """Marks all entries of dead units as dead, so that what they read or make may die too."""
+    for member in group.members:
+        where = (slice(None),) * member.axis + (member.indices[dead].ravel(),)
+        alive[member.path] = alive[member.path].copy()
+        alive[member.path][where] = False
+
+
+def _silent(
+    groups: ChannelGroups, apply_fn: Callable[..., Any], variables: PyTree, inputs: Any
+) -> dict[str, np.ndarray]:
+    """Returns which units are 0 where they are read, bool[width] by group.
+
+    The gradient of a weight that reads a channel is a sum of products with the channel's values. It
+    is 0 in all of the channel's weights, for outputs that count by random numbers, if these are.
+    """
+
+    @jax.jit
+    def grads(variables: PyTree, *inputs: Any) -> PyTree:
+        def projected(variables: PyTree) -> jax.Array:
+            outputs = jax.tree.leaves(apply_fn(variables, *inputs))
+            keys = jax.random.split(jax.random.key(0), len(outputs))
+            draws = [jax.random.normal(k, y.shape) for k, y in zip(keys, outputs, strict=True)]
+            return sum(((r * y).sum() for r, y in zip(draws, outputs, strict=True)), jnp.zeros(()))
+
+        return jax.grad(projected, allow_int=True)(variables)
+
+    found = leaves_by_path(grads(variables, *inputs))
+    moves = {
+        path: np.asarray(g) != 0
+        if jnp.issubdtype(g.dtype, jnp.floating)
+        else np.ones(g.shape, bool)
+        for path, g in found.items()
+    }
+    silent = {}
+    for group in groups:
+        readers = [m for m in group.members if m.role in ("input", "both")]
+        heard = [_any(moves[m.path], m) for m in readers]
+        silent[group.name] = ~np.any(heard, axis=0) if heard else np.zeros(group.width, bool)
+    return silent
+
+
+def _check(plan: WidthPlan, apply_fn: Callable[..., Any], variables: PyTree, inputs: Any) -> None:
+    run = jax.jit(apply_fn)
+    before, after = (
+        jax.tree.leaves(run(tree, *inputs)) for tree in (variables, plan.zero(variables))
+    )
+    largest = max((float(np.abs(x).max(initial=0.0)) for x in before), default=0.0)
+    far = [float(np.abs(x - y).max(initial=0.0)) for x, y in zip(before, after, strict=True)]
+    if max(far, default=0.0) > 1e-5 * (largest or 1.0):
+        raise ValueError(
+            f"outputs would change by {max(far):.3g}, the largest being {largest:.3g}: a channel "
+            "that nothing makes is 0 for these inputs only; give more of them"
+        )
