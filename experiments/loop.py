@@ -109,7 +109,8 @@ def opened(
     plan = check(run)
     check_folder(out, config)
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    if run.masks is None and (note := sparsity_note(plan, config, num_unshared(run.model, image))):
+    draws = state is None and run.masks is None
+    if draws and (note := sparsity_note(plan, config, num_unshared(run.model, image))):
         print(note, file=sys.stderr, flush=True)
     start = 0 if state is None else int(state.step)
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.

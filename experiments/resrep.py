@@ -15,7 +15,7 @@ cosine. They end with a network that has --target of the multiply-adds:
     csgd        filters in clusters that become equal; every group of channels loses the same share
     l1          channels removed at once, by the L1 norm of their kernels, then trained
     norm_scale  likewise by the scales of their batch norms
-    taylor      likewise by weight times gradient
+    taylor      likewise by the derivative of the loss by a gate behind their batch norms
     random      likewise at random: the control of the criteria
     isomorphic  as l1, but groups of channels compete with groups of the same structure alone
     gradual     as l1, in --narrowings steps with training between them

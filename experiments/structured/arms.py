@@ -100,7 +100,9 @@ ARMS: Mapping[str, Arm] = {
     "l1": _one_shot("one-shot, by the L1 norm of kernels", one_shot.by_l1),
     "norm_scale": _one_shot("one-shot, by the scales of batch norms", one_shot.by_norm_scale),
     "taylor": _one_shot(
-        "one-shot, by weight times gradient", one_shot.by_taylor, takes=("score_batches",)
+        "one-shot, by the derivative of the loss by a gate behind the norms",
+        one_shot.by_taylor,
+        takes=("score_batches",),
     ),
     "random": _one_shot("one-shot, at random: the control of the criteria", one_shot.by_random),
     "isomorphic": _one_shot(

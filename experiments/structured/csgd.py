@@ -4,6 +4,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,8 +21,7 @@ from experiments.structured.setting import (
     traced,
 )
 from experiments.training.run import MASKS
-from jaxsparse.nn import ResNet
-from jaxsparse.nn.narrow import narrow_module
+from jaxsparse.nn import ResNet, narrow_module
 from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.structured import (
     ChannelGroup,
@@ -34,6 +34,7 @@ from jaxsparse.structured import (
     merge_outputs,
     plan_of_units,
 )
+from jaxsparse.types import PyTree
 
 CENTRIPETAL = 3e-3
 """The published epsilon of ResNet-56."""
@@ -138,9 +139,11 @@ def optimizer(
     for name, found in clusters.items():
         labels |= labels_of(groups[name], found)
     decay = setting.recipe.weight_decay
-    others = lambda params: with_leaves(
-        params, {path: path not in labels for path in leaves_by_path(params)}
-    )
+
+    def others(params: PyTree) -> PyTree:
+        found: dict[str, Any] = {path: path not in labels for path in leaves_by_path(params)}
+        return with_leaves(params, found)
+
     return optax.chain(
         csgd(labels, centripetal=centripetal_of(setting), decay=decay),
         optax.masked(optax.add_decayed_weights(decay), others),

@@ -4,8 +4,9 @@ A criterion scores the weights; the plan of widths follows from the sums over ch
 is narrow from the first step on.
 """
 
+import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ from experiments.structured.setting import (
     multiply_adds,
     traced,
 )
+from experiments.training.batches import Batch
 from experiments.training.run import Run, RunState
 from experiments.training.steps import loss_and_grads
-from jaxsparse.nn import ResNet
-from jaxsparse.nn.narrow import narrow_module
+from jaxsparse.nn import ResNet, narrow_module
+from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.structured import (
     ChannelGroups,
     WidthPlan,
@@ -32,6 +34,7 @@ from jaxsparse.structured import (
     random_importance,
 )
 from jaxsparse.structured.importance import Importance
+from jaxsparse.types import PyTree
 
 Criterion: TypeAlias = Callable[[Setting, Reached, ChannelGroups], Importance]
 
@@ -56,26 +59,38 @@ def by_random(setting: Setting, reached: Reached, groups: ChannelGroups) -> Impo
 
 
 def by_taylor(setting: Setting, reached: Reached, groups: ChannelGroups) -> Importance:
-    """The mean of (sum w g)^2 over batches, of the kernels that make a channel.
+    """The mean over batches of (dL/dz)^2, where z = 1 is a gate behind a channel's norms.
+
+    Its derivative is gamma dL/dgamma + beta dL/dbeta, summed over the norms that a sum couples. The
+    filters before a norm say nothing: the loss does not change with their length, so their weights
+    times gradients add up to 0.
 
     Reference: Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019,
-    equation 8 with a group's kernels as the set, over training batches that follow the base.
+    equation 8, with gates behind batch norms as in section 3.3. Batches are those that follow the
+    training of the base.
     """
     run = setting.base._replace(model=reached.model)
-    state, total = reached.state, dict.fromkeys((group.name for group in groups), 0.0)
-    grads_of = jax.jit(lambda state, batch: _gradient(run, state, batch))
+    state, total = reached.state, {group.name: np.zeros(group.width) for group in groups}
+    gates_of = jax.jit(functools.partial(_gates, run))
     batches = run.batches(reached.step)
-    still = jax.tree.map(jnp.zeros_like, state.collections)
     for _ in range(setting.score_batches):
-        products = jax.tree.map(jnp.multiply, state.params, grads_of(state, next(batches)))
-        found = channel_importance(groups, {"params": products, **still}, normalised=False)
+        scores = gates_of(state, next(batches))
+        found = channel_importance(groups, scores, of="norm", normalised=False)
         total = {name: total[name] + worth**2 for name, worth in found.items()}
-    means = {name: np.mean(worth) for name, worth in total.items()}
-    return {name: worth / (means[name] or 1.0) for name, worth in total.items()}
+    return {name: worth / (float(worth.mean()) or 1.0) for name, worth in total.items()}
 
 
-def _gradient(run: Run, state: RunState, batch: object) -> object:
-    return loss_and_grads(run, state.params, state.collections, state.step, batch)[1]  # pyright: ignore[reportArgumentType]
+def _gates(run: Run, state: RunState, batch: Batch) -> PyTree:
+    """Returns a tree like the variables, with the derivative of a norm's gates as its "scale"."""
+    _, grads, _ = loss_and_grads(run, state.params, state.collections, state.step, batch)
+    products = leaves_by_path(jax.tree.map(jnp.multiply, state.params, grads))
+    gates: dict[str, Any] = {
+        path: product + products[f"{path.removesuffix('scale')}bias"]
+        for path, product in products.items()
+        if path.endswith("/scale")
+    }
+    zeros = jax.tree.map(jnp.zeros_like, state.variables)
+    return {**zeros, "params": with_leaves(zeros["params"], gates)}
 
 
 def plan(

@@ -41,7 +41,7 @@ def merged_accuracy(setting: Setting, reached: Progress, narrow: Narrow) -> dict
     """Returns the accuracies of a network that was merged after training; {} if it was not.
 
     Earlier networks of the training were wide, so the best one is the last. The accuracy of the
-    network before the merge, "test_accuracy_unmerged", says what the merge has cost.
+    network before the merge, "unmerged_test_accuracy", says what the merge has cost.
     """
     if not narrow.is_merged:
         return {}
@@ -53,7 +53,7 @@ def merged_accuracy(setting: Setting, reached: Progress, narrow: Narrow) -> dict
         "best_step": reached.step,
         "best_test_accuracy": test,
         "best_val_accuracy": val,
-        "test_accuracy_unmerged": evaluate(reached.run, reached.state.variables, data.test),
+        "unmerged_test_accuracy": evaluate(reached.run, reached.state.variables, data.test),
     }
 
 

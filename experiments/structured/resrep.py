@@ -8,7 +8,7 @@ smallest one that suffices.
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 
@@ -97,10 +97,13 @@ def times_of(setting: Setting) -> Times:
 
 def costs_of(setting: Setting) -> CostTable:
     """Returns the multiply-adds of an image by the widths behind compactors."""
-    return _costs(setting.model, setting.image)
+    model: Any = setting.model  # a module has a hash, and its type says that it has none
+    return _costs(model, setting.image)
 
 
-_costs = functools.cache(compactor_costs)
+@functools.cache
+def _costs(model: Any, image: Any) -> CostTable:
+    return compactor_costs(model, image)
 
 
 def preflight_of(setting: Setting) -> LassoPreflight:

@@ -127,7 +127,7 @@ class Setting(NamedTuple):
             key=run.key(MASKS),
             track_exploration=True,
         )
-        return run, state.replace(step=jnp.asarray(step, state.step.dtype))
+        return run, state.replace(step=jnp.int32(step))
 
 
 class Reached(NamedTuple):
@@ -191,15 +191,26 @@ class Begun(NamedTuple):
     state: RunState
     narrow: Callable[[Reached], Narrow]
 
+    @property
+    def model(self) -> ResNet:
+        """The network that is trained."""
+        assert isinstance(self.run.model, ResNet)
+        return self.run.model
+
 
 def as_it_is(reached: Reached) -> Narrow:
     """Returns a network that was trained at its final widths."""
     return Narrow(reached.model, reached.state.variables)
 
 
-@functools.cache
 def traced(model: ResNet, image: jax.ShapeDtypeStruct) -> tuple[ChannelGroups, CostTable]:
     """Returns the groups of a network's channels, and its multiply-adds by their widths."""
+    of_model: Any = model  # a module has a hash, and its type says that it has none
+    return _traced(of_model, image)
+
+
+@functools.cache
+def _traced(model: Any, image: jax.ShapeDtypeStruct) -> tuple[ChannelGroups, CostTable]:
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     groups = channel_groups(model.apply, variables, image)
     return groups, group_costs(groups, jaxsparse.layer_flops(model.apply, variables, image))

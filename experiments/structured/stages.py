@@ -62,9 +62,11 @@ def train_arm(
         is_last = number == len(parts)
         folder = out if is_last else out.with_name(f"{out.name}-part{number}")
         flags = {**config, "part": None if is_last else number}
+        if not is_last:
+            flags["sparsity"] = 1 - part.target
         is_finished(folder, flags)
         begun = arm.begin(setting, reached, part)
-        flops += multiply_adds(begun.run.model, setting.image) * (part.last - reached.step)
+        flops += multiply_adds(begun.model, setting.image) * (part.last - reached.step)
         ended = stretches.train(
             begun.run,
             folder,
@@ -74,7 +76,7 @@ def train_arm(
             ending=_ending(setting, begun, base, folder),
             **outcome.training_flops(setting, base.step, part.last, flops),
         )
-        reached = Reached(begun.run.model, ended.state)
+        reached = Reached(begun.model, ended.state)
 
 
 def is_finished(out: Path, config: Mapping[str, Any]) -> bool:
@@ -95,11 +97,11 @@ def _ending(
     """Returns what makes the narrower network, writes it, and says what it is."""
 
     def ended(reached: Progress) -> dict[str, Any]:
-        narrow = begun.narrow(Reached(reached.run.model, reached.state))  # pyright: ignore[reportArgumentType]
+        narrow = begun.narrow(Reached(begun.model, reached.state))
         narrow_files.write(folder, setting.name, narrow.model, narrow.variables)
         return {
             **outcome.sizes(setting, narrow),
-            "test_accuracy_base": base.test_accuracy,
+            "base_test_accuracy": base.test_accuracy,
             **outcome.merged_accuracy(setting, reached, narrow),
             **narrow.notes,
             **speed.step_seconds(setting, base.state.variables, narrow),
