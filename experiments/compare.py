@@ -146,15 +146,15 @@ def published_of(config: Config, tables: Sequence[Table]) -> PublishedTable:
     if not any(is_of(published, table) for table in tables):
         have = "; ".join(table.title for table in tables)
         raise ValueError(
-            f"--published={config.published} has {published.dataset}, {published.model}; the runs "
-            f"are of {have}"
+            f"--published={config.published} has {published.dataset}, "
+            f"{' or '.join(published.models)}; the runs are of {have}"
         )
     return published
 
 
 def is_of(published: PublishedTable, table: Table) -> bool:
     """Whether both are of the same data set and model."""
-    return table.title == f"{published.dataset}, {published.model}"
+    return table.title in [f"{published.dataset}, {model}" for model in published.models]
 
 
 def published_text(published: PublishedTable, table: Table, config: Config) -> str:
@@ -163,8 +163,11 @@ def published_text(published: PublishedTable, table: Table, config: Config) -> s
         f"{table.title}: {published.metric} in %, mean ± sd (n), ours beside published; the joint "
         f"sd is the root of the sum of both variances"
     )
+    is_its_own = table.title == f"{published.dataset}, {published.models[0]}"
     text = written(
-        lines_of(beside(published, table.rows)), heading=heading, markdown=config.markdown
+        lines_of(beside(published, table.rows, missing=is_its_own)),
+        heading=heading,
+        markdown=config.markdown,
     )
     return "\n".join([text, "", f"published: {published.source}", *published.notes])
 

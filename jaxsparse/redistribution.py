@@ -19,12 +19,17 @@ from jaxsparse.types import Leaves, Rounding, Row, Score, Selected, Stage
 
 @comparable
 def redistribute(
-    drop: Score = magnitude, grow: Score = gradient, *, rounding: Rounding, min_keep: int = 1
+    drop: Score = magnitude,
+    grow: Score = gradient,
+    worth: Score = gradient,
+    *,
+    rounding: Rounding,
+    min_keep: int = 1,
 ) -> Stage:
-    """Drops n of the active weights of every leaf, and grows their sum where `grow` is high.
+    """Drops n of the active weights of every leaf, and shares their sum out by the leaves' worth.
 
         n = floor or ceil (drop fraction * active)
-        grown = sum(n) * share,   share = mean of `grow` over the leaf's active weights / their sum
+        grown = sum(n) * share,   share = mean of `worth` over the leaf's active weights / their sum
 
     A leaf with no room for its share grows all but one of its inactive positions, and the others
     share the rest in the same way. So no leaf becomes dense, and a dense one stays as it is. What
@@ -33,8 +38,8 @@ def redistribute(
 
     Args:
       drop: what an active weight is worth; the lowest go.
-      grow: what an inactive position is worth; the highest come. Over active weights it says what
-        a leaf is worth; where a mean is not finite it counts as 0.
+      grow: what an inactive position is worth; the highest come.
+      worth: its mean over the active weights is what a leaf is worth, 0 where it is not finite.
       rounding: "floor" or "ceil".
       min_keep: fewest active weights that the drop leaves to a leaf that has them.
 
@@ -52,10 +57,11 @@ def redistribute(
         inactive = jnp.array([mask.size for mask in masks.values()], jnp.int32) - active
         most = jnp.where(inactive > 0, jnp.maximum(active - min_keep, 0), 0)
         n = jnp.minimum(take_fraction(active, row.drop, rounding), most)
-        worth = score_leaves(drop, weights, signal, fold_key(key, "drop"))
-        stayed = top_k(worth, by_path(active - n), eligible=masks, num_eligible=active)
+        kept = score_leaves(drop, weights, signal, fold_key(key, "drop"))
+        stayed = top_k(kept, by_path(active - n), eligible=masks, num_eligible=active)
         promise = score_leaves(grow, weights, signal, fold_key(key, "grow"))
-        means = _means(promise.compute(promise.inputs), masks, active)
+        values = score_leaves(worth, weights, signal, fold_key(key, "worth"))
+        means = _means(values.compute(values.inputs), masks, active)
         room = jnp.maximum(inactive + n - 1, 0)
         grown = top_k(
             promise,

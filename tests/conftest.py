@@ -59,7 +59,9 @@ def pytest_addoption(parser):
 
 # What the second Python runs of the conformance and of the pages: one of each kind.
 METHODS = {"gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed"}
-PAGES = {"README", "training_loops", "masks_and_optimizers", "many_devices", "at_init", "export"}
+PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
+# And what it leaves out: parts of the experiments that are plain Python.
+PLAIN = {"options", "sweeping", "comparing", "records", "tickets", "studying"}
 
 
 def pytest_collection_modifyitems(config, items):
@@ -75,9 +77,10 @@ def pytest_collection_modifyitems(config, items):
             kinds["name"] = params.get("name", "rigl")
         if "docs" in item.path.parts and "page" in params:
             kinds["page"] = Path(str(params["page"])).stem
+        plain = "experiments" in item.path.parts and PLAIN.intersection(item.path.parts)
         test = (item.nodeid.split("[")[0], *kinds.values())
         chosen = kinds.get("name", "rigl") in METHODS and kinds.get("page", "README") in PAGES
-        (kept if chosen and (not cases or test not in seen) else others).append(item)
+        (kept if chosen and not plain and (not cases or test not in seen) else others).append(item)
         seen.add(test)
     items[:] = kept
     config.hook.pytest_deselected(items=others)

@@ -14,6 +14,8 @@ from jaxsparse.redistribution import shared_out
 from jaxsparse.sparse.states import count_active
 from jaxsparse.types import Observed
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 ALL = ((r".", True),)
 RUN = {"sparsity": 0.8, "total_steps": 40, "update_interval": 4, "drop_fraction": 0.5}
 
@@ -79,8 +81,7 @@ def _params(dtype=jnp.float32, seed=0):
     return {p: jnp.asarray(rng.normal(size=x.shape), dtype) for p, x in NETWORK.items()}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("min_keep", [None, 30])
+@pytest.mark.parametrize(("dtype", "min_keep"), [(jnp.float32, None), (jnp.bfloat16, 30)])
 def test_training_keeps_the_sum_and_moves_weights(dtype, min_keep):
     """A step of training for every event; the layer with the largest gradients gains."""
     params = _params(dtype)

@@ -2,7 +2,7 @@
 
 A table is a file of `published_tables/`, one JSON object:
 
-    {"source": "...", "notes": [], "dataset": "mnist", "model": "lenet_300_100",
+    {"source": "...", "notes": [], "dataset": "mnist", "models": ["lenet_300_100"],
      "metric": "test_accuracy", "flags": {"sparse_init": null},
      "rows": [{"name": "static random", "schedule": "static", "flags": {"distribution": "uniform"},
                "spread": "sd", "n": 5, "percent": {"0.95": [96.68, 0.03]}}]}
@@ -70,7 +70,7 @@ class PublishedTable(NamedTuple):
       source: where it was read.
       notes: what else has to be known about the numbers.
       dataset: name of the data set.
-      model: name of the model.
+      models: names of the models: the table's, then those that some of its rows may be of.
       metric: a number of summary.json.
       rows: in the order of the file.
     """
@@ -78,7 +78,7 @@ class PublishedTable(NamedTuple):
     source: str
     notes: tuple[str, ...]
     dataset: str
-    model: str
+    models: tuple[str, ...]
     metric: str
     rows: tuple[PublishedRow, ...]
 
@@ -132,7 +132,7 @@ def read_published(name: str) -> PublishedTable:
     nearest(name, NAMES, kind="published table")
     content = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     shared, rows = content.pop("flags"), content.pop("rows")
-    content["notes"] = tuple(content["notes"])
+    content |= {name: tuple(content[name]) for name in ("notes", "models")}
     return PublishedTable(**content, rows=tuple(_row(row, shared) for row in rows))
 
 
@@ -150,12 +150,15 @@ def _row(row: dict[str, Any], shared: dict[str, Any]) -> PublishedRow:
     return PublishedRow(row["name"], row["schedule"], shared | row.get("flags", {}), cells)
 
 
-def beside(published: PublishedTable, rows: dict[str, dict[float, Group]]) -> list[Beside]:
+def beside(
+    published: PublishedTable, rows: dict[str, dict[float, Group]], *, missing: bool = True
+) -> list[Beside]:
     """Returns our runs beside published numbers, and published numbers that have none of ours.
 
     Args:
       published: the table.
-      rows: label to sparsity to group, as in `tables.Table`, of its data set and model.
+      rows: label to sparsity to group, as in `tables.Table`, of its data set and one of its models.
+      missing: whether to add published numbers that none of our runs stands beside.
 
     Returns:
       A line for each of our groups, in their order, then those that only the published table has.
@@ -167,6 +170,8 @@ def beside(published: PublishedTable, rows: dict[str, dict[float, Group]]) -> li
             theirs = cells[0][1] if cells else None
             found.update((name, sparsity) for name, _ in cells)
             lines.append(Beside(label, sparsity, stats_of(group, published.metric), theirs))
+    if not missing:
+        return lines
     return lines + [
         Beside(f"({row.name})", sparsity, None, cell)
         for row in published.rows

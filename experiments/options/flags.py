@@ -168,6 +168,8 @@ class Pruning:
     redistribute: cli.OptionalBool = None
     """Let snfs move weights between layers, by the mean of their averaged gradient, as published.
     Default: each layer keeps its number of weights."""
+    grow: cli.OptionalStr = None
+    """Where snfs grows: gradient (where its average is largest) or random. Default: gradient."""
     distribution: cli.OptionalStr = None
     """How layers share the active weights: erk, erdos_renyi or uniform. Default: erk."""
     dense_layers: cli.OptionalStr = None

@@ -22,7 +22,7 @@ from experiments.options.flags import DEFAULTS
 from experiments.options.gsm import gsm
 from experiments.options.init_masks import scoring_of, without_scoring
 from experiments.training.criteria import CRITERIA, Scoring
-from jaxsparse import Method
+from jaxsparse import Method, scores
 from jaxsparse.checks import check_in
 from jaxsparse.patterns import PatternRules
 from jaxsparse.plan import Plan
@@ -78,7 +78,7 @@ METHODS: dict[str, Entry] = {
     "rigl": Entry(jaxsparse.rigl, _rigl_interval, _RIGL),
     "set_itop": Entry(jaxsparse.set_itop, _share(1500, 88_000), _ITOP),
     "rigl_itop": Entry(jaxsparse.rigl_itop, _share(4000, 88_000), _ITOP),
-    "snfs": Entry(jaxsparse.snfs, _rigl_interval, (*_RIGL, "redistribute")),
+    "snfs": Entry(jaxsparse.snfs, _rigl_interval, (*_RIGL, "redistribute", "grow")),
     "granet": Entry(jaxsparse.granet, _granet_interval, (*_GRADUAL, *_DROPS)),
     "granet_st": Entry(
         jaxsparse.granet_st, _granet_interval, (*_GRADUAL, *_DROPS, "initial_sparsity")
@@ -103,6 +103,8 @@ AT_INIT: dict[str, Entry] = {
 
 SCHEDULES: dict[str, Entry] = METHODS | AT_INIT
 """All names of `--schedule`."""
+
+GROW = {"gradient": scores.gradient, "random": scores.random}
 
 DISTRIBUTIONS = {
     "erk": jaxsparse.erk,
@@ -152,8 +154,7 @@ def _make_method(schedule: str, sparsity: float, steps: int, options: dict[str, 
         if name not in entry.options:
             takes = ", ".join(f"--{option}" for option in entry.options) or "no options"
             raise ValueError(f"--{name} is no option of {schedule}, which takes {takes}")
-    if "distribution" in given or "dense_layers" in given:
-        given["distribution"] = _distribution(schedule, given)
+    given |= _functions(schedule, given)
     if entry.interval is not None:
         given.setdefault("update_interval", entry.interval(steps))
     if schedule != "dense":
@@ -273,6 +274,16 @@ def _cycles(schedule: str, steps: int, given: dict[str, Any]) -> dict[str, Any]:
     interval = {"cycle_interval": max(min(100, shortest // 20), 1)}
     arguments = {_CYCLES[name]: value for name, value in asked.items()}
     return {"num_cycles": num_cycles, "cycle_steps": cycle_steps} | interval | arguments
+
+
+def _functions(schedule: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the functions that some flags name; takes --dense_layers out."""
+    found: dict[str, Any] = {}
+    if "distribution" in given or "dense_layers" in given:
+        found["distribution"] = _distribution(schedule, given)
+    if "grow" in given:
+        found["grow"] = GROW[nearest(given["grow"], GROW, kind="grow")]
+    return found
 
 
 def _distribution(schedule: str, given: dict[str, Any]) -> Distribution:

@@ -157,7 +157,8 @@ def snfs(
       stop_step: from which on masks stay as they are; None is 3/4 of training.
       drop_fraction: at step 0, which a cosine takes to 0 at `stop_step`, in (0, 1].
       drop: what active weights are worth.
-      grow: what inactive positions are worth, of w and m.
+      grow: what inactive positions are worth, of w and m. `scores.random` with `redistribute` is
+        SET in Dettmers and Zettlemoyer's code.
       redistribute: move weights between layers; not with a pattern.
       skip_step: leave out the optimizer step if there is an event, as RigL's code does.
       **layers: `distribution`, `min_keep`, `prunable`; see `methods.options.LayerOptions`.
@@ -177,7 +178,7 @@ def snfs(
     stage = exchange(drop, grow, rounding="floor")
     if redistribute:
         keep = options.get("min_keep")
-        stage = move(drop, grow, rounding="floor", min_keep=1 if keep is None else keep)
+        stage = move(drop, grow, gradient, rounding="floor", min_keep=1 if keep is None else keep)
     return compose(
         "snfs",
         [stage],

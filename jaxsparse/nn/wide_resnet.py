@@ -33,7 +33,6 @@ from jaxsparse.nn.layers import (
     conv,
     head,
     norm,
-    num_channels,
     scales_of,
     to_layout,
 )
@@ -46,6 +45,8 @@ class WideBlock(nn.Module):
     Attributes:
       features: channels out.
       stride: of the first convolution and the shortcut.
+      projects: whether the shortcut is a convolution, as it has to be where height, width or
+        channels change.
       dropout_rate: between the convolutions.
       kernel_init: of the convolutions.
       dtype: of activations.
@@ -54,6 +55,7 @@ class WideBlock(nn.Module):
 
     features: int
     stride: int = 1
+    projects: bool = False
     dropout_rate: float = 0.0
     kernel_init: Initializer = CONV_INIT
     dtype: DTypeLike = jnp.float32
@@ -77,7 +79,7 @@ class WideBlock(nn.Module):
             make_conv(self.features, 3, name="conv2"),
         )
         y = activation.of_norm(make_norm(name="norm1"), x, name="dyrelu1")
-        if self.stride > 1 or num_channels(x, self.layout) != self.features:
+        if self.projects:
             # The shortcut takes the activated input, unlike the identity: both share norm1.
             x = make_conv(self.features, 1, stride=self.stride, name="shortcut_conv")(y)
         y = first(y, scales[0])
@@ -151,6 +153,7 @@ class WideResNet(nn.Module):
                 block = WideBlock(
                     features=16 * self.width * 2**stage,
                     stride=2 if stage > 0 and number == 0 else 1,
+                    projects=number == 0 and (stage > 0 or self.width > 1),
                     dropout_rate=self.dropout_rate,
                     name=f"stage{stage + 1}_block{number + 1}",
                     **options,

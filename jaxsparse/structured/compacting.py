@@ -87,7 +87,7 @@ def _dead(group: ChannelGroup, alive: Mapping[str, np.ndarray], silent: np.ndarr
 def _any(alive: np.ndarray, member: Member) -> np.ndarray:
     """Returns whether a unit has an entry that is alive, bool[width]."""
     entries = np.moveaxis(alive, member.axis, 0)[member.indices]
-    return entries.reshape(len(entries), -1).any(1)
+    return np.asarray(entries.reshape(len(entries), -1).any(axis=1))
 
 
 def _bury(group: ChannelGroup, dead: np.ndarray, alive: dict[str, np.ndarray]) -> None:

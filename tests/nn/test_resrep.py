@@ -23,6 +23,8 @@ from jaxsparse.paths import leaves_by_path, with_leaves
 from jaxsparse.sparse import compress_leaves, find_positions
 from jaxsparse.structured import kept_rows
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 IMAGES = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
 
 

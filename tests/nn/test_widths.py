@@ -7,6 +7,8 @@ import pytest
 from jaxsparse.nn import cifar_resnet, layer_shapes, resnet, sparse_execution
 from jaxsparse.paths import leaves_by_path
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 
 def kernels(model, side=16):
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)

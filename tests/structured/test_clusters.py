@@ -7,6 +7,8 @@ import pytest
 
 from jaxsparse.structured import cluster
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 
 def test_kmeans_finds_groups_that_are_there(key):
     """Four groups of filters, 100 times as far apart as they are wide, in mixed order."""

@@ -9,6 +9,8 @@ import jaxsparse
 from jaxsparse.nn import cifar_resnet, narrow_module
 from jaxsparse.structured import channel_groups, check_narrow, compact
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32)
 
 
@@ -83,13 +85,12 @@ def test_inputs_that_say_too_little_are_found():
     np.testing.assert_array_equal(mlp(plan.apply(dark), X), 0)
 
 
-@pytest.mark.parametrize("sparsity", [0.95, 0.995])
-def test_a_sparse_resnet_is_the_same_and_narrower(sparsity):
+def test_a_sparse_resnet_is_the_same_and_narrower():
     model = cifar_resnet(8, width=8)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8, 8, 3)), jnp.float32)
     variables = model.init(jax.random.key(0), images)
     scores = jax.tree.map(jnp.abs, variables["params"])
-    masks = jaxsparse.masks_from_scores(scores, sparsity=sparsity)
+    masks = jaxsparse.masks_from_scores(scores, sparsity=0.98)
     params = jaxsparse.apply_masks(variables["params"], masks)
     shift = lambda path, x: x - 0.1 if "norm" in str(path) and "bias" in str(path) else x
     params = jax.tree_util.tree_map_with_path(shift, params)

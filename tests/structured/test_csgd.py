@@ -20,6 +20,8 @@ from jaxsparse.structured import (
 )
 from jaxsparse.structured.csgd import centripetal_gradient
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 LABELS = np.array([0, 1, 0, 2, 1, 0])
 
 

@@ -15,6 +15,8 @@ from jaxsparse.structured.gradient_reset import (
 )
 from jaxsparse.structured.resrep import with_row_masks
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 MATRIX = jnp.array([[3.0, 0.0, 0.0], [4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
 
 

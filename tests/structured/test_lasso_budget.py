@@ -10,6 +10,8 @@ from jaxsparse.structured.gradient_reset import compactor_sgd
 from jaxsparse.structured.lasso_budget import lasso_preflight
 from jaxsparse.structured.resrep import with_row_masks
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 # Steps in all at a learning rate of 0.01 that falls as a cosine: the smallest lambda with which a
 # row settles that is masked after 10 % and after 40 % of them.
 TABLE = {

@@ -6,6 +6,8 @@ import pytest
 from jaxsparse.structured.channel_costs import Ruled, cost_table
 from jaxsparse.structured.mask_choice import check_target, choose_row_masks, is_mask_step
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 FLOPS = {"a": 2 * 9 * 3 * 4, "b": 2 * 9 * 4 * 6, "c": 2 * 6 * 5, "other": 20}
 TABLE = cost_table(
     FLOPS, [Ruled("a", None, "p"), Ruled("b", "p", "q"), Ruled("c", "q")], {"p": 4, "q": 6}

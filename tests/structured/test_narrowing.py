@@ -18,6 +18,8 @@ from jaxsparse.structured import (
     random_importance,
 )
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 
 def network(p, x):
     """Two hidden layers, the first with a norm's scale, and a sum of two branches."""

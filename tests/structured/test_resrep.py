@@ -10,6 +10,8 @@ import jaxsparse
 from jaxsparse.structured.gradient_reset import ResetState, compactor_sgd
 from jaxsparse.structured.resrep import resrep_optimizer, row_masks, row_norms, with_row_masks
 
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
+
 MATRIX = jnp.array([[3.0, 0.0, 0.0], [4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
 PATH = "block/compactor1/matrix"
 PARAMS = {

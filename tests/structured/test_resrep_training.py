@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen as nn
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
@@ -28,6 +29,8 @@ from jaxsparse.structured import (
     unsettled_rows,
     with_row_masks,
 )
+
+pytestmark = pytest.mark.variants  # our own code, which knows little of versions
 
 STEPS, EVERY, WIDTH = 1_200, 40, 16
 HIDDEN = ("1", "2")

@@ -50,7 +50,7 @@ _DYNAMIC = _UNIFORM | {
 }
 
 
-_REASONS = ("erk", "redistribute", "min_keep100", "decay1e-4")
+_REASONS = ("erk", "redistribute", "random", "min_keep100", "decay1e-4")
 
 
 def _grid(
@@ -78,7 +78,15 @@ GRIDS = (
     _grid("grasp", _ACTIVE),
     _grid("synflow", _ACTIVE),
     _grid("static", _DECAY, "decay1e-4", model="lenet_300_100_bn"),
+    _grid(
+        "gmp",
+        _UNIFORM | {"scope": "layer", "min_keep": 100, "weight_decay": 1e-4},
+        "min_keep100",
+        (0.9, 0.95, 0.96, 0.99),
+        model="lenet_300_100_bn",
+    ),
     _grid("snfs", _DYNAMIC | {"redistribute": True}, "redistribute"),
+    _grid("snfs", _DYNAMIC | {"redistribute": True, "grow": "random"}, "random", _SPARSEST),
     _grid("snfs", _DYNAMIC | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("set", _DYNAMIC | _ACTIVE | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),

@@ -21,7 +21,7 @@ TABLE = {
     "source": "a paper",
     "notes": ["five seeds"],
     "dataset": "sample",
-    "model": "lenet5",
+    "models": ["lenet5"],
     "metric": "test_accuracy",
     "flags": {"sparse_init": None},
     "rows": [
@@ -140,8 +140,16 @@ def test_the_grid_of_mnist_has_a_run_for_every_published_cell(tmp_path):
         if job.flags["seed"] == 0:
             flags = {"weights": "pytorch", "sparsity": 0.0} | job.flags
             write_run(tmp_path / job.name, dataset="mnist", **flags)
-    (ours,) = make_tables(group_runs(find_runs([tmp_path]).runs))
-    lines = beside(read_published("mnist"), ours.rows)
+    ours, normed = make_tables(group_runs(find_runs([tmp_path]).runs))
+    published = read_published("mnist")
+    assert (ours.title, normed.title) == tuple(f"mnist, {model}" for model in published.models)
+    lines = beside(published, ours.rows)
     assert {line.label for line in lines if line.ours is None} == {"(DSR)"}
-    # Dense has one cell, SNIP two; the four others also have variants, at two sparsities.
-    assert sum(bool(line.ours and line.theirs) for line in lines) == 1 + 2 + 4 * 6 + 4 * 2
+    theirs = beside(published, normed.rows, missing=False)
+    assert [line.sparsity for line in theirs if line.theirs] == [
+        0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 0.9, 0.95, 0.96, 0.99
+    ]  # fmt: skip
+    # Dense has one cell, SNIP two; the four others also have variants: SNFS at all six sparsities,
+    # and each at two.
+    num = sum(bool(line.ours and line.theirs) for line in lines)
+    assert num == 1 + 2 + 4 * 6 + 6 + 5 * 2

@@ -38,6 +38,7 @@ def test_every_option_of_the_table_is_one_of_the_factory(schedule, key):
         "initial_sparsity": 0.25,
         "drop_fraction": 0.125,
         "redistribute": True,
+        "grow": "random",
         "cycles": 0,
     }
     others = {"dense_layers", "pattern", "pattern_layers"}  # which need more than themselves
