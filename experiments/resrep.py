@@ -18,7 +18,7 @@ cosine. They end with a network that has --target of the multiply-adds:
     taylor      likewise by the derivative of the loss by a gate behind their batch norms
     random      likewise at random: the control of the criteria
     isomorphic  as l1, but groups of channels compete with groups of the same structure alone
-    gradual     as l1, in --narrowings steps with training between them
+    gradual     as l1, in --narrowings steps in the first half of its training
 
 A folder holds a subfolder for each seed, in it one for the base and one for each arm, with the
 narrow network: widths in `narrow.json`, arrays in `narrow.safetensors`. Killed anywhere, the
@@ -30,6 +30,7 @@ of ResRep that has no time to bring rows to 0, an epsilon of C-SGD that leaves f
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,8 @@ from experiments.options import cli, flags
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import said_in_flags
 from experiments.structured import arms, networks, report, stages
-from experiments.structured.setting import ResRep, Setting
+from experiments.structured.setting import ResRep, Setting, multiply_adds
+from experiments.sweeping.result_file import result_of, write_result
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
 from jaxsparse.checks import check_in, check_whole
@@ -77,6 +79,9 @@ class Config:
     """Number of seeds."""
     out: cli.OptionalPath = None
     """Folder of the study. Default: runs/structured/DATA/MODEL-wWIDTH-stepsB+A."""
+    results: cli.OptionalPath = None
+    """Folder to keep a result file of every finished arm in, of which --table --out=FOLDER and
+    compare.py make tables too. Default: none are written."""
     plan: bool = False
     """Say what the arms will do, and train nothing."""
     table: bool = False
@@ -116,7 +121,7 @@ class Config:
     round_to: int = 1
     """Numbers of channels are multiples of it, or full; not of resrep."""
     narrowings: int = 4
-    """Steps of gradual."""
+    """Number of steps in which gradual removes channels."""
     score_batches: int = 10
     """Training batches that taylor reads."""
     lasso: cli.OptionalFloat = None
@@ -168,8 +173,17 @@ def train(config: Config) -> Path:
         base = stages.train_base(setting, folder / "base", flags_of(config, data, seed))
         for name, arm in arms.named(config.arms).items():
             asked = flags_of(config, data, seed) | arm_flags(config, data, name, arm)
-            stages.train_arm(setting, arm, base, folder / folder_name(name, asked), asked)
+            place = folder / folder_name(name, asked)
+            stages.train_arm(setting, arm, base, place, asked)
+            if config.results is not None:
+                keep(place, config.results / f"{out.name}-{place.name}-seed{seed}.json")
     return out
+
+
+def keep(folder: Path, path: Path) -> None:
+    """Writes the result file of a finished arm, unless it is there."""
+    if not path.exists():
+        write_result(path, result_of(folder, os.sched_getaffinity(0)))
 
 
 def check(config: Config, data: Dataset) -> list[str]:
@@ -189,7 +203,12 @@ def check(config: Config, data: Dataset) -> list[str]:
         chosen = arms.named(config.arms)
         setting = setting_of(config, data, config.seed)
         loop.check(setting.base)
-        return [line for arm in chosen.values() for line in arm.check(setting)]
+        macs = multiply_adds(setting.model, setting.image)
+        head = (
+            f"{config.model} on {data.name}: {macs:,} multiply-adds an image; a base of "
+            f"{setting.base.steps:,} steps, {len(chosen)} arms of {setting.steps:,}"
+        )
+        return [head, *(line for arm in chosen.values() for line in arm.check(setting))]
 
 
 def data_of(config: Config) -> Dataset:

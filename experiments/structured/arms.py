@@ -37,15 +37,18 @@ def once(setting: Setting) -> list[Stretch]:
 
 
 def in_parts(setting: Setting) -> list[Stretch]:
-    """Equal parts, of which each leaves the same share of the multiply-adds before it.
+    """Narrowings at equal distances in the first half, each to the same share of what was left.
+
+    The second half of the arm, in which the learning rate falls, is for the final network.
 
     Raises:
-      ValueError: more narrowings than steps.
+      ValueError: more narrowings than steps in the first half.
     """
-    number = check_whole("narrowings", setting.narrowings, 1, setting.steps)
+    number = check_whole("narrowings", setting.narrowings, 1, max(setting.steps // 2, 1))
+    ends = [setting.steps * i // (2 * number) for i in range(1, number)] + [setting.steps]
     return [
-        Stretch(setting.target ** (i / number), setting.base.steps + setting.steps * i // number)
-        for i in range(1, number + 1)
+        Stretch(setting.target ** (i / number), setting.base.steps + end)
+        for i, end in enumerate(ends, start=1)
     ]
 
 
@@ -111,7 +114,7 @@ ARMS: Mapping[str, Arm] = {
         ranking="isomorphic",
     ),
     "gradual": _one_shot(
-        "by the L1 norm, in --narrowings steps with training between them",
+        "by the L1 norm, in --narrowings steps in the first half of training",
         one_shot.by_l1,
         takes=("narrowings",),
         stretches=in_parts,

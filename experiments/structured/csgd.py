@@ -89,13 +89,16 @@ def centripetal_of(setting: Setting) -> float:
     Raises:
       ValueError: filters would not become equal.
     """
-    asked = setting.centripetal
-    tried = [CENTRIPETAL, *(x for x in _TRIED if x > CENTRIPETAL)] if asked is None else [asked]
-    enough = [x for x in tried if _preflight(setting, x).is_long_enough]
-    if enough:
-        return enough[0]
-    found = _preflight(setting, tried[-1])
-    raise ValueError(flag_error("centripetal", f"{tried[-1]:g}", f"is too small. {found}"))
+    asked, first = setting.centripetal, CENTRIPETAL
+    found = _preflight(setting, first if asked is None else asked)
+    if asked is None and not found.is_long_enough:
+        # The exponent of vectors is the smaller one, and epsilon times a constant.
+        least = first * math.log(1 / found.enough) / found.vectors
+        tried = next((x for x in _TRIED if x >= least), _TRIED[-1])
+        found, asked = _preflight(setting, tried), tried
+    if not found.is_long_enough:
+        raise ValueError(flag_error("centripetal", f"{asked:g}", f"is too small. {found}"))
+    return first if asked is None else asked
 
 
 def _preflight(setting: Setting, centripetal: float) -> CsgdPreflight:

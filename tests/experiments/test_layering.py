@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "lottery": {"options", "records", "loop", "tickets"},
     "ablations": {"options", "records", "loop", "tickets"},
     "structured": TRAINS | {"comparing", "tickets", "structured"},
-    "resrep": TRAINS | {"structured"},
+    "resrep": TRAINS | {"structured", "sweeping"},
     "studying": TRAINS | {"studying"},
     "plasticity": SCRIPTS | {"studying"},
     "demo": SCRIPTS,

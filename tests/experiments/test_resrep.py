@@ -45,7 +45,7 @@ def run(capsys, *flags):
         (["--width=0"], "--width=0 must be a whole number, at least 1"),
         (["--arms=l1", "--ranking=globl"], "--ranking=globl must be one of global, layer, iso"),
         (["--round_to=0"], "--round_to=0 must be a whole number, at least 1"),
-        (["--arms=gradual", "--narrowings=9"], "--narrowings=9 must be a whole number in [1, 8]"),
+        (["--arms=gradual", "--narrowings=9"], "--narrowings=9 must be a whole number in [1, 4]"),
         (["--arms=resrep", "--lasso=1e-4"], "--lasso=0.0001 is too small: resrep: with lasso=0."),
         (["--arms=resrep", "--mask_stop=8"], "--mask_stop=8 must be a whole number in [1, 7]"),
         (["--arms=csgd", "--centripetal=1"], "--centripetal=1 is too small. csgd: in 8 steps"),
@@ -75,6 +75,7 @@ def test_the_help_names_all_arms_and_the_plan_says_what_they_will_do(capsys, mon
         assert f"\n    {name} " in listed
     status, text, _ = run(capsys, "--arms=resrep,csgd,l1", "--plan")
     assert status == 0
+    assert text.startswith("tiny on random: ") and "a base of 4 steps, 3 arms of 8" in text
     assert "masks are chosen every 2 steps after 0, up to 2, 5 rows more each time" in text
     assert "csgd: epsilon 100" in text
 
@@ -91,6 +92,7 @@ def study(tmp_path_factory):
     return out
 
 
+@pytest.mark.variants
 def test_the_folder_of_a_study(study, monkeypatch):
     add_to(monkeypatch)
     assert sorted(path.name for path in (study / "seed0").iterdir()) == [
@@ -117,18 +119,27 @@ def test_the_folder_of_a_study(study, monkeypatch):
     assert merged["masked_ratio"] == merged["test_flops_ratio"]
 
 
-def test_the_table_of_what_is_there(study, capsys, monkeypatch):
+@pytest.mark.variants
+def test_the_table_of_what_is_there(study, tmp_path, capsys, monkeypatch):
     add_to(monkeypatch)
     status, text, _ = run(capsys, f"--out={study}", "--table")
     lines = [line.split() for line in text.splitlines()]
     arms = [line[0] for line in lines if line[0] in ARMS]
     assert (status, arms) == (0, ["resrep", "csgd", "gradual"])
     assert len(report.finished_arms(study)) == 3
+    flags = (f"--out={study}", "--arms=resrep,csgd,gradual", f"--results={tmp_path}")
+    assert run(capsys, *flags)[0] == 0
+    assert (tmp_path / f"{study.name}-csgd-0.5-seed0.json").exists()
+    assert run(capsys, f"--out={tmp_path}", "--table", "--markdown")[:2] == (
+        0,
+        run(capsys, f"--out={study}", "--table", "--markdown")[1],
+    )
     assert {run.config["schedule"] for run in find_runs([study]).runs} == {
         *("dense", "resrep", "csgd", "gradual")
     }
 
 
+@pytest.mark.variants
 def test_stages_that_have_ended_are_read_and_others_flags_refused(study, capsys, monkeypatch):
     add_to(monkeypatch)
     before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}

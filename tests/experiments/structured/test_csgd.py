@@ -10,6 +10,8 @@ from experiments.structured.setting import Stretch, multiply_adds, traced
 from jaxsparse.paths import leaves_by_path, with_leaves
 from tests.experiments.structured.tiny import BASE, INNER, OUTER, STEPS, make_setting, reached
 
+pytestmark = pytest.mark.variants
+
 
 @pytest.fixture(scope="module")
 def setting():

@@ -12,6 +12,8 @@ from experiments.training import between
 from jaxsparse.structured import row_masks, with_row_masks
 from tests.experiments.structured.tiny import BASE, STEPS, make_setting, reached
 
+pytestmark = pytest.mark.variants
+
 PATH = "stage1_block1/compactor1/matrix"
 
 
