@@ -30,7 +30,6 @@ of ResRep that has no time to bring rows to 0, an epsilon of C-SGD that leaves f
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +46,7 @@ from experiments.options.schedules import said_in_flags
 from experiments.structured import arms, networks, report, stages
 from experiments.structured.setting import ResRep, Setting, multiply_adds
 from experiments.sweeping.result_file import result_of, write_result
+from experiments.sweeping.workers import own_cores
 from experiments.training.recipes import RECIPES, Recipe, make_optimizer
 from experiments.training.run import Run
 from jaxsparse.checks import check_in, check_whole
@@ -183,7 +183,7 @@ def train(config: Config) -> Path:
 def keep(folder: Path, path: Path) -> None:
     """Writes the result file of a finished arm, unless it is there."""
     if not path.exists():
-        write_result(path, result_of(folder, os.sched_getaffinity(0)))
+        write_result(path, result_of(folder, own_cores()))
 
 
 def check(config: Config, data: Dataset) -> list[str]:
