@@ -66,6 +66,7 @@ def train_arm(
             flags["sparsity"] = 1 - part.target
         is_finished(folder, flags)
         begun = arm.begin(setting, reached, part)
+        of_part = setting if is_last else setting._replace(timed_steps=0)
         flops += multiply_adds(begun.model, setting.image) * (part.last - reached.step)
         ended = stretches.train(
             begun.run,
@@ -73,7 +74,7 @@ def train_arm(
             flags,
             begun.state,
             title=folder.name,
-            ending=_ending(setting, begun, base, folder),
+            ending=_ending(of_part, begun, base, folder),
             **outcome.training_flops(setting, base.step, part.last, flops),
         )
         reached = Reached(begun.model, ended.state)
