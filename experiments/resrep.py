@@ -43,6 +43,7 @@ from experiments.data.dataset import Dataset
 from experiments.options import cli, flags
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import said_in_flags
+from experiments.records.run_folder import check_flags
 from experiments.structured import arms, networks, report, stages
 from experiments.structured.setting import ResRep, Setting, multiply_adds
 from experiments.sweeping.result_file import result_of, write_result
@@ -145,11 +146,8 @@ class Config:
 def main(config: Config) -> None:
     """Trains, or prints the plan or the table."""
     if config.table:
-        print(
-            report.describe(
-                config.out or folder_of(config, data_of(config)), markdown=config.markdown
-            )
-        )
+        out = config.out or folder_of(config, data_of(config))
+        print(report.describe(out, markdown=config.markdown))
         return
     if config.plan:
         print("\n".join(check(config, data_of(config))))
@@ -168,16 +166,36 @@ def train(config: Config) -> Path:
     for line in check(config, data):
         print(line, file=sys.stderr, flush=True)
     out = config.out or folder_of(config, data)
-    for seed in range(config.seed, config.seed + config.seeds):
-        setting, folder = setting_of(config, data, seed), out / f"seed{seed}"
-        base = stages.train_base(setting, folder / "base", flags_of(config, data, seed))
+    seeds = range(config.seed, config.seed + config.seeds)
+    for seed in seeds:
+        for folder, asked in places_of(config, data, out, seed).values():
+            if (folder / "config.json").exists():
+                check_flags(folder, asked)
+    for seed in seeds:
+        setting, places = setting_of(config, data, seed), places_of(config, data, out, seed)
+        base = stages.train_base(setting, *places[BASE])
         for name, arm in arms.named(config.arms).items():
-            asked = flags_of(config, data, seed) | arm_flags(config, data, name, arm)
-            place = folder / folder_name(name, asked)
-            stages.train_arm(setting, arm, base, place, asked)
+            folder, asked = places[name]
+            stages.train_arm(setting, arm, base, folder, asked)
             if config.results is not None:
-                keep(place, config.results / f"{out.name}-{place.name}-seed{seed}.json")
+                keep(folder, config.results / f"{out.name}-{folder.name}-seed{seed}.json")
     return out
+
+
+BASE = "base"
+"""The stage that all arms go on from."""
+
+
+def places_of(
+    config: Config, data: Dataset, out: Path, seed: int
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Returns the folder and the flags of the base and of every arm of a seed, by name."""
+    parent, of_base = out / f"seed{seed}", flags_of(config, data, seed)
+    found = {BASE: (parent / BASE, of_base)}
+    for name, arm in arms.named(config.arms).items():
+        asked = of_base | arm_flags(config, data, name, arm)
+        found[name] = (parent / folder_name(name, asked), asked)
+    return found
 
 
 def keep(folder: Path, path: Path) -> None:

@@ -147,7 +147,9 @@ def test_stages_that_have_ended_are_read_and_others_flags_refused(study, capsys,
     assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
     status, _, text = run(capsys, f"--out={study}", "--weight_decay=0.1")
     assert status == 2 and "holds a finished run with --weight_decay=0.0005, not 0.1" in text
-    status, _, text = run(capsys, f"--out={study}", "--arms=csgd", "--centripetal=200")
+    # Before the arm that is missing is trained.
+    status, _, text = run(capsys, f"--out={study}", "--arms=l1,csgd", "--centripetal=200")
+    assert not (study / "seed0" / "l1-0.5").exists()
     assert status == 2 and "holds a finished run with --centripetal=100.0, not 200.0" in text
 
 
