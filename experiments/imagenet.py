@@ -55,7 +55,7 @@ from experiments.records import cost, metrics, report
 from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder, check_folder
-from experiments.training import steps, surgery
+from experiments.training import between, steps, surgery
 from experiments.training.batches import Batch, Loaded, Stacked, prefetched
 from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
 from experiments.training.recipes import Recipe, make_optimizer
@@ -242,6 +242,8 @@ def fit(reached: Reached, data: Data, shown: Shown) -> Reached:
                 if surgery.is_due(run, step):
                     run, state = surgery.after(run, state, step)
                     take_step = compiled(run, state, first)
+                if between.is_due(run, step):
+                    state = between.after(run, state, step)
                 reached = Reached(step, run, state, clock.seconds, best)
                 if stops or metrics.checkpoint_is_due(run, step):
                     metrics.check_weights(step, state.params)

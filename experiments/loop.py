@@ -42,7 +42,7 @@ from experiments.records.metrics import (
 from experiments.records.progress import Progress
 from experiments.records.report import draw, sparsity_note, summarise
 from experiments.records.run_folder import RunFolder, check_folder, naming
-from experiments.training import scoring, surgery
+from experiments.training import between, scoring, surgery
 from experiments.training.batches import Batch
 from experiments.training.execution import Live, check_execution, make_execution
 from experiments.training.run import MASKS, WEIGHTS, Run, RunState
@@ -109,7 +109,8 @@ def opened(
     plan = check(run)
     check_folder(out, config)
     image = run.normalise(jnp.asarray(run.dataset.train.images[:1]))
-    if run.masks is None and (note := sparsity_note(plan, config, num_unshared(run.model, image))):
+    draws = state is None and run.masks is None
+    if draws and (note := sparsity_note(plan, config, num_unshared(run.model, image))):
         print(note, file=sys.stderr, flush=True)
     start = 0 if state is None else int(state.step)
     # No name for the fresh state, which would keep it alive to the end of a run that goes on.
@@ -139,7 +140,8 @@ def fit(begun: Progress, folder: RunFolder, *, title: str = "") -> Progress:
       run that had ended before comes back as it is.
 
     Raises:
-      ValueError: the training diverged, or masks lack the pattern of the method.
+      ValueError: the training diverged, masks lack the pattern of the method, or a change between
+        steps gave a state of another form.
     """
     step, run, state, best, seconds, capacity = begun
     if step == run.steps:
@@ -162,6 +164,9 @@ def fit(begun: Progress, folder: RunFolder, *, title: str = "") -> Progress:
                     best = best._replace(variables=progress.copy(state.variables))
                     execution = make_execution(run, state, first, capacity)
                     live = execution.start(state, capacity)
+                    state, capacity = execution.full(live), execution.capacity(live)
+                if between.is_due(run, step):
+                    live = execution.start(between.after(run, state, step), capacity)
                     state, capacity = execution.full(live), execution.capacity(live)
                 best = record(run, folder, step, state, loss, best, bar)
                 begun = Progress(step, run, state, best, clock.seconds, capacity)

@@ -19,7 +19,7 @@ from experiments.records.report import (
     layer_counts,
 )
 from experiments.records.run_folder import RunFolder
-from experiments.training import surgery
+from experiments.training import between, surgery
 from experiments.training.run import Run, RunState
 from jaxsparse.masks import all_finite
 
@@ -112,7 +112,7 @@ _all_finite = jax.jit(all_finite)
 def is_looked_at(run: Run, step: int) -> bool:
     """Whether anything is recorded, saved or changed after this step, beside the weights."""
     logs = step % run.log_every == 0 or checkpoint_is_due(run, step)
-    changes = run.method.is_due(step) or surgery.is_due(run, step)
+    changes = run.method.is_due(step) or surgery.is_due(run, step) or between.is_due(run, step)
     return logs or is_validated(run, step) or changes
 
 

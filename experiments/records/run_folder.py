@@ -156,6 +156,24 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
                 f"another --out, or delete the folder"
             )
         return
+    check_flags(path, config)
+    if finished:
+        raise ValueError(
+            f"{path} holds a finished run (summary.json) with the same flags; pass another --out"
+        )
+
+
+def check_flags(path: Path, config: Mapping[str, Any]) -> None:
+    """Checks that the run in a folder, finished or not, has these flags.
+
+    Args:
+      path: the folder; it has a config.json.
+      config: the flags of the run.
+
+    Raises:
+      ValueError: a flag differs, of which the first is named; or config.json cannot be read.
+    """
+    finished = (path / "summary.json").exists()
     started = _read_config(path / "config.json")
     asked = json.loads(json.dumps(_plain(config), allow_nan=False))
     apart = [without_defaults(config) for config in (asked, started)]
@@ -168,10 +186,6 @@ def check_folder(path: Path, config: Mapping[str, Any]) -> None:
                 f"{path} holds {kind} run {difference(flag, theirs, ours)}; pass another "
                 f"--out, or delete the folder"
             )
-    if finished:
-        raise ValueError(
-            f"{path} holds a finished run (summary.json) with the same flags; pass another --out"
-        )
 
 
 def difference(flag: str, theirs: Any, ours: Any) -> str:

@@ -26,7 +26,7 @@ def core_sets(num: int | None) -> list[frozenset[int]]:
     Raises:
       ValueError: JAX finds no device.
     """
-    cores = _cores()
+    cores = own_cores()
     if num is None:
         num = len(cores) if _backend() == "cpu" else 1
     return shared_out(cores, num)
@@ -78,7 +78,8 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(lines) if line), "no output")
 
 
-def _cores() -> set[int]:
+def own_cores() -> set[int]:
+    """Returns the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))

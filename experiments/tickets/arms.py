@@ -80,7 +80,8 @@ def narrow(run: Run, num_params: int) -> tuple[Run, int]:
       ValueError: the network has no widths to change.
     """
     model: Any = run.model
-    field = next((name for name in ("widths", "width") if hasattr(model, name)), None)
+    names = ("widths", "width")  # a ResNet has both, and its widths are None
+    field = next((name for name in names if getattr(model, name, None) is not None), None)
     if field is None:
         name = type(model).__name__
         raise OptionError("model", name, "has no widths to change", "leave out the arm small_dense")

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import loop
+from experiments.records.progress import Progress
 from experiments.records.run_folder import check_folder, locked, naming, write_json
 from experiments.training.run import Run, RunState
 from jaxsparse.checkpoint import restore_checkpoint
@@ -26,7 +27,14 @@ class Stretch(NamedTuple):
 
 
 def train(
-    run: Run, out: Path, config: dict[str, Any], state: RunState, *, title: str, **more: Any
+    run: Run,
+    out: Path,
+    config: dict[str, Any],
+    state: RunState,
+    *,
+    title: str,
+    ending: Callable[[Progress], dict[str, Any]] = lambda reached: {},
+    **more: Any,
 ) -> Stretch:
     """Trains from a state to the end of the run; called again, it goes on or reads what it left.
 
@@ -36,6 +44,7 @@ def train(
       config: its flags, for `config.json`.
       state: to start with, at any step of the run; copied.
       title: of the progress bar and the plot.
+      ending: called when training has ended; what it returns goes to the summary.
       **more: goes to the summary too.
 
     Raises:
@@ -47,6 +56,7 @@ def train(
     with loop.opened(run, out, config, state=state) as (folder, begun):
         reached = loop.fit(begun, folder, title=title)
         # The file says what the caller gets, also after the folder was closed.
+        more |= ending(reached)
         loop.finish(run, folder, reached, config, title, **more)
     return Stretch(reached.state, json.loads((out / "summary.json").read_text("utf-8")))
 

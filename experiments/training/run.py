@@ -56,6 +56,22 @@ class Surgery(NamedTuple):
     operate: Callable[[nn.Module, RunState], tuple[nn.Module, RunState]]
 
 
+class Between(NamedTuple):
+    """A change of a run's state between two steps, made on the host.
+
+    Steps are compiled once, so the change keeps the structure, shapes and dtypes of the state. It
+    may set masks that live in the optimizer's state, say; a `Surgery` changes the network.
+    Checkpoints are written after the change, so a run that goes on does not repeat it.
+
+    Attributes:
+      is_due: number of completed steps to whether the state changes after them.
+      change: state to the state that training goes on with.
+    """
+
+    is_due: Callable[[int], bool]
+    change: Callable[[RunState], RunState]
+
+
 class Run(NamedTuple):
     """The parts of one run.
 
@@ -86,6 +102,7 @@ class Run(NamedTuple):
       sparse_init: scales the initial weights to the initial masks, by "unit" or by "layer", see
         `jaxsparse.sparse_init`; None leaves them as the network draws them.
       surgeries: changes of the network on the way; the end of DyReLU follows from `phase`.
+      between: changes of the state between steps, made on the host in this order.
       source: completed steps to the batches of the steps that follow; None takes the training
         images from the device, see `batches.on_device`.
       label_smoothing: share of a label that is spread over all classes.
@@ -113,6 +130,7 @@ class Run(NamedTuple):
     scoring: Scoring | None = None
     sparse_init: str | None = None
     surgeries: tuple[Surgery, ...] = ()
+    between: tuple[Between, ...] = ()
     source: Callable[[int], Iterator[Batch]] | None = None
     label_smoothing: float = 0.0
     distribute: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None

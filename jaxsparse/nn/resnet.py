@@ -272,6 +272,7 @@ class ResNet(nn.Module):
             object.__setattr__(self, "widths", FrozenDict(self.widths))  # a module is hashable
         super().__post_init__()
 
+    @nn.nowrap  # it is no layer: what intercepts layers would see it before the module has a place
     def conv_widths(self) -> dict[str, int]:
         """Returns the output channels of every convolution, by the name of its layer."""
         block: Any = self.block

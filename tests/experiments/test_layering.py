@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "tickets": SCRIPTS | {"comparing", "tickets"},
     "lottery": {"options", "records", "loop", "tickets"},
     "ablations": {"options", "records", "loop", "tickets"},
+    "structured": TRAINS | {"comparing", "tickets", "structured"},
+    "resrep": TRAINS | {"structured", "sweeping"},
     "studying": TRAINS | {"studying"},
     "plasticity": SCRIPTS | {"studying"},
     "demo": SCRIPTS,

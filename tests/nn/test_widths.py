@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsparse.nn import cifar_resnet, resnet
+from jaxsparse.nn import cifar_resnet, layer_shapes, resnet, sparse_execution
 from jaxsparse.paths import leaves_by_path
 
 pytestmark = pytest.mark.variants  # our own code, which knows little of versions
@@ -35,6 +35,17 @@ def test_narrow_inner_and_residual_channels():
     assert found["stage2_block1/conv1/kernel"] == (3, 3, 9, 5)
     assert found["stage2_block1/conv2/kernel"] == (3, 3, 5, 32)
     assert found["stage2_block1/shortcut_conv/kernel"] == (1, 1, 9, 32)
+
+
+def test_the_check_of_widths_is_no_layer_to_what_looks_for_layers():
+    """The module's copy at call time has no path yet when it checks its widths."""
+    model = cifar_resnet(8, widths={"stage2_block1/conv1": 5})
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    with sparse_execution({}):
+        assert jax.eval_shape(model.apply, variables, image).shape == (1, 10)
+    shapes = layer_shapes(model.apply, variables, image)
+    assert shapes["stage2_block1/conv1/kernel"].kernel == (3, 3, 16, 5)
 
 
 def test_a_shortcut_stays_when_its_channels_come_to_be_equal():

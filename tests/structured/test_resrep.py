@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxsparse
 from jaxsparse.structured.gradient_reset import ResetState, compactor_sgd
 from jaxsparse.structured.resrep import resrep_optimizer, row_masks, row_norms, with_row_masks
 
@@ -53,6 +54,29 @@ def test_the_parts_of_the_published_optimizer():
     alone, _ = trained(compactor_sgd(rate, lasso=1e-3), {"q": MATRIX}, None, 2, jnp.ones_like)
     np.testing.assert_array_equal(two["compactor1"]["matrix"], alone["q"][1])
     assert row_masks(state)[PATH].all()
+
+
+def test_it_trains_beside_masks_on_single_weights():
+    """`masked` looks for slots with a placeholder in place of params, which has no compactor."""
+    tx = jaxsparse.masked(resrep_optimizer(0.1))
+    masks = jaxsparse.dense_masks(PARAMS)
+    masks["block"]["conv1"]["kernel"] = jnp.zeros((1, 1, 2, 3), bool).at[..., 1].set(True)
+    params, state = jaxsparse.apply_masks(PARAMS, masks), tx.init(PARAMS)
+    state = with_row_masks(state, {PATH: np.array([True, False, True])})
+    grads = jax.tree.map(jnp.ones_like, params)
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params, masks=masks)
+        params = optax.apply_updates(params, updates)
+    jaxsparse.check(params, state, masks)
+    assert row_masks(state)[PATH].tolist() == [True, False, True]
+    plain = resrep_optimizer(0.1)
+    alone = with_row_masks(plain.init(PARAMS), row_masks(state))
+    updates, _ = plain.update(grads, alone, PARAMS)
+    found, _ = tx.update(
+        grads, with_row_masks(tx.init(PARAMS), row_masks(state)), PARAMS, masks=masks
+    )
+    of = lambda tree: tree["block"]["compactor1"]["matrix"]
+    np.testing.assert_array_equal(of(found), of(updates))
 
 
 def test_new_masks_compile_nothing_again():
