@@ -60,8 +60,8 @@ def pytest_addoption(parser):
 # What the second Python runs of the conformance and of the pages: one of each kind.
 METHODS = {"gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed"}
 PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
-# And what it leaves out: parts of the experiments that are plain Python.
-PLAIN = {"options", "sweeping", "comparing", "records", "tickets", "studying"}
+# And what it leaves out: the parts of the experiments, whose scripts it runs, and the benchmarks.
+PARTS = {path.name for path in Path(__file__).with_name("experiments").iterdir() if path.is_dir()}
 
 
 def pytest_collection_modifyitems(config, items):
@@ -77,10 +77,13 @@ def pytest_collection_modifyitems(config, items):
             kinds["name"] = params.get("name", "rigl")
         if "docs" in item.path.parts and "page" in params:
             kinds["page"] = Path(str(params["page"])).stem
-        plain = "experiments" in item.path.parts and PLAIN.intersection(item.path.parts)
+        folders = item.path.parts
+        is_part = "benchmarks" in folders or ("experiments" in folders and PARTS & {*folders})
         test = (item.nodeid.split("[")[0], *kinds.values())
         chosen = kinds.get("name", "rigl") in METHODS and kinds.get("page", "README") in PAGES
-        (kept if chosen and not plain and (not cases or test not in seen) else others).append(item)
+        (kept if chosen and not is_part and (not cases or test not in seen) else others).append(
+            item
+        )
         seen.add(test)
     items[:] = kept
     config.hook.pytest_deselected(items=others)
