@@ -12,23 +12,20 @@ table, with weights of variance 2 / (active inputs of the unit), as Evci et al. 
 Some runs compute by active weights alone (`--execution=sparse`) because that is faster on CPU; it
 gives the same up to rounding.
 
-Differs from the table's code in: SNFS does not move weights between layers; the share of weights
-that is replaced falls to 0, there to 0.005; SET and SNFS leave out the optimizer step at their 99
-events; a weight that grows starts with momentum 0, there with that of its dense gradient.
+Differs from the table's code in: the share of weights that is replaced falls to 0, there to 0.005;
+SET and SNFS leave out the optimizer step at their 99 events; a weight that grows starts with
+momentum 0, there with that of its dense gradient. `redistribute` moves weights between layers, as
+the paper's method does.
 
-The last grids ask why cells differ: more weights for the output layer, of which uniform densities
-leave 10 of 1,000 at 99 % (SNFS and SET with ERK's densities; GMP with at least 100 a layer),
-and another weight decay (static).
+The last grids, of three seeds, ask why cells differ: batch norms and another weight decay (static,
+GMP), moves between layers (SNFS, and with random growth for SET), and more weights for the output
+layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at least 100
+a layer).
 
-Hardware and time: one core a run of an AMD EPYC that other work shared; 47 of 375 runs are done.
-Software: jax 0.10.2, commits a31d35c and c1c8852.
+Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared; two
+seeds and a part of the third are done. Software: jax 0.10.2, commits a31d35c to 0174f27.
 
-Expected test accuracy in percent, n = 1 (seed 0; the other seeds are not finished), and published:
-
-            dense         static        set           snfs          gmp           rigl   granet_st
-    95 %    98.66, 98.69  96.20, 96.68  98.34, 98.14  98.48, 98.53  98.67, 98.47  98.46  98.63
-    98 %                  68.54, 82.81  97.10, 97.74  97.78, 98.20  98.23, 98.12  97.77  98.30
-    99 %                  32.05, 49.49  76.25, 95.80  83.29, 97.53  97.61, 97.47  97.35  98.15
+Expected test accuracy in percent: the table of experiments/README.md, beside the published one.
 """
 
 from collections.abc import Mapping
