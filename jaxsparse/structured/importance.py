@@ -43,8 +43,8 @@ def channel_importance(
       scores: float arrays, a tree like the `params` of the groups, with any sign: a unit's worth is
         the absolute value of its sum. (So the first-order Taylor score w g cancels within a unit,
         as published, and |w g| does not. Before a batch norm the sum of w g over a filter is 0, as
-        its scale has no effect: take the norm's gamma g + beta g there, by `of="all"` or a tree of
-        these alone.)
+        its scale has no effect: give w g of the norms' scales and biases and 0 elsewhere, with
+        `of="all"`.)
       of: which members count: those that make the channels ("output"), read them ("input"), both
         ("product"), scales of norms ("norm"), or every one ("all"). A group without such members
         is ranked by those that make its channels.
