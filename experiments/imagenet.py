@@ -21,12 +21,10 @@ ImageNet has no test labels. As in the papers, the accuracy is that of the last 
 validation images; the best one on the way is reported beside it.
 """
 
-import dataclasses
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +36,7 @@ from tqdm import tqdm
 
 import jaxsparse
 from experiments import loop
-from experiments.data import generated, imagenet
+from experiments.data import imagenet
 from experiments.data.dataset import Dataset, Split
 from experiments.data.pixels import normalise
 from experiments.mesh import layout, measure, start
@@ -47,8 +45,10 @@ from experiments.mesh.folder import opened
 from experiments.mesh.gradient import explicit
 from experiments.mesh.processes import is_first, joined, stopped_by_sigterm
 from experiments.mesh.reached import Reached, resume, save, saved
+from experiments.mesh.source import Data, data_of
 from experiments.options import cli, flags, tricks
 from experiments.options.gsm import with_gsm
+from experiments.options.imagenet_flags import Config
 from experiments.options.length import check_one, num_steps
 from experiments.options.schedules import make_method, make_scoring, said_in_flags
 from experiments.records import cost, metrics, report
@@ -56,7 +56,7 @@ from experiments.records.meter import Meter
 from experiments.records.resolved import resolved
 from experiments.records.run_folder import RunFolder, check_folder
 from experiments.training import between, steps, surgery
-from experiments.training.batches import Batch, Loaded, Stacked, prefetched
+from experiments.training.batches import Batch
 from experiments.training.imagenet_recipes import RECIPES, published_options, recipe_name, scaled
 from experiments.training.recipes import Recipe, make_optimizer
 from experiments.training.run import Run, RunState
@@ -67,77 +67,6 @@ from jaxsparse.nn import resnet
 MODELS = {f"resnet{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
 NORMALISE = functools.partial(normalise, mean=imagenet.MEAN, std=imagenet.STD)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-@flags.own_first
-@dataclasses.dataclass(frozen=True)
-class Config(flags.Tricks, flags.Pruning, flags.Meeting):
-    """Trains a sparse ResNet on ImageNet and writes a folder with metrics, summary and plot."""
-
-    model: str = "resnet50"
-    """resnet18, resnet34, resnet50 (v1.5) or resnet101."""
-    schedule: str = "granet_st"
-    """dense, static, gmp, set, rigl, set_itop, rigl_itop, snfs, granet, granet_st, east or gsm. Or
-    masks that scores of the initial weights choose once, over all layers: snip, grasp, synflow,
-    magnitude or random. snip and grasp score by the batches of the first steps."""
-    sparsity: float = 0.9
-    """Share of the prunable weights that are 0 at the end, at least 0 and below 1."""
-    data_dir: Path = Path("data")
-    """Folder that prepare.py or TFDS has put imagenet2012 in."""
-    seed: int = 0
-    """Seed of the initial weights, the masks, the order of the data and its augmentation."""
-    out: cli.OptionalPath = None
-    """Folder of the run, which all processes share. Default:
-    runs/imagenet2012/MODEL-SCHEDULE-SPARSITY-stepsN-seedN."""
-    dry_run: bool = False
-    """Print the plan, FLOPs, memory of a device, and the time that the run would take by a step
-    measured on generated images; then stop."""
-    fake_data: bool = False
-    """Train on generated images of full size, of as many classes and as many images."""
-
-    recipe: cli.OptionalStr = None
-    """granet (100 epochs, 128 images a step), rigl (32,000 steps of 4,096) or east (as granet,
-    gradient cut to norm 1). Default: rigl for static, set, rigl, snfs and gmp, else granet."""
-    epochs: cli.OptionalFloat = None
-    """Length of the run, to which schedules adapt. Default: the recipe's."""
-    steps: cli.OptionalInt = None
-    """Length of the run in optimizer steps, in place of --epochs."""
-    batch_size: cli.OptionalInt = None
-    """Images a step, over all devices. Default: the recipe's."""
-    learning_rate: cli.OptionalFloat = None
-    """At its highest. Default: the recipe's, in proportion to --batch_size."""
-    weight_decay: cli.OptionalFloat = None
-    """L2, added to the gradient of kernels. Default: 0.0001."""
-    image_size: int = 224
-    """Height and width that the network sees, in pixels; for evaluation a square of 224 is cut
-    from images whose shorter side is 256, or in proportion."""
-    dtype: str = "float32"
-    """float32, or bfloat16 for mixed precision: parameters, masks, norms' statistics and logits
-    stay float32."""
-    sparse_init: cli.OptionalStr = None
-    """unit or layer: scale the initial weights to the initial masks, by the active inputs of each
-    unit or by the density of each layer. Default: the weights are those of the dense network."""
-
-    fsdp: bool = False
-    """Cut parameters, masks and optimizer state over the devices; without it each holds all."""
-    exchange: str = "automatic"
-    """automatic (JAX finds what devices have to exchange) or explicit (written out under
-    jax.shard_map; the same up to rounding)."""
-    norms: str = "global"
-    """Batch norms over the whole batch (global), or over the part of each device (device), as
-    published runs on several GPUs have them; device needs --exchange=explicit."""
-    accumulate: int = 1
-    """Number of micro-batches that a step's batch is cut into, to save memory."""
-    workers: int = 8
-    """Processes that decode images, for each process of the run; 0 decodes in the run's own."""
-    max_corrupt: int = 10
-    """Images that may be unreadable, each of which is named and replaced, before the run ends."""
-
-    eval_every: cli.OptionalInt = None
-    """Steps between evaluations. Default: an epoch."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints, from which the same command goes on after a crash, on any number
-    of devices and processes."""
 
 
 def main(config: Config) -> None:
@@ -160,20 +89,6 @@ def main(config: Config) -> None:
         said = do(config, run, data, mesh)
         if is_first():
             print(said)
-
-
-class Data(NamedTuple):
-    """The source of a run's images.
-
-    Attributes:
-      train: completed steps to the batches of the steps that follow, on the mesh.
-      evaluation: to the batches that hold every validation image once, on the mesh.
-      num_train: images of an epoch.
-    """
-
-    train: Callable[[int], Iterator[Batch]]
-    evaluation: Callable[[], Iterator[tuple[jax.Array, jax.Array, jax.Array]]]
-    num_train: int
 
 
 class Shown(NamedTuple):
@@ -391,31 +306,6 @@ def run_of(config: Config, mesh: Mesh) -> tuple[Run, Data]:
         distribute=functools.partial(explicit, mesh) if config.exchange == "explicit" else None,
     )
     return run, data
-
-
-def data_of(config: Config, recipe: Recipe, mesh: Mesh) -> Data:
-    """Returns where the images come from: the data set, or a generator of images."""
-    images: dict[str, Any] = {
-        "seed": config.seed,
-        "batch_size": recipe.batch_size,
-        "image_size": config.image_size,
-        "process": (jax.process_index(), jax.process_count()),
-    }
-    if config.fake_data or config.dry_run:
-        local = generated.Generated(**images)
-    else:
-        images |= {"workers": config.workers, "max_corrupt": config.max_corrupt}
-        local = imagenet.open_data(config.data_dir, **images)
-
-    def on_mesh(batch: tuple[np.ndarray, np.ndarray]) -> Batch:
-        if config.accumulate == 1:
-            return layout.spread(mesh, Loaded(*batch))
-        cut = lambda x: x.reshape(config.accumulate, -1, *x.shape[1:])
-        return layout.spread(mesh, Stacked(*map(cut, batch)), axis=1)
-
-    train = lambda step: prefetched(local.train(step), on_mesh)
-    evaluation = lambda: prefetched(local.evaluation(), lambda x: layout.spread(mesh, x))
-    return Data(train, evaluation, local.num_train)
 
 
 def blank(config: Config) -> Dataset:

@@ -313,8 +313,13 @@ def create_state(run: Run) -> RunState:
     return create(params=params, masks=state.masks)
 
 
-def with_masks(run: Run) -> Run:
+def with_masks(run: Run, *, places: Any = None, hidden: bool = False) -> Run:
     """Returns the run with the initial masks that its scoring chooses; as it is if it has none.
+
+    Args:
+      run: with its scoring, or without.
+      places: shardings of the initial variables; None leaves them on one device.
+      hidden: say nothing of it, as in all processes but the first.
 
     Raises:
       ValueError: the scores cannot choose masks; names the flag.
@@ -322,9 +327,10 @@ def with_masks(run: Run) -> Run:
     if run.scoring is None or run.masks is not None:
         return run
     note = f"choosing the initial masks by {run.scoring.criterion}"
-    print(note, file=sys.stderr, flush=True)
+    if not hidden:
+        print(note, file=sys.stderr, flush=True)
     with said_in_flags():
-        variables = jax.jit(functools.partial(initial_variables, run))()
+        variables = jax.jit(functools.partial(initial_variables, run), out_shardings=places)()
         return run._replace(masks=scoring.masks_of(run, variables))
 
 

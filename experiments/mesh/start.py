@@ -1,7 +1,6 @@
 """The state that a run on a mesh starts with, made by all processes together."""
 
 import functools
-import sys
 
 import jax
 from jax.sharding import Mesh
@@ -9,9 +8,7 @@ from jax.sharding import Mesh
 from experiments import loop
 from experiments.mesh import layout
 from experiments.mesh.processes import is_first
-from experiments.options.schedules import said_in_flags
 from experiments.records import alarms
-from experiments.training import scoring
 from experiments.training.run import Run, RunState
 
 
@@ -34,15 +31,11 @@ def with_masks(run: Run, mesh: Mesh, *, fsdp: bool) -> Run:
     Raises:
       ValueError: the scores cannot choose masks; names the flag.
     """
-    if run.scoring is None or run.masks is not None:
+    if run.scoring is None:
         return run
-    if is_first():
-        note = f"choosing the initial masks by {run.scoring.criterion}"
-        print(note, file=sys.stderr, flush=True)
-    make = functools.partial(loop.initial_variables, run)
-    places = layout.shardings(mesh, jax.eval_shape(make), fsdp=fsdp)
-    with said_in_flags():
-        return run._replace(masks=scoring.masks_of(run, jax.jit(make, out_shardings=places)()))
+    shapes = jax.eval_shape(functools.partial(loop.initial_variables, run))
+    places = layout.shardings(mesh, shapes, fsdp=fsdp)
+    return loop.with_masks(run, places=places, hidden=not is_first())
 
 
 def started(run: Run, mesh: Mesh, *, fsdp: bool) -> RunState:

@@ -169,7 +169,8 @@ class Pruning:
     """Let snfs move weights between layers, by the mean of their averaged gradient, as published.
     Default: each layer keeps its number of weights."""
     grow: cli.OptionalStr = None
-    """Where snfs grows: gradient (where its average is largest) or random. Default: gradient."""
+    """The weights that snfs grows: gradient (those with the largest average) or random.
+    Default: gradient."""
     distribution: cli.OptionalStr = None
     """How layers share the active weights: erk, erdos_renyi or uniform. Default: erk."""
     dense_layers: cli.OptionalStr = None

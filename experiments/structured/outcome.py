@@ -1,4 +1,4 @@
-"""What the summary of an arm says of its narrower network: sizes, accuracies, seconds a step."""
+"""The narrower network of an arm in its summary: sizes, accuracies, seconds a step."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ class Command(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is asked of a job.
+    """The questions that a sweep asks of a job.
 
     Attributes:
       config_of: parses its flags as the script will; raises a ValueError for wrong ones.

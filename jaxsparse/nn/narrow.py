@@ -165,15 +165,10 @@ def narrow_module(model: nn.Module | Narrowed, plan: WidthPlan) -> nn.Module | N
     for path, gone in _by_leaf(plan).items():
         inside = path.partition("/")[2] if has_collections else path
         layer, _, leaf = inside.rpartition("/")
-        before, last = shapes[path], len(shapes[path]) - 1
+        before = shapes[path]
         after = tuple(size - gone.get(axis, 0) for axis, size in enumerate(before))
-        blocks = [
-            member.block
-            for group in plan.groups.of(path, last)
-            for member in group.members
-            if (member.path, member.axis) == (path, last)
-        ]
-        changes.setdefault(layer, {})[leaf] = Change(before, after, max(blocks, default=0))
+        block = max((member.block for member in plan.groups.members(path, -1)), default=0)
+        changes.setdefault(layer, {})[leaf] = Change(before, after, block)
     if isinstance(model, Narrowed):
         return Narrowed(model.model, _after_another(model.changes, changes))
     if isinstance(model, ResNet) and model.num_owners is not None:

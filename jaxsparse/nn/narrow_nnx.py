@@ -83,10 +83,8 @@ def _num_groups(plan: WidthPlan, path: str, name: str, after: int, before: int) 
     leaf = f"{path}/{name}" if path else name
     if leaf not in plan.groups.shapes:
         return before
-    shape = plan.groups.shapes[leaf]
-    members = [m for group in plan.groups.of(leaf, -1) for m in group.members]
-    blocks = [m.block for m in members if (m.path, m.axis) == (leaf, len(shape) - 1)]
-    return Change(shape, (after,), max(blocks, default=0)).num_groups(before)
+    block = max((member.block for member in plan.groups.members(leaf, -1)), default=0)
+    return Change(plan.groups.shapes[leaf], (after,), block).num_groups(before)
 
 
 def _of_attention(module: Any) -> dict[str, Any]:

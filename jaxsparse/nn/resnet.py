@@ -64,7 +64,7 @@ from jaxsparse.nn.widths import SHORTCUT, block_name, full_widths, with_widths
 from jaxsparse.sparse import Layout
 
 AfterInner: TypeAlias = Literal["norm", "compactor", "bias"]
-"""What follows an inner convolution: a norm, a norm and a compactor, or only its own bias."""
+"""An inner convolution is followed by a norm, a norm and a compactor, or only its own bias."""
 
 
 class BasicBlock(nn.Module):

@@ -24,6 +24,7 @@ from jaxsparse.structured.clusters import cluster
 from jaxsparse.structured.compacting import compact
 from jaxsparse.structured.compactor_checks import check_compactor
 from jaxsparse.structured.compactors import BatchNorm, Target, kept_rows, merge_compactor
+from jaxsparse.structured.comparing import check_narrow
 from jaxsparse.structured.csgd import (
     Clusters,
     CsgdPreflight,
@@ -41,7 +42,7 @@ from jaxsparse.structured.importance import (
 )
 from jaxsparse.structured.lasso_budget import LassoPreflight, lasso_preflight
 from jaxsparse.structured.mask_choice import check_target, choose_row_masks, is_mask_step
-from jaxsparse.structured.narrowing import WidthPlan, check_narrow, plan_of_units, plan_widths
+from jaxsparse.structured.narrowing import WidthPlan, plan_of_units, plan_widths
 from jaxsparse.structured.resrep import (
     resrep_optimizer,
     row_masks,

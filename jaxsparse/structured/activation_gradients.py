@@ -42,7 +42,7 @@ _NORMAL = NormalDist()
 
 
 class Probe(NamedTuple):
-    """What a backward pass says of the gradient of one activation: its "gradient" of the probe.
+    """Numbers of one activation's gradient, which a backward pass gives as that of the probe.
 
     Attributes:
       mean_abs: float32[], mean |g| before pruning.

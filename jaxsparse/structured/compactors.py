@@ -26,7 +26,7 @@ class BatchNorm(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where a compactor stands: behind a convolution and its norm, before another convolution.
+    """The place of a compactor: behind a convolution and its norm, before another convolution.
 
     Attributes:
       compactor: path of its matrix.

@@ -1,4 +1,4 @@
-"""What the analysis finds: groups of channels that are removed together, and axes that stay."""
+"""The result of the analysis: groups of channels that are removed together, and axes that stay."""
 
 import dataclasses
 import functools
@@ -147,6 +147,16 @@ class ChannelGroups:
         axis = axis if axis is None else axis % len(self.shapes[path])
         is_it = lambda m: m.path == path and axis in (None, m.axis)
         return tuple(group for group in self.groups if any(map(is_it, group.members)))
+
+    def members(self, path: str, axis: int) -> tuple[Member, ...]:
+        """Returns the memberships of one axis of a leaf, of one group each.
+
+        Raises:
+          ValueError: there is no such leaf.
+        """
+        groups, axis = self.of(path, axis), axis % len(self.shapes[path])
+        found = (member for group in groups for member in group.members)
+        return tuple(m for m in found if (m.path, m.axis) == (path, axis))
 
     def explain(self, path: str) -> str:
         """Returns in sentences what is tied to each axis of a leaf, and what keeps it whole.

@@ -75,8 +75,7 @@ def channel_importance(
         members = [m for m in group.members if _WHICH[of](m)]
         members = members or [m for m in group.members if _WHICH["output"](m)]
         worth = _worth(group, members or group.members, leaves)
-        mean = worth.mean()
-        found[group.name] = worth / mean if normalised and mean > 0 else worth
+        found[group.name] = _over_mean(worth) if normalised else worth
     return found
 
 
@@ -100,8 +99,7 @@ def activation_importance(
         worth = np.abs(np.asarray(means[group.name], np.float64))
         if worth.shape != (group.width,):
             raise ValueError(f"means of {group.name} are {worth.shape}, its width {group.width}")
-        mean = worth.mean()
-        found[group.name] = worth / mean if normalised and mean > 0 else worth
+        found[group.name] = _over_mean(worth) if normalised else worth
     return found
 
 
@@ -109,6 +107,11 @@ def random_importance(groups: ChannelGroups, seed: int) -> dict[str, np.ndarray]
     """Returns uniform numbers in [0, 1) for every unit, from a seed in [0, 2^32)."""
     rng = np.random.default_rng(seed)
     return {group.name: rng.random(group.width) for group in groups}
+
+
+def _over_mean(worth: np.ndarray) -> np.ndarray:
+    """Returns numbers over their mean; as they are if all are 0."""
+    return worth / (worth.mean() or 1.0)
 
 
 def _worth(

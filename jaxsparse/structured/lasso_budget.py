@@ -22,7 +22,7 @@ _TRIED = tuple(float(f"{digit}e{power}") for power in range(-6, -2) for digit in
 
 
 class LassoPreflight(NamedTuple):
-    """What becomes of a row that is masked at one step of a run.
+    """The fate of a row that is masked at one step of a run.
 
     Attributes:
       lasso: lambda.
@@ -93,7 +93,7 @@ def lasso_preflight(
       snap: as in `compactor_sgd`.
 
     Returns:
-      What becomes of the row; print it.
+      The fate of the row; print it.
 
     Warns:
       UserWarning: the row does not settle below 1e-5, so that its channel would not be removed.

@@ -14,10 +14,9 @@ lose the same share), or those of groups with the same structure ("isomorphic").
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-import jax
 import numpy as np
 
 from jaxsparse.checks import check_in, check_whole
@@ -283,44 +282,3 @@ def _places(importances: Sequence[np.ndarray]) -> list[np.ndarray]:
     places = np.empty(len(together))
     places[np.argsort(together, kind="stable")] = np.arange(1, len(together) + 1) / len(together)
     return np.split(places, np.cumsum([len(x) for x in importances])[:-1])
-
-
-def check_narrow(
-    plan: WidthPlan,
-    apply_fn: Callable[..., Any],
-    narrow_fn: Callable[..., Any],
-    variables: PyTree,
-    *inputs: Any,
-    tolerance: float = 1e-4,
-) -> float:
-    """Compares the narrow network with the full one whose removed units are 0.
-
-    Args:
-      plan: from `plan_widths`.
-      apply_fn: function of (variables, *inputs) of the full network.
-      narrow_fn: that of the narrow one; the same function if it takes widths from its arrays.
-      variables: of full width, arrays.
-      *inputs: pytrees of arrays.
-      tolerance: the largest difference of an output, over the largest output.
-
-    Returns:
-      That difference. If the plan has notes, such as a norm over the channels that became fewer,
-      it may be large, since the two are then different functions.
-
-    Raises:
-      ValueError: the outputs have other shapes, or differ by more and the plan has no note.
-    """
-    full = jax.tree.leaves(jax.jit(apply_fn)(plan.zero(variables), *inputs))
-    narrow = jax.tree.leaves(jax.jit(narrow_fn)(plan.apply(variables), *inputs))
-    if [np.shape(x) for x in full] != [np.shape(x) for x in narrow]:
-        shapes = [tuple(map(np.shape, xs)) for xs in (full, narrow)]
-        raise ValueError(f"outputs had shapes {shapes[0]} and have {shapes[1]}")
-    largest = max((float(np.abs(x).max(initial=0.0)) for x in full), default=0.0)
-    far = [float(np.abs(x - y).max(initial=0.0)) for x, y in zip(full, narrow, strict=True)]
-    found = max(far, default=0.0) / (largest or 1.0)
-    if not found <= tolerance and not plan.notes:
-        raise ValueError(
-            f"outputs differ by {found:.3g} of the largest, above {tolerance:g}: the narrow "
-            "function is another one, such as one that holds a width in a constant"
-        )
-    return found

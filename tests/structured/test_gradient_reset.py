@@ -13,25 +13,11 @@ from jaxsparse.structured.gradient_reset import (
     reset_and_lasso,
     row_gradient,
 )
-from jaxsparse.structured.resrep import with_row_masks
+from tests.structured.stepping import trained
 
 pytestmark = pytest.mark.variants  # our own code, which knows little of versions
 
 MATRIX = jnp.array([[3.0, 0.0, 0.0], [4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
-
-
-def trained(tx, params, masks, steps, gradient=jnp.zeros_like):
-    """Params after every step, stacked, and the last state."""
-    state = tx.init(params) if masks is None else with_row_masks(tx.init(params), masks)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.tree.map(gradient, params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    (_, state), path = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))((params, state))
-    return path, state
 
 
 def test_a_masked_row_gets_the_penalty_alone_and_an_unmasked_one_gets_both():

@@ -9,6 +9,7 @@ import pytest
 import jaxsparse
 from jaxsparse.structured.gradient_reset import ResetState, compactor_sgd
 from jaxsparse.structured.resrep import resrep_optimizer, row_masks, row_norms, with_row_masks
+from tests.structured.stepping import trained
 
 pytestmark = pytest.mark.variants  # our own code, which knows little of versions
 
@@ -21,20 +22,6 @@ PARAMS = {
         "norm1": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
     }
 }
-
-
-def trained(tx, params, masks, steps, gradient=jnp.zeros_like):
-    """Params after every step, stacked, and the last state."""
-    state = tx.init(params) if masks is None else with_row_masks(tx.init(params), masks)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.tree.map(gradient, params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    (_, state), path = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))((params, state))
-    return path, state
 
 
 def test_the_parts_of_the_published_optimizer():
