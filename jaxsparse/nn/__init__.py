@@ -27,6 +27,7 @@ of its weights one threshold over all layers prunes. So to reproduce a published
 "Differs from the official code" of its network.
 """
 
+from jaxsparse.nn.compacting import Compacted, compact_module
 from jaxsparse.nn.compactor import Compactor
 from jaxsparse.nn.dyrelu import (
     DyReLU,
@@ -56,47 +57,50 @@ from jaxsparse.nn.resrep import (
     merge_compactors,
 )
 from jaxsparse.nn.shapes import layer_shapes
-from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity
+from jaxsparse.nn.sharing import Sharing, sharing_of, stored_sparsity, without_sharing
 from jaxsparse.nn.sparse import sparse_execution
 from jaxsparse.nn.torchvision_names import torchvision_name
 from jaxsparse.nn.vgg import VGG
 from jaxsparse.nn.wide_resnet import WideResNet
 
 __all__ = [
-    "Narrowed",
-    "narrow_module",
-    "narrow_nnx",
-    "DyReLU",
-    "DyReLUOptions",
-    "Sharing",
-    "beta_of",
-    "freeze_dyrelu",
-    "phase_out",
-    "sharing_of",
-    "stored_sparsity",
-    "with_beta",
-    "without_dyrelu",
     "PYTORCH_INIT",
-    "pytorch_bias",
-    "zero_bias",
     "VGG",
     "BasicBlock",
     "Bottleneck",
+    "Compacted",
     "Compactor",
+    "DyReLU",
+    "DyReLUOptions",
     "Forms",
     "LayerForm",
-    "LeNet5",
     "LeNet300100",
+    "LeNet5",
+    "Narrowed",
     "ResNet",
+    "Sharing",
     "WideResNet",
+    "beta_of",
     "choose_forms",
     "cifar_resnet",
+    "compact_module",
     "compactor_costs",
     "compactor_targets",
+    "freeze_dyrelu",
     "insert_compactors",
     "layer_shapes",
     "merge_compactors",
+    "narrow_module",
+    "narrow_nnx",
+    "phase_out",
+    "pytorch_bias",
     "resnet",
+    "sharing_of",
     "sparse_execution",
+    "stored_sparsity",
     "torchvision_name",
+    "with_beta",
+    "without_dyrelu",
+    "without_sharing",
+    "zero_bias",
 ]

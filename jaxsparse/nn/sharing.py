@@ -1,4 +1,4 @@
-"""Weight sharing inside the stages of a residual network, and its effect on the sparsity.
+"""Weight sharing inside the stages of a residual network, its effect on sparsity, and its end.
 
 With `num_owners=2` the first two blocks of a stage have their own kernels. Every later block uses
 the kernels of the second, each times a number that the later block learns; it starts uniform in
@@ -13,7 +13,8 @@ stages have two blocks, such as ResNet-18, shares nothing.
 
 A sparsity refers to the network without sharing, so that both networks have the same number of
 active weights. The sparsity of the stored weights is then lower; `stored_sparsity` computes it.
-Active weights are used several times, and FLOPs count every use.
+Active weights are used several times, and FLOPs count every use. `without_sharing` writes a trained
+network out.
 
 Differs from the official code in: the number of active weights is exact, while the code adds the
 rounded-down numbers of the layers; DyReLU is in all blocks or in none, while one version leaves it
@@ -24,6 +25,8 @@ Reference: Li et al., "Pushing the Limits of Sparsity: A Bag of Tricks for Extre
 """
 
 import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +35,7 @@ from flax import linen as nn
 from jaxsparse.checks import check_in
 from jaxsparse.paths import prunable_leaves
 from jaxsparse.rounded_counts import total_count
-from jaxsparse.types import OptionError, Rules
+from jaxsparse.types import OptionError, PyTree, Rules
 
 
 class Sharing(NamedTuple):
@@ -86,6 +89,54 @@ def stored_sparsity(sparsity: float, sharing: Sharing) -> float:
             f"must be at least {least:.6g}",
         )
     return 1.0 - active / sharing.stored
+
+
+def without_sharing(
+    model: nn.Module, variables: Mapping[str, Any], masks: PyTree | None = None
+) -> tuple[nn.Module, dict[str, Any], PyTree | None]:
+    """Returns the same function as a network whose blocks all have kernels of their own.
+
+    A block that shares gets the owner's kernels times its numbers, and the owner's masks. Such a
+    network can become narrower, block by block, and is stored like any other.
+
+    Args:
+      model: a `ResNet` or `WideResNet`; one that shares nothing comes back as it is.
+      variables: as from `model.init`: {"params": ..., ...}.
+      masks: of the params, or None.
+
+    Raises:
+      ValueError: params or masks lack a kernel or a number that the model shares.
+    """
+    num_owners = getattr(model, "num_owners", None)
+    if num_owners is None:
+        return model, dict(variables), masks
+    params = _written_out(variables["params"], num_owners, "params", lambda x, by: x * by)
+    if masks is not None:
+        masks = _written_out(masks, num_owners, "masks", lambda mask, by: mask)
+    return model.clone(num_owners=None), {**variables, "params": params}, masks
+
+
+def _written_out(
+    tree: Mapping[str, Any], num_owners: int, name: str, of_use: Callable[[Any, Any], Any]
+) -> dict[str, Any]:
+    """Returns a tree of a network with the kernels of owners in the blocks that share them."""
+    found = dict(tree)
+    for block in tree:
+        place = re.fullmatch(r"(stage\d+_block)(\d+)", block)
+        if place is None or int(place[2]) <= num_owners:
+            continue
+        owner, layers = f"{place[1]}{num_owners}", dict(tree[block])
+        convs = [layer for layer in tree.get(owner, ()) if re.fullmatch(r"conv\d", layer)]
+        for conv in convs:
+            number = conv.removeprefix("conv")
+            if f"scale{number}" not in layers:
+                raise ValueError(f"{name}: {block} has no scale{number} for {owner}/{conv}")
+            by = layers.pop(f"scale{number}")
+            layers[conv] = jax.tree.map(lambda x, by=by: of_use(x, by), tree[owner][conv])
+        if not convs:
+            raise ValueError(f"{name}: {owner}, whose kernels {block} shares, has none")
+        found[block] = layers
+    return found
 
 
 def _num_prunable(model: nn.Module, images: Any, prunable: Rules | None) -> int:

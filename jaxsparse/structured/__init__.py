@@ -25,6 +25,7 @@ from jaxsparse.structured.compacting import compact
 from jaxsparse.structured.compactor_checks import check_compactor
 from jaxsparse.structured.compactors import BatchNorm, Target, kept_rows, merge_compactor
 from jaxsparse.structured.comparing import check_narrow
+from jaxsparse.structured.constants import fold_constants
 from jaxsparse.structured.csgd import (
     Clusters,
     CsgdPreflight,
@@ -77,6 +78,7 @@ __all__ = [
     "cost_table",
     "csgd",
     "csgd_preflight",
+    "fold_constants",
     "group_costs",
     "is_mask_step",
     "kept_rows",

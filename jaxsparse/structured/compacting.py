@@ -10,7 +10,7 @@ without them computes the same, and is faster everywhere:
     model, variables, masks = narrow_module(model, plan), plan.apply(variables), plan.apply(masks)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +19,10 @@ import numpy as np
 
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.structured.comparing import difference
-from jaxsparse.structured.groups import ChannelGroup, ChannelGroups, Member
+from jaxsparse.structured.groups import ChannelGroup, ChannelGroups
+from jaxsparse.structured.liveness import any_entry, readers, unmade, unread
 from jaxsparse.structured.narrowing import WidthPlan, plan_of_units
+from jaxsparse.structured.probing import other_inputs, probe
 from jaxsparse.types import PyTree
 
 
@@ -30,10 +32,10 @@ def compact(
     """Returns the plan that removes dead channels; outputs stay as they are, up to rounding.
 
     A channel is dead if no weight that is not 0 reads it; or if none makes it and it is 0 behind
-    norm and activation. (A channel that nothing makes may still be constant there, by a bias. It
-    stays, since a convolution that pads with zeros does not turn a constant into a bias.) Channels
-    whose readers or makers die with others are dead too, until nothing changes. Each group keeps
-    one channel at least. Groups with notes, such as those that a layer norm runs over, stay whole.
+    norm and activation. (One that a bias holds at another number stays, unless `fold_constants`
+    comes before.) Channels whose readers or makers die with others are dead too, until nothing
+    changes. Each group keeps one channel at least. Groups with notes, such as those that a layer
+    norm runs over, stay whole.
 
     Args:
       groups: from `channel_groups` of the same function and variables.
@@ -55,7 +57,7 @@ def compact(
     """
     leaves = {path: x for path, x in leaves_by_path(variables).items() if not _is_key(x)}
     alive = {path: np.asarray(leaf) != 0 for path, leaf in leaves.items()}
-    others = _other_inputs(inputs)
+    others = other_inputs(inputs)
     silent = _silent(groups, apply_fn, variables, inputs)
     for name, quiet in _silent(groups, apply_fn, variables, others).items():
         silent[name] &= quiet
@@ -64,7 +66,10 @@ def compact(
     while changed:
         changed = False
         for name in gone:
-            dead = _dead(groups[name], alive, silent[name])
+            group = groups[name]
+            dead = unread(group, alive)
+            if readers(group):
+                dead |= unmade(group, alive) & silent[name]
             if (dead & ~gone[name]).any():
                 gone[name] |= dead
                 _bury(groups[name], dead, alive)
@@ -74,25 +79,6 @@ def compact(
     for given in (inputs, others):
         _check(plan, apply_fn, variables, given)
     return plan
-
-
-def _dead(group: ChannelGroup, alive: Mapping[str, np.ndarray], silent: np.ndarray) -> np.ndarray:
-    """Returns which units nothing reads, or nothing makes and are 0."""
-    readers = [m for m in group.members if m.role in ("input", "both")]
-    makers = [m for m in group.members if m.role in ("output", "both")]
-    none = lambda members: ~np.stack([_any(alive[m.path], m) for m in members]).any(axis=0)
-    dead = np.zeros(group.width, bool)
-    if readers:
-        dead |= none(readers)
-        if makers:
-            dead |= none(makers) & silent
-    return dead
-
-
-def _any(alive: np.ndarray, member: Member) -> np.ndarray:
-    """Returns whether a unit has an entry that is alive, bool[width]."""
-    entries = np.moveaxis(alive, member.axis, 0)[member.indices]
-    return np.asarray(entries.reshape(len(entries), -1).any(axis=1))
 
 
 def _bury(group: ChannelGroup, dead: np.ndarray, alive: dict[str, np.ndarray]) -> None:
@@ -111,21 +97,8 @@ def _silent(
     If a channel is 0, the gradients of all weights that read it are 0, whatever outputs count. The
     converse fails only where nothing behind the channel passes a gradient.
     """
-
-    @jax.jit
-    def grads(variables: PyTree, *inputs: Any) -> PyTree:
-        def projected(variables: PyTree) -> jax.Array:
-            outputs = jax.tree.leaves(apply_fn(variables, *inputs))
-            if wrong := [y.dtype for y in outputs if not jnp.issubdtype(y.dtype, jnp.floating)]:
-                raise ValueError(f"an output is {wrong[0]}; give a function of float outputs")
-            keys = jax.random.split(jax.random.key(0), len(outputs))
-            draws = [jax.random.normal(k, y.shape) for k, y in zip(keys, outputs, strict=True)]
-            return sum(((r * y).sum() for r, y in zip(draws, outputs, strict=True)), jnp.zeros(()))
-
-        return jax.grad(projected, allow_int=True)(variables)
-
     paths = {member.path for group in groups for member in group.members}
-    found = leaves_by_path(grads(variables, *inputs))
+    found = leaves_by_path(probe(apply_fn)(variables, *inputs))
     moves = {
         path: np.asarray(g) != 0
         if jnp.issubdtype(g.dtype, jnp.floating)
@@ -135,8 +108,7 @@ def _silent(
     }
     silent = {}
     for group in groups:
-        readers = [m for m in group.members if m.role in ("input", "both")]
-        heard = [_any(moves[m.path], m) for m in readers]
+        heard = [any_entry(moves[member.path], member) for member in readers(group)]
         silent[group.name] = ~np.any(heard, axis=0) if heard else np.zeros(group.width, bool)
     return silent
 
@@ -144,18 +116,6 @@ def _silent(
 def _is_key(leaf: Any) -> bool:
     """Whether a leaf is a random key, as NNX states hold them."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended)
-
-
-def _other_inputs(inputs: Any) -> Any:
-    """Normal numbers in place of all floating-point inputs."""
-    leaves, treedef = jax.tree.flatten(inputs)
-    keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))
-    is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
-    new = [
-        jax.random.normal(key, jnp.shape(x), jnp.result_type(x)) if is_float(x) else x
-        for key, x in zip(keys, leaves, strict=False)
-    ]
-    return jax.tree.unflatten(treedef, new)
 
 
 def _check(plan: WidthPlan, apply_fn: Callable[..., Any], variables: PyTree, inputs: Any) -> None:

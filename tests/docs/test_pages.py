@@ -58,10 +58,11 @@ def _structured(after, printed):
     for row in f"group {table}".splitlines():
         assert row.strip() in printed
     values = after[-1]
-    wide, thin = values["model"], values["small"]
+    wide, thin, variables = values["model"], values["small"], values["variables"]
+    sparse = variables | {"params": jaxsparse.apply_masks(variables["params"], values["masks"])}
     logits = [
         np.asarray(network.apply(variables, values["images"]))
-        for network, variables in ((wide, values["sparse"]), (thin, values["small_variables"]))
+        for network, variables in ((wide, sparse), (thin, values["small_variables"]))
     ]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-6)
     assert float(re.search(r"^(\S+e-\d+)$", printed, re.MULTILINE)[1]) < 1e-5

@@ -24,6 +24,7 @@ from jaxsparse.nn import (
     sharing_of,
     sparse_execution,
     stored_sparsity,
+    without_sharing,
 )
 from jaxsparse.nn.resnet import ResNet
 from jaxsparse.nn.wide_resnet import WideBlock
@@ -283,3 +284,31 @@ def test_nothing_else_changes_and_too_few_owners():
             cifar_resnet(20, num_owners=num)
         with pytest.raises(ValueError, match="num_owners"):
             WideResNet(22, 2, num_owners=num)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck, WideBlock])
+def test_written_out_it_is_the_same_function(block):
+    model, (variables, images) = network(block), drawn(block)
+    masks = jaxsparse.magnitude_masks(variables["params"], sparsity=0.5)
+    variables = {**variables, "params": jaxsparse.apply_masks(variables["params"], masks)}
+    alone, own, own_masks = without_sharing(model, variables, masks)
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(
+        jnp.shape, jax.eval_shape(alone.init, jax.random.key(0), images)
+    )
+    np.testing.assert_allclose(
+        alone.apply(own, images), model.apply(variables, images), rtol=1e-5, atol=1e-6
+    )
+    jaxsparse.check(own["params"], (), own_masks)
+    assert jaxsparse.num_active(own_masks) > jaxsparse.num_active(masks)
+    assert without_sharing(alone, own, own_masks) == (alone, own, own_masks)
+
+
+def test_a_network_that_lacks_what_it_shares_cannot_be_written_out():
+    variables, _ = drawn(BasicBlock)
+    params = {name: dict(layers) for name, layers in variables["params"].items()}
+    del params["stage1_block3"]["scale2"]
+    with pytest.raises(ValueError, match="params: stage1_block3 has no scale2 for stage1_block2"):
+        without_sharing(network(), {"params": params})
+    del params["stage1_block2"]
+    with pytest.raises(ValueError, match="stage1_block2, whose kernels stage1_block3 shares"):
+        without_sharing(network(), {"params": params})
