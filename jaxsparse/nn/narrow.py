@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
+from jaxsparse.nn.preparing import preparing
 from jaxsparse.nn.resnet import ResNet
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.structured.narrowing import WidthPlan
@@ -50,6 +51,8 @@ _Changes = Mapping[str, Mapping[str, Change]]
 @dataclasses.dataclass(frozen=True)
 class Narrowed:
     """A linen model whose layers have other widths; it has `init` and `apply`.
+
+    It trains, exports, and runs in `sparse_execution` as the model does.
 
     Known layers are convolutions, dense layers (`nn.DenseGeneral` too), attention, embeddings and
     group norms, and all modules whose parameters follow the shape of their inputs, such as batch
@@ -121,15 +124,17 @@ class Narrowed:
     def _narrow(self) -> Iterator[None]:
         seen: dict[int, nn.Module] = {}  # holds them, so that no other module gets their id
 
-        def run(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
+        def change(module: nn.Module) -> None:
             if module.scope is not None and id(module) not in seen:
                 seen[id(module)] = module
                 for name, value in self._fields(module).items():
                     object.__setattr__(module, name, value)  # a bound copy, not the user's module
+
+        def run(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            change(context.module)
             return method(*args, **kwargs)
 
-        with nn.intercept_methods(run):
+        with preparing(change), nn.intercept_methods(run):
             yield
 
     def _fields(self, module: nn.Module) -> dict[str, Any]:
