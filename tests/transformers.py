@@ -28,7 +28,7 @@ class LinenBlock(nn.Module):
         x = x + attention(nn.LayerNorm(**of_all)(x), mask=mask)
         gated = nn.DenseGeneral((2, 2 * WIDTH), **of_all)(nn.LayerNorm(**of_all)(x))
         hidden = nn.gelu(gated[..., 0, :]) * gated[..., 1, :]
-        hidden = hidden.reshape(*hidden.shape[:-1], 4, WIDTH // 2)
+        hidden = hidden.reshape(*hidden.shape[:-1], -1, WIDTH // 2)
         return x + nn.DenseGeneral(WIDTH, axis=(-2, -1), **of_all)(hidden)
 
 
@@ -68,7 +68,7 @@ class NnxBlock(nnx.Module):
         x = x + self.attn(self.norm1(x), mask=mask)
         gated = self.linear_general_0(self.norm2(x))
         hidden = nnx.gelu(gated[..., 0, :]) * gated[..., 1, :]
-        return x + self.linear_general_1(hidden.reshape(*hidden.shape[:-1], 4, WIDTH // 2))
+        return x + self.linear_general_1(hidden.reshape(*hidden.shape[:-1], -1, WIDTH // 2))
 
 
 class NnxGpt(nnx.Module):

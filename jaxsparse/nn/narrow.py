@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
+from jaxsparse.nn.narrow_checks import check_cell, check_group_norm, shapes_of
+from jaxsparse.nn.preparing import preparing
 from jaxsparse.nn.resnet import ResNet
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.structured.narrowing import WidthPlan
@@ -51,9 +53,13 @@ _Changes = Mapping[str, Mapping[str, Change]]
 class Narrowed:
     """A linen model whose layers have other widths; it has `init` and `apply`.
 
-    Known layers are convolutions, dense layers (`nn.DenseGeneral` too), attention, embeddings and
-    group norms, and all modules whose parameters follow the shape of their inputs, such as batch
-    and layer norms. Recurrent cells, `nn.Einsum` and group norms without scale and bias are not.
+    It trains, exports, and runs in `sparse_execution` as the model does.
+
+    Known layers are convolutions, dense layers (`nn.DenseGeneral` and `nn.Einsum` too), attention,
+    embeddings and group norms, and all modules whose parameters follow the shape of their inputs,
+    such as batch and layer norms. Recurrent cells become narrower in their inputs alone. Calls of a
+    cell whose carry would become narrower are refused, and so are those of a group norm in groups
+    without scale and bias, whose channels have no leaf that says which groups are left.
 
     Attributes:
       model: at full width.
@@ -67,7 +73,8 @@ class Narrowed:
         """Returns initial variables at the new widths; as `nn.Module.init`.
 
         Raises:
-          ValueError: a layer that was to become narrower did not, as it is not known; names it.
+          ValueError: a layer is refused (see above), or was to become narrower and did not, as it
+            is not known; names it.
         """
         with self._narrow():
             variables = self.model.init(*args, **kwargs)
@@ -88,6 +95,7 @@ class Narrowed:
         """Runs the model at the new widths; as `nn.Module.apply`.
 
         Raises:
+          ValueError: a layer is refused, see above; names it.
           flax.errors.ScopeParamShapeError: the variables are of other widths, or a module keeps the
             width of a parameter elsewhere than in the fields that are known.
         """
@@ -121,20 +129,27 @@ class Narrowed:
     def _narrow(self) -> Iterator[None]:
         seen: dict[int, nn.Module] = {}  # holds them, so that no other module gets their id
 
-        def run(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
+        def change(module: nn.Module) -> None:
             if module.scope is not None and id(module) not in seen:
                 seen[id(module)] = module
                 for name, value in self._fields(module).items():
                     object.__setattr__(module, name, value)  # a bound copy, not the user's module
+
+        def run(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            change(context.module)
             return method(*args, **kwargs)
 
-        with nn.intercept_methods(run):
+        with preparing(change), nn.intercept_methods(run):
             yield
 
     def _fields(self, module: nn.Module) -> dict[str, Any]:
         """Returns the fields of a module that have new values."""
         path = "/".join(module.path)
+        if isinstance(module, nn.RNNCellBase) and (path or isinstance(self.model, nn.RNNCellBase)):
+            check_cell(path, shapes_of(self.changes))  # nn.scan first calls one that has no path
+        if isinstance(module, nn.GroupNorm) and self.changes:
+            if not module.use_scale and not module.use_bias:
+                check_group_norm(path, module.num_groups)
         if not isinstance(module, nn.MultiHeadDotProductAttention):
             return _fields(module, self.changes.get(path, {}))
         # It derives the widths of its layers from these.
@@ -159,16 +174,8 @@ def narrow_module(model: nn.Module | Narrowed, plan: WidthPlan) -> nn.Module | N
       model: of the plan's widths before: at full width, or what an earlier plan left.
       plan: of the whole variables, {"params": ..., ...}, or of the params alone.
     """
-    shapes = plan.groups.shapes
-    has_collections = any(path.startswith("params/") for path in shapes)
-    changes: dict[str, dict[str, Change]] = {}
-    for path, gone in _by_leaf(plan).items():
-        inside = path.partition("/")[2] if has_collections else path
-        layer, _, leaf = inside.rpartition("/")
-        before = shapes[path]
-        after = tuple(size - gone.get(axis, 0) for axis, size in enumerate(before))
-        block = max((member.block for member in plan.groups.members(path, -1)), default=0)
-        changes.setdefault(layer, {})[leaf] = Change(before, after, block)
+    has_collections = any(path.startswith("params/") for path in plan.groups.shapes)
+    changes = changes_of(plan, has_collections=has_collections)
     if isinstance(model, Narrowed):
         return Narrowed(model.model, _after_another(model.changes, changes))
     if isinstance(model, ResNet) and model.num_owners is not None:
@@ -184,6 +191,24 @@ def narrow_module(model: nn.Module | Narrowed, plan: WidthPlan) -> nn.Module | N
         }
         return model.clone(widths={**(model.widths or {}), **widths})
     return Narrowed(model, changes)
+
+
+def changes_of(plan: WidthPlan, *, has_collections: bool) -> dict[str, dict[str, Change]]:
+    """Returns how leaves become smaller, by the path of their layer and their name.
+
+    Args:
+      plan: of the network.
+      has_collections: whether the first part of a path is that of a collection, to be left out.
+    """
+    changes: dict[str, dict[str, Change]] = {}
+    for path, gone in _by_leaf(plan).items():
+        inside = path.partition("/")[2] if has_collections else path
+        layer, _, leaf = inside.rpartition("/")
+        before = plan.groups.shapes[path]
+        after = tuple(size - gone.get(axis, 0) for axis, size in enumerate(before))
+        block = max((member.block for member in plan.groups.members(path, -1)), default=0)
+        changes.setdefault(layer, {})[leaf] = Change(before, after, block)
+    return changes
 
 
 def _after_another(first: _Changes, then: _Changes) -> dict[str, dict[str, Change]]:
@@ -217,6 +242,8 @@ def _fields(module: nn.Module, changes: Mapping[str, Change]) -> dict[str, Any]:
         found["features"] = kernel.after[-1] if is_one else kernel.after[-len(features) :]
         if (groups := getattr(module, "feature_group_count", 1)) > 1:
             found["feature_group_count"] = kernel.num_groups(groups)
+    if kernel is not None and isinstance(module, nn.Einsum):
+        found["shape"] = kernel.after
     if (table := changes.get("embedding")) is not None and hasattr(module, "num_embeddings"):
         found |= dict(zip(("num_embeddings", "features"), table.after[-2:], strict=True))
     scale = changes.get("scale", changes.get("bias"))

@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jaxsparse.nn.narrow import Change
+from jaxsparse.nn.narrow import Change, changes_of
+from jaxsparse.nn.narrow_checks import check_cell, check_group_norm, shapes_of
 from jaxsparse.structured.narrowing import WidthPlan
 
 
 def narrow_nnx(model: nnx.Module, plan: WidthPlan) -> Any:
     """Returns a narrower copy of a model; the model stays as it is.
 
-    Linear layers, convolutions, embeddings, norms and attention get the numbers that they keep
-    (`in_features`, `num_heads` and the like) from the shapes of their new arrays. A module that
-    keeps a width elsewhere keeps the old one; compare outputs by `check_narrow`.
+    Linear layers, `nnx.Einsum`, convolutions, embeddings, norms and attention get the numbers that
+    they keep (`in_features`, `num_heads` and the like) from the shapes of their new arrays. A
+    module that keeps a width elsewhere keeps the old one; compare outputs by `check_narrow`.
 
     Args:
       model: at full width.
       plan: of `nnx.split(model)`'s state, or of a part of it such as its `nnx.Param`.
 
     Raises:
-      ValueError: the plan is of another model.
+      ValueError: the plan is of another model, or narrows a layer that keeps its width: the carry
+        of a recurrent cell, or groups of a norm without scale and bias, whose channels have no leaf
+        that says which groups are left.
     """
+    _check(model, plan)
     graph, state = nnx.split(model)
     narrow = nnx.merge(graph, plan.apply(state))
     for path, module in nnx.iter_modules(narrow):
@@ -36,6 +40,16 @@ def narrow_nnx(model: nnx.Module, plan: WidthPlan) -> Any:
         for name, value in _fields(module, prefix, plan).items():
             setattr(module, name, value)
     return narrow
+
+
+def _check(model: nnx.Module, plan: WidthPlan) -> None:
+    changed = shapes_of(changes_of(plan, has_collections=False))
+    for keys, module in nnx.iter_modules(model) if changed else ():
+        path = "/".join(map(str, keys))
+        if isinstance(module, nnx.RNNCellBase):
+            check_cell(path, changed)
+        if isinstance(module, nnx.GroupNorm) and not module.use_scale and not module.use_bias:
+            check_group_norm(path, module.num_groups)
 
 
 def _fields(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
@@ -47,6 +61,9 @@ def _fields(module: Any, path: str, plan: WidthPlan) -> dict[str, Any]:
         start = len(module.batch_axis)
         cut = start + len(module.in_features)
         return {"in_features": shape("kernel")[start:cut], "out_features": shape("kernel")[cut:]}
+    if isinstance(module, nnx.Einsum):
+        bias = {} if module.bias is None else {"bias_shape": shape("bias")}
+        return {"kernel_shape": shape("kernel"), **bias}
     if isinstance(module, nnx.Conv):
         after, groups = shape("kernel"), module.feature_group_count
         if groups > 1:

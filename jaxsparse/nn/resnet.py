@@ -79,6 +79,8 @@ class BasicBlock(nn.Module):
       axis_name: as in `ResNet`.
       widths: output channels of its convolutions by name, where they differ from the above.
       after_inner: as in `ResNet`.
+      projects: whether the shortcut is a convolution, as it has to be where height, width or
+        channels change. None decides by that; a network whose widths change later says it.
     """
 
     CONVS: ClassVar = ("conv1", "conv2")
@@ -92,6 +94,7 @@ class BasicBlock(nn.Module):
     axis_name: str | None = None
     widths: Mapping[str, int] | None = None
     after_inner: AfterInner = "norm"
+    projects: bool | None = None
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -113,7 +116,7 @@ class BasicBlock(nn.Module):
             make_conv(width_out, 3, name="conv2"),
         )
         y = inner(self, 1, first, x, activation, make_norm, scales)
-        if self.stride > 1 or num_channels(x, self.layout) != width_out or SHORTCUT in widths:
+        if _projects(self, x, width_out):
             shortcut = make_conv(width_out, 1, stride=self.stride, name=SHORTCUT)
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
         y = activation.after_norm(
@@ -134,6 +137,8 @@ class Bottleneck(nn.Module):
       axis_name: as in `ResNet`.
       widths: output channels of its convolutions by name, where they differ from the above.
       after_inner: as in `ResNet`.
+      projects: whether the shortcut is a convolution, as it has to be where height, width or
+        channels change. None decides by that; a network whose widths change later says it.
     """
 
     CONVS: ClassVar = ("conv1", "conv2", "conv3")
@@ -147,6 +152,7 @@ class Bottleneck(nn.Module):
     axis_name: str | None = None
     widths: Mapping[str, int] | None = None
     after_inner: AfterInner = "norm"
+    projects: bool | None = None
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps images to images, whose height and width are divided by the stride."""
@@ -170,13 +176,21 @@ class Bottleneck(nn.Module):
         )
         y = inner(self, 1, first, x, activation, make_norm, scales)
         y = inner(self, 2, second, y, activation, make_norm, scales)
-        if self.stride > 1 or num_channels(x, self.layout) != width_out or SHORTCUT in widths:
+        if _projects(self, x, width_out):
             shortcut = make_conv(width_out, 1, stride=self.stride, name=SHORTCUT)
             x = conv_norm(shortcut, make_norm(name="shortcut_norm"), x)
         y = activation.after_norm(
             third, make_norm(name="norm3"), y, x, name="dyrelu3", scale=scales[2]
         )
         return y, (first, second, third)
+
+
+def _projects(block: BasicBlock | Bottleneck, x: jax.Array, width_out: int) -> bool:
+    """Returns whether the shortcut from x is a convolution."""
+    if block.projects is not None:
+        return block.projects
+    is_other = block.stride > 1 or num_channels(x, block.layout) != width_out
+    return is_other or SHORTCUT in (block.widths or {})
 
 
 def inner(
@@ -289,6 +303,9 @@ class ResNet(nn.Module):
         x = to_layout(x, self.layout)
         activation = Activation.of(self, self.layout)
         widths = {} if self.widths is None else self.conv_widths()
+        # Numbers of channels may change (`Narrowed`), and shortcuts stay as they are. A function in
+        # place of a class of blocks does not say how many channels come out: its blocks decide.
+        expansion = getattr(self.block, "EXPANSION", None)
         stem = conv(widths.get("conv1", self.width), size, stride=stride, name="conv1", **options)
         x = activation.after_norm(stem, norm(name="norm1", **of_norms), x, name="dyrelu")
         if self.stem == "imagenet":
@@ -310,6 +327,7 @@ class ResNet(nn.Module):
                     axis_name=self.axis_name,
                     widths=FrozenDict(own) or None,
                     after_inner=self.after_inner,
+                    projects=None if expansion is None else number == 0 and stage + expansion > 1,
                     **options,
                 )
                 owns = number < (self.num_owners or num_blocks)

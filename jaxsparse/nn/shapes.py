@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.linen.module import InterceptorContext
 from jax import lax
 
+from jaxsparse.nn.preparing import prepare
 from jaxsparse.paths import leaves_by_path
 from jaxsparse.sparse import LayerShape, Layout, Window
 from jaxsparse.sparse.window import concrete
@@ -65,6 +66,7 @@ def look_at_layers(
         context: InterceptorContext,
     ) -> Any:
         layer = context.module
+        prepare(layer)
         if not layer.path:
             stored.update(leaves_by_path(layer.variables.get("params", {})))
         path = kernel_path(layer)

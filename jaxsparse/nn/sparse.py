@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
+from jaxsparse.nn.preparing import prepare
 from jaxsparse.nn.shapes import (
     check_layer,
     is_conv,
@@ -68,6 +69,7 @@ def sparse_execution(positions: Mapping[str, Positions]) -> Iterator[None]:
         context: InterceptorContext,
     ) -> Any:
         layer, path = context.module, kernel_path(context.module)
+        prepare(layer)
         if looking:
             return call(*args, **kwargs)
         if not layer.path:

@@ -69,15 +69,18 @@ class WidthPlan:
         """Returns a tree of the narrow network: variables, params, masks, an optimizer's state.
 
         Leaves are known by the ends of their paths, so a train state works whole. Leaves of other
-        names stay as they are.
+        names stay as they are. On a mesh with explicit axes a leaf keeps its sharding, except that
+        an axis whose new length the devices do not divide is replicated; so do the shardings of
+        `jax.ShapeDtypeStruct`. With automatic axes JAX chooses.
 
         Args:
           tree: arrays of the network at full width, or their `jax.ShapeDtypeStruct`.
 
         Raises:
           ValueError: a leaf that would lose indices has another shape than the network's, so the
-            tree is of another network or holds slots that are not like their weights; the path of
-            one is the end of two; or no leaf is known.
+            tree is of another network or holds slots that are not like their weights; a slot has
+            parts (SM3's vectors), which cannot be sliced; the path of a leaf is the end of two; or
+            no leaf is known.
         """
         return narrowed(tree, self.groups.shapes, self.removed())
 

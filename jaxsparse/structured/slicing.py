@@ -4,12 +4,14 @@ The leaves of a train state are known by the ends of their paths: "opt_state/0/t
 "masks/fc/kernel" are sliced as "params/fc/kernel" is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxsparse.paths import leaf_paths, listed
 from jaxsparse.types import PyTree, Shapes
@@ -22,17 +24,27 @@ def narrowed(tree: PyTree, shapes: Shapes, removed: Removed) -> PyTree:
     """Returns the tree with indices removed; see `WidthPlan.apply`."""
 
     def cut(leaf: Any, axes: Mapping[int, np.ndarray]) -> Any:
-        shape = list(np.shape(leaf))
-        kept = {}
-        for axis, gone in axes.items():
-            kept[axis] = np.setdiff1d(np.arange(shape[axis]), gone)
-            shape[axis] = len(kept[axis])
+        kept = {
+            axis: np.setdiff1d(np.arange(np.shape(leaf)[axis]), gone) for axis, gone in axes.items()
+        }
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
-        for axis, indices in kept.items():
-            take = np.take if isinstance(leaf, np.ndarray) else jnp.take
-            leaf = take(leaf, indices, axis=axis)
-        return leaf
+            shape = tuple(
+                len(kept[axis]) if axis in kept else n for axis, n in enumerate(leaf.shape)
+            )
+            place = _place_after(leaf.sharding, shape, kept)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=place)
+        if isinstance(leaf, np.ndarray):
+            return _taken(leaf, kept, np.take)
+        place = jax.typeof(leaf).sharding
+        if AxisType.Explicit not in place.mesh.axis_types:
+            return _taken(leaf, kept, jnp.take)
+        # JAX's types cannot say where the indices left lie: gather the axis, cut, and reshard.
+        whole = [
+            None if axis in kept else name for axis, name in enumerate(_names(place, leaf.ndim))
+        ]
+        leaf = jax.sharding.reshard(leaf, NamedSharding(place.mesh, PartitionSpec(*whole)))
+        leaf = _taken(leaf, kept, jnp.take)
+        return jax.sharding.reshard(leaf, _place_after(place, leaf.shape, kept))
 
     return _changed(tree, shapes, removed, cut)
 
@@ -42,12 +54,36 @@ def zeroed(tree: PyTree, shapes: Shapes, removed: Removed) -> PyTree:
 
     def zero(leaf: Any, axes: Mapping[int, np.ndarray]) -> Any:
         leaf = jnp.asarray(leaf)
+        stays = np.ones((1,) * leaf.ndim, bool)
         for axis, gone in axes.items():
-            where = (slice(None),) * axis + (gone,)
-            leaf = leaf.at[where].set(jnp.zeros((), leaf.dtype))
-        return leaf
+            of_axis = ~np.isin(np.arange(leaf.shape[axis]), gone)
+            stays = stays & np.expand_dims(of_axis, [i for i in range(leaf.ndim) if i != axis])
+        return jnp.where(stays, leaf, jnp.zeros((), leaf.dtype))
 
     return _changed(tree, shapes, removed, zero)
+
+
+def _taken(leaf: Any, kept: Mapping[int, np.ndarray], take: Callable[..., Any]) -> Any:
+    for axis, indices in kept.items():
+        leaf = take(leaf, indices, axis=axis)
+    return leaf
+
+
+def _place_after(place: Any, shape: tuple[int, ...], changed: Collection[int]) -> Any:
+    """Returns a sharding for a leaf's new shape: without axes that its devices no longer divide."""
+    if not isinstance(place, NamedSharding):
+        return None
+    names = _names(place, len(shape))
+    for axis in changed:
+        each = names[axis] if isinstance(names[axis], tuple) else (names[axis],)
+        num = math.prod(place.mesh.shape[name] for name in each if name is not None)
+        names[axis] = names[axis] if shape[axis] % num == 0 else None
+    return NamedSharding(place.mesh, PartitionSpec(*names))
+
+
+def _names(place: NamedSharding, rank: int) -> list[Any]:
+    """Returns the names of mesh axes that each axis of an array lies on."""
+    return [*place.spec, *[None] * (rank - len(place.spec))]
 
 
 def _changed(
@@ -59,7 +95,8 @@ def _changed(
     """Returns the tree with its known leaves changed, those of which indices go.
 
     Raises:
-      ValueError: a known leaf has another shape, or none is known.
+      ValueError: a known leaf has another shape, a leaf lies below the path of one, or none is
+        known.
     """
     by_leaf: dict[str, dict[int, np.ndarray]] = {}
     for (path, axis), gone in removed.items():
@@ -80,6 +117,8 @@ def _changed(
                     f"{shapes[cut[0]]}: it is of another network, or a slot unlike its weight"
                 )
             leaf = change(leaf, by_leaf[cut[0]])
+        if not known and np.size(leaf) > 1:
+            _check_not_below(path, np.shape(leaf), ends, by_leaf)
         found.append(leaf)
     if not num_known:
         raise ValueError(
@@ -87,6 +126,21 @@ def _changed(
             f"network ({listed(shapes)})"
         )
     return jax.tree.unflatten(treedef, found)
+
+
+def _check_not_below(
+    path: str, shape: tuple[int, ...], ends: "_Ends", by_leaf: Collection[str]
+) -> None:
+    """Refuses parts of a slot, such as SM3's vectors "mu/fc/kernel/0" and "mu/fc/kernel/1"."""
+    parts = path.split("/")
+    for end in range(len(parts) - 1, 0, -1):
+        for name in _known("/".join(parts[:end]), ends):
+            if name in by_leaf:
+                raise ValueError(
+                    f"leaf {path} of shape {shape} is a part of a slot of {name}, which would lose "
+                    "indices: slots of another form than their weight cannot be sliced (SM3 has "
+                    "one vector for each axis); start the optimizer's state afresh"
+                )
 
 
 _Ends = Mapping[tuple[str, ...], Sequence[str]]

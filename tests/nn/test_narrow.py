@@ -267,10 +267,15 @@ def test_one_plan_after_another():
 
 
 def test_layers_that_do_not_become_narrower_are_named():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x @ self.param("kernel", nn.initializers.normal(), (3, 8))
+
     class Sum(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(2)(nn.relu(nn.Einsum((3, 8), "...a,ab->...b", name="e")(x)))
+            return nn.Dense(2)(nn.relu(Own(name="e")(x)))
 
     x = jnp.ones((2, 3))
     variables = Sum().init(jax.random.key(0), x)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxsparse
 from jaxsparse.structured import (
@@ -205,6 +206,49 @@ def test_trees_of_another_network_are_refused():
         plan_of_units(GROUPS, {"a": np.zeros(8, bool)})
     with pytest.raises(KeyError, match="no group z; there are a, b"):
         plan_of_units(GROUPS, {"z": [0]})
+
+
+@pytest.mark.parametrize(
+    ("before", "left", "after"),
+    [
+        (("x", "y"), 4, ("x", "y")),
+        (("x", "y"), 5, ("x", None)),  # two devices do not divide five channels
+        ((None, ("x", "y")), 4, (None, ("x", "y"))),
+        ((None, ("x", "y")), 6, (None, None)),
+        (("x",), 5, ("x", None)),
+    ],
+)
+def test_leaves_on_a_mesh_with_explicit_axes_keep_their_sharding(before, left, after):
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    params = {"a": jnp.arange(32.0).reshape(4, 8), "b": jnp.ones((8, 2))}
+    groups = channel_groups(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 4)))
+    plan = plan_of_units(groups, {"a": range(left)})
+    on_mesh = lambda *spec: NamedSharding(mesh, PartitionSpec(*spec))
+    placed = jax.device_put(params, {"a": on_mesh(*before), "b": on_mesh()})
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
+    )
+    for apply in (plan.apply, jax.jit(plan.apply)):
+        found = apply(placed)
+        assert found["a"].sharding.is_equivalent_to(on_mesh(*after), 2)
+        jax.tree.map(np.testing.assert_array_equal, found, plan.apply(params))
+    assert plan.apply(abstract)["a"].sharding.is_equivalent_to(on_mesh(*after), 2)
+    zeroed = plan.zero(placed)
+    assert zeroed["a"].sharding.is_equivalent_to(placed["a"].sharding, 2)
+    jax.tree.map(np.testing.assert_array_equal, zeroed, plan.zero(params))
+    assert not np.asarray(zeroed["a"])[:, left:].any()
+
+
+def test_slots_in_parts_are_refused():
+    plan = plan_of_units(GROUPS, {"a": [0, 1]})
+    state = optax.sm3(0.1).init(PARAMS)
+    for change in (plan.apply, plan.zero):
+        with pytest.raises(
+            ValueError, match=r"mu/a/bias/0 of shape \(8,\) is a part of a slot of a/bias"
+        ):
+            change(state)
+    whole = plan_of_units(GROUPS, {})  # nothing is removed
+    assert jax.tree.map(jnp.shape, whole.apply(state)) == jax.tree.map(jnp.shape, state)
 
 
 def test_the_check_compares_with_zeros_and_finds_a_constant():
