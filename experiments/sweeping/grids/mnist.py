@@ -22,8 +22,8 @@ GMP), moves between layers (SNFS, and with random growth for SET), and more weig
 layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at least 100
 a layer).
 
-Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared; two
-seeds and a part of the third are done. Software: jax 0.10.2, commits a31d35c to 0174f27.
+Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared.
+Software: jax 0.10.2, commits a31d35c to 885b71a.
 
 Expected test accuracy in percent: the table of experiments/README.md, beside the published one.
 """
