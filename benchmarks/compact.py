@@ -82,7 +82,7 @@ def main() -> None:
     """Prints a table for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of experiments/cifar.py")
-    parser.add_argument("--data_dir", help="where the images are; as in experiments/cifar.py")
+    parser.add_argument("--data_dir", type=Path, help="where the images are; as in experiments/cifar.py")
     parser.add_argument("--batches", default="1,128", help="numbers of images, with commas")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of calls that are timed")
     args = parser.parse_args()
@@ -116,12 +116,12 @@ def report(args: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def trained(folder: Path, data_dir: str | None) -> tuple[Run, Network]:
+def trained(folder: Path, data_dir: Path | None) -> tuple[Run, Network]:
     """Returns a finished run, and its network after the last step."""
     flags = json.loads((folder / "config.json").read_text())
     fields = {field.name for field in dataclasses.fields(cifar.Config)}
     asked = {name: value for name, value in flags.items() if name in fields}
-    run = cifar.run_of(cifar.Config(**asked | {"data_dir": data_dir or asked["data_dir"]}))
+    run = cifar.run_of(cifar.Config(**asked | {"data_dir": data_dir}))
     reached = progress.resume(folder / "checkpoints", run, loop.create_state(run))
     variables = reached.state.variables
     masks = jaxsparse.masks_from_params(variables["params"], run.method.prunable)
