@@ -8,7 +8,9 @@ Lee et al. 2019 (SNIP), Wang et al. 2020 (GraSP) and Tanaka et al. 2020 (SynFlow
 are those of Frankle and Carbin 2019, rewound to step 0, and learning-rate rewinding is that of
 Renda et al. 2020, to step 0 too. A ticket of r rounds has trained r + 1 times as long as the other
 runs. GMP, RigL and GraNet-ST prune or exchange weights while they train. The recipe is that of the
-grid `fashion_mnist`; nothing was tuned.
+grid `fashion_mnist`; nothing was tuned. LeNet-5 computes by active weights where it is sparse from the
+start, and so do its tickets: on one core that is 1.7 to 2 times as fast at 89 and 99 %, and the same
+up to rounding.
 
 The sparsities are those of tickets after 7, 10, 13, 17, 21 and 31 rounds of 20 %: 79 to 99.9 %.
 
@@ -30,23 +32,32 @@ Empty cells: one round of scores left no path from image to logit, and the run r
 did those of magnitude at 99.08 %, and of SNIP and GraSP at 99.9 %.
 """
 
+from typing import Any
+
 from experiments.sweeping.grid import Grid, Tickets
 
 ROUNDS = (7, 10, 13, 17, 21, 31)
 SPARSITIES = tuple(round(1 - 0.8**r, 4) for r in ROUNDS)
 SEEDS = 3
-_LONG = {"steps": 8000, "eval_every": 400, "checkpoint_every": 4000}
-_SHORT = {"steps": 4000, "eval_every": 200, "checkpoint_every": 2000}
 _ARMS = ("rewind", "learning_rate_rewinding")
-_METHODS = ("dense", "static", "gmp", "rigl", "granet_st")
 _AT_INIT = ("magnitude", "snip", "grasp", "synflow")
 
-GRIDS = tuple(
-    grid
-    for model, length in (("lenet_300_100", _LONG), ("lenet5", _SHORT))
-    for grid in (
-        Grid("fashion_mnist", model, _METHODS, SPARSITIES, SEEDS, length),
-        Grid("fashion_mnist", model, _AT_INIT, SPARSITIES, SEEDS, length | {"allow_cut": True}),
-        Tickets(model, _ARMS, ROUNDS, SEEDS, length),
+
+def _grids(model: str, execution: str, **length: Any) -> tuple[Grid | Tickets, ...]:
+    """The study of one network; `execution` is that of runs which are sparse from the start."""
+    by = {} if execution == "masked" else {"execution": execution}
+    grid = lambda methods, **flags: Grid(
+        "fashion_mnist", model, methods, SPARSITIES, SEEDS, length | flags
     )
+    return (
+        grid(("dense", "gmp", "granet_st")),
+        grid(("static", "rigl"), **by),
+        grid(_AT_INIT, allow_cut=True, **by),
+        Tickets(model, _ARMS, ROUNDS, SEEDS, length | by),
+    )
+
+
+GRIDS = (
+    *_grids("lenet_300_100", "masked", steps=8000, eval_every=400, checkpoint_every=4000),
+    *_grids("lenet5", "sparse", steps=4000, eval_every=200, checkpoint_every=2000),
 )
