@@ -8,9 +8,9 @@ Lee et al. 2019 (SNIP), Wang et al. 2020 (GraSP) and Tanaka et al. 2020 (SynFlow
 are those of Frankle and Carbin 2019, rewound to step 0, and learning-rate rewinding is that of
 Renda et al. 2020, to step 0 too. A ticket of r rounds has trained r + 1 times as long as the other
 runs. GMP, RigL and GraNet-ST prune or exchange weights while they train. The recipe is that of the
-grid `fashion_mnist`; nothing was tuned. LeNet-5 computes by active weights where it is sparse from the
-start, and so do its tickets: on one core that is 1.7 to 2 times as fast at 89 and 99 %, and the same
-up to rounding.
+grid `fashion_mnist`; nothing was tuned. LeNet-5 computes by active weights where it is sparse from
+the start, and so do its tickets: on one core that is 1.7 to 2 times as fast at 89 and 99 %, and the
+same up to rounding.
 
 The sparsities are those of tickets after 7, 10, 13, 17, 21 and 31 rounds of 20 %: 79 to 99.9 %.
 
