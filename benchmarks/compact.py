@@ -82,7 +82,9 @@ def main() -> None:
     """Prints a table for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of experiments/cifar.py")
-    parser.add_argument("--data_dir", type=Path, help="where the images are; as in experiments/cifar.py")
+    parser.add_argument(
+        "--data_dir", type=Path, help="where the images are; as in experiments/cifar.py"
+    )
     parser.add_argument("--batches", default="1,128", help="numbers of images, with commas")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of calls that are timed")
     args = parser.parse_args()
