@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-fast lint format clean
+.PHONY: help setup demo test test-fast test-long lint format clean
 
 help:
 	@echo "make demo       train dense and sparse LeNet-5 on real images, about two minutes"
-	@echo "make test       all tests, on the Python that PYTHON= names (default python3)"
+	@echo "make test       the tests, on the Python that PYTHON= names (default python3)"
 	@echo "make test-fast  without the slow ones (whole runs, command lines)"
+	@echo "make test-long  the longest ones, which the others leave out: before a release"
 	@echo "make lint       format, lint and type checks"
 
 setup: $(BIN)/.ready
@@ -31,7 +32,10 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 test-fast: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -79,6 +79,7 @@ class Cut(Exception):
 
 @pytest.mark.variants
 @pytest.mark.slow
+@pytest.mark.long
 def test_east_on_eight_devices_ends_without_dyrelu_and_resumes(tmp_path, monkeypatch):
     flags = "--fake_data --fsdp --schedule=east --sparsity=0.8 --cycle_interval=1 --steps=12"
     argv = [*SHORT.split(), *flags.split(), "--update_interval=4", "--checkpoint_every=4"]

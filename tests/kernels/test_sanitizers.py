@@ -7,6 +7,7 @@ from tests.kernels import sanitize
 
 # Each one runs at another level of instructions, from the best one on, if there are enough.
 @pytest.mark.processes
+@pytest.mark.long  # it compiles the kernels three times
 @pytest.mark.parametrize(("rank", "sanitizer"), [*enumerate([*sanitize.SANITIZERS, ""])])
 def test_clean(rank, sanitizer):
     if why := sanitize.why_not(sanitizer):

@@ -50,6 +50,7 @@ def test_killed_and_started_again_is_the_whole_run(together, tmp_path):
     assert outcome(out) == outcome(together)
 
 
+@pytest.mark.long
 def test_sigterm_saves_the_same_step_and_other_devices_go_on(together, tmp_path):
     out = tmp_path / "run"
     processes = start(out, num_processes=2)
@@ -80,6 +81,7 @@ def test_an_error_of_one_process_ends_all_with_its_message(tmp_path):
     assert f"error in process 0: {out} holds a finished run" in found[1][2]
 
 
+@pytest.mark.long
 def test_ctrl_c_on_one_process_ends_both_with_a_line(tmp_path):
     out = tmp_path / "run"
     processes = start(out, num_processes=2)
