@@ -34,10 +34,13 @@ def test_its_diff_is_that_of_the_examples():
     assert marked_block("README.md", "dense to sparse").splitlines() == list(diff)
 
 
+PACKAGES = ("checkpoint", "nn", "sparse", "structured", "studies")  # imported on their own
+
+
 def test_names_of_the_library_in_it_and_in_the_pages_exist():
     for page in PAGES:
         for name in re.findall(r"\bjaxsparse\.(\w+)", text_of(page)):
-            assert hasattr(jaxsparse, name) or name in ("checkpoint", "nn", "sparse", "studies"), (
+            assert hasattr(jaxsparse, name) or name in PACKAGES, (
                 page,
                 name,
             )
