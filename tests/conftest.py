@@ -63,7 +63,7 @@ METHODS = {"gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", 
 PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
 # And what it leaves out: the parts of the experiments, whose scripts it runs, and the benchmarks.
 PARTS = {path.name for path in Path(__file__).with_name("experiments").iterdir() if path.is_dir()}
-# What another version of JAX or Flax breaks, it breaks in most tests of a file.
+# Another version of JAX or Flax breaks most tests of a file at once, if it breaks any.
 TESTS_OF_A_FILE = 3
 
 

@@ -1,4 +1,4 @@
-"""What has to be done to a linen layer before any interceptor of ours looks at its fields.
+"""Changes of a linen layer that come before any interceptor of ours looks at its fields.
 
 Flax puts the interceptor that was entered first outermost. `model.apply` of a narrowed model enters
 its interceptor last, so one around the call, such as that of `sparse_execution`, would see the

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.paths import leaves_by_path
-from jaxsparse.structured.comparing import difference
+from jaxsparse.structured.comparing import check_unchanged
 from jaxsparse.structured.groups import ChannelGroup, ChannelGroups
 from jaxsparse.structured.liveness import any_entry, readers, unmade, unread
 from jaxsparse.structured.narrowing import WidthPlan, plan_of_units
@@ -76,8 +76,7 @@ def compact(
                 changed = True
     kept = {name: ~dead if not dead.all() else [0] for name, dead in gone.items()}
     plan = plan_of_units(groups, kept)
-    for given in (inputs, others):
-        _check(plan, apply_fn, variables, given)
+    check_unchanged(apply_fn, variables, plan.zero(variables), (inputs, others), seemed="0")
     return plan
 
 
@@ -116,13 +115,3 @@ def _silent(
 def _is_key(leaf: Any) -> bool:
     """Whether a leaf is a random key, as NNX states hold them."""
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended)
-
-
-def _check(plan: WidthPlan, apply_fn: Callable[..., Any], variables: PyTree, inputs: Any) -> None:
-    run = jax.jit(apply_fn)
-    found = difference(run(variables, *inputs), run(plan.zero(variables), *inputs))
-    if not found <= 1e-5:
-        raise ValueError(
-            f"outputs would change by {found:.3g} of the largest: a channel that seemed 0 is not; "
-            "give inputs that activate more of the network"
-        )

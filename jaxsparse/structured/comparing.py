@@ -1,6 +1,6 @@
-"""Comparison of networks by outputs: a narrow one with the full one whose units are 0."""
+"""Comparison of networks by outputs: a narrow one with the full one, and one before and after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -29,8 +29,8 @@ def check_narrow(
       tolerance: the largest difference of an output, over the largest output.
 
     Returns:
-      That difference. If the plan has notes, such as a norm over the channels that became fewer,
-      it may be large, since the two are then different functions.
+      The largest difference, at least 0. It may be large if the plan has notes, such as a norm over
+      the channels that became fewer, since the two are then different functions.
 
     Raises:
       ValueError: the outputs have other shapes, or differ by more and the plan has no note.
@@ -44,6 +44,36 @@ def check_narrow(
             "function is another one, such as one that holds a width in a constant"
         )
     return found
+
+
+def check_unchanged(
+    apply_fn: Callable[..., Any],
+    before: PyTree,
+    after: PyTree,
+    settings: Iterable[Sequence[Any]],
+    *,
+    seemed: str,
+) -> None:
+    """Refuses variables with which outputs are others, by more than 1e-5 of the largest.
+
+    Args:
+      apply_fn: function of (variables, *inputs).
+      before: variables.
+      after: variables of the same shapes.
+      settings: inputs to try, each a sequence.
+      seemed: what channels were taken for, such as "constant".
+
+    Raises:
+      ValueError: an output moves by more, or is NaN.
+    """
+    run = jax.jit(apply_fn)
+    for inputs in settings:
+        found = difference(run(before, *inputs), run(after, *inputs))
+        if not found <= 1e-5:
+            raise ValueError(
+                f"outputs would change by {found:.3g} of the largest: a channel that seemed "
+                f"{seemed} is not; give inputs that activate more of the network"
+            )
 
 
 def difference(first: PyTree, second: PyTree) -> float:

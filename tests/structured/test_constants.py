@@ -1,4 +1,4 @@
-"""What constant channels add moves into a bias or a running mean, and only where it is the same."""
+"""The share of constant channels moves into a bias or a running mean, if it is the same for all."""
 
 import flax.linen as nn
 import jax
