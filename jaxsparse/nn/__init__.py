@@ -43,13 +43,8 @@ from jaxsparse.nn.layers import PYTORCH_INIT, pytorch_bias, zero_bias
 from jaxsparse.nn.lenet import LeNet5, LeNet300100
 from jaxsparse.nn.narrow import Narrowed, narrow_module
 from jaxsparse.nn.narrow_nnx import narrow_nnx
-from jaxsparse.nn.resnet import (
-    BasicBlock,
-    Bottleneck,
-    ResNet,
-    cifar_resnet,
-    resnet,
-)
+from jaxsparse.nn.residual_blocks import BasicBlock, Bottleneck
+from jaxsparse.nn.resnet import ResNet, cifar_resnet, resnet
 from jaxsparse.nn.resrep import (
     compactor_costs,
     compactor_targets,

@@ -15,7 +15,8 @@ from experiments.options import cli
 from experiments.options.schedules import METHODS
 from experiments.training.run import Phase
 from jaxsparse.nn import DyReLUOptions
-from jaxsparse.nn.resnet import BasicBlock, ResNet
+from jaxsparse.nn.residual_blocks import BasicBlock
+from jaxsparse.nn.resnet import ResNet
 from tests.experiments import cifar_copies as copies
 
 

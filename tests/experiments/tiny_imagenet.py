@@ -8,7 +8,8 @@ import sys
 
 from experiments import imagenet
 from experiments.options import cli, flags
-from jaxsparse.nn.resnet import BasicBlock, ResNet
+from jaxsparse.nn.residual_blocks import BasicBlock
+from jaxsparse.nn.resnet import ResNet
 
 TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=8)
 SHORT = "--model=tiny --image_size=16 --batch_size=16 --workers=0"

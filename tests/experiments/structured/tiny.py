@@ -11,7 +11,7 @@ from experiments.structured import networks
 from experiments.structured.setting import Reached, Setting
 from experiments.training.recipes import RECIPES
 from jaxsparse.nn import ResNet
-from jaxsparse.nn.resnet import BasicBlock
+from jaxsparse.nn.residual_blocks import BasicBlock
 from tests.experiments.small_runs import make_run, normalise, split
 
 BASE, STEPS = 4, 8

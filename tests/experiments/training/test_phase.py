@@ -23,7 +23,8 @@ from experiments.training.phase import make_phase
 from experiments.training.run import Phase
 from jaxsparse.kernels import load
 from jaxsparse.nn import DyReLUOptions, WideResNet
-from jaxsparse.nn.resnet import BasicBlock, ResNet
+from jaxsparse.nn.residual_blocks import BasicBlock
+from jaxsparse.nn.resnet import ResNet
 from jaxsparse.paths import leaf_paths
 from tests.checkpoint.states import bits
 from tests.experiments.small_runs import make_run, split, trained
