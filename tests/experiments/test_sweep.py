@@ -290,6 +290,7 @@ def check_that_nothing_runs_again(capsys, folder, out, results):
     assert not (folder / "others").exists()
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="runs end with the sweep on Linux")

@@ -37,6 +37,7 @@ def test_a_whole_run(together):
     assert (together / "plot.png").exists()  # one process draws it, from no array of both
 
 
+@pytest.mark.long
 def test_killed_and_started_again_is_the_whole_run(together, tmp_path):
     out = tmp_path / "run"
     processes = start(out, "--fsdp", num_processes=2)
