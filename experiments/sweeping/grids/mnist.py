@@ -47,7 +47,7 @@ _DYNAMIC = _UNIFORM | {
 }
 
 
-_REASONS = ("erk", "redistribute", "random", "min_keep100", "decay1e-4")
+_REASONS = ("erk", "redistribute", "random", "min_keep100", "he")
 
 
 def _grid(
@@ -88,4 +88,5 @@ GRIDS = (
     _grid("set", _DYNAMIC | _ACTIVE | {"distribution": "erk"}, "erk", _SPARSEST),
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),
     _grid("static", _DECAY, "decay1e-4", _SPARSEST),
+    _grid("snip", _ACTIVE | {"weights": "he"}, "he", (0.95, 0.98)),
 )
