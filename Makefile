@@ -15,7 +15,7 @@ help:
 setup: $(BIN)/.ready
 
 # Installed again where the sources of the kernels have changed, which compiles them.
-KERNELS := jaxsparse/kernels/build.py $(wildcard jaxsparse/kernels/csrc/*)
+KERNELS := jaxsparse/kernels/build.py $(wildcard jaxsparse/kernels/csrc/* jaxsparse/kernels/csrc/engine/*)
 
 $(BIN)/.ready: pyproject.toml constraints.txt hatch_build.py $(KERNELS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"jaxsparse needs Python 3.11 or later, {sys.executable} is {v.major}.{v.minor}; try make PYTHON=python3.11")'

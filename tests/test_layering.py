@@ -103,7 +103,8 @@ MAY_IMPORT = {
     "sparse_optimizer": STATES | {"event_counts"},
     "train_state": STATES | {"event_counts", "mask_history", "sparse_optimizer"},
     "studies": GROUND | {"scores", "selection", "transforms", "studies"},
-    "sparse": GROUND | {"csr", "inside_optax", "kernels", "sparse"},
+    "engine": GROUND | {"kernels", "tracing", "engine"},
+    "sparse": GROUND | {"csr", "engine", "inside_optax", "kernels", "sparse"},
     "nn": GROUND
     | {"distributions", "rounded_counts", "method", "inside_optax"}
     | {"metrics", "nn", "sparse", "sparse_optimizer", "structured", "tracing"},

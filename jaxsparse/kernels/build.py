@@ -5,6 +5,10 @@
 does the same as the installation of the package. Run it on a checkout after the sources have
 changed. It needs a C++ compiler, GCC 11, Clang 12 or later. The headers come with jaxlib. Kernels
 that are compiled with one jaxlib run with later ones, and not with earlier ones.
+
+There are two kinds of library. The kernels that XLA calls are one library for each level of
+instructions. The engine, which runs whole networks and needs neither Python nor XLA, is one library
+that holds all levels.
 """
 
 import hashlib
@@ -15,9 +19,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).parent / "csrc" / "ffi.cc"
+ENGINE = Path(__file__).parent / "csrc" / "engine" / "engine.cc"
+ENGINE_LEVEL = ENGINE.with_name("level.cc")
 FOLDER = Path(__file__).parent / "lib"
 # By machine: the instruction sets that kernels are compiled for, and the compiler's options.
 _ARM = {"armv8-a": ("-march=armv8-a",)}
@@ -30,11 +38,12 @@ LEVELS = {
     "aarch64": _ARM,
     "arm64": _ARM,
 }
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+SHARED = ("-shared",)
 
 
 def build(folder: Path = FOLDER) -> list[Path]:
-    """Compiles the kernels for all levels of this machine, and returns the libraries.
+    """Compiles the kernels for all levels of this machine, and the engine; returns the libraries.
 
     They replace the old libraries. Each is moved into place when it is complete, and a process that
     has loaded the old one keeps it.
@@ -46,30 +55,58 @@ def build(folder: Path = FOLDER) -> list[Path]:
     levels = LEVELS.get(platform.machine())
     if levels is None or sys.platform == "win32":
         raise RuntimeError(f"no kernels for {sys.platform} on {platform.machine()}")
-    command = [*compiler(), *FLAGS, "-isystem", os.fspath(_headers()), os.fspath(SOURCE)]
+    command = [*compiler(), *FLAGS]
     folder.mkdir(parents=True, exist_ok=True)
     libraries = []
     for level, options in levels.items():
-        temporary = folder / f".{level}.{os.getpid()}"
-        done = subprocess.run(
-            [*command, *options, "-o", os.fspath(temporary)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            temporary.unlink(missing_ok=True)
-            raise RuntimeError(f"{command[0]} cannot compile {SOURCE} for {level}: {done.stderr}")
-        library = folder / f"{level}-{_stamp(temporary)}.so"
-        os.replace(temporary, library)
-        for old in set(libraries_of(level, folder)) - {library}:
-            old.unlink(missing_ok=True)
-        libraries.append(library)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            made = Path(scratch) / "library"
+            headers = ["-isystem", os.fspath(_headers())]
+            _compile([*command, *SHARED, *headers, *options, os.fspath(SOURCE)], made, level)
+            libraries.append(_replace(made, level, folder))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        libraries.append(_replace(_build_engine(command, levels, Path(scratch)), "engine", folder))
     return libraries
 
 
+def _build_engine(command: list[str], levels: dict[str, Any], scratch: Path) -> Path:
+    """Compiles the kernels of the engine at every level, and links them."""
+    parts = []
+    for level, options in levels.items():
+        name = "jaxsparse_kernels_" + level.rpartition("-")[2]  # v4 of x86-64-v4
+        given = [*options, f"-DJAXSPARSE_LEVEL={name}", "-c", os.fspath(ENGINE_LEVEL)]
+        parts.append(scratch / f"{level}.o")
+        _compile([*command, *given], parts[-1], level)
+    made = scratch / "library"
+    objects = map(os.fspath, parts)
+    _compile([*command, *SHARED, "-pthread", os.fspath(ENGINE), *objects], made, "the engine")
+    return made
+
+
+def _compile(command: list[str], to: Path, what: str) -> None:
+    done = subprocess.run(
+        [*command, "-o", os.fspath(to)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} cannot compile the kernels for {what}: {done.stderr}")
+
+
+def _replace(made: Path, name: str, folder: Path) -> Path:
+    """Moves a library into its place, and removes the old ones of that name."""
+    library = folder / f"{name}-{_stamp(made)}.so"
+    os.replace(made, library)
+    for old in set(libraries_of(name, folder)) - {library}:
+        old.unlink(missing_ok=True)
+    return library
+
+
+def engine_library(folder: Path = FOLDER) -> Path | None:
+    """Returns the engine's library, or None if it was not built from the present sources."""
+    return next(filter(is_of_these_sources, libraries_of("engine", folder)), None)
+
+
 def libraries_of(level: str, folder: Path = FOLDER) -> list[Path]:
-    """Returns the libraries for a level in a folder, of these sources or of others."""
+    """Returns the libraries for a level, or "engine", of these sources or of others."""
     return sorted(folder.glob(f"{level}-*.so"))
 
 
@@ -102,7 +139,7 @@ def compiler() -> list[str]:
 def _stamp(library: Path) -> str:
     """A hash of the sources, the compiler's options and the library itself."""
     digest = hashlib.sha256(repr((FLAGS, LEVELS)).encode())
-    for path in (*sorted(SOURCE.parent.glob("*.h")), SOURCE, library):
+    for path in (*sorted(SOURCE.parent.glob("**/*.h")), SOURCE, ENGINE, ENGINE_LEVEL, library):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -27,6 +27,7 @@ TARGETS = (
     "lines_forward",
     "lines_backward",
     "select",
+    "network",
 )
 # Levels of instructions, the best first, and the features in /proc/cpuinfo that each needs.
 LEVELS = {

@@ -16,6 +16,8 @@ the loss takes the mean:
 With `check_vma=False` they are not summed; take the mean of the gradients instead.
 """
 
+from jaxsparse.engine.files import LoadedEngine, load_engine, save_engine
+from jaxsparse.engine.inference import CompiledInference, compile_inference
 from jaxsparse.kernels.load import Backend, backend
 from jaxsparse.sparse.allocator import keep_memory
 from jaxsparse.sparse.choice import (
@@ -44,10 +46,12 @@ from jaxsparse.sparse.window import Window
 __all__ = [
     "Backend",
     "BreakEven",
+    "CompiledInference",
     "Epilogue",
     "LayerShape",
     "LayerTimes",
     "Layout",
+    "LoadedEngine",
     "Measured",
     "Positions",
     "Window",
@@ -57,6 +61,7 @@ __all__ = [
     "break_even",
     "check_positions",
     "choose_capacity",
+    "compile_inference",
     "compress",
     "compress_leaves",
     "count_active",
@@ -66,7 +71,9 @@ __all__ = [
     "is_mostly_sparse",
     "keep_memory",
     "larger_line",
+    "load_engine",
     "measured_break_even",
+    "save_engine",
     "sparse_conv",
     "sparse_conv_norm",
     "sparse_dot",

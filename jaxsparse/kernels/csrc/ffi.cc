@@ -1,12 +1,14 @@
 // The calls that XLA makes. The shapes and meanings of their arguments are told where Python makes
 // them: in jaxsparse/sparse/ and in selection/compiled.py.
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "channel_major.h"
 #include "handler.h"
 #include "layer.h"
 #include "lines.h"
+#include "networks.h"
 #include "norm.h"
 #include "planes.h"
 #include "select.h"
@@ -208,6 +210,31 @@ ffi::Error run_select(ffi::ThreadPool pool, Ints wanted, ffi::RemainingArgs args
   return ffi::Error::Success();
 }
 
+// Runs a network by the engine's library; jaxsparse/engine/inference.py says with what.
+ffi::Error run_network(ffi::Buffer<ffi::U8> program, ffi::RemainingArgs in, ffi::RemainingRets out,
+                       std::string_view library, i64 key, i64 threads, i64 batch) {
+  std::vector<const float*> inputs;
+  std::vector<float*> outputs;
+  std::vector<i64> sizes;
+  for (std::size_t i = 0; i < in.size(); i++) {
+    const auto array = in.get<ffi::AnyBuffer>(i);
+    if (array->element_type() != ffi::F32) return wrong("inputs of another type than float32");
+    inputs.push_back(static_cast<const float*>(array->untyped_data()));
+    sizes.push_back(static_cast<i64>(array->element_count()));
+  }
+  for (std::size_t i = 0; i < out.size(); i++) {
+    auto array = out.get<ffi::AnyBuffer>(i);
+    if ((*array)->element_type() != ffi::F32) return wrong("outputs of another type than float32");
+    outputs.push_back(static_cast<float*>((*array)->untyped_data()));
+    sizes.push_back(static_cast<i64>((*array)->element_count()));
+  }
+  const std::string problem =
+      networks(std::string(library))
+          .run({key, threads}, program.typed_data(), program.element_count(), inputs, outputs,
+               sizes, batch);
+  return problem.empty() ? ffi::Error::Success() : wrong(problem);
+}
+
 }  // namespace
 }  // namespace jaxsparse
 
@@ -219,3 +246,4 @@ JAXSPARSE_HANDLER(norm_backward, "epsilon", "relu")
 JAXSPARSE_HANDLER(lines_forward)
 JAXSPARSE_HANDLER(lines_backward)
 JAXSPARSE_HANDLER(select, "absolute", "eligible", "given", "together")
+JAXSPARSE_HANDLER(network, "library", "key", "threads", "batch")

@@ -107,7 +107,8 @@ struct Handler<call> {
 
 // Exports jaxsparse::run_<name>, whose attributes have the names that follow.
 #define JAXSPARSE_HANDLER(name, ...)                                     \
-  extern "C" XLA_FFI_Error* jaxsparse_##name(XLA_FFI_CallFrame* frame) { \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error*       \
+  jaxsparse_##name(XLA_FFI_CallFrame* frame) {                           \
     using Handler = jaxsparse::handler::Handler<jaxsparse::run_##name>;  \
     static auto* handler = Handler::named(__VA_ARGS__).release();        \
     return handler->Call(frame);                                         \

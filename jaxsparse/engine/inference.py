@@ -1,0 +1,255 @@
+"""A whole network as one call: compiled for inference by its active weights."""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.checks import check_whole
+from jaxsparse.engine.evaluation import bound
+from jaxsparse.engine.library import MOST_THREADS, Handle, library
+from jaxsparse.engine.program import to_bytes
+from jaxsparse.engine.steps import Equation, Outside, Segment, Trace
+from jaxsparse.engine.tracing import trace
+from jaxsparse.kernels.build import engine_library
+from jaxsparse.kernels.load import backend
+from jaxsparse.masks import apply_masks
+from jaxsparse.types import OptionError, PyTree
+
+Weights: TypeAlias = Literal["float32", "bfloat16", "int8"]
+_BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
+_TRACED = 2
+"""Images of the trace that serves every batch: with two, what differs between images shows."""
+
+
+class _Plan(NamedTuple):
+    """A forward pass for one number of images; for any, if it is one segment.
+
+    Attributes:
+      trace: in steps.
+      programs: bytes of each segment, in the order of the steps.
+      outputs: structure of the outputs.
+    """
+
+    trace: Trace
+    programs: list[bytes]
+    outputs: Any
+
+    @property
+    def segment(self) -> Segment | None:
+        """The only step, if it is the engine's and makes all outputs."""
+        steps, outputs = self.trace.steps, self.trace.outputs
+        is_whole = len(steps) == 1 and all(isinstance(x, Outside) for x in outputs)
+        return steps[0] if is_whole and isinstance(steps[0], Segment) else None
+
+
+class CompiledInference:
+    """A network that is compiled for inference; call it with a batch of inputs.
+
+    `compile_inference` makes one. NumPy arrays go through the engine without XLA, if the whole
+    network is one program, and come back as such. JAX's arrays, and those of a function that is
+    being traced, go through `jax.jit`.
+
+    Attributes:
+      threads: of the engine.
+      reasons: why operations are left to XLA: (name, reason) and how often; empty if none is.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        example: PyTree,
+        threads: int,
+        weights: Weights,
+    ) -> None:
+        self.threads = threads
+        self._function, self._bits = function, _BITS[weights]
+        leaves, self._structure = jax.tree.flatten(example)
+        self._shapes = [(np.shape(x)[1:], jnp.result_type(x)) for x in leaves]
+        self._plans: dict[int, _Plan] = {}
+        self._handle: Handle | None = None
+        self._plan = self._planned(_TRACED)
+        if self._plan.segment is None:
+            self._plan = self._planned(np.shape(leaves[0])[0])
+        equations = [step for step in self._plan.trace.steps if isinstance(step, Equation)]
+        self.reasons = Counter((step.eqn.primitive.name, step.reason) for step in equations)
+        self._jitted = jax.jit(self._in_jax)
+
+    @property
+    def programs(self) -> list[bytes]:
+        """The parts that the engine runs, as `save_engine` writes them."""
+        return list(self._plan.programs)
+
+    def __call__(self, inputs: PyTree) -> PyTree:
+        """Returns the outputs for a batch.
+
+        Args:
+          inputs: like the example, with any number of images.
+
+        Returns:
+          What the function returns; NumPy arrays for NumPy arrays.
+
+        Raises:
+          ValueError: the inputs are not like the example.
+        """
+        leaves, batch = self._checked(inputs)
+        segment = self._plan.segment
+        are_numpys = all(isinstance(x, np.ndarray) for x in leaves)
+        if segment is None or not are_numpys:
+            return self._jitted(inputs)
+        if self._handle is None:
+            self._handle = Handle(self._plan.programs[0], self.threads)
+        arrays = [np.ascontiguousarray(leaves[x.number], np.float32) for x in segment.inputs]
+        found = self._handle.run(arrays, batch)
+        by_number = {
+            x.number: array.reshape(batch, *x.shape[1:])
+            for x, array in zip(segment.outputs, found, strict=True)
+        }
+        outputs = [by_number[x.number] for x in self._plan.trace.outputs]
+        return jax.tree.unflatten(self._plan.outputs, outputs)
+
+    def __str__(self) -> str:
+        """How much of the network the engine runs, and why not the rest."""
+        sizes = ", ".join(f"{len(program):,}" for program in self._plan.programs) or "none"
+        lines = [f"programs of the engine, in bytes: {sizes}"]
+        for (name, reason), number in self.reasons.most_common():
+            lines.append(f"XLA runs {number} x {name}: {reason}")
+        return "\n".join(lines)
+
+    def _planned(self, batch: int) -> _Plan:
+        if batch not in self._plans:
+            shapes = [jax.ShapeDtypeStruct((batch, *s), dtype) for s, dtype in self._shapes]
+            structure: list[Any] = []
+
+            def flat(*leaves: Any) -> list[Any]:
+                outputs = self._function(jax.tree.unflatten(self._structure, leaves))
+                found, tree = jax.tree.flatten(outputs)
+                structure.append(tree)
+                return found
+
+            steps = trace(flat, shapes)
+            programs = [
+                to_bytes(step.net, self._bits) for step in steps.steps if isinstance(step, Segment)
+            ]
+            self._plans[batch] = _Plan(steps, programs, structure[-1])
+        return self._plans[batch]
+
+    def _checked(self, inputs: PyTree) -> tuple[list[Any], int]:
+        leaves, structure = jax.tree.flatten(inputs)
+        if structure != self._structure:
+            raise ValueError(f"inputs are {structure}, the example {self._structure}")
+        batch = np.shape(leaves[0])[0] if np.ndim(leaves[0]) else 0
+        for x, (shape, dtype) in zip(leaves, self._shapes, strict=True):
+            if np.shape(x) != (batch, *shape):
+                raise ValueError(f"an input has shape {np.shape(x)}; it must be (batch, *{shape})")
+            if jnp.issubdtype(dtype, jnp.floating) != jnp.issubdtype(x.dtype, jnp.floating):
+                raise ValueError(f"an input has dtype {x.dtype}, the example {dtype}")
+        return leaves, batch
+
+    def _in_jax(self, inputs: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(inputs)
+        batch = leaves[0].shape[0]
+        plan = self._plan if self._plan.segment else self._planned(batch)
+        arrays: dict[int, Any] = {
+            x.number: leaf for x, leaf in zip(plan.trace.inputs, leaves, strict=True)
+        }
+        read = lambda x: arrays[x.number] if isinstance(x, Outside) else x
+        programs = iter(plan.programs)
+        for step in plan.trace.steps:
+            if isinstance(step, Segment):
+                given = [read(x).astype(jnp.float32) for x in step.inputs]
+                found = self._run_segment(next(programs), given, step.outputs, batch)
+            else:
+                found = bound(step.eqn, [read(x) for x in step.operands])
+            arrays.update((x.number, y) for x, y in zip(step.outputs, found, strict=True))
+        return jax.tree.unflatten(plan.outputs, [read(x) for x in plan.trace.outputs])
+
+    def _run_segment(
+        self, program: bytes, given: list[Any], outputs: Sequence[Outside], batch: int
+    ) -> list[jax.Array]:
+        if backend().name != "compiled":
+            raise RuntimeError(f"the engine needs compiled kernels: {backend().why}")
+        shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), jnp.float32) for x in outputs]
+        call = jax.ffi.ffi_call("jaxsparse_network", shapes, vmap_method="sequential")
+        key = int.from_bytes(hashlib.sha256(program).digest()[:8], "little", signed=True)
+        found = call(
+            np.frombuffer(program, np.uint8),
+            *given,
+            library=os.fspath(engine_library() or ""),
+            key=np.int64(key),
+            threads=np.int64(self.threads),
+            batch=np.int64(batch),
+        )
+        return list(found)
+
+
+def compile_inference(
+    apply_fn: Callable[[PyTree, PyTree], PyTree],
+    variables: PyTree,
+    masks: PyTree | None,
+    example: PyTree,
+    *,
+    threads: int | None = None,
+    weights: Weights = "float32",
+) -> CompiledInference:
+    """Compiles a network for inference by its active weights, as one call.
+
+    The forward pass is traced. Norms, biases, shortcuts and ReLUs become part of the layer before
+    them, inactive weights and channels that nothing reads are left out, all memory is planned, and
+    the engine runs the whole. Operations that it does not know, such as the product of two arrays
+    that depend on the inputs, are left to XLA, with the longest possible parts of the engine's in
+    between; `print` of the result says which.
+
+    Args:
+      apply_fn: function of (variables, inputs) at inference, such as `model.apply`; its arrays have
+        images along their first axes, and no image changes another one's outputs.
+      variables: float leaves of any dtype; the engine computes in float32.
+      masks: for the leaf "params" of the variables if they have one, else for all of them; None if
+        inactive weights are 0 already.
+      example: inputs, of which shapes (but for the number of images) and dtypes count.
+      threads: of the engine, 1 to 256; default one a core. One image uses several where a layer is
+        large enough, more images use all.
+      weights: how they are stored: "bfloat16" takes half of the memory, "int8" a quarter; they are
+        computed with in float32.
+
+    Returns:
+      A function of inputs for any number of images.
+
+    Raises:
+      ValueError: an option is out of range, or masks do not fit; names the leaf.
+      RuntimeError: the engine was not built.
+
+    >>> import numpy as np
+    >>> W = np.array([[1.0, -2.0], [0.0, 4.0]], np.float32)
+    >>> engine = compile_inference(lambda w, x: jax.nn.relu(x @ w), W, W != 0, np.ones((1, 2)))
+    >>> engine(np.array([[1.0, 1.0], [3.0, 0.0]], np.float32))
+    array([[1., 2.],
+           [3., 0.]], dtype=float32)
+    """
+    if weights not in _BITS:
+        raise OptionError("weights", weights, f"must be one of {', '.join(get_args(Weights))}")
+    threads = default_threads() if threads is None else threads
+    threads = check_whole("threads", threads, 1, MOST_THREADS)
+    library()
+    if masks is not None:
+        variables = _masked(variables, masks)
+    return CompiledInference(functools.partial(apply_fn, variables), example, threads, weights)
+
+
+def default_threads() -> int:
+    """One a core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_THREADS)
+
+
+def _masked(variables: PyTree, masks: PyTree) -> PyTree:
+    """Returns variables whose inactive weights are 0."""
+    if isinstance(variables, dict) and "params" in variables:
+        return variables | {"params": apply_masks(variables["params"], masks)}
+    return apply_masks(variables, masks)

@@ -1,0 +1,262 @@
+"""Reads a forward pass from its jaxpr: the longest parts for the engine, and XLA in between."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.engine import elementwise, products, shapes, windows
+from jaxsparse.engine.evaluation import computed, is_key
+from jaxsparse.engine.network import Network
+from jaxsparse.engine.operations import Array, Size
+from jaxsparse.engine.simplify import simplify
+from jaxsparse.engine.steps import Equation, Outside, Segment, Step, Trace
+from jaxsparse.engine.values import Unsupported, Value, natural_axes, transposed
+from jaxsparse.tracing.jaxprs import CallAnalysis, inner_equations, walk
+
+_MOVES = frozenset(
+    "broadcast_in_dim concatenate expand_dims reshape rev slice split squeeze transpose".split()
+)
+_PRODUCTS = ("conv_general_dilated", "dot_general")
+
+
+def trace(function: Callable[..., Any], avals: Sequence[jax.ShapeDtypeStruct]) -> Trace:
+    """Returns a function of arrays to a list of arrays in steps, its networks simplified.
+
+    A part without any convolution or matrix product is left to XLA, unless it is the whole.
+
+    Args:
+      function: its arrays have images along their first axes.
+      avals: shapes and dtypes of its arrays, with the same number of images.
+    """
+    closed = jax.make_jaxpr(function)(*avals)
+    left_to_xla: set[int] = set()
+    while True:
+        made = _traced(closed, avals, left_to_xla)
+        segments = [step for step in made.steps if isinstance(step, Segment)]
+        small = [step for step in segments if not step.has_product]
+        if not small or len(made.steps) == 1:
+            break
+        left_to_xla |= {number for step in small for number in step.equations}
+    for segment in segments:
+        simplify(segment.net)
+    return made
+
+
+def _traced(closed: Any, avals: Sequence[Any], left_to_xla: set[int]) -> Trace:
+    batch = avals[0].shape[0] if avals and avals[0].shape else 1
+    tracing = _Tracing(batch, _channels_first(closed), left_to_xla)
+    inputs = [tracing.new(aval) for aval in avals]
+    tracing.num_inputs = len(inputs)
+    outputs = walk(closed, inputs, tracing)
+    found = [tracing.exported(x) for x in outputs]
+    tracing.close()
+    return Trace(tracing.steps, inputs, found)
+
+
+class _Tracing(CallAnalysis[Any]):
+    """Turns equations into operations of a segment; what depends on no input is computed.
+
+    Attributes:
+      steps: so far; the segment that is open is not among them.
+    """
+
+    def __init__(self, batch: int, channels_first: bool, left_to_xla: set[int]) -> None:
+        self.batch, self.channels_first, self.left_to_xla = batch, channels_first, left_to_xla
+        self.steps: list[Step] = []
+        self.segments: list[Segment] = []
+        self.is_open = False
+        self.num_arrays = self.num_inputs = self.num_equations = 0
+        self.exports: dict[Any, Outside] = {}
+        self.comparisons: dict[int, Outside] = {}
+        self.imports: dict[tuple[int, int], Value] = {}
+        self.rules: dict[str, Callable[[Any, list[Any]], Any]] = {}
+
+    def constant(self, atom: Any, value: Any) -> Any:
+        del atom
+        return value if is_key(value) else np.asarray(value)
+
+    def operation(self, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        if not any(isinstance(x, _DEPENDENT) for x in operands):
+            return computed(eqn, operands)
+        number, self.num_equations = self.num_equations, self.num_equations + 1
+        try:
+            if number in self.left_to_xla:
+                raise Unsupported("no convolution or matrix product is near")
+            return self.in_segment(eqn, operands, number)
+        except Unsupported as error:
+            return self.in_xla(eqn, operands, str(error))
+
+    def in_segment(self, eqn: Any, operands: list[Any], number: int) -> Sequence[Any]:
+        """Adds an equation to the open segment."""
+        name = eqn.primitive.name
+        compares = any(isinstance(x, elementwise.Comparison) for x in operands)
+        if name not in _NAMES or (compares and name != "select_n"):
+            raise Unsupported("it is not one of the engine's operations")
+        made_by_xla = lambda x: isinstance(x, Outside) and x.number >= self.num_inputs
+        if name in _MOVES and all(map(made_by_xla, operands)):
+            raise Unsupported("it moves numbers that XLA has made")
+        if not self.is_open:
+            self.open()
+        segment = self.segments[-1]
+        found = self.rules[name](
+            eqn, [self.operand(x, eqn, place) for place, x in enumerate(operands)]
+        )
+        segment.has_product |= name in _PRODUCTS
+        segment.equations.append(number)
+        found = found if eqn.primitive.multiple_results else [found]
+        return [self.at_home(x, eqn, operands) for x in found]
+
+    def at_home(self, x: Any, eqn: Any, operands: list[Any]) -> Any:
+        """Returns a result of the open segment that knows where it comes from."""
+        home = len(self.segments) - 1
+        if isinstance(x, elementwise.Comparison):
+            return x._replace(above=x.above._replace(home=home), source=(eqn, operands))
+        return x._replace(home=home)
+
+    def in_xla(self, eqn: Any, operands: list[Any], reason: str) -> list[Outside]:
+        """Adds an equation for XLA, behind the segment if it needs its arrays."""
+        given = [self.exported(x) for x in operands]
+        outputs = [self.new(var.aval) for var in eqn.outvars]
+        self.steps.append(Equation(eqn, given, outputs, reason))
+        return outputs
+
+    def open(self) -> None:
+        """Begins a segment."""
+        net = Network()
+        self.segments.append(Segment(net, [], []))
+        self.is_open = True
+        self.rules = _rules(net, self.batch, self.channels_first)
+
+    def close(self) -> None:
+        """Ends the segment that is open."""
+        if self.is_open:
+            self.steps.append(self.segments[-1])
+        self.is_open = False
+
+    def new(self, aval: Any) -> Outside:
+        """Returns a new array of XLA."""
+        self.num_arrays += 1
+        return Outside(self.num_arrays - 1, tuple(aval.shape), aval.dtype)
+
+    def operand(self, x: Any, eqn: Any, place: int) -> Any:
+        """Returns operand `place` of an equation as one of the open segment."""
+        if isinstance(x, elementwise.Comparison):
+            return x._replace(above=self.operand(x.above, eqn, place))
+        home = len(self.segments) - 1
+        if isinstance(x, Value):
+            if x.home == home:
+                return x
+            x = self.exported(x)
+        if not isinstance(x, Outside):
+            return x
+        key = (home, x.number)
+        if key not in self.imports:
+            axes = _axes_to_add_up(eqn, place, len(x.shape))
+            axes = axes or natural_axes(len(x.shape), self.channels_first)
+            self.imports[key] = self.imported(x, axes, home)
+        return self.imports[key]
+
+    def imported(self, x: Outside, axes: str, home: int) -> Value:
+        """Makes an array of XLA an input of the open segment."""
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise Unsupported(f"it takes {x.dtype} numbers")
+        if not x.shape or x.shape[0] != self.batch or 0 in x.shape:
+            raise Unsupported(f"it takes an array of shape {x.shape}, without images")
+        segment = self.segments[home]
+        length = dict(zip(axes, x.shape, strict=True))
+        size = Size(length.get("y", 1), length.get("x", 1))
+        of_planes = [n for n, letter in zip(x.shape, axes, strict=True) if letter == "c"]
+        planes = segment.net.new(size, math.prod(of_planes)).reshape(of_planes)
+        value = products.settled(Value(axes, planes, size, home))._replace(home=home)
+        segment.inputs.append(x)
+        segment.net.inputs.append(_array(value))
+        return value
+
+    def exported(self, x: Any) -> Any:
+        """Returns a value as an array of XLA; constants stay."""
+        if isinstance(x, elementwise.Comparison):
+            eqn, operands = x.source
+            if id(eqn) not in self.comparisons:
+                (self.comparisons[id(eqn)],) = self.in_xla(eqn, operands, "it leaves its segment")
+            return self.comparisons[id(eqn)]
+        if not isinstance(x, Value):
+            return x
+        if self.is_open and x.home == len(self.segments) - 1:
+            self.close()
+        if x.axes[0] != "n":
+            return self.transposed_by_xla(x)
+        key = (x.home, x.axes, x.planes.shape, x.planes.tobytes())
+        if key not in self.exports:
+            shape = x.shape(self.batch)
+            self.exports[key] = self.new(jax.ShapeDtypeStruct(shape, np.float32))
+            self.segments[x.home].outputs.append(self.exports[key])
+            self.segments[x.home].net.outputs.append(_array(x))
+        return self.exports[key]
+
+    def transposed_by_xla(self, x: Value) -> Outside:
+        """Returns a value, whose images are not along the first axis, as an array of XLA."""
+        at = x.axes.index("n")
+        first = transposed(x, (at, *(i for i in range(len(x.axes)) if i != at)))
+        given = self.exported(first)
+        back = [i + 1 for i in range(at)] + [0] + list(range(at + 1, len(x.axes)))
+        aval = jax.ShapeDtypeStruct(given.shape, given.dtype)
+        (eqn,) = jax.make_jaxpr(lambda array: array.transpose(back))(aval).jaxpr.eqns
+        return self.in_xla(eqn, [given], "images are not along its first axis")[0]
+
+
+_DEPENDENT = (Value, Outside, elementwise.Comparison)
+
+
+def _rules(
+    net: Network, batch: int, channels_first: bool
+) -> dict[str, Callable[[Any, list[Any]], Any]]:
+    return {
+        **elementwise.rules(elementwise.Elementwise(net, batch)),
+        **products.rules(net, batch),
+        **windows.rules(net),
+        **shapes.Shapes(net, batch, channels_first).rules(),
+        "optimization_barrier": lambda eqn, xs: xs,
+    }
+
+
+_NAMES = frozenset(_rules(Network(), 1, False))
+
+
+def _axes_to_add_up(eqn: Any, place: int, rank: int) -> str | None:
+    """What the axes of an operand of a matrix product mean: planes are what it adds up."""
+    if eqn.primitive.name != "dot_general" or place > 1:
+        return None
+    inner = eqn.params["dimension_numbers"][0][place]
+    others = [axis for axis in range(1, rank) if axis not in inner]
+    if len(others) > 2 or 0 in inner:
+        return None
+    letters = dict(zip(others, "yx"[2 - len(others) :], strict=True))
+    return "n" + "".join(letters.get(axis, "c") for axis in range(1, rank))
+
+
+def _channels_first(closed: Any) -> bool:
+    """Whether the first convolution takes channels before rows."""
+    for outer in closed.jaxpr.eqns:
+        for eqn in (outer, *inner_equations(outer)):
+            if eqn.primitive.name == "conv_general_dilated":
+                return eqn.params["dimension_numbers"].lhs_spec[1] == 1
+    return False
+
+
+def _array(value: Value) -> Array:
+    """How the planes of an array lie in it."""
+    shape = value.shape(1)
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1]
+    stride = lambda a: int(strides[value.axes.index(a)]) if a in value.axes else 0
+    first = np.zeros(value.planes.shape, np.int64)
+    for axis, letter in enumerate(value.axes):
+        if letter == "c":
+            at = value.place(axis)
+            along = np.arange(shape[axis]) * strides[axis]
+            first += along.reshape([-1 if i == at else 1 for i in range(first.ndim)])
+    size = int(np.prod(shape[1:]))
+    return Array(value.planes.ravel(), first.ravel(), stride("y"), stride("x"), size)

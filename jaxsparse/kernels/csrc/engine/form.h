@@ -1,0 +1,150 @@
+// A program made ready for a number of images at a time: offsets instead of taps, masks, tiles.
+//
+// Several images lie interleaved: a pixel is then as many floats as there are images, and all that
+// holds for one image holds for them.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "program.h"
+
+namespace jaxsparse::engine {
+
+// A linear operation.
+struct Layer {
+  const Linear* linear;
+  i64 vectors, num_tiles;  // of a plane; vectors of 16 floats; 0 for planes of one pixel
+  const std::int32_t* mask;
+  i64 num_together;           // blocks of kBlock planes, which come first; the others are of one
+  std::vector<Block> blocks;  // those of one plane by their number of taps
+  std::vector<i64> cost;      // of the blocks before each one, and of all
+  Ints offsets, outs;
+  Floats weights, bias;
+
+  // Multiplications of vectors.
+  i64 work() const { return cost.back() * std::max<i64>(vectors, 1); }
+};
+
+class Form {
+ public:
+  Form(const Program& program, i64 images) : program(program), images(images) {
+    for (const Geometry& geometry : program.geometries) masks_.push_back(mask_of(geometry));
+    for (const Operation& operation : program.operations) {
+      if (const auto* linear = std::get_if<Linear>(&operation)) layers.push_back(layer_of(*linear));
+    }
+  }
+
+  Form(const Form&) = delete;
+  Form& operator=(const Form&) = delete;
+
+  const Program& program;
+  const i64 images;
+  std::vector<Layer> layers;  // in the order of the linear operations
+
+  // Floats of a plane's pixels, with the zeros between them.
+  i64 length(i64 plane) const { return in_lines(program.geometry(plane).extent() * images); }
+
+  // An arena for these images, with the planes that never change.
+  Floats arena() const {
+    Floats arena(program.arena * images + kLine, 0.0f);
+    for (const Constant& constant : program.constants) {
+      const float* from = constant.pixels.data();
+      for (const i64 plane : constant.outs) {
+        const Geometry& g = program.geometry(plane);
+        for (i64 y = 0; y < g.height; y++) {
+          for (i64 x = 0; x < g.width; x++, from++) {
+            std::fill_n(&arena[(program.first(plane) + y * g.pitch + x) * images], images, *from);
+          }
+        }
+      }
+    }
+    return arena;
+  }
+
+  const std::int32_t* mask(i64 plane) const {
+    return masks_[program.planes[plane].geometry].data();
+  }
+
+ private:
+  Ints mask_of(const Geometry& g) const {
+    Ints mask(in_lines(g.extent() * images), 0);
+    for (i64 i = 0; i < g.extent() * images; i++) {
+      mask[i] = i / images % g.pitch < g.width ? -1 : 0;
+    }
+    return mask;
+  }
+
+  Layer layer_of(const Linear& linear) const {
+    const Geometry& g = program.geometries[linear.geometry];
+    Layer layer{};
+    layer.linear = &linear;
+    layer.mask = masks_[linear.geometry].data();
+    const i64 floats = in_lines(g.extent() * images);
+    layer.vectors = floats == 1 ? 0 : floats / kLine;
+    layer.offsets.reserve(linear.taps.size());
+    const i64 num_shifts = static_cast<i64>(linear.shifts.size()) / 2;
+    for (const i64 tap : linear.taps) {
+      const std::int32_t* shift = &linear.shifts[tap % num_shifts * 2];
+      const i64 first = program.first(linear.sources[tap / num_shifts]);
+      layer.offsets.push_back(
+          static_cast<std::int32_t>((first + shift[0] * g.pitch + shift[1]) * images));
+    }
+    cut_into_blocks(layer);
+    const i64 most = layer.num_together > 0 ? kBlockVectors : kMostVectors;
+    layer.num_tiles = std::max<i64>((layer.vectors + most - 1) / most, 1);
+    return layer;
+  }
+
+  void cut_into_blocks(Layer& layer) const {
+    const Linear& linear = *layer.linear;
+    const i64 num = static_cast<i64>(linear.outs.size());
+    std::vector<i64> start(num + 1, 0), order(num);
+    for (i64 i = 0; i < num; i++) {
+      start[i + 1] = start[i] + linear.counts[i];
+      order[i] = i;
+    }
+    const bool together = are_alike(layer, start);
+    layer.num_together = together ? num / kBlock : 0;
+    // Loops that are as long as the last one are predicted well.
+    std::stable_sort(order.begin() + layer.num_together * kBlock, order.end(),
+                     [&](i64 i, i64 k) { return linear.counts[i] < linear.counts[k]; });
+    for (const i64 i : order) {
+      layer.bias.push_back(linear.bias[i]);
+      layer.outs.push_back(static_cast<std::int32_t>(program.first(linear.outs[i]) * images));
+    }
+    layer.weights = linear.weights;
+    layer.cost = {0};
+    for (i64 at = 0; at < num;) {
+      const i64 planes = at < layer.num_together * kBlock ? kBlock : 1, i = order[at];
+      float* weights = layer.weights.data() + start[i];
+      for (i64 b = 0; planes > 1 && b < planes; b++) {  // by tap, then by plane
+        for (i64 k = 0; k < linear.counts[i]; k++) {
+          weights[k * planes + b] = linear.weights[start[i + b] + k];
+        }
+      }
+      layer.blocks.push_back({layer.offsets.data() + start[i], weights, linear.counts[i],
+                              layer.bias.data() + at, layer.outs.data() + at});
+      layer.cost.push_back(layer.cost.back() + planes * (linear.counts[i] + 4));
+      at += planes;
+    }
+  }
+
+  // Whether the planes of every block of neighbours have the same taps.
+  static bool are_alike(const Layer& layer, const std::vector<i64>& start) {
+    const Linear& linear = *layer.linear;
+    const i64 num = static_cast<i64>(linear.outs.size()) / kBlock * kBlock;
+    bool alike = layer.vectors > 0 && num > 0 && linear.counts[0] > 0;
+    for (i64 i = 0; alike && i < num; i++) {
+      const i64 first = i / kBlock * kBlock;
+      const auto* offsets = layer.offsets.data();
+      alike = linear.counts[i] == linear.counts[first] &&
+              std::equal(offsets + start[i], offsets + start[i + 1], offsets + start[first]);
+    }
+    return alike;
+  }
+
+  std::vector<Ints> masks_;
+};
+
+}  // namespace jaxsparse::engine

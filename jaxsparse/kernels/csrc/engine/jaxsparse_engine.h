@@ -1,0 +1,61 @@
+/* Runs sparse networks that jaxsparse has written to a file. Needs neither Python nor JAX.
+ *
+ *     jaxsparse_engine* engine = jaxsparse_engine_open("network.jse", 2);
+ *     if (engine == NULL) { puts(jaxsparse_engine_error()); return 1; }
+ *     const float* inputs[] = {image};
+ *     float* outputs[] = {logits};
+ *     if (jaxsparse_engine_run(engine, inputs, outputs, 1)) puts(jaxsparse_engine_error());
+ *     jaxsparse_engine_close(engine);
+ *
+ * Arrays are float, row by row, the images of a batch one after the other, in the layout that the
+ * network had in JAX. Results are the same to the bit for any number of threads.
+ */
+#ifndef JAXSPARSE_ENGINE_H
+#define JAXSPARSE_ENGINE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define JAXSPARSE_ENGINE_PUBLIC __attribute__((visibility("default")))
+#else
+#define JAXSPARSE_ENGINE_PUBLIC
+#endif
+
+typedef struct jaxsparse_engine jaxsparse_engine;
+
+/* Opens a file, to be run by 1 to 256 threads. Returns NULL if it cannot be read or is no network. */
+JAXSPARSE_ENGINE_PUBLIC jaxsparse_engine* jaxsparse_engine_open(const char* path, int threads);
+
+/* The same for bytes in memory, which are not needed any longer afterwards. */
+JAXSPARSE_ENGINE_PUBLIC jaxsparse_engine* jaxsparse_engine_open_bytes(const void* bytes, uint64_t size, int threads);
+
+/* Numbers of input and output arrays. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_inputs(const jaxsparse_engine* engine);
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_outputs(const jaxsparse_engine* engine);
+
+/* Floats of one image in an input or an output, which is counted from 0; -1 if there is none. */
+JAXSPARSE_ENGINE_PUBLIC int64_t jaxsparse_engine_input_size(const jaxsparse_engine* engine, int input);
+JAXSPARSE_ENGINE_PUBLIC int64_t jaxsparse_engine_output_size(const jaxsparse_engine* engine, int output);
+
+/* Runs a batch of `batch` images, 0 or more. Returns 0, or 1 if memory is short. Several threads may
+ * call it for one engine; they then wait for each other. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
+                         float* const* outputs, int64_t batch);
+
+/* Bytes of memory that the engine holds, so far. */
+JAXSPARSE_ENGINE_PUBLIC uint64_t jaxsparse_engine_memory(const jaxsparse_engine* engine);
+
+JAXSPARSE_ENGINE_PUBLIC void jaxsparse_engine_close(jaxsparse_engine* engine);
+
+/* What was wrong with the last call of this thread that failed; "" if none did. */
+JAXSPARSE_ENGINE_PUBLIC const char* jaxsparse_engine_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,263 @@
+// Runs a program's operations on an arena, each whole or one of several parts of it.
+#pragma once
+
+#include <limits>
+
+#include "form.h"
+
+namespace jaxsparse::engine {
+
+struct Part {
+  i64 number, of;
+  i64 begin(i64 num) const { return num * number / of; }
+  i64 end(i64 num) const { return num * (number + 1) / of; }
+};
+
+class Runner {
+ public:
+  Runner(const Form& form, const Kernels& kernels, float* arena)
+      : form_(form), program_(form.program), kernels_(kernels), arena_(arena), g_(form.images) {}
+
+  // Copies `num` images into the arena, at most as many as the form has; the others are zeros.
+  void load(const Array& array, const float* from, i64 num, Part part) const {
+    const i64 planes = static_cast<i64>(array.planes.size());
+    for (i64 i = part.begin(planes); i < part.end(planes); i++) {
+      const Geometry& g = program_.geometry(array.planes[i]);
+      float* plane = first(array.planes[i]);
+      for (i64 k = 0; k < g_; k++) {
+        const float* image = from + k * array.size + array.first[i];
+        for (i64 y = 0; y < g.height; y++) {
+          float* to = plane + y * g.pitch * g_ + k;
+          const float* row = image + y * array.row;
+          for (i64 x = 0; x < g.width; x++) to[x * g_] = k < num ? row[x * array.column] : 0.0f;
+        }
+      }
+    }
+  }
+
+  void save(const Array& array, float* to, i64 num, Part part) const {
+    const i64 planes = static_cast<i64>(array.planes.size());
+    for (i64 i = part.begin(planes); i < part.end(planes); i++) {
+      const Geometry& g = program_.geometry(array.planes[i]);
+      const float* plane = first(array.planes[i]);
+      for (i64 k = 0; k < num; k++) {
+        float* image = to + k * array.size + array.first[i];
+        for (i64 y = 0; y < g.height; y++) {
+          const float* from = plane + y * g.pitch * g_ + k;
+          float* row = image + y * array.row;
+          for (i64 x = 0; x < g.width; x++) row[x * array.column] = from[x * g_];
+        }
+      }
+    }
+  }
+
+  // Tile by tile, so that what a tile reads stays in the cache for all planes.
+  void run(const Layer& layer, Part part) const {
+    const i64 whole = layer.cost.back(), total = whole * layer.num_tiles;
+    const i64 end = part.end(total);
+    i64 at = part.begin(total);
+    for (i64 tile = whole > 0 ? at / whole : 0; at < end; tile++) {
+      const i64 stop = std::min(end - tile * whole, whole);
+      const auto from = std::lower_bound(layer.cost.begin(), layer.cost.end(), at - tile * whole);
+      const auto to = std::lower_bound(layer.cost.begin(), layer.cost.end(), stop);
+      run_blocks(layer, from - layer.cost.begin(), to - layer.cost.begin(), tile);
+      at = (tile + 1) * whole;
+    }
+  }
+
+  void run(const Copy& copy, Part part) const {
+    const i64 num = static_cast<i64>(copy.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      const Geometry &to = program_.geometry(copy.outs[i]), &from = program_.geometry(copy.sources[i]);
+      const i64 begin = first_inside(copy.first_x[i], copy.stride_x, to.width);
+      const i64 end = end_inside(copy.first_x[i], copy.stride_x, to.width, from.width);
+      const i64 top = first_inside(copy.first_y[i], copy.stride_y, to.height);
+      const i64 bottom = end_inside(copy.first_y[i], copy.stride_y, to.height, from.height);
+      float* out = first(copy.outs[i]);
+      if (begin > 0 || end < to.width || top > 0 || bottom < to.height) {
+        for (i64 y = 0; y < to.height; y++) {
+          std::fill_n(out + y * to.pitch * g_, to.width * g_, 0.0f);
+        }
+      }
+      if (begin >= end || top >= bottom) continue;
+      const i64 source_y = top * copy.stride_y + copy.first_y[i];
+      const i64 source_x = begin * copy.stride_x + copy.first_x[i];
+      const float* source =
+          first(copy.sources[i]) + (source_y * from.pitch + source_x) * g_;
+      out += (top * to.pitch + begin) * g_;
+      const i64 down = from.pitch * copy.stride_y * g_;
+      if (copy.stride_x == 1 || (copy.stride_x == 2 && g_ == 1)) {
+        kernels_.rows(out, to.pitch * g_, source, down, bottom - top, (end - begin) * g_,
+                      copy.stride_x);
+        continue;
+      }
+      for (i64 y = top; y < bottom; y++, out += to.pitch * g_, source += down) {
+        for (i64 x = 0; x < end - begin; x++) {
+          std::copy_n(source + x * copy.stride_x * g_, g_, out + x * g_);
+        }
+      }
+    }
+  }
+
+  void run(const Reflow& reflow, Part part) const {
+    const i64 num = static_cast<i64>(reflow.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      const Geometry& to = program_.geometry(reflow.outs[i]);
+      const Geometry& from = program_.geometry(reflow.sources[i]);
+      float* out = first(reflow.outs[i]);
+      const float* source = first(reflow.sources[i]);
+      // As many pixels at a time as are in one row of both.
+      for (i64 at = 0, together; at < to.height * to.width; at += together) {
+        const i64 x = at % to.width, source_x = at % from.width;
+        together = std::min(to.width - x, from.width - source_x);
+        std::copy_n(source + (at / from.width * from.pitch + source_x) * g_, together * g_,
+                    out + (at / to.width * to.pitch + x) * g_);
+      }
+    }
+  }
+
+  void run(const Pool& pool, Part part) const {
+    const i64 num = static_cast<i64>(pool.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      const Geometry &to = program_.geometry(pool.outs[i]), &from = program_.geometry(pool.sources[i]);
+      for (i64 y = 0; y < to.height; y++) {
+        float* row = first(pool.outs[i]) + y * to.pitch * g_;
+        std::fill_n(row, to.width * g_, -std::numeric_limits<float>::infinity());
+        for (i64 wy = 0; wy < pool.window_y; wy++) {
+          const i64 source_y = y * pool.stride_y + pool.first_y + wy;
+          if (source_y < 0 || source_y >= from.height) continue;
+          const float* source = first(pool.sources[i]) + source_y * from.pitch * g_;
+          for (i64 wx = 0; wx < pool.window_x; wx++) {
+            const i64 shift = pool.first_x + wx;
+            const i64 begin = first_inside(shift, pool.stride_x, to.width);
+            const i64 end = end_inside(shift, pool.stride_x, to.width, from.width);
+            if (begin >= end) continue;
+            raise(row + begin * g_, source + (begin * pool.stride_x + shift) * g_, end - begin,
+                  pool.stride_x);
+          }
+        }
+      }
+    }
+  }
+
+  void run(const Sum& sum, Part part) const {
+    const i64 num = static_cast<i64>(sum.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      float sums[kLine] = {};
+      kernels_.add_up(sums, first(sum.sources[i]), form_.length(sum.sources[i]));
+      for (i64 width = kLine / 2; width >= g_; width /= 2) {
+        for (i64 k = 0; k < width; k++) sums[k] += sums[k + width];
+      }
+      for (i64 k = 0; k < g_; k++) first(sum.outs[i])[k] = sums[k] * sum.scale;
+    }
+  }
+
+  void run(const Product& product, Part part) const {
+    const i64 num = static_cast<i64>(product.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      const i64 length = form_.length(product.outs[i]);
+      const i64 right = product.right[i];
+      float *to = first(product.outs[i]), *left = first(product.left[i]);
+      if (program_.planes[right].geometry == program_.planes[product.outs[i]].geometry) {
+        kernels_.multiply(to, left, first(right), length);
+      } else {
+        float factors[kLine];
+        for (i64 k = 0; k < kLine; k++) factors[k] = first(right)[k % g_];
+        kernels_.scale(to, left, factors, length);
+        kernels_.apply(0, to, form_.mask(product.outs[i]), length);  // 0 times infinity is not 0
+      }
+    }
+  }
+
+  void run(const Select& select, Part part) const {
+    const i64 num = static_cast<i64>(select.outs.size());
+    for (i64 i = part.begin(num); i < part.end(num); i++) {
+      kernels_.select(first(select.outs[i]), first(select.condition[i]), first(select.above[i]),
+                      first(select.otherwise[i]), form_.length(select.outs[i]));
+    }
+  }
+
+  void run(const Largest& largest, Part part) const {
+    const i64 num = static_cast<i64>(largest.outs.size());
+    i64 at = 0;
+    for (i64 i = 0; i < part.end(num); at += largest.counts[i], i++) {
+      if (i < part.begin(num)) continue;
+      const i64 length = form_.length(largest.outs[i]);
+      float* to = first(largest.outs[i]);
+      std::copy_n(first(largest.sources[at]), length, to);
+      for (i64 k = 1; k < largest.counts[i]; k++) {
+        kernels_.largest(to, first(largest.sources[at + k]), length);
+      }
+    }
+  }
+
+ private:
+  float* first(i64 plane) const { return arena_ + program_.first(plane) * g_; }
+
+  void run_blocks(const Layer& layer, i64 first, i64 last, i64 number) const {
+    const Activation& a = layer.linear->activation;
+    const bool clamps = a.function == Function::clamp;
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float low = clamps ? a.low : -infinity, high = clamps ? a.high : infinity;
+    const Block* blocks = layer.blocks.data();
+    if (layer.vectors == 0) {
+      for (const Block* block = blocks + first; block < blocks + last; block++) {
+        float* to = arena_ + *block->out;
+        const float x = kernels_.single(arena_, *block);
+        *to = x < low ? low : x > high ? high : x;
+        if (!clamps) apply(a, to, layer.mask, 1);
+      }
+      return;
+    }
+    const i64 begin = layer.vectors * number / layer.num_tiles;
+    const i64 vectors = layer.vectors * (number + 1) / layer.num_tiles - begin;
+    const i64 at = begin * kLine, middle = std::clamp(layer.num_together, first, last);
+    const Tile tile{arena_ + at, layer.mask + at, low, high};
+    if (middle > first) kernels_.block[vectors](tile, blocks + first, middle - first);
+    if (last > middle) kernels_.linear[vectors](tile, blocks + middle, last - middle);
+    if (clamps) return;
+    const i64 together = kBlock - 1;  // planes more that a block of several has
+    const i64 end = last + std::min(last, layer.num_together) * together;
+    for (i64 i = first + std::min(first, layer.num_together) * together; i < end; i++) {
+      apply(a, tile.arena + layer.outs[i], tile.mask, vectors * kLine);
+    }
+  }
+
+  void apply(const Activation& a, float* to, const std::int32_t* mask, i64 num) const {
+    kernels_.apply(static_cast<std::uint32_t>(a.function), to, mask, num);
+  }
+
+  // Raises pixels to others that are `stride` apart.
+  void raise(float* to, const float* from, i64 num, i64 stride) const {
+    if (stride == 1 || g_ > 1) {
+      const i64 together = stride == 1 ? num : 1;
+      for (i64 x = 0; x < num; x += together) {
+        kernels_.largest(to + x * g_, from + x * stride * g_, together * g_);
+      }
+      return;
+    }
+    for (i64 x = 0; x < num; x++) {
+      const float a = to[x], b = from[x * stride];
+      to[x] = a >= b || a != a ? a : b;  // NaN wins
+    }
+  }
+
+  // Of the places x in [0, num), the first one at which x * stride + shift is 0 or more, and the
+  // end of those where it is below `limit`.
+  static i64 first_inside(i64 shift, i64 stride, i64 num) {
+    if (shift >= 0) return 0;
+    return stride == 0 ? num : std::min(num, (-shift + stride - 1) / stride);
+  }
+  static i64 end_inside(i64 shift, i64 stride, i64 num, i64 limit) {
+    if (shift >= limit) return 0;
+    return stride == 0 ? num : std::min(num, (limit - 1 - shift) / stride + 1);
+  }
+
+  const Form& form_;
+  const Program& program_;
+  const Kernels& kernels_;
+  float* const arena_;
+  const i64 g_;
+};
+
+}  // namespace jaxsparse::engine
