@@ -17,13 +17,13 @@ SET and SNFS leave out the optimizer step at their 99 events; a weight that grow
 momentum 0, there with that of its dense gradient. `redistribute` moves weights between layers, as
 the paper's method does.
 
-The last grids, of three seeds, ask why cells differ: batch norms and another weight decay (static,
-GMP), moves between layers (SNFS, and with random growth for SET), and more weights for the output
-layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at least 100
-a layer).
+The last grids, most of three seeds, ask why cells differ: batch norms and another weight decay
+(static, GMP), moves between layers (SNFS, and with random growth for SET), more weights for the
+output layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at
+least 100 a layer), and He's initial weights (SNIP).
 
 Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared.
-Software: jax 0.10.2, commits a31d35c to 885b71a.
+Software: jax 0.10.2, commits a31d35c to 6bda2ea.
 
 Expected test accuracy in percent: the table of experiments/README.md, beside the published one.
 """
