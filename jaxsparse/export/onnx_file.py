@@ -91,9 +91,7 @@ def _type(onnx: Any, dtype: np.dtype) -> int:
 
 
 def _is_smaller_sparse(array: np.ndarray) -> bool:
-    num_active = np.count_nonzero(array)
-    # Some readers take no tensor without entries.
-    return 0 < num_active * (array.itemsize + _INDEX_BYTES) < array.nbytes
+    return np.count_nonzero(array) * (array.itemsize + _INDEX_BYTES) < array.nbytes
 
 
 def _sparse(onnx: Any, name: str, array: np.ndarray) -> Any:

@@ -158,7 +158,7 @@ class Graph:
         is_static = all(isinstance(size, int) for size in x.shape)
         if x.is_constant and is_static:
             return constant(np.broadcast_to(x.data, x.shape))
-        sizes = self._sizes([x.shape[axis] for axis in x.order])
+        sizes = self.sizes([x.shape[axis] for axis in x.order])
         name = self.node("Expand", self.read(x, x.order), sizes)
         return x._replace(data=name, stored=x.shape, label="")
 
@@ -182,6 +182,22 @@ class Graph:
             self._known["integers", values] = name
             self.constants[name] = np.asarray(values, np.int64).reshape(len(values))
         return self._known["integers", values]
+
+    def sizes(self, sizes: Sequence[Size]) -> str:
+        """Returns the name of an int64 vector of sizes, some of which may be that of the batch.
+
+        Raises:
+          ValueError: a size depends on that of the batch in another way.
+        """
+        if all(isinstance(size, int) for size in sizes):
+            return self.integers(sizes)
+        for size in sizes:
+            if not isinstance(size, int) and size != self.batch:
+                raise ValueError(f"an array of shape {tuple(sizes)} depends on the batch by {size}")
+        source = next(name for name, x in self.inputs if x.shape and x.shape[0] == self.batch)
+        batch = self.node("Shape", source, start=0, end=1)
+        parts = [self.integers([n]) if isinstance(n, int) else batch for n in sizes]
+        return batch if len(parts) == 1 else self.node("Concat", *parts, axis=0)
 
     def like(self, x: Tensor, value: float) -> Tensor:
         """Returns a number as a constant of a tensor's dtype."""
@@ -207,18 +223,6 @@ class Graph:
             self._alive.append(x.data)
             self.constants[name] = np.ascontiguousarray(stored).reshape(stored.shape)
         return self._known["constant", key]
-
-    def _sizes(self, sizes: Sequence[Size]) -> str:
-        """The name of an int64 vector of sizes, some of which may be that of the batch."""
-        if all(isinstance(size, int) for size in sizes):
-            return self.integers(sizes)
-        for size in sizes:
-            if not isinstance(size, int) and size != self.batch:
-                raise ValueError(f"an array of shape {tuple(sizes)} depends on the batch by {size}")
-        source = next(name for name, x in self.inputs if x.shape and x.shape[0] == self.batch)
-        batch = self.node("Shape", source, start=0, end=1)
-        parts = [self.integers([n]) if isinstance(n, int) else batch for n in sizes]
-        return self.node("Concat", *parts, axis=0)
 
     def _unique(self, name: str) -> str:
         found, number = name, 0

@@ -87,7 +87,9 @@ def _sum_pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 def _pool(graph: Graph, eqn: Any, x: Tensor, op: str, **attributes: Any) -> Tensor:
     params, x = eqn.params, graph.full(x)
     if any(factor != 1 for factor in params["base_dilation"]):
-        raise ValueError(f"a window over an array with gaps ({params['base_dilation']}) has no node")
+        raise ValueError(
+            f"a window over an array with gaps ({params['base_dilation']}) has no node"
+        )
     window, strides, pads = (
         params[name] for name in ("window_dimensions", "window_strides", "padding")
     )

@@ -52,8 +52,18 @@ def _iota(graph: Graph, eqn: Any, *sizes: Tensor) -> Tensor:
         raise ValueError(f"iota counts along an axis of size {shape[axis]}, which is not known")
     numbers = np.arange(shape[axis], dtype=eqn.params["dtype"])
     return rearranged(
-        graph, constant(numbers), [0 if place == axis else None for place in range(len(shape))], shape
+        graph,
+        constant(numbers),
+        [0 if place == axis else None for place in range(len(shape))],
+        shape,
     )
+
+
+def _batch(graph: Graph, eqn: Any) -> Tensor:
+    """The size of the batch as a number."""
+    dtype = np.dtype(eqn.outvars[0].aval.dtype)
+    size = graph.node("Squeeze", graph.sizes([eqn.params["dim"]]))
+    return graph.apply("Cast", Tensor(size, (), (), (), np.dtype(np.int64)), dtype=dtype, to=dtype)
 
 
 def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
@@ -64,14 +74,12 @@ def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 def _dynamic_slice(graph: Graph, eqn: Any, x: Tensor, *starts: Tensor) -> Tensor:
     shape = eqn.outvars[0].aval.shape
-    if not all(start.is_constant for start in starts):
-        raise ValueError("dynamic_slice starts where the inputs say; only fixed places have a node")
-    # A slice that would leave the array is moved into it.
-    firsts = [
-        start if size == whole else int(np.clip(int(start.data), 0, whole - size))
-        for start, size, whole in zip(starts, shape, x.shape, strict=True)
-    ]
-    firsts = [0 if isinstance(first, Tensor) else first for first in firsts]
+    firsts = []
+    for start, size, whole in zip(starts, shape, x.shape, strict=True):
+        if size != whole and not start.is_constant:
+            raise ValueError("dynamic_slice starts where the inputs say; only fixed places can")
+        # A slice that would leave the array is moved into it.
+        firsts.append(0 if size == whole else int(np.clip(int(start.data), 0, whole - size)))
     ends = [first + size for first, size in zip(firsts, shape, strict=True)]
     return _sliced(graph, x, firsts, ends, [1] * len(shape), shape)
 
@@ -183,43 +191,76 @@ def _cumulative_sum(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 
 def _gather(graph: Graph, eqn: Any, x: Tensor, places: Tensor) -> Tensor:
-    """Whole slices at places along one axis, as in `jnp.take` and an embedding.
+    """A slice, with entries at places along one axis: indexing by numbers and steps, embeddings.
 
     JAX gives NaN for a place outside of the array, or the nearest one; here it is an error of the
     runtime, except where JAX is asked for the nearest.
     """
-    numbers, shape = eqn.params["dimension_numbers"], eqn.outvars[0].aval.shape
-    axis = numbers.start_index_map[0] if len(numbers.start_index_map) == 1 else 0
-    rank = len(places.shape) - 1
-    ends = [place if place < axis else place + rank for place in range(len(x.shape) - 1)]
-    slices = tuple(1 if place == axis else size for place, size in enumerate(x.shape))
-    if (
-        numbers.start_index_map != (axis,)
-        or numbers.collapsed_slice_dims != (axis,)
-        or numbers.operand_batching_dims
-        or list(numbers.offset_dims) != ends
-        or tuple(eqn.params["slice_sizes"]) != slices
-    ):
-        raise ValueError("gather takes more than whole slices along one axis, which has no node")
-    places = rearranged(graph, places, list(range(rank)), places.shape[:-1])
+    numbers, shape = eqn.params["dimension_numbers"], tuple(eqn.outvars[0].aval.shape)
+    sizes, axes = tuple(eqn.params["slice_sizes"]), numbers.start_index_map
+    rank, gone = len(places.shape) - 1, {*numbers.collapsed_slice_dims}
+    starts, chosen = _starts(places, axes, gone)
+    if numbers.operand_batching_dims or not chosen <= gone or len(chosen) > 1:
+        raise ValueError("gather takes entries along several axes at once, which has no node")
+    wanted = [
+        (starts.get(axis, 0), x.shape[axis] if axis in chosen else size)
+        for axis, size in enumerate(sizes)
+    ]
+    firsts = [
+        first if size == whole else int(np.clip(first, 0, whole - size))
+        for (first, size), whole in zip(wanted, x.shape, strict=True)
+    ]
+    ends = [first + size for first, (_, size) in zip(firsts, wanted, strict=True)]
+    x = _sliced(graph, x, firsts, ends, [1] * len(sizes), [size for _, size in wanted])
+    kept = [axis for axis in range(len(sizes)) if axis not in gone - chosen]
+    x = rearranged(graph, x, kept, [x.shape[axis] for axis in kept])
+    place = kept.index(*chosen) if chosen else len(kept)
+    ends = [axis if axis < place else axis + rank for axis in range(len(shape) - rank)]
+    if list(numbers.offset_dims) != ends:
+        raise ValueError(f"gather has an output in the order {numbers.offset_dims}, without a node")
+    if not chosen:
+        return x
+    (column,) = (number for number, axis in enumerate(axes) if axis in chosen)
+    places = _column(graph, places, column, len(axes))
     if eqn.params["mode"] == lax.GatherScatterMode.CLIP:
         places = graph.apply("Max", graph.like(places, 0), places)
-        places = graph.apply("Min", graph.like(places, x.shape[axis] - 1), places)
-    places, x = graph.full(places), graph.full(x)
-    name = graph.node("Gather", graph.read(x), graph.read(places), axis=axis)
+        places = graph.apply("Min", graph.like(places, x.shape[place] - 1), places)
+    x = graph.full(x)
+    name = graph.node("Gather", graph.read(x), graph.read(graph.full(places)), axis=place)
     return Tensor(name, shape, shape, tuple(range(len(shape))), x.dtype)
 
 
-# They keep the labels of constants.
-MOVES: dict[str, Rule] = {
+def _starts(places: Tensor, axes: Sequence[int], gone: set[int]) -> tuple[dict[int, int], set[int]]:
+    """Returns the axes whose slices start at one known place, and those with several places."""
+    if not (places.is_constant and places.is_full):
+        return {}, {*axes}
+    rows = places.data.reshape(-1, len(axes))
+    several = {axis for axis, column in zip(axes, rows.T, strict=True) if len({*column}) != 1}
+    if not several and len(places.shape) > 1:  # the same place again and again
+        several = {next(axis for axis in axes if axis in gone)}
+    first = rows[0] if len(rows) else [0] * len(axes)
+    known = {axis: int(n) for axis, n in zip(axes, first, strict=True) if axis not in several}
+    return known, several
+
+
+def _column(graph: Graph, places: Tensor, column: int, num_columns: int) -> Tensor:
+    if num_columns > 1:  # then they are constants
+        return constant(np.ascontiguousarray(places.data[..., column]))
+    return rearranged(graph, places, list(range(len(places.shape) - 1)), places.shape[:-1])
+
+
+# Not computed even if their operands are constants: they keep the labels and stored sizes of
+# constants, or depend on the batch.
+KEPT: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast,
+    "dim_as_value": _batch,
     "iota": _iota,
     "reshape": _reshape,
     "squeeze": _squeeze,
     "transpose": _transpose,
 }
 RULES: dict[str, Rule] = {
-    **MOVES,
+    **KEPT,
     "argmax": _extreme("ArgMax"),
     "argmin": _extreme("ArgMin"),
     "concatenate": _concatenate,

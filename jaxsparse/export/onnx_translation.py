@@ -68,14 +68,13 @@ def _traced(
     apply_fn: Callable[[PyTree, Any], Any], variables: PyTree, specs: Any, symbolic_batch: bool
 ) -> tuple[Any, Any]:
     trace = jax.make_jaxpr(apply_fn, return_shape=True)
-    if not symbolic_batch:
-        return trace(variables, specs)
     try:
         return trace(variables, specs)
     except Exception as error:
-        # JAX's own classes for this are TypeErrors and ValueErrors as others are; the text tells.
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "_DimExpr" not in said and "symbolic" not in said and "batch" not in said:
+        said = str(error).partition("\n")[0]
+        # A symbolic size was compared, or used as a number: a TypeError of Python that names it.
+        asks = isinstance(error, jax.errors.InconclusiveDimensionOperation) or "_DimExpr" in said
+        if not symbolic_batch or not asks:
             raise
         raise ValueError(
             f"the function needs to know the size of the batch ({said}); write x.shape[0] for "
@@ -109,7 +108,7 @@ class _Translation(CallAnalysis[Tensor]):
 
     def operation(self, eqn: Any, operands: list[Tensor]) -> Sequence[Tensor]:
         name = eqn.primitive.name
-        if name not in onnx_shapes.MOVES and all(x.is_constant for x in operands):
+        if name not in onnx_shapes.KEPT and all(x.is_constant for x in operands):
             computed = _computed(eqn, operands)
             if computed is not None:
                 return computed
