@@ -94,7 +94,9 @@ def _is_zero(x: Tensor) -> bool:
 
 def _select(graph: Graph, eqn: Any, which: Tensor, *cases: Tensor) -> Tensor:
     if which.dtype != np.bool_ or len(cases) != 2:
-        raise ValueError(f"select_n has {len(cases)} cases, chosen by {which.dtype}; 2 by bool can")
+        raise ValueError(
+            f"select_n chooses among {len(cases)} cases by {which.dtype}; ONNX has 2 cases by bool"
+        )
     return graph.apply("Where", which, cases[1], cases[0])
 
 
@@ -123,7 +125,7 @@ def _is_finite(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
     return graph.apply("Less", graph.apply("Abs", x), largest, dtype=np.bool_)
 
 
-RULES: dict[str, Rule] = {
+ENTRIES: dict[str, Rule] = {
     **{name: _same(op) for name, op in _SAME.items()},
     **{name: _compared(op) for name, op in _COMPARED.items()},
     **{name: _logical(op) for name, op in _LOGICAL.items()},

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxsparse.export.onnx_graph import Graph, Size
+from jaxsparse.paths import is_vector
 
 # Of 2022: all that is needed is in it, and runtimes of the years since read it.
 OPSET, IR_VERSION = 18, 8
@@ -17,7 +18,8 @@ def serialized(graph: Graph, *, sparse: bool, name: str) -> bytes:
 
     Args:
       graph: the graph, finished.
-      sparse: whether constants are stored as active entries and their indices if that is smaller.
+      sparse: whether weights are stored as active entries and their indices if that is smaller;
+        vectors are not.
       name: of the graph.
 
     Raises:
@@ -91,7 +93,8 @@ def _type(onnx: Any, dtype: np.dtype) -> int:
 
 
 def _is_smaller_sparse(array: np.ndarray) -> bool:
-    return np.count_nonzero(array) * (array.itemsize + _INDEX_BYTES) < array.nbytes
+    num_bytes = int(np.count_nonzero(array)) * (array.itemsize + _INDEX_BYTES)
+    return not is_vector(array.shape) and num_bytes < array.nbytes
 
 
 def _sparse(onnx: Any, name: str, array: np.ndarray) -> Any:

@@ -11,7 +11,6 @@ JAX's arrays are tensors of the graph with two liberties, so that few nodes only
 Both end where an operation needs the array as JAX has it (`read` and `full`).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -263,8 +262,3 @@ def rearranged(
         positions = added if in_place else range(len(added))
         name = graph.node("Unsqueeze", name, graph.integers(positions))
     return Tensor(name, shape, stored, tuple(order), x.dtype)
-
-
-def product(sizes: Iterable[Size]) -> Size:
-    """Returns the product of sizes, some of which may be symbolic."""
-    return math.prod(sizes)

@@ -1,12 +1,13 @@
 """JAX's products, convolutions and pooling as nodes of ONNX."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxsparse.export.onnx_entries import Rule
-from jaxsparse.export.onnx_graph import Graph, Size, Tensor, is_one, product
+from jaxsparse.export.onnx_graph import Graph, Size, Tensor, is_one
 
 
 def _product(graph: Graph, eqn: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def _joined(graph: Graph, x: Tensor, groups: Sequence[Sequence[int]]) -> str:
     x, order = graph.full(x), [axis for group in groups for axis in group]
     if all(len(group) == 1 for group in groups):
         return graph.read(x, order)
-    sizes = [product(x.shape[axis] for axis in group) for group in groups]
+    sizes = [math.prod(x.shape[axis] for axis in group) for group in groups]
     if x.is_constant:
         return graph.read(_matrix(x, order, sizes))
     return graph.reshaped(graph.read(x, order), sizes)
@@ -81,7 +82,7 @@ def _sum_pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
     if any(factor != 1 for factor in eqn.params["window_dilation"]):
         raise ValueError("a sum over windows with gaps has no node")
     means = _pool(graph, eqn, x, "AveragePool", count_include_pad=1)
-    return graph.apply("Mul", means, graph.like(x, product(eqn.params["window_dimensions"])))
+    return graph.apply("Mul", means, graph.like(x, math.prod(eqn.params["window_dimensions"])))
 
 
 def _pool(graph: Graph, eqn: Any, x: Tensor, op: str, **attributes: Any) -> Tensor:
@@ -117,7 +118,7 @@ def _pool(graph: Graph, eqn: Any, x: Tensor, op: str, **attributes: Any) -> Tens
     return Tensor(name, shape, shape, tuple(order), x.dtype)
 
 
-RULES: dict[str, Rule] = {
+LAYERS: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     "dot_general": _product,
     "reduce_window_max": _max_pool,

@@ -259,7 +259,7 @@ KEPT: dict[str, Rule] = {
     "squeeze": _squeeze,
     "transpose": _transpose,
 }
-RULES: dict[str, Rule] = {
+SHAPES: dict[str, Rule] = {
     **KEPT,
     "argmax": _extreme("ArgMax"),
     "argmin": _extreme("ArgMin"),

@@ -11,15 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsparse.export import onnx_entries, onnx_layers, onnx_shapes
+from jaxsparse.export.onnx_entries import ENTRIES
 from jaxsparse.export.onnx_graph import Graph, Tensor, constant, is_one
+from jaxsparse.export.onnx_layers import LAYERS
+from jaxsparse.export.onnx_shapes import KEPT, SHAPES
 from jaxsparse.paths import leaf_paths
 from jaxsparse.processes import whole
 from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.tracing.primitives import ELEMENTWISE
 from jaxsparse.types import PyTree
 
-_RULES = {**onnx_entries.RULES, **onnx_shapes.RULES, **onnx_layers.RULES}
+_RULES = {**ENTRIES, **SHAPES, **LAYERS}
 
 
 def translated(
@@ -108,7 +110,7 @@ class _Translation(CallAnalysis[Tensor]):
 
     def operation(self, eqn: Any, operands: list[Tensor]) -> Sequence[Tensor]:
         name = eqn.primitive.name
-        if name not in onnx_shapes.KEPT and all(x.is_constant for x in operands):
+        if name not in KEPT and all(x.is_constant for x in operands):
             computed = _computed(eqn, operands)
             if computed is not None:
                 return computed
