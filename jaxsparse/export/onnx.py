@@ -54,7 +54,7 @@ def save_onnx(
     dense network. The variables are initializers under the paths of their leaves, such as
     "params/fc/kernel", in the layout of ONNX. Two things are written in another form. A constant
     that several variables make, such as the factor of a norm, scale / sqrt(variance + epsilon), is
-    one initializer. A variable that is subtracted is stored negated, under its path and "/negative".
+    one initializer. A subtracted variable is stored negated, under its path and "/negative".
 
     The function is read from its jaxpr, so linen, NNX, Equinox and plain functions are alike. It
     should be the network in inference. Convolutions, products, pooling by maximum or mean,

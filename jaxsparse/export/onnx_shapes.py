@@ -29,6 +29,18 @@ def _broadcast(graph: Graph, eqn: Any, x: Tensor, *sizes: Tensor) -> Tensor:
     return rearranged(graph, x, [places.get(place) for place in range(len(shape))], shape)
 
 
+def _tile(graph: Graph, eqn: Any, x: Tensor, *sizes: Tensor) -> Tensor:
+    del sizes
+    times, shape = eqn.params["reps"], tuple(eqn.outvars[0].aval.shape)
+    if all(is_one(size) or is_one(n) for size, n in zip(x.shape, times, strict=True)):
+        return x._replace(shape=shape)  # a broadcast, such as of a class token to the batch
+    if not all(isinstance(n, int) for n in times):
+        raise ValueError(f"tile repeats an array {times} times, which depends on the batch")
+    x = graph.full(x)
+    name = graph.node("Tile", graph.read(x, x.order), graph.integers(times[a] for a in x.order))
+    return Tensor(name, shape, shape, x.order, x.dtype)
+
+
 def _reshape(graph: Graph, eqn: Any, x: Tensor, *sizes: Tensor) -> Tensor:
     del sizes
     shape = tuple(eqn.params["new_sizes"])
@@ -257,6 +269,7 @@ KEPT: dict[str, Rule] = {
     "iota": _iota,
     "reshape": _reshape,
     "squeeze": _squeeze,
+    "tile": _tile,
     "transpose": _transpose,
 }
 SHAPES: dict[str, Rule] = {

@@ -15,7 +15,7 @@ from jaxsparse.export.onnx_entries import ENTRIES
 from jaxsparse.export.onnx_graph import Graph, Tensor, constant, is_one
 from jaxsparse.export.onnx_layers import LAYERS
 from jaxsparse.export.onnx_shapes import KEPT, SHAPES
-from jaxsparse.paths import leaf_paths
+from jaxsparse.paths import leaf_paths, listed
 from jaxsparse.processes import whole
 from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.tracing.primitives import ELEMENTWISE
@@ -116,7 +116,7 @@ class _Translation(CallAnalysis[Tensor]):
                 return computed
         rule = _RULES.get(name)
         if rule is None:
-            of = ", ".join(str(var.aval) for var in eqn.invars)
+            of = listed((str(var.aval) for var in eqn.invars), most=3)
             raise ValueError(f"no ONNX node is known for the primitive {name} (of {of})")
         results = rule(self._graph, eqn, *operands)
         return results if isinstance(results, list) else [results]

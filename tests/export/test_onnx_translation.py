@@ -81,6 +81,8 @@ def moves(kernel, x):
             jnp.concatenate([y, y[:, :2] * 2, jnp.ones_like(y)], 1),
             *jnp.split(y, (1, 3), 1),
             lax.pad(y, jnp.float32(7), ((0, 0, 0), (1, -1, 0), (0, 2, 0), (-1, 0, 0))),
+            jnp.tile(kernel[:1, :1], (batch, 1, 1, 1)) + y[:, :1, :2],
+            jnp.tile(y, (1, 2, 1, 3)),
             y.min((1, 2)),
             y.prod(3),
             y.mean((1, 2), keepdims=True) * y,
