@@ -29,6 +29,7 @@ from jaxsparse.export import (
     masks_to_torch,
     params_from_torch,
     params_to_torch,
+    save_onnx,
     save_safetensors,
 )
 from jaxsparse.fingerprints import check_replicas, fingerprint
@@ -162,6 +163,7 @@ __all__ = [
     "rewound",
     "rigl",
     "rigl_itop",
+    "save_onnx",
     "save_safetensors",
     "scale_by_age",
     "set_",

@@ -97,7 +97,7 @@ MAY_IMPORT = {
     "mask_history": GROUND,
     "csr": GROUND,
     "flat_state": GROUND,
-    "export": GROUND | {"csr", "flat_state", "export"},
+    "export": GROUND | {"csr", "flat_state", "tracing", "export"},
     "checkpoint": GROUND | {"flat_state", "checkpoint"},
     "compat": METHODS | {"methods", "transforms", "compat"},
     "sparse_optimizer": STATES | {"event_counts"},
@@ -162,13 +162,14 @@ def test_what_comes_from_outside():
 
     assert users("flax") == {"nn", "train_state"}
     assert users("orbax") == {"checkpoint"}
-    assert users("safetensors") == {"export"}
+    assert users("safetensors") == users("onnx") == users("onnxruntime") == {"export"}
     # Orbax is slow to import.
     assert not any(
         name.startswith("jaxsparse.checkpoint") for name in imports(ROOT / "__init__.py")
     )
     assert users("experiments") == users("tests") == set()
     allowed = {"jax", "numpy", "optax", "chex", "flax", "orbax", "safetensors", "jaxsparse"}
+    allowed |= {"onnx", "onnxruntime"}
     outside = {n.split(".")[0] for names in IMPORTS.values() for n in names}
     assert {n for n in outside - allowed if n not in sys.stdlib_module_names} == set()
 

@@ -1,7 +1,8 @@
-"""Import and export of models: safetensors files, compiled forward passes, PyTorch state dicts."""
+"""Import and export of models: safetensors and ONNX files, compiled forward passes, PyTorch."""
 
 from jaxsparse.export.files import load_safetensors, save_safetensors
 from jaxsparse.export.forward import export_forward
+from jaxsparse.export.onnx import OnnxReport, save_onnx
 from jaxsparse.export.pytorch import (
     masks_from_torch,
     params_from_torch,
@@ -13,6 +14,7 @@ from jaxsparse.export.to_pytorch import masks_to_torch, params_to_torch
 
 __all__ = [
     "LeafSize",
+    "OnnxReport",
     "SizeReport",
     "export_forward",
     "load_safetensors",
@@ -20,6 +22,7 @@ __all__ = [
     "masks_to_torch",
     "params_from_torch",
     "params_to_torch",
+    "save_onnx",
     "save_safetensors",
     "to_jax_layout",
     "to_torch_layout",
