@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--retries", type=int, default=3)
+    parser.add_argument("--inference", action="store_true", help="PyTorch's inference alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -95,8 +96,11 @@ def main() -> None:
         found[name] = quiet.milliseconds(samples[name])
 
     # The engines run one after the other, as the threads of each spin for a while after its work.
-    measure("torch_train_ms", _training(network(args.model), images))
     measure("torch_infer_ms", _inference(network(args.model), images))
+    if args.inference:
+        print(json.dumps(found))
+        return
+    measure("torch_train_ms", _training(network(args.model), images))
     try:
         run, found["onnxruntime"] = _onnx(network(args.model), images, args.threads)
     except Exception as error:  # it is optional, and its exporter fails in many ways
