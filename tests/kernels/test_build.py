@@ -42,7 +42,9 @@ def compile_with(tmp_path, monkeypatch):
     return use
 
 
-def test_a_library_for_every_level_and_the_engine_in_place_of_the_old(levels, compile_with, tmp_path):
+def test_a_library_for_every_level_and_the_engine_in_place_of_the_old(
+    levels, compile_with, tmp_path
+):
     folder = tmp_path / "lib"
     compile_with(QUICK, options=" -fcolor")
     libraries = build.build(folder)
