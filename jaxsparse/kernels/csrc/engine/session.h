@@ -69,10 +69,8 @@ class Session {
   // One call at a time; others wait.
   void run(const float* const* inputs, float* const* outputs, i64 batch) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const int threads = workers_.num();
-    i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0;
-    // Images that begin alone are not shared by threads.
-    if (schedule_.cut > 0 && groups < threads) groups = 0;
+    // The number of threads has no say: one image and 16 are added up in another order.
+    const i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0;
     if (groups > 0) {
       prepare(many_, arenas_many_, kLine, groups);
       if (schedule_.cut > 0) prepare(one_, arenas_one_, 1, groups);
@@ -147,7 +145,7 @@ class Session {
       for (i64 k = 0; k < kLine; k++) {
         load(early, inputs, image + k, part);
         run_range(early, part);
-        interleave(early.arena, late.arena, k);
+        if (part.number == 0) interleave(early.arena, late.arena, k);
       }
     }
     run_range(late, part);
