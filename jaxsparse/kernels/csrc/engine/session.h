@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 
 #include "run.h"
@@ -39,9 +40,13 @@ class Session {
       : program_(Parser(bytes, size).parse()),
         schedule_(schedule_of(program_)),
         kernels_(kernels),
-        workers_(threads) {
+        workers_(std::make_unique<Workers>(threads)) {
     // Constant planes are in no operation, and are in both arenas anyway.
     if (program_.arena * kLine > kMostInterleaved) schedule_ = {num_operations(), {}};
+  }
+
+  ~Session() {
+    if (workers_->are_elsewhere()) static_cast<void>(workers_.release());
   }
 
   const Program& program() const { return program_; }
@@ -102,7 +107,7 @@ class Session {
   // Makes a form, and an arena for each thread that has images of its own.
   void prepare(std::optional<Form>& form, std::vector<Arena>& arenas, i64 images, i64 groups) {
     if (!form) form.emplace(program_, images);
-    const i64 threads = workers_.num();
+    const i64 threads = workers_->num();
     while (static_cast<i64>(arenas.size()) < (groups >= threads ? threads : 1)) {
       arenas.emplace_back(*form);
     }
@@ -112,10 +117,10 @@ class Session {
   // if there are fewer groups than threads.
   template <class One>
   void run_groups(i64 groups, const Form& form, const One& one) {
-    const int threads = workers_.num();
+    const int threads = workers_->num();
     if (threads > 1 && groups >= threads) {
       std::atomic<i64> next{0};
-      workers_.run([&](int thread) {
+      workers_->run([&](int thread) {
         for (i64 i; (i = next.fetch_add(1)) < groups;) one(i, thread, Part{0, 1});
       });
       return;
@@ -124,7 +129,7 @@ class Session {
       for (i64 i = 0; i < groups; i++) one(i, 0, part);
     };
     if (threads > 1 && is_worth_waking(form)) {
-      workers_.run([&](int thread) { all({thread, threads}); });
+      workers_->run([&](int thread) { all({thread, threads}); });
     } else {
       all({0, 1});
     }
@@ -165,9 +170,9 @@ class Session {
   template <class Step>
   void run_step(i64 work, Part part, bool& are_apart, const Step& step) {
     const bool is_shared = part.of > 1 && work >= kWorthMeeting;
-    if (is_shared && are_apart) workers_.meet();
+    if (is_shared && are_apart) workers_->meet();
     if (is_shared || part.number == 0) step(is_shared ? part : Part{0, 1});
-    if (is_shared) workers_.meet();
+    if (is_shared) workers_->meet();
     are_apart = !is_shared;
   }
 
@@ -188,7 +193,7 @@ class Session {
         runner.save(array, outputs[i] + image * array.size, range.form->images);
       }
     }
-    if (part.of > 1) workers_.meet();  // nobody begins the next image
+    if (part.of > 1) workers_->meet();  // nobody begins the next image
   }
 
   void run_range(const Range& range, Part part) {
@@ -212,7 +217,7 @@ class Session {
             operation);
       }
     }
-    if (are_apart && part.of > 1) workers_.meet();
+    if (are_apart && part.of > 1) workers_->meet();
   }
 
   template <class Other>
@@ -232,7 +237,7 @@ class Session {
   Program program_;
   Schedule schedule_;
   const Kernels& kernels_;
-  Workers workers_;
+  std::unique_ptr<Workers> workers_;
   std::optional<Form> one_, many_;
   std::vector<Arena> arenas_one_, arenas_many_;
   std::mutex mutex_;

@@ -45,10 +45,6 @@ class Workers {
   }
 
   ~Workers() {
-    if (are_elsewhere()) {
-      for (std::thread& thread : threads_) thread.detach();
-      return;
-    }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ends_ = true;
@@ -57,6 +53,10 @@ class Workers {
     wake_.notify_all();
     for (std::thread& thread : threads_) thread.join();
   }
+
+  // Whether this process was forked, so that the threads stayed behind. They can then not be joined,
+  // nor can what they wait for be destroyed.
+  bool are_elsewhere() const { return num_ > 1 && getpid() != process_; }
 
   // Threads that work: 1 in a process that was forked, since the others stayed behind.
   int num() const { return are_elsewhere() ? 1 : num_; }
@@ -87,8 +87,6 @@ class Workers {
   }
 
  private:
-  bool are_elsewhere() const { return num_ > 1 && getpid() != process_; }
-
   void wait_for_tasks(int number) {
     for (unsigned seen = 0;;) {
       constexpr int kSpins = 20000;  // some 100 microseconds, in which the next call often comes
