@@ -83,6 +83,7 @@ class CompiledInference:
             and len(segment.inputs) == len(segment.outputs) == 1
             and is_leaf(self._structure)
             and is_leaf(self._plan.outputs)
+            and self._plan.trace.dtypes[0] == np.float32
         )
         equations = [step for step in self._plan.trace.steps if isinstance(step, Equation)]
         self.reasons = Counter((step.eqn.primitive.name, step.reason) for step in equations)
@@ -119,7 +120,10 @@ class CompiledInference:
             x.number: array.reshape(batch, *x.shape[1:])
             for x, array in zip(segment.outputs, found, strict=True)
         }
-        outputs = [by_number[x.number] for x in self._plan.trace.outputs]
+        outputs = [
+            by_number[x.number].astype(dtype, copy=False)
+            for x, dtype in zip(self._plan.trace.outputs, self._plan.trace.dtypes, strict=True)
+        ]
         return jax.tree.unflatten(self._plan.outputs, outputs)
 
     def __str__(self) -> str:
@@ -189,9 +193,15 @@ class CompiledInference:
                 given = [read(x).astype(jnp.float32) for x in step.inputs]
                 found = self._run_segment(next(programs), given, step.outputs, batch)
             else:
-                found = bound(step.eqn, [read(x) for x in step.operands])
+                wanted = [var.aval.dtype for var in step.eqn.invars]
+                given = [read(x) for x in step.operands]
+                found = bound(step.eqn, [_as(x, d) for x, d in zip(given, wanted, strict=True)])
             arrays.update((x.number, y) for x, y in zip(step.outputs, found, strict=True))
-        return jax.tree.unflatten(plan.outputs, [read(x) for x in plan.trace.outputs])
+        outputs = [
+            _as(read(x), dtype)
+            for x, dtype in zip(plan.trace.outputs, plan.trace.dtypes, strict=True)
+        ]
+        return jax.tree.unflatten(plan.outputs, outputs)
 
     def _run_segment(
         self, program: bytes, given: list[Any], outputs: Sequence[Outside], batch: int
@@ -263,6 +273,11 @@ def compile_inference(
     if masks is not None:
         variables = _masked(variables, masks)
     return CompiledInference(functools.partial(apply_fn, variables), example, threads, weights)
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    """Returns an array in a dtype: XLA's operations take what they took when they were traced."""
+    return x if getattr(x, "dtype", dtype) == dtype else jnp.asarray(x, dtype)
 
 
 def default_threads() -> int:

@@ -66,8 +66,10 @@ class Trace:
       steps: in order.
       inputs: the arrays that it takes.
       outputs: arrays of XLA, or constants.
+      dtypes: of the outputs. What the engine makes is float32 whatever the function makes there.
     """
 
     steps: list[Step]
     inputs: list[Outside]
     outputs: list[Any]
+    dtypes: list[Any]

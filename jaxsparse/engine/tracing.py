@@ -54,7 +54,7 @@ def _traced(closed: Any, avals: Sequence[Any], left_to_xla: set[int]) -> Trace:
     outputs = walk(closed, inputs, tracing)
     found = [tracing.exported(x) for x in outputs]
     tracing.close()
-    return Trace(tracing.steps, inputs, found)
+    return Trace(tracing.steps, inputs, found, [aval.dtype for aval in closed.out_avals])
 
 
 class _Tracing(CallAnalysis[Any]):
