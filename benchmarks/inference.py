@@ -4,7 +4,7 @@
         --sparsity=0.9,0.95,0.99,0.999 --threads=1,2 --torch=PYTHON
 
 *ONNX Runtime* is dense, at its best settings and with as many threads as the engine; *XLA* and
-*PyTorch* are dense too, and use all cores. *today* is inference by active weights in XLA's programs
+*PyTorch* (its ResNets alone) are dense too, and use all cores. *today* is inference by active weights in XLA's programs
 (`choose_forms`). All but PyTorch run in one process and are sampled in turn; numbers are medians
 [quartiles] of samples that no other process disturbed, and "?" marks a number without any. The
 limit is the network's active multiply-adds at the kernel's best rate, which is measured first, on
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}", flush=True)
     for name in args.model:
         for batch in args.batch:
-            torch = _torch(args, name, batch) if args.torch else {}
+            has_torch = args.torch and name.startswith("resnet")
+            torch = _torch(args, name, batch) if has_torch else {}
             for row in _rows(args, name, batch, rate):
                 print("| " + " | ".join(_cells(row, torch)) + " |", flush=True)
 

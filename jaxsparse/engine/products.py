@@ -9,7 +9,7 @@ from jaxsparse.engine.network import Network
 from jaxsparse.engine.operations import ONE_PIXEL, Planes, Size
 from jaxsparse.engine.values import Unsupported, Value, flat, known, with_planes_along
 
-MOST_TAPS = 1 << 26
+MOST_TAPS = 1 << 24
 """A layer with more weights than this is left to XLA."""
 
 
