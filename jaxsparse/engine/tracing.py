@@ -155,7 +155,7 @@ class _Tracing(CallAnalysis[Any]):
             return x
         key = (home, x.number)
         if key not in self.imports:
-            axes = _axes_to_add_up(eqn, place, len(x.shape))
+            axes = _axes_that_follow(eqn, place, len(x.shape))
             axes = axes or natural_axes(len(x.shape), self.channels_first)
             self.imports[key] = self.imported(x, axes, home)
         return self.imports[key]
@@ -226,8 +226,13 @@ def _rules(
 _NAMES = frozenset(_rules(Network(), 1, False))
 
 
-def _axes_to_add_up(eqn: Any, place: int, rank: int) -> str | None:
-    """What the axes of an operand of a matrix product mean: planes are what it adds up."""
+def _axes_that_follow(eqn: Any, place: int, rank: int) -> str | None:
+    """What the axes of an operand mean because of the operation; None if it says nothing.
+
+    What a matrix product adds up is planes, and so is what becomes the axis of a vector.
+    """
+    if eqn.primitive.name == "reshape" and len(eqn.outvars[0].aval.shape) == 2:
+        return "n" + "c" * (rank - 1)
     if eqn.primitive.name != "dot_general" or place > 1:
         return None
     inner = eqn.params["dimension_numbers"][0][place]

@@ -19,7 +19,7 @@ struct Layer {
   i64 num_together;           // blocks of kBlock planes, which come first; the others are of one
   std::vector<Block> blocks;  // those of one plane by their number of taps
   std::vector<i64> cost;      // of the blocks before each one, and of all
-  Ints offsets, outs;
+  Ints offsets, outs, counts;  // counts: taps by plane
   Floats weights, bias;
 
   // Multiplications of vectors.
@@ -90,10 +90,43 @@ class Form {
       layer.offsets.push_back(
           static_cast<std::int32_t>((first + shift[0] * g.pitch + shift[1]) * images));
     }
+    layer.weights = linear.weights;
+    layer.counts = linear.counts;
+    if (layer.vectors == 0) fill_gaps(layer);
     cut_into_blocks(layer);
     const i64 most = layer.num_together > 0 ? kBlockVectors : kMostVectors;
     layer.num_tiles = std::max<i64>((layer.vectors + most - 1) / most, 1);
     return layer;
+  }
+
+  // Gives planes of one pixel that read many of their neighbours' sources taps of weight 0 for the
+  // others: reading all in a row is faster than looking some of them up.
+  static void fill_gaps(Layer& layer) {
+    constexpr i64 kFewest = 16, kGap = 6;  // taps of a plane; pixels in a row for a tap
+    Ints offsets, counts;
+    Floats weights;
+    i64 at = 0;
+    for (const i64 num : layer.counts) {
+      const auto first = layer.offsets.begin() + at;
+      const i64 span = num > 0 ? first[num - 1] - first[0] + 1 : 0;
+      const bool rises = std::is_sorted(first, first + num) &&
+                         std::adjacent_find(first, first + num) == first + num;
+      if (num < kFewest || !rises || span > kGap * num) {
+        offsets.insert(offsets.end(), first, first + num);
+        weights.insert(weights.end(), &layer.weights[at], &layer.weights[at] + num);
+        counts.push_back(static_cast<std::int32_t>(num));
+      } else {
+        const std::size_t begin = weights.size();
+        weights.resize(begin + span, 0.0f);
+        for (i64 k = 0; k < span; k++) offsets.push_back(static_cast<std::int32_t>(first[0] + k));
+        for (i64 k = 0; k < num; k++) weights[begin + first[k] - first[0]] = layer.weights[at + k];
+        counts.push_back(static_cast<std::int32_t>(span));
+      }
+      at += num;
+    }
+    layer.offsets = std::move(offsets);
+    layer.weights = std::move(weights);
+    layer.counts = std::move(counts);
   }
 
   void cut_into_blocks(Layer& layer) const {
@@ -101,44 +134,43 @@ class Form {
     const i64 num = static_cast<i64>(linear.outs.size());
     std::vector<i64> start(num + 1, 0), order(num);
     for (i64 i = 0; i < num; i++) {
-      start[i + 1] = start[i] + linear.counts[i];
+      start[i + 1] = start[i] + layer.counts[i];
       order[i] = i;
     }
     const bool together = are_alike(layer, start);
     layer.num_together = together ? num / kBlock : 0;
     // Loops that are as long as the last one are predicted well.
     std::stable_sort(order.begin() + layer.num_together * kBlock, order.end(),
-                     [&](i64 i, i64 k) { return linear.counts[i] < linear.counts[k]; });
+                     [&](i64 i, i64 k) { return layer.counts[i] < layer.counts[k]; });
     for (const i64 i : order) {
       layer.bias.push_back(linear.bias[i]);
       layer.outs.push_back(static_cast<std::int32_t>(program.first(linear.outs[i]) * images));
     }
-    layer.weights = linear.weights;
+    const Floats given = together ? layer.weights : Floats{};
     layer.cost = {0};
     for (i64 at = 0; at < num;) {
       const i64 planes = at < layer.num_together * kBlock ? kBlock : 1, i = order[at];
       float* weights = layer.weights.data() + start[i];
       for (i64 b = 0; planes > 1 && b < planes; b++) {  // by tap, then by plane
-        for (i64 k = 0; k < linear.counts[i]; k++) {
-          weights[k * planes + b] = linear.weights[start[i + b] + k];
+        for (i64 k = 0; k < layer.counts[i]; k++) {
+          weights[k * planes + b] = given[start[i + b] + k];
         }
       }
-      layer.blocks.push_back({layer.offsets.data() + start[i], weights, linear.counts[i],
+      layer.blocks.push_back({layer.offsets.data() + start[i], weights, layer.counts[i],
                               layer.bias.data() + at, layer.outs.data() + at});
-      layer.cost.push_back(layer.cost.back() + planes * (linear.counts[i] + 4));
+      layer.cost.push_back(layer.cost.back() + planes * (layer.counts[i] + 4));
       at += planes;
     }
   }
 
   // Whether the planes of every block of neighbours have the same taps.
   static bool are_alike(const Layer& layer, const std::vector<i64>& start) {
-    const Linear& linear = *layer.linear;
-    const i64 num = static_cast<i64>(linear.outs.size()) / kBlock * kBlock;
-    bool alike = layer.vectors > 0 && num > 0 && linear.counts[0] > 0;
+    const i64 num = static_cast<i64>(layer.counts.size()) / kBlock * kBlock;
+    bool alike = layer.vectors > 0 && num > 0 && layer.counts[0] > 0;
     for (i64 i = 0; alike && i < num; i++) {
       const i64 first = i / kBlock * kBlock;
       const auto* offsets = layer.offsets.data();
-      alike = linear.counts[i] == linear.counts[first] &&
+      alike = layer.counts[i] == layer.counts[first] &&
               std::equal(offsets + start[i], offsets + start[i + 1], offsets + start[first]);
     }
     return alike;

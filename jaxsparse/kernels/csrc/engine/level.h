@@ -158,13 +158,28 @@ float single(const float* arena, const Block& block) {
       num >= kLanes && offset[num - 1] - offset[0] == num - 1 && offset[1] - offset[0] == 1;
   if (in_a_row) {
     const float* p = arena + offset[0];
+    Vec parts[4] = {};
+    for (; i + 4 * kLanes <= num; i += 4 * kLanes) {
+      for (int k = 0; k < 4; k++) {
+        parts[k] += load(block.weight + i + k * kLanes) * load(p + i + k * kLanes);
+      }
+    }
+    for (; i + kLanes <= num; i += kLanes) parts[0] += load(block.weight + i) * load(p + i);
+    sums[1] = total((parts[0] + parts[1]) + (parts[2] + parts[3]));
+  }
+#if defined(__AVX512F__)
+  else if (num >= 3 * kLanes) {  // looking up 16 at a time pays for adding up 16 sums
     Vec even{}, odd{};
+    const auto looked_up = [&](std::int64_t at) -> Vec {
+      return _mm512_i32gather_ps(_mm512_loadu_si512(offset + at), arena, sizeof(float));
+    };
     for (; i + 2 * kLanes <= num; i += 2 * kLanes) {
-      even += load(block.weight + i) * load(p + i);
-      odd += load(block.weight + i + kLanes) * load(p + i + kLanes);
+      even += load(block.weight + i) * looked_up(i);
+      odd += load(block.weight + i + kLanes) * looked_up(i + kLanes);
     }
     sums[1] = total(even + odd);
   }
+#endif
   for (; i + 4 <= num; i += 4) {
     for (int s = 0; s < 4; s++) sums[s] += block.weight[i + s] * arena[offset[i + s]];
   }

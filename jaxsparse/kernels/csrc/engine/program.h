@@ -112,6 +112,7 @@ struct Array {
   i64 size;  // floats of an image
   i64 row, column;
   Ints planes, first;
+  bool in_a_row;  // planes of one pixel, in the same order one after the other in array and arena
 };
 
 struct Program {
@@ -225,6 +226,11 @@ class Parser {
       const Geometry& g = p_.geometry(a.planes[i]);
       const i64 last = a.first[i] + (g.height - 1) * a.row + (g.width - 1) * a.column;
       require(0 <= a.first[i] && last < a.size, "a plane is outside of its array");
+    }
+    a.in_a_row = num > 0;
+    for (i64 i = 0; a.in_a_row && i < num; i++) {
+      a.in_a_row = p_.geometry(a.planes[i]).extent() == 1 && a.first[i] == a.first[0] + i &&
+                   p_.first(a.planes[i]) == p_.first(a.planes[0]) + i;
     }
     return a;
   }

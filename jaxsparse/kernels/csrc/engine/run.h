@@ -18,35 +18,33 @@ class Runner {
   Runner(const Form& form, const Kernels& kernels, float* arena)
       : form_(form), program_(form.program), kernels_(kernels), arena_(arena), g_(form.images) {}
 
-  // Copies `num` images into the arena, at most as many as the form has; the others are zeros.
-  void load(const Array& array, const float* from, i64 num) const {
-    for (std::size_t i = 0; i < array.planes.size(); i++) {
-      const Geometry& g = program_.geometry(array.planes[i]);
-      float* plane = first(array.planes[i]);
+  // Copies the form's images into the arena.
+  void load(const Array& array, const float* from) const {
+    if (array.in_a_row) {
+      float* to = first(array.planes[0]);
       for (i64 k = 0; k < g_; k++) {
-        const float* image = from + k * array.size + array.first[i];
-        for (i64 y = 0; y < g.height; y++) {
-          float* to = plane + y * g.pitch * g_ + k;
-          const float* row = image + y * array.row;
-          for (i64 x = 0; x < g.width; x++) to[x * g_] = k < num ? row[x * array.column] : 0.0f;
-        }
+        copy_apart(from + k * array.size + array.first[0], 1, to + k, g_,
+                   static_cast<i64>(array.planes.size()));
       }
+      return;
     }
+    for_rows(array, [&](i64 place, float* row, i64 width) {
+      copy_apart(from + place, array.column, row, g_, width);
+    });
   }
 
-  void save(const Array& array, float* to, i64 num) const {
-    for (std::size_t i = 0; i < array.planes.size(); i++) {
-      const Geometry& g = program_.geometry(array.planes[i]);
-      const float* plane = first(array.planes[i]);
-      for (i64 k = 0; k < num; k++) {
-        float* image = to + k * array.size + array.first[i];
-        for (i64 y = 0; y < g.height; y++) {
-          const float* from = plane + y * g.pitch * g_ + k;
-          float* row = image + y * array.row;
-          for (i64 x = 0; x < g.width; x++) row[x * array.column] = from[x * g_];
-        }
+  void save(const Array& array, float* to) const {
+    if (array.in_a_row) {
+      const float* from = first(array.planes[0]);
+      for (i64 k = 0; k < g_; k++) {
+        copy_apart(from + k, g_, to + k * array.size + array.first[0], 1,
+                   static_cast<i64>(array.planes.size()));
       }
+      return;
     }
+    for_rows(array, [&](i64 place, const float* row, i64 width) {
+      copy_apart(row, g_, to + place, array.column, width);
+    });
   }
 
   // Tile by tile, so that what a tile reads stays in the cache for all planes.
@@ -191,6 +189,31 @@ class Runner {
 
  private:
   float* first(i64 plane) const { return arena_ + program_.first(plane) * g_; }
+
+  // Calls each(its place in the array, its first float in the arena, its width) for the rows of all
+  // planes of all images.
+  template <class Each>
+  void for_rows(const Array& array, const Each& each) const {
+    for (std::size_t i = 0; i < array.planes.size(); i++) {
+      const Geometry& g = program_.geometry(array.planes[i]);
+      float* plane = first(array.planes[i]);
+      for (i64 k = 0; k < g_; k++) {
+        for (i64 y = 0; y < g.height; y++) {
+          each(k * array.size + array.first[i] + y * array.row, plane + y * g.pitch * g_ + k,
+               g.width);
+        }
+      }
+    }
+  }
+
+  // Copies floats that are some floats apart.
+  static void copy_apart(const float* from, i64 apart, float* to, i64 to_apart, i64 num) {
+    if (apart == 1 && to_apart == 1) {
+      std::copy_n(from, num, to);
+    } else {
+      for (i64 i = 0; i < num; i++) to[i * to_apart] = from[i * apart];
+    }
+  }
 
   void run_blocks(const Layer& layer, i64 first, i64 last, i64 number) const {
     const Activation& a = layer.linear->activation;

@@ -181,7 +181,7 @@ class Session {
     const Runner runner(*range.form, kernels_, range.arena);
     for (std::size_t i = 0; i < program_.inputs.size(); i++) {
       const Array& array = program_.inputs[i];
-      runner.load(array, inputs[i] + image * array.size, range.form->images);
+      runner.load(array, inputs[i] + image * array.size);
     }
   }
 
@@ -190,7 +190,7 @@ class Session {
       const Runner runner(*range.form, kernels_, range.arena);
       for (std::size_t i = 0; i < program_.outputs.size(); i++) {
         const Array& array = program_.outputs[i];
-        runner.save(array, outputs[i] + image * array.size, range.form->images);
+        runner.save(array, outputs[i] + image * array.size);
       }
     }
     if (part.of > 1) workers_->meet();  // nobody begins the next image
