@@ -5,6 +5,7 @@
 #include <new>
 
 #include "container.h"
+#include "describe.h"
 #include "session.h"
 
 using jaxsparse::engine::Kernels;
@@ -123,6 +124,35 @@ int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
       [&] {
         if (batch < 0) throw std::runtime_error("a batch has 0 images or more");
         engine->session.run(inputs, outputs, batch);
+        return 0;
+      },
+      1);
+}
+
+int jaxsparse_engine_num_steps(const jaxsparse_engine* engine) {
+  return static_cast<int>(engine->session.num_steps());
+}
+
+int jaxsparse_engine_describe(const jaxsparse_engine* engine, int step,
+                              jaxsparse_engine_step* description) {
+  return guarded(
+      [&] {
+        if (step < 0 || step >= engine->session.num_steps()) {
+          throw std::runtime_error("there is no step " + std::to_string(step));
+        }
+        *description = jaxsparse::engine::described(engine->session.program(), step);
+        return 0;
+      },
+      1);
+}
+
+int jaxsparse_engine_profile(jaxsparse_engine* engine, const float* const* inputs,
+                             float* const* outputs, int64_t batch, int repeats, double* seconds) {
+  return guarded(
+      [&] {
+        if (batch < 0) throw std::runtime_error("a batch has 0 images or more");
+        if (repeats < 1) throw std::runtime_error("a profile has 1 repeat or more");
+        engine->session.profile(inputs, outputs, batch, repeats, seconds);
         return 0;
       },
       1);

@@ -46,6 +46,30 @@ JAXSPARSE_ENGINE_PUBLIC int64_t jaxsparse_engine_output_size(const jaxsparse_eng
 JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
                          float* const* outputs, int64_t batch);
 
+/* A step of a run: reading the inputs, putting images side by side, an operation, or writing the
+ * outputs. All numbers are of one image. */
+typedef struct {
+  const char* kind;      /* such as "linear", which is a convolution or a dense layer */
+  const char* function;  /* the activation at its end, such as "relu"; "" if there is none */
+  int64_t planes;        /* channels that it makes; 0 if it is no operation */
+  int64_t height, width; /* of a channel */
+  int64_t weights;       /* active weights */
+  int64_t multiply_adds;
+} jaxsparse_engine_step;
+
+/* Number of steps; and one of them, counted from 0, whose texts live as long as the library. Returns
+ * 0, or 1 if there is no such step. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_steps(const jaxsparse_engine* engine);
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_describe(const jaxsparse_engine* engine, int step,
+                                                      jaxsparse_engine_step* description);
+
+/* Runs a batch `repeats` times (1 or more) on the calling thread alone, as an engine of one thread
+ * does. Writes the seconds that the batch spent in each step, as medians over the repeats. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_profile(jaxsparse_engine* engine,
+                                                     const float* const* inputs,
+                                                     float* const* outputs, int64_t batch,
+                                                     int repeats, double* seconds);
+
 /* Bytes of memory that the engine holds, so far. */
 JAXSPARSE_ENGINE_PUBLIC uint64_t jaxsparse_engine_memory(const jaxsparse_engine* engine);
 

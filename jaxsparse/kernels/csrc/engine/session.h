@@ -1,6 +1,7 @@
 // A network that is ready to run: its program, its memory, its threads.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -92,6 +93,24 @@ class Session {
       run_range(all, part);
       save(all, outputs, done + image, part);
     });
+  }
+
+  // Steps of `profile`: reading, interleaving, the operations, writing.
+  i64 num_steps() const { return num_operations() + 3; }
+
+  // Runs a batch on the calling thread, as `run` does if there is no other, and writes the seconds
+  // of each step: medians over the repeats, behind a run that does not count.
+  void profile(const float* const* inputs, float* const* outputs, i64 batch, i64 repeats,
+               double* seconds) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const i64 num = num_steps();
+    std::vector<double> all((repeats + 1) * num, 0.0), sorted(repeats);
+    for (i64 r = 0; r <= repeats; r++) time_run(inputs, outputs, batch, &all[r * num]);
+    for (i64 step = 0; step < num; step++) {
+      for (i64 r = 0; r < repeats; r++) sorted[r] = all[(r + 1) * num + step];
+      std::sort(sorted.begin(), sorted.end());
+      seconds[step] = (sorted[(repeats - 1) / 2] + sorted[repeats / 2]) / 2;
+    }
   }
 
  private:
@@ -218,6 +237,49 @@ class Session {
       }
     }
     if (are_apart && part.of > 1) workers_->meet();
+  }
+
+  // Adds the seconds of a step.
+  template <class Step>
+  static void timed(double& seconds, const Step& step) {
+    const auto begin = std::chrono::steady_clock::now();
+    step();
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  void time_run(const float* const* inputs, float* const* outputs, i64 batch, double* seconds) {
+    const Part whole{0, 1};
+    double &reading = seconds[0], &interleaving = seconds[1], &writing = seconds[num_steps() - 1];
+    const i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0, done = groups * kLine;
+    if (groups > 0) prepare(many_, arenas_many_, kLine, 1);
+    if (schedule_.cut > 0 || done < batch) prepare(one_, arenas_one_, 1, 1);
+    for (i64 image = 0; image < done; image += kLine) {
+      const Range late{&*many_, arenas_many_[0].data(), schedule_.cut, num_operations()};
+      if (schedule_.cut == 0) {
+        timed(reading, [&] { load(late, inputs, image, whole); });
+      }
+      for (i64 k = 0; schedule_.cut > 0 && k < kLine; k++) {
+        const Range early{&*one_, arenas_one_[0].data(), 0, schedule_.cut};
+        timed(reading, [&] { load(early, inputs, image + k, whole); });
+        time_range(early, seconds);
+        timed(interleaving, [&] { interleave(early.arena, late.arena, k); });
+      }
+      time_range(late, seconds);
+      timed(writing, [&] { save(late, outputs, image, whole); });
+    }
+    for (i64 image = done; image < batch; image++) {
+      const Range all{&*one_, arenas_one_[0].data(), 0, num_operations()};
+      timed(reading, [&] { load(all, inputs, image, whole); });
+      time_range(all, seconds);
+      timed(writing, [&] { save(all, outputs, image, whole); });
+    }
+  }
+
+  void time_range(const Range& range, double* seconds) {
+    for (i64 i = range.begin; i < range.end; i++) {
+      const Range one{range.form, range.arena, i, i + 1};
+      timed(seconds[i + 2], [&] { run_range(one, {0, 1}); });
+    }
   }
 
   template <class Other>
