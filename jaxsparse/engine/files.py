@@ -1,6 +1,7 @@
 """Networks in files, which the engine's library runs with and without Python."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from jaxsparse.checks import check_whole
 from jaxsparse.engine.inference import CompiledInference, default_threads
 from jaxsparse.engine.library import MOST_THREADS, Handle
+from jaxsparse.engine.profile import MOST_REPEATS, Profile, profile_handle
 
 
 def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
@@ -61,6 +63,25 @@ class LoadedEngine:
         Raises:
           ValueError: their number or their sizes are wrong.
         """
+        arrays, batch = self._checked(inputs)
+        return self._handle.run(arrays, batch)
+
+    def profile(self, *inputs: np.ndarray, repeats: int = 20) -> Profile:
+        """Measures where the time goes: the steps of a call on one thread, in order.
+
+        Args:
+          *inputs: float32[batch, ...].
+          repeats: 1 or more; times are medians.
+
+        Raises:
+          ValueError: the inputs' number or sizes are wrong, or repeats are out of range.
+        """
+        repeats = check_whole("repeats", repeats, 1, MOST_REPEATS)
+        arrays, batch = self._checked(inputs)
+        _, steps = profile_handle(self._handle, arrays, batch, repeats)
+        return Profile(batch, tuple(steps))
+
+    def _checked(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
         sizes = self._handle.input_sizes
         if len(inputs) != len(sizes):
             raise ValueError(f"{len(inputs)} inputs, the network takes {len(sizes)}")
@@ -69,7 +90,7 @@ class LoadedEngine:
         for array, size in zip(arrays, sizes, strict=True):
             if len(array) != batch or array.size != batch * size:
                 raise ValueError(f"an input is {array.shape}; an image has {size} numbers")
-        return self._handle.run(arrays, batch)
+        return arrays, batch
 
     @property
     def memory(self) -> int:

@@ -14,6 +14,20 @@ from jaxsparse.kernels.build import engine_library
 MOST_THREADS = 256
 
 
+class _Step(ctypes.Structure):
+    """`jaxsparse_engine_step` of the header."""
+
+    _fields_ = (
+        ("kind", ctypes.c_char_p),
+        ("function", ctypes.c_char_p),
+        ("planes", ctypes.c_int64),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("weights", ctypes.c_int64),
+        ("multiply_adds", ctypes.c_int64),
+    )
+
+
 class Handle:
     """A network that the library has opened; it is closed with the object.
 
@@ -56,6 +70,43 @@ class Handle:
             raise MemoryError(_error(library()))
         return outputs
 
+    def steps(self) -> list[tuple[Any, ...]]:
+        """Returns the fields of `ProfileStep`, but for the time, of all steps."""
+        functions, found = library(), []
+        for number in range(functions.jaxsparse_engine_num_steps(self._pointer)):
+            step = _Step()
+            functions.jaxsparse_engine_describe(self._pointer, number, ctypes.byref(step))
+            values = [getattr(step, name) for name, _ in _Step._fields_]
+            found.append(tuple(x.decode() if isinstance(x, bytes) else x for x in values))
+        return found
+
+    def profile(
+        self, inputs: Sequence[np.ndarray], batch: int, repeats: int
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Runs a batch several times on one thread.
+
+        Args:
+          inputs: as of `run`.
+          batch: images.
+          repeats: 1 or more.
+
+        Returns:
+          The outputs, and float64[steps] seconds of each step, as medians.
+        """
+        functions = library()
+        outputs = [np.empty((batch, size), np.float32) for size in self.output_sizes]
+        seconds = np.empty(functions.jaxsparse_engine_num_steps(self._pointer))
+        if functions.jaxsparse_engine_profile(
+            self._pointer,
+            _pointers(inputs),
+            _pointers(outputs),
+            batch,
+            repeats,
+            *_pointers([seconds]),
+        ):
+            raise MemoryError(_error(functions))
+        return outputs, seconds
+
     @property
     def memory(self) -> int:
         """Bytes that the network takes in memory, so far."""
@@ -87,6 +138,9 @@ def library() -> Any:
         ("input_size", long, pointer, whole),
         ("output_size", long, pointer, whole),
         ("run", whole, pointer, pointer, pointer, long),
+        ("num_steps", whole, pointer),
+        ("describe", whole, pointer, whole, pointer),
+        ("profile", whole, pointer, pointer, pointer, long, whole, pointer),
         ("memory", ctypes.c_uint64, pointer),
         ("close", None, pointer),
         ("error", ctypes.c_char_p),

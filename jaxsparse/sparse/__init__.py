@@ -18,6 +18,8 @@ With `check_vma=False` they are not summed; take the mean of the gradients inste
 
 from jaxsparse.engine.files import LoadedEngine, load_engine, save_engine
 from jaxsparse.engine.inference import CompiledInference, compile_inference
+from jaxsparse.engine.paths import EnginePaths, engine_paths
+from jaxsparse.engine.profile import Profile, ProfileStep
 from jaxsparse.kernels.load import Backend, backend
 from jaxsparse.sparse.allocator import keep_memory
 from jaxsparse.sparse.choice import (
@@ -47,6 +49,7 @@ __all__ = [
     "Backend",
     "BreakEven",
     "CompiledInference",
+    "EnginePaths",
     "Epilogue",
     "LayerShape",
     "LayerTimes",
@@ -54,6 +57,8 @@ __all__ = [
     "LoadedEngine",
     "Measured",
     "Positions",
+    "Profile",
+    "ProfileStep",
     "Window",
     "backend",
     "batch_norm",
@@ -65,6 +70,7 @@ __all__ = [
     "compress",
     "compress_leaves",
     "count_active",
+    "engine_paths",
     "expand",
     "expand_leaves",
     "find_positions",
