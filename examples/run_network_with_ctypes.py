@@ -113,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.input is not None:
             inputs = [np.load(args.input)]
         else:
-            inputs = [np.arange(n, dtype=np.float32)[None] % 17 / 8 - 1 for n in network.input_sizes]
+            inputs = [
+                np.arange(n, dtype=np.float32)[None] % 17 / 8 - 1 for n in network.input_sizes
+            ]
         outputs, seconds = network(*inputs), []  # the first call makes the working memory
         for _ in range(args.repeats):
             start = time.perf_counter()
@@ -125,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*(f"{number:.9g}" for output in image for number in output))
     median = 1e6 * statistics.median(seconds)
     batch = len(inputs[0]) if inputs else 1
-    print(f"batch {batch}, {args.threads} threads: {median:.1f} us a call", file=sys.stderr)
+    print(f"batch {batch}, threads {args.threads}: {median:.1f} us a call", file=sys.stderr)
     network.close()
 
 

@@ -175,7 +175,7 @@ int main(int count, char **arguments) {
     }
     printf("\n");
   }
-  fprintf(stderr, "batch %ld, %ld threads, median of %ld calls: %.1f us; %" PRIu64 " bytes of memory\n",
+  fprintf(stderr, "batch %ld, threads %ld, median of %ld calls: %.1f us; %" PRIu64 " bytes of memory\n",
           o.batch, o.threads, o.repeats, 1e6 * times[o.repeats / 2], jaxsparse_engine_memory(engine));
   if (o.profile) print_profile(engine, inputs, outputs, o.batch, o.repeats);
 

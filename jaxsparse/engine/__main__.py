@@ -5,9 +5,9 @@
     python -m jaxsparse.engine --library        # the library alone
     python -m jaxsparse.engine --copy=FOLDER    # copies both there
 
-In a shell: `cc run_network.c -I$(python -m jaxsparse.engine --include) ...`. Copies have names without
-a hash, `jaxsparse_engine.h` and `libjaxsparse_engine.so`. They are all that another machine with the
-same kind of processor and system needs to run the files of `save_engine`.
+In a shell: `cc run_network.c -I$(python -m jaxsparse.engine --include) ...`. Copies have names
+without a hash, `jaxsparse_engine.h` and `libjaxsparse_engine.so`. The library is all that another
+machine needs to run the files of `save_engine`, if its system and kind of processor are the same.
 """
 
 import argparse

@@ -76,7 +76,7 @@ class Handle:
         for number in range(functions.jaxsparse_engine_num_steps(self._pointer)):
             step = _Step()
             functions.jaxsparse_engine_describe(self._pointer, number, ctypes.byref(step))
-            values = [getattr(step, name) for name, _ in _Step._fields_]
+            values = [getattr(step, field[0]) for field in _Step._fields_]
             found.append(tuple(x.decode() if isinstance(x, bytes) else x for x in values))
         return found
 

@@ -52,9 +52,7 @@ class EnginePaths(NamedTuple):
 
     def __str__(self) -> str:
         """Three lines."""
-        return (
-            f"include: {self.include}\nlibrary: {self.library}\ncompile: {self.compile_line()}"
-        )
+        return f"include: {self.include}\nlibrary: {self.library}\ncompile: {self.compile_line()}"
 
 
 def engine_paths() -> EnginePaths:

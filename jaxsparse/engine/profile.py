@@ -103,7 +103,8 @@ def profile_handle(
 ) -> tuple[list[np.ndarray], list[ProfileStep]]:
     """Returns the outputs of a network and its steps."""
     outputs, seconds = handle.profile(inputs, batch, repeats)
-    steps = [ProfileStep(*s, 1e6 * t) for s, t in zip(handle.steps(), seconds.tolist(), strict=True)]
+    times = (1e6 * seconds).tolist()
+    steps = [ProfileStep._make((*s, t)) for s, t in zip(handle.steps(), times, strict=True)]
     return outputs, steps
 
 
