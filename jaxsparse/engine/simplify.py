@@ -85,6 +85,8 @@ class _Passes:
         )
         if not is_silu:
             return product
+        # A logistic that only this product reads goes away, and its reading of x with it.
+        np.subtract.at(self.uses, product.left, self.uses[product.right] == 1)
         num = len(product.outs)
         zeros = np.zeros(num, np.int32)
         return Linear(
