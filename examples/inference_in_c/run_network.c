@@ -17,8 +17,8 @@
  *     ./run_network network.jse --input=images.f32   images from a file of floats
  *     ./run_network network.jse --profile            the time of each step as well
  *
- * prints an image's outputs per line, and the time of a call to stderr. images.f32 has floats alone,
- * as `images.astype("<f4").tofile("images.f32")` writes them; the batch is what the file has. A
+ * prints an image's outputs per line, and the time of a call to stderr. images.f32 has floats
+ * alone, as `images.astype("<f4").tofile("images.f32")` writes them; their number is the batch. A
  * network of several inputs has them one after the other, each for all images.
  */
 #define _POSIX_C_SOURCE 199309L
@@ -119,9 +119,9 @@ static void print_profile(jaxsparse_engine *engine, const float **inputs, float 
   for (int i = 0; i < num; i++) {
     jaxsparse_engine_step step;
     if (jaxsparse_engine_describe(engine, i, &step)) fail(1, jaxsparse_engine_error(), "");
-    fprintf(stderr, "%-13s %-9s %6" PRId64 " x %3" PRId64 " x %3" PRId64 " %9" PRId64 " %10.1f us\n",
-            step.kind, step.function, step.planes, step.height, step.width, step.weights,
-            1e6 * seconds[i]);
+    fprintf(stderr, "%-13s %-10s ", step.kind, step.function);
+    fprintf(stderr, "%6" PRId64 " x %3" PRId64 " x %3" PRId64 " %9" PRId64 " %10.1f us\n",
+            step.planes, step.height, step.width, step.weights, 1e6 * seconds[i]);
   }
   free(seconds);
 }
@@ -163,7 +163,8 @@ int main(int count, char **arguments) {
   double *times = memory((size_t)o.repeats, sizeof *times);
   for (long i = -1; i < o.repeats; i++) { /* the first call also makes the working memory */
     const double start = seconds_now();
-    if (jaxsparse_engine_run(engine, inputs, outputs, o.batch)) fail(1, jaxsparse_engine_error(), "");
+    const int failed = jaxsparse_engine_run(engine, inputs, outputs, o.batch);
+    if (failed) fail(1, jaxsparse_engine_error(), "");
     if (i >= 0) times[i] = seconds_now() - start;
   }
   qsort(times, (size_t)o.repeats, sizeof *times, later);
@@ -175,8 +176,9 @@ int main(int count, char **arguments) {
     }
     printf("\n");
   }
-  fprintf(stderr, "batch %ld, threads %ld, median of %ld calls: %.1f us; %" PRIu64 " bytes of memory\n",
-          o.batch, o.threads, o.repeats, 1e6 * times[o.repeats / 2], jaxsparse_engine_memory(engine));
+  fprintf(stderr, "batch %ld, threads %ld, median of %ld calls: %.1f us; %" PRIu64 " bytes\n",
+          o.batch, o.threads, o.repeats, 1e6 * times[o.repeats / 2],
+          jaxsparse_engine_memory(engine));
   if (o.profile) print_profile(engine, inputs, outputs, o.batch, o.repeats);
 
   for (int i = 0; i < num_outputs; i++) free(outputs[i]);
