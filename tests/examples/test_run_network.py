@@ -21,7 +21,7 @@ SOURCE = EXAMPLES / "inference_in_c" / "run_network.c"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a network of a convolution and a dense layer, three images, and their logits."""
+    """A folder with a network of a convolution and a dense layer, three images, their logits."""
     folder, rng = tmp_path_factory.mktemp("network"), np.random.default_rng(0)
     draw = lambda *shape: (rng.normal(size=shape) * (rng.random(shape) < 0.4)).astype(np.float32)
     weights = {"conv": draw(3, 3, 2, 8), "dense": draw(200, 7)}

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,23 @@ def test_without_a_compiler_wheels_are_pure(hook, monkeypatch, capsys):
     assert "jaxsparse without compiled kernels: there is no C++ comp" in "".join(
         capsys.readouterr()
     )
+
+
+def test_a_wheel_has_the_header_and_the_library_of_the_engine(
+    hook, levels, compile_with, tmp_path, capfd
+):
+    """What `jaxsparse.sparse.engine_paths` needs where the package is installed from a wheel."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    compile_with(QUICK)
+    root = Path(hook.root)
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, root)
+    (root / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    (wheel,) = WheelBuilder(str(root)).build(directory=str(tmp_path / "dist"))
+    with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
+    header = build.ENGINE.with_name("jaxsparse_engine.h").relative_to(ROOT)
+    assert header.as_posix() in names
+    (library,) = (root / "jaxsparse" / "kernels" / "lib").glob("engine-*.so")
+    assert library.relative_to(root).as_posix() in names
