@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.engine.evaluation import bound
+from jaxsparse.engine.evaluation import bound, is_key
 from jaxsparse.engine.library import Handle
 from jaxsparse.engine.steps import Outside, Segment, Trace
 from jaxsparse.text_table import text_table
@@ -91,7 +92,9 @@ def profile_trace(
             made = [y.reshape(batch, *x.shape[1:]) for x, y in zip(step.outputs, flat, strict=True)]
             found += steps
         else:
-            made = bound(step.eqn, [read(x) for x in step.operands])
+            dtypes = [var.aval.dtype for var in step.eqn.invars]  # the engine's are float32
+            pairs = zip(map(read, step.operands), dtypes, strict=True)
+            made = bound(step.eqn, [x if is_key(x) else jnp.asarray(x, d) for x, d in pairs])
             name = f"XLA: {step.eqn.primitive.name}"
             found.append(ProfileStep(name, "", 0, 0, 0, 0, 0, math.nan))
         arrays.update((x.number, y) for x, y in zip(step.outputs, made, strict=True))

@@ -10,7 +10,7 @@ DOCUMENTS = (*PAGES, "CONTRIBUTING.md", "experiments/README.md", "benchmarks/REA
 # Made by runs, by users or by the build.
 MADE = re.compile(r"^(data|runs|results/mine|experiments/results/mine)\b")
 FOLDERS = "jaxsparse|experiments|examples|tests|benchmarks|docs"
-ENDINGS = "py|md|h|cc|svg|png|json"
+ENDINGS = "py|md|h|c|cc|svg|png|json"
 
 
 def _prose(document: str) -> str:
@@ -38,9 +38,8 @@ def test_paths_exist(document):
     """Paths from the root (`jaxsparse/stages.py`, `tests/docs/`), also in commands."""
     text = text_of(document)
     found = re.findall(rf"(?<![\w/.])((?:{FOLDERS})/[\w./-]*(?:\.(?:{ENDINGS})|/))(?![\w*])", text)
-    found += [
-        name.replace(".", "/") + ".py"
-        for name in re.findall(r"python -m ((?:jaxsparse|benchmarks)[\w.]+)", text)
-    ]
+    modules = re.findall(r"python -m ((?:jaxsparse|benchmarks)[\w.]+)", text)
+    for path in (name.replace(".", "/") for name in modules):
+        found.append(f"{path}/__main__.py" if (ROOT / path).is_dir() else f"{path}.py")
     for path in found:
         assert MADE.match(path) or (ROOT / path).exists(), path

@@ -133,6 +133,21 @@ def _resrep(after, printed):
     assert "does not map 0 to 0" in printed and "csgd: in 2,000 steps" in printed
 
 
+def _inference(after, printed):
+    names = after[-1]
+    variables = names["variables"]
+    params = jaxsparse.apply_masks(variables["params"], names["masks"])
+    wanted = names["model"].apply(variables | {"params": params}, names["images"])
+    np.testing.assert_allclose(names["logits"], wanted, rtol=1e-4, atol=1e-5)
+    assert (names["logits"].argmax(-1) == names["classes"]).all()
+    linear = [step for step in names["profile"].steps if step.kind == "linear"]
+    assert [step.function for step in linear] == ["relu", "relu", ""]  # norms and sum are in them
+    assert "XLA runs 1 x dot_general: it is a batch of products" in printed
+    assert "threads 0 must be a whole number in [1, 256]" in printed
+    assert "an input has shape (4, 5, 12, 3)" in printed
+    assert "parts of the network need XLA" in printed
+
+
 COMES_TO = {
     "README.md": _readme,
     "docs/training_loops.md": _training_loops,
@@ -148,6 +163,7 @@ COMES_TO = {
     "docs/many_devices.md": _several_devices,
     "docs/studies.md": _studies,
     "docs/resrep_and_csgd.md": _resrep,
+    "docs/inference.md": _inference,
 }
 
 
