@@ -4,11 +4,11 @@
         --sparsity=0.9,0.95,0.99,0.999 --threads=1,2 --torch=PYTHON
 
 *ONNX Runtime* is dense, at its best settings and with as many threads as the engine; *XLA* and
-*PyTorch* (its ResNets alone) are dense too, and use all cores. *today* is inference by active weights in XLA's programs
-(`choose_forms`). All but PyTorch run in one process and are sampled in turn; numbers are medians
-[quartiles] of samples that no other process disturbed, and "?" marks a number without any. The
-limit is the network's active multiply-adds at the kernel's best rate, which is measured first, on
-all threads. Networks have ERK masks and made-up weights.
+*PyTorch* (its ResNets alone) are dense too, and use all cores. *today* is inference by active
+weights in XLA's programs (`choose_forms`). All but PyTorch run in one process and are sampled in
+turn; numbers are medians [quartiles] of samples that no other process disturbed, and "?" marks a
+number without any. The limit is the network's active multiply-adds at the kernel's best rate, which
+is measured first, on all threads. Networks have ERK masks and made-up weights.
 """
 
 import argparse

@@ -190,7 +190,8 @@ class CompiledInference:
         batch = np.shape(leaves[0])[0] if np.ndim(leaves[0]) else 0
         for x, (shape, dtype) in zip(leaves, self._shapes, strict=True):
             if np.shape(x) != (batch, *shape):
-                raise ValueError(f"an input has shape {np.shape(x)}; it must be (batch, *{shape})")
+                wanted = ", ".join(map(str, ("batch", *shape)))
+                raise ValueError(f"an input has shape {np.shape(x)}; it must be ({wanted})")
             if jnp.issubdtype(dtype, jnp.floating) != jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(f"an input has dtype {x.dtype}, the example {dtype}")
         return leaves, batch
