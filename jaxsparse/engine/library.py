@@ -97,7 +97,9 @@ def library() -> Any:
 
 
 def _pointers(arrays: Sequence[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    # Faster than `array.ctypes.data`, which makes an object.
+    addresses = [array.__array_interface__["data"][0] for array in arrays]
+    return (ctypes.c_void_p * len(arrays))(*addresses)
 
 
 def _error(functions: Any) -> str:

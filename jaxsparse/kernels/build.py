@@ -55,14 +55,13 @@ def build(folder: Path = FOLDER) -> list[Path]:
     levels = LEVELS.get(platform.machine())
     if levels is None or sys.platform == "win32":
         raise RuntimeError(f"no kernels for {sys.platform} on {platform.machine()}")
-    command = [*compiler(), *FLAGS]
+    command, headers = [*compiler(), *FLAGS], ["-isystem", os.fspath(_headers())]
     folder.mkdir(parents=True, exist_ok=True)
     libraries = []
     for level, options in levels.items():
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
             made = Path(scratch) / "library"
-            headers = ["-isystem", os.fspath(_headers())]
-            _compile([*command, *SHARED, *headers, *options, os.fspath(SOURCE)], made, level)
+            _compile([*command, *SHARED, *headers, *options], SOURCE, made, level)
             libraries.append(_replace(made, level, folder))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         libraries.append(_replace(_build_engine(command, levels, Path(scratch)), "engine", folder))
@@ -74,21 +73,23 @@ def _build_engine(command: list[str], levels: dict[str, Any], scratch: Path) -> 
     parts = []
     for level, options in levels.items():
         name = "jaxsparse_kernels_" + level.rpartition("-")[2]  # v4 of x86-64-v4
-        given = [*options, f"-DJAXSPARSE_LEVEL={name}", "-c", os.fspath(ENGINE_LEVEL)]
         parts.append(scratch / f"{level}.o")
-        _compile([*command, *given], parts[-1], level)
+        given = [*options, f"-DJAXSPARSE_LEVEL={name}", "-c"]
+        _compile([*command, *given], ENGINE_LEVEL, parts[-1], level)
     made = scratch / "library"
-    objects = map(os.fspath, parts)
-    _compile([*command, *SHARED, "-pthread", os.fspath(ENGINE), *objects], made, "the engine")
+    _compile([*command, *SHARED, "-pthread", *map(os.fspath, parts)], ENGINE, made, "all levels")
     return made
 
 
-def _compile(command: list[str], to: Path, what: str) -> None:
+def _compile(command: list[str], source: Path, to: Path, what: str) -> None:
     done = subprocess.run(
-        [*command, "-o", os.fspath(to)], capture_output=True, text=True, check=False
+        [*command, os.fspath(source), "-o", os.fspath(to)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{command[0]} cannot compile the kernels for {what}: {done.stderr}")
+        raise RuntimeError(f"{command[0]} cannot compile {source} for {what}: {done.stderr}")
 
 
 def _replace(made: Path, name: str, folder: Path) -> Path:

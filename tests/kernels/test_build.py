@@ -42,16 +42,22 @@ def compile_with(tmp_path, monkeypatch):
     return use
 
 
-def test_a_library_for_every_level_in_place_of_the_old(levels, compile_with, tmp_path):
+def test_a_library_for_every_level_and_the_engine_in_place_of_the_old(
+    levels, compile_with, tmp_path
+):
     folder = tmp_path / "lib"
     compile_with(QUICK, options=" -fcolor")
     libraries = build.build(folder)
     assert sorted(libraries) == sorted(folder.iterdir())
-    assert [path.name.rpartition("-")[0] for path in libraries] == list(levels)
+    assert [path.name.rpartition("-")[0] for path in libraries] == [*levels, "engine"]
     assert all(map(build.is_of_these_sources, libraries))
-    for options, path in zip(levels.values(), libraries, strict=True):
+    *of_levels, engine = libraries
+    for options, path in zip(levels.values(), of_levels, strict=True):
         given = path.read_text().split()
         assert "-fcolor" in given and {*options, str(build.SOURCE)} <= set(given)
+    given = engine.read_text().split()
+    assert "-fcolor" in given and str(build.ENGINE) in given
+    assert build.engine_library(folder) == engine
     compile_with(QUICK, options=" -fother")
     others = build.build(folder)
     assert sorted(others) == sorted(folder.iterdir()) and not {*others} & {*libraries}
@@ -118,7 +124,7 @@ def test_wheels_have_the_libraries_inside(hook, levels, compile_with, capsys):
     hook.initialize("standard", data)
     root = Path(hook.root)
     libraries = sorted((root / "jaxsparse" / "kernels" / "lib").iterdir())
-    assert len(libraries) == len(levels)
+    assert len(libraries) == len(levels) + 1
     assert sorted(root / path for path in data["artifacts"]) == libraries
     assert data["pure_python"] is False
     assert data["tag"].startswith("py3-none-") and "." not in data["tag"]

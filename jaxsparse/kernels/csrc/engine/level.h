@@ -58,38 +58,39 @@ inline void finish(const Tile& tile, Vec sum, float* out, int at) {
   store(out + at, masked(clamped(sum, tile.low, tile.high), tile.mask + at));
 }
 
-// Sums over taps for `num` vectors. Short tiles take two taps at a time, since an addition waits
+// Sums over taps for `num` vectors. Short tiles take several taps at a time, as an addition waits
 // for the one before it.
 template <int num>
 inline void strip(const Tile& tile, const Block& block, int at) {
-  constexpr bool in_turn = num <= 5;
+  constexpr int ways = num == 1 ? 8 : num == 2 ? 4 : num <= 5 ? 2 : 1;
   const float* const arena = tile.arena + at;
   const std::int32_t* const offset = block.offset;
   const float* const weight = block.weight;
-  Vec sums[num], others[in_turn ? num : 1];
-  for (int v = 0; v < num; v++) sums[v] = all(*block.bias);
+  Vec sums[ways][num];
+  for (int v = 0; v < num; v++) {
+    sums[0][v] = all(*block.bias);
+    for (int w = 1; w < ways; w++) sums[w][v] = Vec{};
+  }
   std::int64_t i = 0;
-  if constexpr (in_turn) {
-    for (int v = 0; v < num; v++) others[v] = Vec{};
-    for (; i + 1 < block.num; i += 2) {
-      const float *p = arena + offset[i], *q = arena + offset[i + 1];
-      const Vec a = all(weight[i]), b = all(weight[i + 1]);
-      for (int v = 0; v < num; v++) {
-        sums[v] += a * load(p + v * kLanes);
-        others[v] += b * load(q + v * kLanes);
-      }
+  for (; i + ways <= block.num; i += ways) {
+    for (int w = 0; w < ways; w++) {
+      const float* p = arena + offset[i + w];
+      const Vec a = all(weight[i + w]);
+      for (int v = 0; v < num; v++) sums[w][v] += a * load(p + v * kLanes);
     }
   }
-  for (; i < block.num; i++) {
+  for (; ways > 1 && i < block.num; i++) {
     const float* p = arena + offset[i];
     const Vec a = all(weight[i]);
-    for (int v = 0; v < num; v++) sums[v] += a * load(p + v * kLanes);
+    for (int v = 0; v < num; v++) sums[0][v] += a * load(p + v * kLanes);
   }
-  if constexpr (in_turn) {
-    for (int v = 0; v < num; v++) sums[v] += others[v];
+  for (int width = ways / 2; width > 0; width /= 2) {
+    for (int w = 0; w < width; w++) {
+      for (int v = 0; v < num; v++) sums[w][v] += sums[w + width][v];
+    }
   }
   float* const out = tile.arena + *block.out;
-  for (int v = 0; v < num; v++) finish(tile, sums[v], out, at + v * kLanes);
+  for (int v = 0; v < num; v++) finish(tile, sums[0][v], out, at + v * kLanes);
 }
 
 template <int num>

@@ -19,9 +19,8 @@ class Runner {
       : form_(form), program_(form.program), kernels_(kernels), arena_(arena), g_(form.images) {}
 
   // Copies `num` images into the arena, at most as many as the form has; the others are zeros.
-  void load(const Array& array, const float* from, i64 num, Part part) const {
-    const i64 planes = static_cast<i64>(array.planes.size());
-    for (i64 i = part.begin(planes); i < part.end(planes); i++) {
+  void load(const Array& array, const float* from, i64 num) const {
+    for (std::size_t i = 0; i < array.planes.size(); i++) {
       const Geometry& g = program_.geometry(array.planes[i]);
       float* plane = first(array.planes[i]);
       for (i64 k = 0; k < g_; k++) {
@@ -35,9 +34,8 @@ class Runner {
     }
   }
 
-  void save(const Array& array, float* to, i64 num, Part part) const {
-    const i64 planes = static_cast<i64>(array.planes.size());
-    for (i64 i = part.begin(planes); i < part.end(planes); i++) {
+  void save(const Array& array, float* to, i64 num) const {
+    for (std::size_t i = 0; i < array.planes.size(); i++) {
       const Geometry& g = program_.geometry(array.planes[i]);
       const float* plane = first(array.planes[i]);
       for (i64 k = 0; k < num; k++) {

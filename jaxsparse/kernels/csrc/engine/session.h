@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "run.h"
+#include "schedule.h"
 #include "workers.h"
 
 namespace jaxsparse::engine {
@@ -35,7 +36,13 @@ class Arena {
 class Session {
  public:
   Session(const unsigned char* bytes, std::uint64_t size, int threads, const Kernels& kernels)
-      : program_(Parser(bytes, size).parse()), kernels_(kernels), workers_(threads) {}
+      : program_(Parser(bytes, size).parse()),
+        schedule_(schedule_of(program_)),
+        kernels_(kernels),
+        workers_(threads) {
+    // Constant planes are in no operation, and are in both arenas anyway.
+    if (program_.arena * kLine > kMostInterleaved) schedule_ = {num_operations(), {}};
+  }
 
   const Program& program() const { return program_; }
 
@@ -62,106 +69,150 @@ class Session {
   // One call at a time; others wait.
   void run(const float* const* inputs, float* const* outputs, i64 batch) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const i64 many = batch >= kLine && interleaves() ? batch / kLine * kLine : 0;
-    run_images(form(many_, kLine, many > 0), arenas_many_, inputs, outputs, 0, many);
-    run_images(form(one_, 1, batch > many), arenas_one_, inputs, outputs, many, batch);
+    const int threads = workers_.num();
+    i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0;
+    // Images that begin alone are not shared by threads.
+    if (schedule_.cut > 0 && groups < threads) groups = 0;
+    if (groups > 0) {
+      prepare(many_, arenas_many_, kLine, groups);
+      if (schedule_.cut > 0) prepare(one_, arenas_one_, 1, groups);
+      run_groups(groups, *many_, [&](i64 group, int thread, Part part) {
+        run_together(inputs, outputs, group * kLine, thread, part);
+      });
+    }
+    const i64 done = groups * kLine;
+    if (done == batch) return;
+    prepare(one_, arenas_one_, 1, batch - done);
+    run_groups(batch - done, *one_, [&](i64 image, int thread, Part part) {
+      const Range all{&*one_, arenas_one_[thread].data(), 0, num_operations()};
+      load(all, inputs, done + image, part);
+      run_range(all, part);
+      save(all, outputs, done + image, part);
+    });
   }
 
  private:
-  // Whether images go through the network faster 16 at a time, by the vectors that are multiplied
-  // for an image. Planes of few pixels fill a vector with zeros between the rows if there is one
-  // image; large ones do not stay in the cache if there are 16.
-  bool interleaves() const {
-    double alone = 0, together = 0;
-    for (const Operation& operation : program_.operations) {
-      const auto* linear = std::get_if<Linear>(&operation);
-      if (linear == nullptr) continue;
-      const Geometry& g = program_.geometries[linear->geometry];
-      const double taps = static_cast<double>(linear->taps.size() + 4 * linear->outs.size());
-      const i64 extent = g.extent();
-      alone += taps * static_cast<double>(extent == 1 ? 1 : in_lines(extent) / kLine);
-      together += taps * static_cast<double>(extent) / kLine;
-    }
-    return together * (program_.arena > kFewFloats ? 1.5 : 1.0) < alone;
-  }
+  // Operations on an arena.
+  struct Range {
+    const Form* form;
+    float* arena;
+    i64 begin, end;
+  };
 
-  const Form* form(std::optional<Form>& form, i64 images, bool is_needed) {
-    if (is_needed && !form) form.emplace(program_, images);
-    return form ? &*form : nullptr;
-  }
+  i64 num_operations() const { return static_cast<i64>(program_.operations.size()); }
 
-  void run_images(const Form* form, std::vector<Arena>& arenas, const float* const* inputs,
-                  float* const* outputs, i64 begin, i64 end) {
-    if (begin == end) return;
-    const i64 groups = (end - begin) / form->images;
-    const int threads = workers_.num();
-    const bool apart = groups >= threads && threads > 1;  // every thread has images of its own
-    const bool together = !apart && is_worth_waking(*form);
-    while (arenas.size() < static_cast<std::size_t>(apart ? threads : 1)) {
+  // Makes a form, and an arena for each thread that has images of its own.
+  void prepare(std::optional<Form>& form, std::vector<Arena>& arenas, i64 images, i64 groups) {
+    if (!form) form.emplace(program_, images);
+    const i64 threads = workers_.num();
+    while (static_cast<i64>(arenas.size()) < (groups >= threads ? threads : 1)) {
       arenas.emplace_back(*form);
     }
-    if (apart) {
+  }
+
+  // Calls one(group, thread, part) for all groups: on threads of their own, or each on all threads
+  // if there are fewer groups than threads.
+  template <class One>
+  void run_groups(i64 groups, const Form& form, const One& one) {
+    const int threads = workers_.num();
+    if (threads > 1 && groups >= threads) {
       std::atomic<i64> next{0};
       workers_.run([&](int thread) {
-        for (i64 i; (i = next.fetch_add(1)) < groups;) {
-          run_group(*form, arenas[thread], inputs, outputs, begin + i * form->images, {0, 1});
-        }
+        for (i64 i; (i = next.fetch_add(1)) < groups;) one(i, thread, Part{0, 1});
       });
       return;
     }
     const auto all = [&](Part part) {
-      for (i64 i = 0; i < groups; i++) {
-        run_group(*form, arenas[0], inputs, outputs, begin + i * form->images, part);
-      }
+      for (i64 i = 0; i < groups; i++) one(i, 0, part);
     };
-    if (together) {
+    if (threads > 1 && is_worth_waking(form)) {
       workers_.run([&](int thread) { all({thread, threads}); });
     } else {
       all({0, 1});
     }
   }
 
-  bool is_worth_waking(const Form& form) const {
-    return workers_.num() > 1 &&
-           std::any_of(form.layers.begin(), form.layers.end(),
+  static bool is_worth_waking(const Form& form) {
+    return std::any_of(form.layers.begin(), form.layers.end(),
                        [](const Layer& layer) { return layer.work() >= kWorthMeeting; });
   }
 
-  void run_group(const Form& form, Arena& arena, const float* const* inputs,
-                 float* const* outputs, i64 image, Part part) {
-    const Runner runner(form, kernels_, arena.data());
-    bool are_apart = false;  // others may have seen less than what is done
-    const auto step = [&](i64 work, const auto& run) {
-      const bool is_shared = part.of > 1 && work >= kWorthMeeting;
-      if (is_shared && are_apart) workers_.meet();
-      if (is_shared || part.number == 0) run(is_shared ? part : Part{0, 1});
-      if (is_shared) workers_.meet();
-      are_apart = !is_shared;
-    };
+  void run_together(const float* const* inputs, float* const* outputs, i64 image, int thread,
+                    Part part) {
+    const Range late{&*many_, arenas_many_[thread].data(), schedule_.cut, num_operations()};
+    if (schedule_.cut == 0) {
+      load(late, inputs, image, part);
+    } else {
+      const Range early{&*one_, arenas_one_[thread].data(), 0, schedule_.cut};
+      for (i64 k = 0; k < kLine; k++) {
+        load(early, inputs, image + k, part);
+        run_range(early, part);
+        interleave(early.arena, late.arena, k);
+      }
+    }
+    run_range(late, part);
+    save(late, outputs, image, part);
+  }
+
+  // Puts the planes of an image among those of 16.
+  void interleave(const float* from, float* to, i64 image) const {
+    for (const i64 plane : schedule_.interleaved) {
+      const i64 first = program_.first(plane), extent = program_.geometry(plane).extent();
+      for (i64 i = first; i < first + extent; i++) to[i * kLine + image] = from[i];
+    }
+  }
+
+  // Runs a step on all threads or, if it is small, on the first. Threads meet before and behind
+  // what they share.
+  template <class Step>
+  void run_step(i64 work, Part part, bool& are_apart, const Step& step) {
+    const bool is_shared = part.of > 1 && work >= kWorthMeeting;
+    if (is_shared && are_apart) workers_.meet();
+    if (is_shared || part.number == 0) step(is_shared ? part : Part{0, 1});
+    if (is_shared) workers_.meet();
+    are_apart = !is_shared;
+  }
+
+  void load(const Range& range, const float* const* inputs, i64 image, Part part) {
+    if (part.number > 0) return;
+    const Runner runner(*range.form, kernels_, range.arena);
     for (std::size_t i = 0; i < program_.inputs.size(); i++) {
       const Array& array = program_.inputs[i];
-      step(array.size * form.images / 4, [&](Part mine) {
-        runner.load(array, inputs[i] + image * array.size, form.images, mine);
-      });
+      runner.load(array, inputs[i] + image * array.size, range.form->images);
     }
+  }
+
+  void save(const Range& range, float* const* outputs, i64 image, Part part) {
+    if (part.number == 0) {
+      const Runner runner(*range.form, kernels_, range.arena);
+      for (std::size_t i = 0; i < program_.outputs.size(); i++) {
+        const Array& array = program_.outputs[i];
+        runner.save(array, outputs[i] + image * array.size, range.form->images);
+      }
+    }
+    if (part.of > 1) workers_.meet();  // nobody begins the next image
+  }
+
+  void run_range(const Range& range, Part part) {
+    const Runner runner(*range.form, kernels_, range.arena);
+    bool are_apart = true;  // the first thread has loaded the image
     std::size_t layer = 0;
-    for (const Operation& operation : program_.operations) {
-      if (std::holds_alternative<Linear>(operation)) {
-        const Layer& linear = form.layers[layer++];
-        step(linear.work(), [&](Part mine) { runner.run(linear, mine); });
+    for (i64 i = 0; i < range.end; i++) {
+      const Operation& operation = program_.operations[i];
+      const bool is_linear = std::holds_alternative<Linear>(operation);
+      layer += is_linear;
+      if (i < range.begin) continue;
+      if (is_linear) {
+        const Layer& linear = range.form->layers[layer - 1];
+        run_step(linear.work(), part, are_apart, [&](Part mine) { runner.run(linear, mine); });
       } else {
         std::visit(
             [&](const auto& other) {
-              step(work_of(form, other), [&](Part mine) { run_other(runner, other, mine); });
+              run_step(work_of(*range.form, other), part, are_apart,
+                       [&](Part mine) { run_other(runner, other, mine); });
             },
             operation);
       }
-    }
-    for (std::size_t i = 0; i < program_.outputs.size(); i++) {
-      const Array& array = program_.outputs[i];
-      step(array.size * form.images / 4, [&](Part mine) {
-        runner.save(array, outputs[i] + image * array.size, form.images, mine);
-      });
     }
     if (are_apart && part.of > 1) workers_.meet();
   }
@@ -178,9 +229,10 @@ class Session {
     runner.run(other, part);
   }
 
-  static constexpr i64 kFewFloats = 1 << 14;
+  static constexpr i64 kMostInterleaved = 1 << 26;  // floats
 
   Program program_;
+  Schedule schedule_;
   const Kernels& kernels_;
   Workers workers_;
   std::optional<Form> one_, many_;

@@ -1,0 +1,115 @@
+// When the images of a batch go through a network alone, and when 16 of them together.
+//
+// Planes of few pixels do not fill a vector, unless 16 images lie interleaved; large planes of 16
+// images do not stay in the cache. So a batch may begin image by image, and go on together.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "form.h"
+
+namespace jaxsparse::engine {
+
+// Vectors that are multiplied in the time that a float takes to its place among 16 images.
+constexpr double kInterleaving = 3;
+// Floats of an operation's planes, of 16 images, that stay in the cache.
+constexpr double kCached = 1 << 19;
+constexpr double kUncached = 1.15;  // times slower
+// Vectors that are multiplied in the time that a tap costs in a tile, beside its multiplications.
+constexpr double kTap = 1.5;
+
+struct Schedule {
+  i64 cut;           // operations before it run image by image, the others together
+  Ints interleaved;  // planes that are made before and read behind it
+};
+
+// Calls each(planes, is_made) for the planes that an operation reads and makes.
+template <class Each>
+void for_planes(const Operation& operation, const Each& each) {
+  std::visit(
+      [&](const auto& found) {
+        using Kind = std::decay_t<decltype(found)>;
+        each(found.outs, true);
+        if constexpr (std::is_same_v<Kind, Product>) {
+          each(found.left, false);
+          each(found.right, false);
+        } else if constexpr (std::is_same_v<Kind, Select>) {
+          each(found.condition, false);
+          each(found.above, false);
+          each(found.otherwise, false);
+        } else {
+          each(found.sources, false);
+        }
+      },
+      operation);
+}
+
+// The time of an image, in multiplications of vectors, of one image alone or of one among 16.
+inline double cost(const Program& program, const Operation& operation, i64 images) {
+  double floats = 0, made = 0;
+  for_planes(operation, [&](const Ints& planes, bool is_made) {
+    for (const i64 plane : planes) {
+      const double extent = static_cast<double>(in_lines(program.geometry(plane).extent() * images));
+      floats += extent;
+      if (is_made) made += extent;
+    }
+  });
+  const auto* linear = std::get_if<Linear>(&operation);
+  if (linear == nullptr) return (floats + 4 * static_cast<double>(images)) / kLine / images;
+  if (linear->outs.empty()) return 0;
+  const double extent = made / linear->outs.size();
+  const double vectors = extent == 1 ? 1 : extent / kLine;
+  const double taps = static_cast<double>(linear->taps.size() + 4 * linear->outs.size());
+  const double slower = images > 1 && floats > kCached ? kUncached : 1;
+  return taps * (vectors + kTap * std::ceil(vectors / kMostVectors)) / images * slower;
+}
+
+// Planes that operations before `cut` or the caller make, and later ones or the caller read.
+inline Ints planes_over(const Program& program, i64 cut) {
+  std::vector<char> is_made(program.planes.size(), 0), is_read(program.planes.size(), 0);
+  for (const Array& array : program.inputs) {
+    for (const i64 plane : array.planes) is_made[plane] = 1;
+  }
+  for (const Array& array : program.outputs) {
+    for (const i64 plane : array.planes) is_read[plane] = 1;
+  }
+  for (i64 i = 0; i < static_cast<i64>(program.operations.size()); i++) {
+    for_planes(program.operations[i], [&](const Ints& planes, bool makes) {
+      for (const i64 plane : planes) {
+        if (makes && i < cut) is_made[plane] = 1;
+        if (!makes && i >= cut) is_read[plane] = 1;
+      }
+    });
+  }
+  Ints found;
+  for (std::size_t plane = 0; plane < is_made.size(); plane++) {
+    if (is_made[plane] && is_read[plane]) found.push_back(static_cast<std::int32_t>(plane));
+  }
+  return found;
+}
+
+// The cut that takes the least time. A cut behind the last operation is none.
+inline Schedule schedule_of(const Program& program) {
+  const i64 num = static_cast<i64>(program.operations.size());
+  std::vector<double> alone{0}, together{0};
+  for (const Operation& operation : program.operations) {
+    alone.push_back(alone.back() + cost(program, operation, 1));
+    together.push_back(together.back() + cost(program, operation, kLine));
+  }
+  Schedule best{num, {}};
+  double least = alone.back();
+  for (i64 cut = 0; cut < num; cut++) {
+    double time = alone[cut] + together.back() - together[cut];
+    if (time >= least) continue;
+    const Ints planes = cut > 0 ? planes_over(program, cut) : Ints{};
+    for (const i64 plane : planes) time += kInterleaving * program.geometry(plane).extent();
+    if (time < least) {
+      least = time;
+      best = {cut, planes};
+    }
+  }
+  return best;
+}
+
+}  // namespace jaxsparse::engine
