@@ -57,7 +57,7 @@ def to_bytes(net: Network, weight_bits: int = 32) -> bytes:
     for constant in constants:
         to.put(len(constant.outs))
         to.array(number[constant.outs])
-        to.array(constant.pixels.astype("<f4"))
+        to.array(constant.pixels, "<f4")
     for arrays in (net.inputs, net.outputs):
         to.put(len(arrays))
         for array in arrays:
@@ -92,9 +92,8 @@ class _Writer:
             self.parts.append(struct.pack("<f" if is_real else "<i", x))
 
     def array(self, array: Any, dtype: str = "<i4") -> None:
-        array = np.asarray(array)
-        made = array if array.dtype.kind == "f" else array.astype(dtype)
-        data = np.ascontiguousarray(made).tobytes()
+        """Writes an array as a dtype."""
+        data = np.ascontiguousarray(array, dtype).tobytes()
         self.parts.append(data + b"\0" * (-len(data) % 4))
 
     def bytes(self) -> bytes:
@@ -171,7 +170,7 @@ def _put_linear(
     to.array(shifts.T)
     to.array(number[sources])
     to.array(number[linear.outs])
-    to.array(np.asarray(linear.bias, "<f4"))
+    to.array(linear.bias, "<f4")
     to.array(linear.counts())
     to.array(taps, "<u2" if len(sources) * num_shifts <= 1 << 16 else "<i4")
     _put_weights(to, weights, linear.counts(), weight_bits)
@@ -183,7 +182,7 @@ def _put_activation(to: _Writer, activation: Activation) -> None:
 
 def _put_weights(to: _Writer, weights: np.ndarray, counts: np.ndarray, bits: int) -> None:
     if bits == 32:
-        to.array(weights.astype("<f4"))
+        to.array(weights, "<f4")
     elif bits == 16:
         whole = weights.astype("<f4").view("<u4")
         rounded = whole + 0x7FFF + (whole >> 16 & 1)  # to the nearest, ties to even
@@ -193,5 +192,5 @@ def _put_weights(to: _Writer, weights: np.ndarray, counts: np.ndarray, bits: int
         largest = np.zeros(len(counts))
         np.maximum.at(largest, out, np.abs(weights))
         scales = np.where(largest > 0, largest / 127, 1.0)
-        to.array(scales.astype("<f4"))
+        to.array(scales, "<f4")
         to.array(np.rint(weights / scales[out]), "<i1")

@@ -5,6 +5,8 @@
 // the machine has fewer free cores than the engine has threads.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -38,25 +40,29 @@ void spin(const Done& is_done) {
 
 class Workers {
  public:
-  explicit Workers(int num) : num_(num) {
-    for (int i = 1; i < num; i++) threads_.emplace_back([this, i] { wait_for_tasks(i); });
+  explicit Workers(int num) : num_(num), process_(getpid()) {
+    try {
+      for (int i = 1; i < num; i++) threads_.emplace_back([this, i] { wait_for_tasks(i); });
+    } catch (...) {  // the system has no thread left
+      end();
+      throw;
+    }
   }
 
   ~Workers() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      ends_ = true;
-      task_number_.fetch_add(1);
+    if (are_elsewhere()) {
+      for (std::thread& thread : threads_) thread.detach();
+      return;
     }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    end();
   }
 
-  int num() const { return num_; }
+  // Threads that work: 1 in a process that was forked, since the others stayed behind.
+  int num() const { return are_elsewhere() ? 1 : num_; }
 
-  // Calls task(i) for i in [0, num) at the same time, 0 on the calling thread. It must not throw.
+  // Calls task(i) for i in [0, num()) at the same time, 0 on the calling thread. It must not throw.
   void run(const std::function<void(int)>& task) {
-    if (num_ == 1) return task(0);
+    if (num() == 1) return task(0);
     task_ = &task;
     left_.store(num_ - 1);
     {
@@ -68,9 +74,8 @@ class Workers {
     spin([this] { return left_.load(std::memory_order_acquire) == 0; });
   }
 
-  // Waits inside a task until all threads are here.
+  // Waits inside a task of several threads until all are here.
   void meet() {
-    if (num_ == 1) return;
     const int turn = turn_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
@@ -81,6 +86,18 @@ class Workers {
   }
 
  private:
+  void end() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ends_ = true;
+      task_number_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  bool are_elsewhere() const { return num_ > 1 && getpid() != process_; }
+
   void wait_for_tasks(int number) {
     for (unsigned seen = 0;;) {
       constexpr int kSpins = 20000;  // some 100 microseconds, in which the next call often comes
@@ -101,6 +118,7 @@ class Workers {
   }
 
   const int num_;
+  const pid_t process_;
   std::vector<std::thread> threads_;
   const std::function<void(int)>* task_ = nullptr;
   std::atomic<unsigned> task_number_{0};
