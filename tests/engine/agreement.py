@@ -48,7 +48,7 @@ def assert_agree(
     """
     all_of_them = lambda *arrays: {name: f(*arrays) for name, f in functions.items()}
     engine = compiled(all_of_them, *inputs, **options)
-    assert not engine.reasons
+    assert not engine.reasons, str(engine)
     assert len(engine.programs) == 1
     want = jax.jit(all_of_them)(*inputs)
     for batch in batches:
