@@ -92,6 +92,11 @@ class CompiledInference:
         self._jitted = jax.jit(self._in_jax)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the engine runs all of the network, for any number of images."""
+        return self._segment is not None
+
+    @property
     def programs(self) -> list[bytes]:
         """The parts that the engine runs, as `save_engine` writes them."""
         return list(self._plan.programs)

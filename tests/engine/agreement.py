@@ -26,7 +26,9 @@ def difference(got: Any, want: Any) -> float:
     return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-3))
 
 
-def compiled(function: Callable[..., Any], *inputs: np.ndarray, **options: Any) -> CompiledInference:
+def compiled(
+    function: Callable[..., Any], *inputs: np.ndarray, **options: Any
+) -> CompiledInference:
     """Returns a function of arrays, compiled as one of their tuple."""
     apply = lambda variables, arrays: function(*arrays)
     return compile_inference(apply, {}, None, tuple(x[:1] for x in inputs), **options)

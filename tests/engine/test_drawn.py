@@ -14,9 +14,7 @@ BATCHES = (40, 1, 3, 16, 17)
 
 def assert_right(seed: int) -> None:
     network, x = drawn(seed), numbers(max(BATCHES), *SHAPE, seed=seed)
-    engine = compile_inference(
-        lambda _, x: network(x), {}, None, x[:1], threads=1 + seed % 3
-    )
+    engine = compile_inference(lambda _, x: network(x), {}, None, x[:1], threads=1 + seed % 3)
     if engine.reasons and backend().name != "compiled":
         return  # XLA has a part of this one
     want = jax.jit(drawn(seed, crops=True))(x)

@@ -75,7 +75,7 @@ class Stranger(linen.Module):
         x = linen.gelu(jnp.concatenate([x, y * gate], -1))
         x = linen.avg_pool(x, (2, 2), (1, 1))
         x = linen.LayerNorm()(x.reshape(len(x), -1))
-        return linen.log_softmax(linen.Dense(10)(x)) if False else linen.softmax(linen.Dense(10)(x))
+        return linen.softmax(linen.Dense(10)(x))
 
 
 def test_third_party():
@@ -144,7 +144,7 @@ def test_equinox():
 class Block(linen.Module):
     @linen.compact
     def __call__(self, x):
-        x = x + linen.SelfAttention(2)(linen.LayerNorm()(x))
+        x = x + linen.MultiHeadDotProductAttention(2)(linen.LayerNorm()(x))
         return x + linen.Dense(8)(linen.gelu(linen.Dense(16)(linen.LayerNorm()(x))))
 
 

@@ -61,11 +61,11 @@ def test_convolutions():
 
 
 def test_negative_padding():
-    cropped = lambda x: convolution(3, 3, padding="VALID")(jnp.pad(x, [(0, 0), (0, 1), (0, 2), (0, 0)])[:, 1:])
-    engine = compiled(convolution(3, 3, padding=[(-1, 1), (0, 2)]), IMAGES)
-    np.testing.assert_allclose(
-        engine((IMAGES,)), jax.jit(cropped)(IMAGES), rtol=1e-5, atol=1e-5
+    cropped = lambda x: convolution(3, 3, padding="VALID")(
+        jnp.pad(x, [(0, 0), (0, 1), (0, 2), (0, 0)])[:, 1:]
     )
+    engine = compiled(convolution(3, 3, padding=[(-1, 1), (0, 2)]), IMAGES)
+    np.testing.assert_allclose(engine((IMAGES,)), jax.jit(cropped)(IMAGES), rtol=1e-5, atol=1e-5)
 
 
 def test_transposed_convolution_is_left_to_xla():
@@ -89,8 +89,10 @@ def test_channels_first():
 
 def test_one_axis():
     w = weights(3, 4, 6)
-    conv = lambda strides, padding, dilation: lambda x: jax.lax.conv_general_dilated(
-        x, w, strides, padding, rhs_dilation=dilation, dimension_numbers=("NWC", "WIO", "NWC")
+    conv = lambda strides, padding, dilation: (
+        lambda x: jax.lax.conv_general_dilated(
+            x, w, strides, padding, rhs_dilation=dilation, dimension_numbers=("NWC", "WIO", "NWC")
+        )
     )
     assert_agree(
         {
@@ -148,7 +150,9 @@ def test_products_of_data_are_left_to_xla():
 def test_too_many_taps_are_left_to_xla(monkeypatch):
     monkeypatch.setattr(products, "MOST_TAPS", 10)
     assert "active weights" in str(compiled(convolution(3, 3), IMAGES))
-    assert "active products" in str(compiled(lambda x: x @ np.ones((20, 6), np.float32), numbers(2, 20)))
+    assert "active products" in str(
+        compiled(lambda x: x @ np.ones((20, 6), np.float32), numbers(2, 20))
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 4, 5, 16])

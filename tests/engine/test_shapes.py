@@ -24,7 +24,9 @@ def test_slices_and_pads():
             "crops": pad((-1, 2), (1, -2), (0, 0)),
             "channels around": pad((0, 0), (0, 0), (2, 1)),
             "channels off": pad((0, 1), (0, 0), (-1, 2)),
-            "convolution of a pad": lambda x: jnp.pad(x @ numbers(4, 3), [(0, 0), (1, 1), (1, 1), (0, 0)]),
+            "convolution of a pad": lambda x: jnp.pad(
+                x @ numbers(4, 3), [(0, 0), (1, 1), (1, 1), (0, 0)]
+            ),
         },
         IMAGES,
     )
@@ -55,15 +57,15 @@ def test_reshapes_and_transposes():
             "flat": lambda x: x.reshape(len(x), -1),
             "flat, channels first": lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
             "rows joined": lambda x: x.reshape(len(x), 24, 4),
-            "patches": lambda x: x.reshape(len(x), 3, 2, 2, 2, 4)
-            .transpose(0, 1, 3, 2, 4, 5)
-            .reshape(len(x), 6, 16),
+            "patches": lambda x: (
+                x.reshape(len(x), 3, 2, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 6, 16)
+            ),
             "heads": lambda x: x.reshape(len(x), 24, 2, 2).transpose(0, 2, 1, 3),
             "there and back": lambda x: jax.nn.relu(x.reshape(len(x), -1)).reshape(x.shape),
             "turned round": lambda x: x.transpose(0, 2, 1, 3),
-            "depth to space": lambda x: x.reshape(len(x), 6, 4, 2, 2)
-            .transpose(0, 1, 3, 2, 4)
-            .reshape(len(x), 12, 8),
+            "depth to space": lambda x: (
+                x.reshape(len(x), 6, 4, 2, 2).transpose(0, 1, 3, 2, 4).reshape(len(x), 12, 8)
+            ),
         },
         IMAGES,
     )
