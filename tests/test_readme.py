@@ -34,7 +34,14 @@ def test_its_diff_is_that_of_the_examples():
     assert marked_block("README.md", "dense to sparse").splitlines() == list(diff)
 
 
-PACKAGES = ("checkpoint", "engine", "nn", "sparse", "structured", "studies")  # imported on their own
+PACKAGES = (
+    "checkpoint",
+    "engine",
+    "nn",
+    "sparse",
+    "structured",
+    "studies",
+)  # imported on their own
 
 
 def test_names_of_the_library_in_it_and_in_the_pages_exist():

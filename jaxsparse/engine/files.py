@@ -21,7 +21,7 @@ def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
     Raises:
       ValueError: parts of the network are left to XLA; says which.
     """
-    if len(engine.programs) != 1 or engine.reasons:
+    if not engine.is_whole:
         raise ValueError(f"parts of the network need XLA, and a file cannot have them:\n{engine}")
     path, data = Path(path), engine.programs[0]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

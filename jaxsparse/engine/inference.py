@@ -76,9 +76,12 @@ class CompiledInference:
         self._plans: dict[int, _Plan] = {}
         self._handle: Handle | None = None
         self._plan = self._planned(_TRACED)
-        if self._plan.segment is None:
+        # The one segment that serves every batch. A plan for one number of images may be a single
+        # segment too, say for a single image, and still be wrong for others.
+        self._segment = self._plan.segment
+        if self._segment is None:
             self._plan = self._planned(np.shape(leaves[0])[0])
-        segment, is_leaf = self._plan.segment, jax.tree_util.treedef_is_leaf
+        segment, is_leaf = self._segment, jax.tree_util.treedef_is_leaf
         self._is_one_to_one = (
             segment is not None
             and len(segment.inputs) == len(segment.outputs) == 1
@@ -89,6 +92,11 @@ class CompiledInference:
         equations = [step for step in self._plan.trace.steps if isinstance(step, Equation)]
         self.reasons = Counter((step.eqn.primitive.name, step.reason) for step in equations)
         self._jitted = jax.jit(self._in_jax)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine runs all of the network, for any number of images."""
+        return self._segment is not None
 
     @property
     def programs(self) -> list[bytes]:
@@ -111,18 +119,17 @@ class CompiledInference:
             (found,) = self._opened().run([inputs], len(inputs))
             return found.reshape(len(inputs), *self._plan.trace.outputs[0].shape[1:])
         leaves, batch = self._checked(inputs)
-        segment = self._plan.segment
+        segment = self._segment
         are_numpys = all(isinstance(x, np.ndarray) for x in leaves)
         if segment is None or not are_numpys:
             return self._jitted(inputs)
         arrays = [np.ascontiguousarray(leaves[x.number], np.float32) for x in segment.inputs]
         found = self._opened().run(arrays, batch)
-        by_number = {
-            x.number: array.reshape(batch, *x.shape[1:])
-            for x, array in zip(segment.outputs, found, strict=True)
-        }
+        by_number = dict(enumerate(leaves))
+        for x, array in zip(segment.outputs, found, strict=True):
+            by_number[x.number] = array.reshape(batch, *x.shape[1:])
         outputs = [
-            by_number[x.number].astype(dtype, copy=False)
+            np.asarray(by_number[x.number], dtype)
             for x, dtype in zip(self._plan.trace.outputs, self._plan.trace.dtypes, strict=True)
         ]
         return jax.tree.unflatten(self._plan.outputs, outputs)
@@ -139,7 +146,7 @@ class CompiledInference:
         """
         repeats = check_whole("repeats", repeats, 1, MOST_REPEATS)
         leaves, batch = self._checked(inputs)
-        plan = self._plan if self._plan.segment else self._planned(batch)
+        plan = self._plan if self._segment else self._planned(batch)
         return profile_trace(plan.trace, plan.programs, leaves, batch, repeats)
 
     def __str__(self) -> str:
@@ -199,7 +206,7 @@ class CompiledInference:
     def _in_jax(self, inputs: PyTree) -> PyTree:
         leaves = jax.tree.leaves(inputs)
         batch = leaves[0].shape[0]
-        plan = self._plan if self._plan.segment else self._planned(batch)
+        plan = self._plan if self._segment else self._planned(batch)
         arrays: dict[int, Any] = {
             x.number: leaf for x, leaf in zip(plan.trace.inputs, leaves, strict=True)
         }

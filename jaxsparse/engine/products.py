@@ -160,6 +160,8 @@ def _with_rows(x: Value, spec: Any) -> Value:
         return x
     if x.axes == wanted.replace("y", "c").replace("x", "c") and x.size == ONE_PIXEL:
         spatial = [x.place(axis) for axis in spec[2:]]
+        if any(x.planes.shape[axis] != 1 for axis in spatial):
+            raise Unsupported("its images lie in planes of one pixel each")
         return Value(wanted, x.planes.squeeze(tuple(spatial)), x.size)
     raise Unsupported(f"its images have axes {x.axes}, not {wanted}")
 

@@ -7,6 +7,8 @@ active weight reads is not computed.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,6 +32,31 @@ from jaxsparse.engine.operations import (
 
 _RELU = Activation("clamp", 0.0)
 _NOT_NEGATIVE = ("exp", "logistic", "sqrt", "rsqrt", "abs")
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.array([math.erf(a) for a in x], np.float64)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "logistic": _logistic,
+    "erf": _erf,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "reciprocal": lambda x: 1 / x,
+    "abs": np.abs,
+    "silu": lambda x: x * _logistic(x),
+    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
+"""What a channel that masks have made constant becomes."""
 
 
 def simplify(net: Network) -> None:
@@ -165,14 +192,14 @@ class _Passes:
         well; but a bias, or a shift of its own, would be something else.
         """
         counts, planes = made.counts()[at], made.outs[at]
-        is_plain = (made.activation == IDENTITY) | (counts == 0)
+        value = _value_without_taps(made, at)
+        is_plain = (made.activation == IDENTITY) | ((counts == 0) & np.isfinite(value))
         is_short = (counts <= 1) | (self.uses[planes] == 1)
         here = (reader.dy[taps] == 0) & (reader.dx[taps] == 0)
         outs = reader.outs[reader.out_of_tap()[taps]]
         covers = (self.height[planes] >= self.height[outs]) & (
             self.width[planes] >= self.width[outs]
         )
-        value = _value_without_taps(made, at)
         one = (counts == 1) & (value == 0.0)
         first = np.minimum(made.start[at], max(len(made.sources) - 1, 0))
         if len(made.sources):
@@ -235,9 +262,13 @@ def _value_without_taps(made: Linear, at: np.ndarray) -> np.ndarray:
     if made.activation == IDENTITY:
         return bias
     function, low, high = made.activation
+    is_constant = made.counts()[at] == 0
     if function == "clamp":
-        return np.where(made.counts()[at] == 0, np.clip(bias, low, high), bias)
-    return np.full(len(bias), np.nan)  # never written out
+        return np.where(is_constant, np.clip(bias, low, high), bias)
+    found = np.array(bias, np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is left to the engine
+        found[is_constant] = _FUNCTIONS[function](found[is_constant])
+    return found
 
 
 def _ranges(start: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -132,8 +132,8 @@ class _Tracing(CallAnalysis[Any]):
         self.rules = _rules(net, self.batch, self.channels_first)
 
     def close(self) -> None:
-        """Ends the segment that is open."""
-        if self.is_open:
+        """Ends the segment that is open; one that got no equation is no step."""
+        if self.is_open and self.segments[-1].equations:
             self.steps.append(self.segments[-1])
         self.is_open = False
 

@@ -44,6 +44,12 @@ def reduced(net: Network, x: Value, axes: Sequence[int], *, largest: bool) -> Va
     return settled(Value(kept_axes, outs.reshape(planes.shape), ONE_PIXEL))
 
 
+def smallest(net: Network, x: Value, axes: Sequence[int]) -> Value:
+    """Returns the smallest along axes of an array."""
+    negated = lambda value: value.with_planes(net.each(value.planes, -1.0))
+    return negated(reduced(net, negated(x), axes, largest=True))
+
+
 def windowed(net: Network, x: Value, eqn: Any, *, largest: bool) -> Value:
     """Returns the sum or the largest of windows of pixels."""
     params = eqn.params
@@ -64,6 +70,8 @@ def windowed(net: Network, x: Value, eqn: Any, *, largest: bool) -> Value:
     pair = lambda name: (found["y"][name], found["x"][name])
     size, flat = Size(*pair("out")), x.planes.ravel()
     if largest:
+        if any(w > 2 * length + 64 for w, length in zip(pair("window"), x.size, strict=True)):
+            raise Unsupported("its windows are much larger than the image")  # program.h
         outs = net.new(size, len(flat))
         net.operations.append(Pool(outs, flat, pair("window"), pair("stride"), pair("first")))
     else:
@@ -83,6 +91,7 @@ def rules(net: Network) -> dict[str, Callable[[Any, list[Any]], Value]]:
     return {
         "reduce_sum": reduce(False),
         "reduce_max": reduce(True),
+        "reduce_min": lambda eqn, xs: smallest(net, xs[0], eqn.params["axes"]),
         "reduce_window_sum": window(False),
         "reduce_window_max": window(True),
     }

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxsparse.kernels import build, load
@@ -44,7 +45,15 @@ def why_not(sanitizer: str) -> str:
     return done.stderr
 
 
-def run(sanitizer: str, level: str, first: int, num: int) -> str:
+def run(
+    sanitizer: str,
+    level: str,
+    first: int,
+    num: int,
+    *,
+    driver: str = "driver.cc",
+    files: Sequence[Path] = (),
+) -> str:
     """Compiles and runs the driver with `num` seeds from `first` on, and returns its output.
 
     Args:
@@ -52,6 +61,8 @@ def run(sanitizer: str, level: str, first: int, num: int) -> str:
       level: of instructions.
       first: first seed.
       num: number of seeds.
+      driver: the program; "engine_driver.cc" runs networks, and `num` damaged copies of them.
+      files: more arguments.
 
     Raises:
       RuntimeError: there is no compiler or no such sanitizer, or it found something; has the
@@ -66,12 +77,20 @@ def run(sanitizer: str, level: str, first: int, num: int) -> str:
             *_options(sanitizer),
             f"-I{DRIVER}",
             f"-I{build.SOURCE.parent}",
-            os.fspath(DRIVER / "driver.cc"),
+            os.fspath(DRIVER / driver),
             "-o",
             os.fspath(program),
         ]
         _said(command)
-        return _said([*_at_fixed_addresses(), os.fspath(program), str(first), str(num)])
+        return _said(
+            [
+                *_at_fixed_addresses(),
+                os.fspath(program),
+                str(first),
+                str(num),
+                *map(os.fspath, files),
+            ]
+        )
 
 
 def _options(sanitizer: str) -> list[str]:

@@ -29,7 +29,11 @@ struct Layer {
 class Form {
  public:
   Form(const Program& program, i64 images) : program(program), images(images) {
-    for (const Geometry& geometry : program.geometries) masks_.push_back(mask_of(geometry));
+    masks_.resize(program.geometries.size());
+    for (const Plane& plane : program.planes) {
+      Ints& mask = masks_[plane.geometry];
+      if (mask.empty()) mask = mask_of(program.geometries[plane.geometry]);
+    }
     for (const Operation& operation : program.operations) {
       if (const auto* linear = std::get_if<Linear>(&operation)) layers.push_back(layer_of(*linear));
     }

@@ -215,6 +215,12 @@ inline Vec exp_of(Vec x) {
   return x == x ? out : x;
 }
 
+// 1 and -1 far from 0, where a unit in the last place less would be seen in x (1 + tanh x).
+inline Vec saturated(Vec found, Vec x, float limit) {
+  found = x > all(limit) ? all(1.0f) : found;
+  return x < all(-limit) ? all(-1.0f) : found;
+}
+
 inline Vec tanh_of(Vec x) {  // a quotient of polynomials, exact to a few units in the last place
   static const float above[] = {-2.76076847742355e-16f, 2.00018790482477e-13f,
                                 -8.60467152213735e-11f, 5.12229709037114e-08f,
@@ -223,7 +229,8 @@ inline Vec tanh_of(Vec x) {  // a quotient of polynomials, exact to a few units 
   static const float below[] = {1.19825839466702e-06f, 1.18534705686654e-04f,
                                 2.26843463243900e-03f, 4.89352518554385e-03f};
   const Vec y = clamped(x, -7.90531110763549805f, 7.90531110763549805f), s = y * y;
-  return y * polynomial(s, above, 7) / polynomial(s, below, 4);
+  const Vec found = y * polynomial(s, above, 7) / polynomial(s, below, 4);
+  return saturated(found, x, 7.90531110763549805f);
 }
 
 inline Vec erf_of(Vec x) {
@@ -233,7 +240,8 @@ inline Vec erf_of(Vec x) {
                                 0.0010179625278914885f, 0.014070470171167667f,
                                 0.11098505178285362f, 0.49746925110067538f, 1.0f};
   const Vec y = clamped(x, -3.832506856900711f, 3.832506856900711f), s = y * y;
-  return y * polynomial(s, above, 5) / polynomial(s, below, 7);
+  const Vec found = y * polynomial(s, above, 5) / polynomial(s, below, 7);
+  return saturated(found, x, 3.832506856900711f);
 }
 
 inline Vec logistic_of(Vec x) { return all(1.0f) / (all(1.0f) + exp_of(-x)); }

@@ -23,6 +23,8 @@ using Floats = std::vector<float>;
 constexpr std::uint32_t kVersion = 1;
 constexpr i64 kLine = 16;         // floats of a cache line; planes of several pixels begin at one
 constexpr i64 kMost = 1LL << 28;  // of every size in a program
+// Floats of an arena, and of the pixels of all sizes that planes have.
+constexpr i64 kMostFloats = 1LL << 27;
 
 // Planes of one family have the same pitch, so that a shift is the same distance in all of them.
 struct Family {
@@ -176,8 +178,10 @@ class Parser {
       require(f.lead + in_lines(g.extent()) <= f.size, "an image is larger than its plane");
       p_.geometries.push_back(g);
     }
-    p_.arena = in_.number(0, kMost, "the arena");
+    p_.arena = in_.number(0, kMostFloats, "the arena");
     const i64 num = count("planes");
+    std::vector<char> is_used(p_.geometries.size(), 0);
+    i64 floats = 0;
     const Ints geometry = in_.array<std::int32_t>(num), place = in_.array<std::int32_t>(num);
     for (i64 i = 0; i < num; i++) {
       require(0 <= geometry[i] && geometry[i] < static_cast<i64>(p_.geometries.size()),
@@ -185,6 +189,10 @@ class Parser {
       p_.planes.push_back({geometry[i], place[i]});
       require(0 <= place[i] && place[i] + p_.family(i).size <= p_.arena,
               "a plane is outside of the arena");
+      if (is_used[geometry[i]]) continue;
+      is_used[geometry[i]] = 1;  // a form has a mask of this size
+      floats += p_.geometries[geometry[i]].extent();
+      require(floats <= kMostFloats, "planes have too many sizes");
     }
   }
 
@@ -357,6 +365,11 @@ class Parser {
     c.sources = read_planes_of(num);
     c.first_y = in_.array<std::int32_t>(num);
     c.first_x = in_.array<std::int32_t>(num);
+    for (i64 i = 0; i < num; i++) {
+      const i64 to = p_.planes[c.outs[i]].place, from = p_.planes[c.sources[i]].place;
+      require(to + p_.family(c.outs[i]).size <= from || from + p_.family(c.sources[i]).size <= to,
+              "a copy overlaps its source");
+    }
     return c;
   }
 
@@ -371,8 +384,16 @@ class Parser {
     const i64 num = count("planes");
     p.outs = read_planes_of(num);
     p.sources = read_planes_of(num);
+    for (const i64 plane : p.sources) {
+      const Geometry& g = p_.geometry(plane);
+      require(p.window_y <= most_window(g.height) && p.window_x <= most_window(g.width),
+              "a window is much larger than the image");
+    }
     return p;
   }
+
+  // A window that overhangs an image on both sides finds nothing new there, but takes time.
+  static i64 most_window(i64 length) { return 2 * length + 64; }
 
   Sum read_sum() {
     Sum s{};

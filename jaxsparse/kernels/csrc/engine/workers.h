@@ -41,18 +41,15 @@ void spin(const Done& is_done) {
 class Workers {
  public:
   explicit Workers(int num) : num_(num), process_(getpid()) {
-    for (int i = 1; i < num; i++) threads_.emplace_back([this, i] { wait_for_tasks(i); });
+    try {
+      for (int i = 1; i < num; i++) threads_.emplace_back([this, i] { wait_for_tasks(i); });
+    } catch (...) {  // the system has no thread left
+      end();
+      throw;
+    }
   }
 
-  ~Workers() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      ends_ = true;
-      task_number_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Workers() { end(); }
 
   // Whether this process was forked, so that the threads stayed behind. They can then not be joined,
   // nor can what they wait for be destroyed.
@@ -87,6 +84,16 @@ class Workers {
   }
 
  private:
+  void end() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ends_ = true;
+      task_number_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void wait_for_tasks(int number) {
     for (unsigned seen = 0;;) {
       constexpr int kSpins = 20000;  // some 100 microseconds, in which the next call often comes

@@ -1,0 +1,159 @@
+"""Functions, arithmetic with constants and between branches, comparisons."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.engine.agreement import assert_agree, compiled, difference, numbers
+
+IMAGES = 2 * numbers(17, 5, 3, 4)
+FUNCTIONS = {
+    "abs": jnp.abs,
+    "celu": jax.nn.celu,
+    "clip": lambda x: jnp.clip(x, -0.5, 0.25),
+    "elu": jax.nn.elu,
+    "erf": jax.scipy.special.erf,
+    "erfc": jax.scipy.special.erfc,
+    "exp": jnp.exp,
+    "expm1": lambda x: jnp.expm1(x) + 1,
+    "gelu": jax.nn.gelu,
+    "gelu with erf": lambda x: jax.nn.gelu(x, approximate=False),
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": jax.nn.hard_swish,
+    "hard_tanh": jax.nn.hard_tanh,
+    "leaky_relu": jax.nn.leaky_relu,
+    "log": lambda x: jnp.log(jnp.abs(x) + 0.1),
+    "power -3": lambda x: (2 + jnp.abs(x)) ** -3,
+    "power 4": lambda x: x**4,
+    "quick gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "reciprocal": lambda x: 3 / (1 + jnp.abs(x)),
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "rsqrt": lambda x: jax.lax.rsqrt(1 + x * x),
+    "selu": jax.nn.selu,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "softmax of channels": jax.nn.softmax,
+    "softmax of pixels": lambda x: jax.nn.softmax(x, (1, 2)),
+    "soft_sign": jax.nn.soft_sign,
+    "sqrt": lambda x: jnp.sqrt(jnp.abs(x)),
+    "square": jnp.square,
+    "tanh": jnp.tanh,
+    "threshold": lambda x: jnp.where(x > 0.5, x, 0.5),
+    "threshold, turned round": lambda x: jnp.where(x <= 0.5, 0.5, x),
+}
+
+
+def test_functions():
+    assert_agree(FUNCTIONS, IMAGES)
+
+
+def test_functions_of_vectors():
+    assert_agree(FUNCTIONS | {"softmax of pixels": jax.nn.softmax}, 2 * numbers(17, 13))
+
+
+def test_functions_of_constants():
+    """A channel without active weights is a constant, whatever functions follow."""
+    w = np.zeros((4, 6), np.float32)
+    w[0, :3] = 1.0
+    bias = np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 1, 1, 6)
+    after = numbers(6, 3, seed=1)
+    followed = lambda f: lambda x: f(x @ w + bias) @ after
+    assert_agree({name: followed(f) for name, f in FUNCTIONS.items()}, IMAGES)
+
+
+def test_extreme_numbers():
+    x = np.array([[0, -0.0, 1e-30, -1e-30, 20, -20, 90, -90, 1e4, -1e4, 3e38, -3e38]], np.float32)
+    names = "elu gelu leaky_relu relu6 sigmoid silu tanh exp".split()
+    engine = compiled(lambda x: {name: FUNCTIONS[name](x) for name in names}, x)
+    for name, got in engine((x,)).items():
+        want = np.asarray(FUNCTIONS[name](x))
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-7, err_msg=name)
+
+
+def test_nan_stays_nan():
+    x = np.full((1, 2, 2, 3), np.nan, np.float32)
+    names = "abs clip elu exp gelu relu relu6 sigmoid silu tanh".split()
+    engine = compiled(
+        lambda x: {name: FUNCTIONS[name](x) for name in names} | {"largest": x.max((1, 2))}, x
+    )
+    finite = [name for name, got in engine((x,)).items() if not np.isnan(got).all()]
+    assert finite == []
+
+
+def test_constants():
+    channel, pixel, both = numbers(1, 1, 1, 4), numbers(1, 5, 3, 1), numbers(1, 5, 3, 4)
+    row = numbers(1, 5, 1, 1)
+    assert_agree(
+        {
+            "sum with channels": lambda x: x + channel,
+            "product with channels": lambda x: channel * x,
+            "quotient by channels": lambda x: x / channel,
+            "difference from channels": lambda x: channel - x,
+            "sum with pixels": lambda x: x + pixel,
+            "product with pixels": lambda x: x * pixel,
+            "sum with rows": lambda x: x + row,
+            "product with rows, sum with pixels": lambda x: x * row + both,
+            "sum with all": lambda x: x + both,
+            "product with all": lambda x: x * both,
+            "constant by image": lambda x: 1 / (2 + jnp.abs(x)),
+            "largest of a constant by channel": lambda x: jnp.maximum(x, channel),
+            "smallest of a constant by pixel": lambda x: jnp.minimum(pixel, x),
+            "more channels": lambda x: x[..., :1] * channel + channel,
+            "select of constants": lambda x: jnp.where(x > channel, x, channel),
+        },
+        IMAGES,
+    )
+
+
+def test_two_branches():
+    other = lambda x: jnp.flip(x, -1) * 0.5
+    assert_agree(
+        {
+            "sum": lambda x: x + other(x),
+            "difference": lambda x: x - other(x),
+            "product": lambda x: x * other(x),
+            "quotient": lambda x: x / (1 + jnp.abs(other(x))),
+            "largest": lambda x: jnp.maximum(x, other(x)),
+            "smallest": lambda x: jnp.minimum(x, other(x)),
+            "select": lambda x: jnp.where(x > other(x), x, other(x)),
+            "gate": lambda x: x * jax.nn.sigmoid(x.mean((1, 2), keepdims=True)),
+            "one channel": lambda x: x + x[..., :1],
+            "one channel, product": lambda x: x * x[..., 1:2],
+            "itself": lambda x: x + x * x - x,
+            "shortcut": lambda x: jax.nn.relu(x + jax.nn.relu(other(x))),
+        },
+        IMAGES,
+    )
+
+
+def test_norms():
+    def layer_norm(x, axes):
+        mean = x.mean(axes, keepdims=True)
+        variance = jnp.square(x - mean).mean(axes, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(variance + 1e-3)
+
+    def group_norm(x):
+        return layer_norm(x.reshape(*x.shape[:3], 2, 2), (1, 2, 4)).reshape(x.shape)
+
+    assert_agree(
+        {
+            "layer": lambda x: layer_norm(x, (3,)),
+            "instance": lambda x: layer_norm(x, (1, 2)),
+            "all": lambda x: layer_norm(x, (1, 2, 3)),
+            "group": group_norm,
+            "rms": lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6),
+        },
+        IMAGES,
+    )
+
+
+def test_softplus_is_left_to_xla(compiled):
+    """It is the logarithm of 1 + exp, which loses digits if it is computed so."""
+    del compiled
+    engine = _compiled(lambda x: jax.nn.softplus(x @ np.eye(4, dtype=np.float32)), IMAGES)
+    assert "log1p" in str(engine)
+    assert difference(engine((IMAGES,)), jax.nn.softplus(IMAGES)) < 1e-6
+
+
+_compiled = compiled

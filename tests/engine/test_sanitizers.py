@@ -1,0 +1,46 @@
+"""Networks from files run clean under the sanitizers, and damaged ones do no harm."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxsparse.engine.files import save_engine
+from jaxsparse.engine.inference import compile_inference
+from tests.engine.drawn import SHAPE, drawn
+from tests.kernels import sanitize
+
+SEEDS = range(4, 14)
+"""Together they have all kinds of operations."""
+WEIGHTS = ("float32", "bfloat16", "int8")
+
+
+def written(folder: Path) -> list[Path]:
+    """Writes small networks with weights of all kinds, and returns their files."""
+    files, image = [], np.zeros((1, *SHAPE), np.float32)
+    for seed in SEEDS:
+        network = drawn(seed)
+        engine = compile_inference(
+            lambda _, x, network=network: network(x), {}, None, image, weights=WEIGHTS[seed % 3]
+        )
+        files.append(folder / f"{seed}.jse")
+        save_engine(files[-1], engine)
+    return files
+
+
+@pytest.mark.processes
+@pytest.mark.long  # it compiles the engine twice
+@pytest.mark.parametrize(("sanitizer", "damaged"), [("address,undefined", 5000), ("thread", 0)])
+def test_clean(sanitizer, damaged, tmp_path):
+    if why := sanitize.why_not(sanitizer):
+        pytest.skip(why)
+    said = sanitize.run(
+        sanitizer,
+        sanitize.levels()[0],
+        first=0,
+        num=damaged,
+        driver="engine_driver.cc",
+        files=written(tmp_path),
+    )
+    assert said.startswith(f"{len(SEEDS)} networks")
+    assert not damaged or f"{damaged} damaged" in said
