@@ -102,7 +102,7 @@ class _Drawing:
             padding = "VALID"
         found = jax.lax.conv_general_dilated(
             x,
-            self.sparse(*kernel, channels // groups, out),
+            jnp.asarray(self.sparse(*kernel, channels // groups, out)),
             strides,
             padding,
             rhs_dilation=dilation,

@@ -1,5 +1,7 @@
 """Whole networks as one call: every kind of model, masks, threads, transformations, bad input."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,6 @@ from jaxsparse.masks import apply_masks
 from jaxsparse.nn import LeNet5, LeNet300100, cifar_resnet
 from tests.engine.agreement import RELATIVE, compiled, difference, numbers
 
-eqx = pytest.importorskip("equinox")
 BATCHES = (40, 1, 3, 16, 17)
 
 
@@ -124,9 +125,11 @@ def test_nnx():
 
 
 def test_equinox():
+    eqx = pytest.importorskip("equinox")
+
     class Net(eqx.Module):
-        conv: eqx.nn.Conv2d
-        dense: eqx.nn.Linear
+        conv: Any
+        dense: Any
 
         def __call__(self, x):
             x = eqx.nn.MaxPool2d(2, 2)(jax.nn.elu(self.conv(x)))
@@ -285,8 +288,9 @@ def test_wrong_options():
         compile_inference(apply, w, None, x, threads=0)
     with pytest.raises(ValueError, match="threads"):
         compile_inference(apply, w, None, x, threads=257)
+    unknown: Any = "fp8"
     with pytest.raises(ValueError, match="weights.*fp8"):
-        compile_inference(apply, w, None, x, weights="fp8")
+        compile_inference(apply, w, None, x, weights=unknown)
     with pytest.raises(ValueError, match="W"):
         compile_inference(apply, w, {"W": np.ones((3, 2), bool)}, x)
     with pytest.raises(ValueError, match="mask|struct|tree"):

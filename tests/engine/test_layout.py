@@ -1,6 +1,9 @@
 """Planes that are alive together never share a place, and nobody writes where zeros are."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -86,7 +89,7 @@ def test_memory_is_reused():
     """A chain of layers needs two sets of planes, however long it is."""
 
     def chain(num):
-        w = np.ones((3, 3, 8, 8), np.float32)
+        w = jnp.ones((3, 3, 8, 8), np.float32)
 
         def apply(x):
             for _ in range(num):
@@ -97,7 +100,7 @@ def test_memory_is_reused():
                 )
             return [x]
 
-        made = trace(apply, [jax.ShapeDtypeStruct((2, 8, 8, 8), np.float32)])
-        return lay_out(made.steps[0].net).arena
+        step: Any = trace(apply, [jax.ShapeDtypeStruct((2, 8, 8, 8), np.float32)]).steps[0]
+        return lay_out(step.net).arena
 
     assert chain(12) == chain(3)

@@ -1,5 +1,7 @@
 """Convolutions and matrix products with constants are those of JAX."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from tests.engine.agreement import assert_agree, compiled, numbers
 IMAGES = numbers(17, 7, 6, 4)
 
 
-def weights(*shape: int) -> np.ndarray:
+def weights(*shape: int) -> Any:
     """A quarter of them active; the first output channel and the first input channel are dead."""
     found = numbers(*shape, seed=1) * (np.random.default_rng(2).random(shape) < 0.25)
     found[..., 0] = 0
@@ -20,7 +22,7 @@ def weights(*shape: int) -> np.ndarray:
     return found
 
 
-def convolution(*kernel, out=5, strides=(1, 1), padding="SAME", dilation=(1, 1), groups=1):
+def convolution(*kernel, out=5, strides=(1, 1), padding: Any = "SAME", dilation=(1, 1), groups=1):
     """A convolution of images [n, y, x, 4]."""
     w = weights(*kernel, 4 // groups, out)
     return lambda x: jax.lax.conv_general_dilated(
@@ -158,7 +160,7 @@ def test_too_many_taps_are_left_to_xla(monkeypatch):
 @pytest.mark.parametrize("channels", [1, 4, 5, 16])
 def test_planes_with_the_same_taps(channels):
     """Four planes that read the same are made together; the others alone."""
-    w = numbers(3, 3, 4, channels, seed=channels)
+    w: Any = numbers(3, 3, 4, channels, seed=channels)
     conv = lambda x: jax.lax.conv_general_dilated(
         x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

@@ -12,7 +12,8 @@ from tests.engine.agreement import numbers
 
 
 def network(apply, *shape) -> Any:
-    (step,) = trace(lambda x: [apply(x)], [jax.ShapeDtypeStruct((2, *shape), np.float32)]).steps
+    image = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    step: Any = trace(lambda x: [apply(x)], [image]).steps[0]
     return step.net
 
 
