@@ -14,7 +14,8 @@ same up to rounding.
 
 The sparsities are those of tickets after 7, 10, 13, 17, 21 and 31 rounds of 20 %: 79 to 99.9 %.
 
-Hardware and time: about 6 hours of one core of an AMD EPYC, estimated; 202 of 366 runs are finished.
+Hardware and time: about 6 hours of one core of an AMD EPYC, estimated; 202 of 366 runs are
+finished.
 Software: jax 0.10.2, commits c1c8852 to 5963cc5.
 
 Expected test accuracy in percent, LeNet-300-100, n = 1 (seed 0 alone; dense 90.04):
