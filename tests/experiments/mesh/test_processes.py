@@ -29,6 +29,7 @@ def wait_for(path, processes):
     raise AssertionError(f"no {path}")
 
 
+@pytest.mark.long
 def test_a_whole_run(together):
     summary, records = outcome(together)
     assert (summary["num_processes"], summary["num_devices"]) == (2, 4)
