@@ -1,4 +1,4 @@
-"""What a trained network loses if the engine stores its weights in 16 or 8 bits, and what it gains.
+"""Accuracy and size of a trained network whose weights the engine stores in 16 or 8 bits.
 
     python -m benchmarks.inference_weights runs/east --data_dir=data
 

@@ -14,7 +14,7 @@ ROOT = Path(jaxsparse.__file__).parent
 
 # What each module or folder may import; the ground comes first, and no arrow points upward.
 GROUND = {"types", "integers", "keys", "names", "paths", "counting", "comparable", "masks", "axes"}
-GROUND |= {"checks", "text_table", "fingerprints", "meshes", "processes"}
+GROUND |= {"checks", "text_table", "fingerprints", "meshes", "processes", "whole_files"}
 TOOLS = GROUND | {"distributions", "rounded_counts", "schedules", "units", "scores", "selection"}
 PLANNED = TOOLS | {
     "timetable",
@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "meshes": {"types"},
     "processes": {"types", "meshes"},
     "comparable": set(),
+    "whole_files": set(),
     "keys": {"types"},
     "paths": {"types", "names"},
     "masks": {"types", "counting", "paths"},

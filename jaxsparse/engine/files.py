@@ -10,6 +10,7 @@ from jaxsparse.checks import check_whole
 from jaxsparse.engine.inference import CompiledInference, default_threads
 from jaxsparse.engine.library import MOST_THREADS, Handle
 from jaxsparse.engine.profile import MOST_REPEATS, Profile, profile_handle
+from jaxsparse.whole_files import written_whole
 
 
 def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
@@ -23,13 +24,9 @@ def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
     """
     if not engine.is_whole:
         raise ValueError(f"parts of the network need XLA, and a file cannot have them:\n{engine}")
-    path, data = Path(path), engine.programs[0]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    (data,) = engine.programs
+    with written_whole(path) as beside:
+        beside.write_bytes(data)
     return len(data)
 
 

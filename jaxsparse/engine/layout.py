@@ -1,4 +1,4 @@
-"""Where planes lie in memory: the zeros around them, and which of them share a place.
+"""The places of planes in memory: the zeros around them, and which of them share one.
 
 Planes that a linear operation reads and makes have the same distance from one row to the next, so
 that a shift is the same distance in all of them: such sizes are a family. The zeros between two
@@ -34,7 +34,7 @@ class Family(NamedTuple):
 
 @dataclasses.dataclass
 class Layout:
-    """Where planes are.
+    """The places of all planes.
 
     Attributes:
       families: each once.

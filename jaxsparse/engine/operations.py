@@ -30,7 +30,7 @@ ONE_PIXEL = Size(1, 1)
 
 
 class Activation(NamedTuple):
-    """What is done to a plane at the end of a linear operation.
+    """A function of every pixel at the end of a linear operation.
 
     Attributes:
       function: a name of `FUNCTIONS`.

@@ -1,4 +1,4 @@
-"""Where the engine's header and library are, for programs that are not in Python."""
+"""The paths of the engine's header and library, for programs that are not in Python."""
 
 import os
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsparse.kernels.build import ENGINE, engine_library
+from jaxsparse.whole_files import written_whole
 
 HEADER = "jaxsparse_engine.h"
 LIBRARY = "libjaxsparse_engine.so"
@@ -42,12 +43,8 @@ class EnginePaths(NamedTuple):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.include / HEADER, folder / HEADER)
-        temporary = folder / f".{LIBRARY}.{os.getpid()}"
-        try:  # a program that has loaded the old library keeps it
-            shutil.copy(self.library, temporary)
-            os.replace(temporary, folder / LIBRARY)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(folder / LIBRARY) as beside:  # who has loaded the old one keeps it
+            shutil.copy(self.library, beside)
         return EnginePaths(folder, folder / LIBRARY)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Where the time of a network goes: the steps of a call, each with its time."""
+"""The profile of a network: the steps of a call, each with its time."""
 
 import math
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Numbers are little-endian, 4 bytes each; arrays of smaller ones are filled up to a multiple of 4. A
 tap is 2 bytes if a layer has at most 65,536 pairs of a source and a shift, and its weight is 4, 2
-or 1. csrc/engine/program.h reads the same in the same order.
+or 1. csrc/engine/parser.h reads the same in the same order.
 """
 
 import struct

@@ -227,7 +227,7 @@ _NAMES = frozenset(_rules(Network(), 1, False))
 
 
 def _axes_that_follow(eqn: Any, place: int, rank: int) -> str | None:
-    """What the axes of an operand mean because of the operation; None if it says nothing.
+    """Returns the meaning that an operation gives the axes of an operand, or None.
 
     What a matrix product adds up is planes, and so is what becomes the axis of a vector.
     """

@@ -71,7 +71,7 @@ def windowed(net: Network, x: Value, eqn: Any, *, largest: bool) -> Value:
     size, flat = Size(*pair("out")), x.planes.ravel()
     if largest:
         if any(w > 2 * length + 64 for w, length in zip(pair("window"), x.size, strict=True)):
-            raise Unsupported("its windows are much larger than the image")  # program.h
+            raise Unsupported("its windows are much larger than the image")  # parser.h
         outs = net.new(size, len(flat))
         net.operations.append(Pool(outs, flat, pair("window"), pair("stride"), pair("first")))
     else:

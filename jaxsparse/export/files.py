@@ -34,6 +34,7 @@ from jaxsparse.masks import check_masks, dense_masks
 from jaxsparse.paths import check_like, leaves_by_path
 from jaxsparse.processes import decided, is_shared, whole, whole_on_first
 from jaxsparse.types import KernelAxes, PyTree
+from jaxsparse.whole_files import written_whole
 
 # The format's names of the dtypes of NumPy, including those that JAX adds.
 _DTYPES = {
@@ -240,12 +241,8 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as beside:
+        beside.write_bytes(data)
 
 
 def _safetensors() -> Any:

@@ -15,6 +15,7 @@ from jaxsparse.export.onnx_translation import translated
 from jaxsparse.masks import apply_masks
 from jaxsparse.paths import leaf_paths
 from jaxsparse.types import PyTree
+from jaxsparse.whole_files import written_whole
 
 
 class OnnxReport(NamedTuple):
@@ -104,21 +105,16 @@ def save_onnx(
     packaged()  # before the work
     graph = translated(apply_fn, variables, example, symbolic_batch=symbolic_batch)
     data = serialized(graph, sparse=sparse, name=getattr(apply_fn, "__name__", "network"))
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
+    with written_whole(path) as beside:
+        beside.write_bytes(data)
         inputs = _longer(example) if symbolic_batch else example
         run = lambda x: jax.jit(apply_fn)(variables, x)
-        difference = _difference(temporary, graph, run, inputs)
+        difference = _difference(beside, graph, run, inputs)
         if difference is not None and not difference <= rtol:
             raise ValueError(
                 f"{path}: ONNX Runtime's outputs differ from JAX's by {difference:.1e}, which is "
                 f"more than rtol {rtol:g}; the file was not written"
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return OnnxReport(len(data), len(graph.nodes), difference)
 
 

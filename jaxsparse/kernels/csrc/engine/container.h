@@ -1,7 +1,10 @@
 // The file around a program: what it is, its version, its length, and a checksum.
 #pragma once
 
+#include <array>
+
 #include "program.h"
+#include "reader.h"
 
 namespace jaxsparse::engine {
 

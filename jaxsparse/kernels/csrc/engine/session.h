@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "parser.h"
 #include "run.h"
 #include "schedule.h"
 #include "workers.h"
