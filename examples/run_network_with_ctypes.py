@@ -36,25 +36,23 @@ class Network:
         self._engine = self._functions.jaxsparse_engine_open(path.encode(), threads)
         if not self._engine:
             raise ValueError(self._error())
-        names = ("num_inputs", "num_outputs", "input_size", "output_size")
-        num_inputs, num_outputs, input_size, output_size = (
-            getattr(self._functions, f"jaxsparse_engine_{name}") for name in names
-        )
-        self.input_sizes = [input_size(self._engine, i) for i in range(num_inputs(self._engine))]
-        self.output_sizes = [output_size(self._engine, i) for i in range(num_outputs(self._engine))]
+        self.input_shapes, self.output_shapes = self._shapes("input"), self._shapes("output")
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Returns float32[batch, size] for every output.
+        """Returns float32[batch, ...] for every output.
 
         Args:
-          *inputs: [batch, ...], in the layout that the network had in JAX.
+          *inputs: [batch, ...], in the order and layout that the network had in JAX.
+
+        Raises:
+          ValueError: their shapes are not the network's.
         """
-        batch = len(inputs[0]) if inputs else 1
         arrays = [np.ascontiguousarray(x, np.float32) for x in inputs]
-        if [x.size for x in arrays] != [batch * size for size in self.input_sizes]:
-            shapes = [x.shape for x in arrays]
-            raise ValueError(f"inputs are {shapes}; an image has {self.input_sizes} numbers")
-        outputs = [np.empty((batch, size), np.float32) for size in self.output_sizes]
+        batch = len(arrays[0]) if arrays else 1
+        shapes, wanted = [x.shape for x in arrays], [(batch, *s) for s in self.input_shapes]
+        if shapes != wanted:
+            raise ValueError(f"inputs are {shapes}; they must be {wanted}")
+        outputs = [np.empty((batch, *shape), np.float32) for shape in self.output_shapes]
         pointers = lambda many: (ctypes.c_void_p * len(many))(*(x.ctypes.data for x in many))
         if self._functions.jaxsparse_engine_run(
             self._engine, pointers(arrays), pointers(outputs), batch
@@ -67,6 +65,16 @@ class Network:
         self._functions.jaxsparse_engine_close(self._engine)
         self._engine = None
 
+    def _shapes(self, kind: str) -> list[tuple[int, ...]]:
+        """The shapes of an image in the inputs or outputs."""
+        number = getattr(self._functions, f"jaxsparse_engine_num_{kind}s")(self._engine)
+        shape_of = getattr(self._functions, f"jaxsparse_engine_{kind}_shape")
+        lengths, found = ctypes.POINTER(ctypes.c_int32)(), []
+        for i in range(number):
+            rank = shape_of(self._engine, i, ctypes.byref(lengths))
+            found.append(tuple(lengths[axis] for axis in range(rank)))
+        return found
+
     def _error(self) -> str:
         return self._functions.jaxsparse_engine_error().decode()
 
@@ -78,8 +86,8 @@ def _declared(library: Any) -> Any:
         ("open", pointer, ctypes.c_char_p, number),
         ("num_inputs", number, pointer),
         ("num_outputs", number, pointer),
-        ("input_size", ctypes.c_int64, pointer, number),
-        ("output_size", ctypes.c_int64, pointer, number),
+        ("input_shape", number, pointer, number, pointer),
+        ("output_shape", number, pointer, number, pointer),
         ("run", number, pointer, pointer, pointer, ctypes.c_int64),
         ("close", None, pointer),
         ("error", ctypes.c_char_p),
@@ -111,11 +119,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         network = Network(args.library, args.network, args.threads)
         if args.input is not None:
-            inputs = [np.load(args.input)]
+            inputs = [np.atleast_1d(np.load(args.input))]
         else:
-            inputs = [
-                np.arange(n, dtype=np.float32)[None] % 17 / 8 - 1 for n in network.input_sizes
-            ]
+            made_up = lambda shape: np.arange(np.prod(shape, dtype=int)) % 17 / 8 - 1
+            inputs = [made_up(shape).reshape(1, *shape) for shape in network.input_shapes]
         outputs, seconds = network(*inputs), []  # the first call makes the working memory
         for _ in range(args.repeats):
             start = time.perf_counter()
@@ -124,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError, MemoryError) as error:
         sys.exit(f"error: {error}")
     for image in zip(*outputs, strict=True):
-        print(*(f"{number:.9g}" for output in image for number in output))
+        print(*(f"{number:.9g}" for output in image for number in output.ravel()))
     median = 1e6 * statistics.median(seconds)
     batch = len(inputs[0]) if inputs else 1
     print(f"batch {batch}, threads {args.threads}: {median:.1f} us a call", file=sys.stderr)

@@ -58,40 +58,40 @@ static void *memory(size_t num, size_t size) {
   return found;
 }
 
-/* Returns the number behind `name` if an argument begins with it, else `otherwise`. */
-static long number(const char *argument, const char *name, long otherwise) {
+/* Returns whether an argument begins with `name`, and then sets the number behind it. */
+static int is_number(const char *argument, const char *name, long most, long *found) {
   const size_t length = strlen(name);
-  char *end;
-  if (strncmp(argument, name, length) != 0) return otherwise;
-  const long found = strtol(argument + length, &end, 10);
-  if (end == argument + length || *end != 0 || found < 1 || found > 1000000) {
-    fail(2, argument, " must be a whole number in [1, 1000000]");
+  char range[64], *end;
+  if (strncmp(argument, name, length) != 0) return 0;
+  *found = strtol(argument + length, &end, 10);
+  snprintf(range, sizeof range, " must be a whole number in [1, %ld]", most);
+  if (end == argument + length || *end != 0 || *found < 1 || *found > most) {
+    fail(2, argument, range);
   }
-  return found;
+  return 1;
 }
 
 static struct options parsed(int count, char **arguments) {
   struct options o = {NULL, NULL, 0, 1, 100, 0};
   for (int i = 1; i < count; i++) {
     const char *a = arguments[i];
-    if (strncmp(a, "--batch=", 8) == 0) {
-      o.batch = number(a, "--batch=", 1);
-    } else if (strncmp(a, "--threads=", 10) == 0) {
-      o.threads = number(a, "--threads=", 1);
-    } else if (strncmp(a, "--repeats=", 10) == 0) {
-      o.repeats = number(a, "--repeats=", 1);
+    if (is_number(a, "--batch=", 1000000, &o.batch) || is_number(a, "--threads=", 256, &o.threads) ||
+        is_number(a, "--repeats=", 1000000, &o.repeats)) {
+      continue;
     } else if (strncmp(a, "--input=", 8) == 0) {
       o.input = a + 8;
     } else if (strcmp(a, "--profile") == 0) {
       o.profile = 1;
     } else if (strncmp(a, "--", 2) == 0 || o.network != NULL) {
-      fail(2, "there is no argument ", a);
+      fail(2, "there is no argument of the form ", a);
     } else {
       o.network = a;
     }
   }
   if (o.network == NULL) fail(2, "which network? run_network network.jse [--input=images.f32]", "");
-  if (o.input != NULL && o.batch != 0) fail(2, "--batch is how many images --input has", "");
+  if (o.input != NULL && o.batch != 0) {
+    fail(2, "--batch and --input exclude each other: the batch is as many images as the file has", "");
+  }
   return o;
 }
 

@@ -144,7 +144,7 @@ def _inference(after, printed):
     assert [step.function for step in linear] == ["relu", "relu", ""]  # norms and sum are in them
     assert "XLA runs 1 x dot_general: it is a batch of products" in printed
     assert "threads 0 must be a whole number in [1, 256]" in printed
-    assert "an input has shape (4, 5, 12, 3)" in printed
+    assert "the input has shape (4, 5, 12, 3)" in printed
     assert "parts of the network need XLA" in printed
 
 

@@ -100,9 +100,14 @@ def test_the_c_program_beside_copies_of_the_library(program, folder):
         (["images.f32"], 1, "this is no network"),
         (["network.jse", "--input=none"], 1, "cannot read none"),
         (["network.jse", "--input=network.jse"], 1, "in network.jse|of floats: network.jse"),
-        (["network.jse", "--threads=257"], 1, r"threads are 257, not in \[1, 256\]"),
+        (
+            ["network.jse", "--threads=257"],
+            2,
+            r"--threads=257 must be a whole number in \[1, 256\]",
+        ),
         (["network.jse", "--batch=0"], 2, r"--batch=0 must be a whole number in \[1, 1000000\]"),
-        (["network.jse", "--bacth=1"], 2, "there is no argument --bacth=1"),
+        (["network.jse", "--bacth=1"], 2, "there is no argument of the form --bacth=1"),
+        (["network.jse", "--batch=1", "--input=images.f32"], 2, "--batch and --input exclude"),
         ([], 2, "which network?"),
     ],
 )
