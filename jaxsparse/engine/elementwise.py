@@ -3,24 +3,28 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.engine.network import Network
 from jaxsparse.engine.operations import ONE_PIXEL, Activation, Planes
 from jaxsparse.engine.values import Unsupported, Value
 
+_OF_ONE = "abs erf erfc exp expm1 log logistic rsqrt sqrt tanh"
+
 
 class Comparison(NamedTuple):
-    """An array of bools: where the numbers of `above` are above 0, or where they are not.
+    """An array of bools: where the numbers of `above` are above 0, or 0 or more; not where NaN is.
 
     Attributes:
       above: an array of numbers.
-      negated: whether it is where they are not.
-      source: the equation and its operands, should another part of the network need the bools.
+      or_zero: whether 0 counts.
+      source: the equation with its number and operands, should another part of the network need
+        the bools.
     """
 
     above: Value
-    negated: bool
+    or_zero: bool
     source: Any = None
 
 
@@ -101,14 +105,20 @@ class Elementwise:
 
     def _spread(self, x: Value, like: Value) -> Value:
         """Returns single pixels as images, if those of another array stand on axes of length 1."""
-        if x.size != ONE_PIXEL or like.size == ONE_PIXEL:
+        planes = self._pixels_of(x, like)
+        if planes is None:
             return x
-        where = [x.place(i) for i, a in enumerate(like.axes) if a in "yx" and x.axes[i] == "c"]
-        if any(x.planes.shape[i] != 1 for i in where):
-            return x
-        planes = x.planes.squeeze(tuple(where))
         made = self.net.copy(like.size, planes.ravel(), (0, 0), 0, 0)
         return Value(like.axes, made.reshape(planes.shape), like.size)
+
+    def _pixels_of(self, x: Value, like: Value) -> Planes | None:
+        """Returns single pixels, one for each image that `like` has in their place, or None."""
+        if x.size != ONE_PIXEL or like.size == ONE_PIXEL or len(x.axes) != len(like.axes):
+            return None
+        where = [x.place(i) for i, a in enumerate(like.axes) if a in "yx" and x.axes[i] == "c"]
+        if any(x.planes.shape[i] != 1 for i in where):
+            return None
+        return x.planes.squeeze(tuple(where))
 
     def grown(self, x: Value, *constants: Any) -> Value:
         """Returns an array whose axes of length 1 are as long as those of constants."""
@@ -159,6 +169,13 @@ class Elementwise:
     def multiply(self, a: Any, b: Any) -> Value:
         """Returns a * b."""
         if isinstance(a, Value) and isinstance(b, Value):
+            if a.size == ONE_PIXEL != b.size:
+                a, b = b, a
+            factors = self._pixels_of(b, a)
+            if factors is not None:
+                shape = np.broadcast_shapes(a.planes.shape, factors.shape)
+                a = a.with_planes(np.broadcast_to(a.planes, shape))
+                return a.with_planes(self.net.product(a.planes, np.broadcast_to(factors, shape)))
             a, b = self.aligned(a, b)
             return a.with_planes(self.net.product(a.planes, b.planes))
         return self.affine(a, b) if isinstance(a, Value) else self.affine(b, a)
@@ -174,6 +191,8 @@ class Elementwise:
         """Returns max(a, b), or min(a, b) for sign -1."""
         if not isinstance(a, Value):
             a, b = b, a
+        if not isinstance(b, Value) and np.isnan(np.asarray(b, np.float64)).any():
+            raise Unsupported("it compares with NaN")
         if not isinstance(b, Value) and np.unique(np.asarray(b)).size == 1:
             return self.clamp(a, *((b, np.inf) if sign > 0 else (-np.inf, b)))
         if isinstance(b, Value):
@@ -195,9 +214,9 @@ class Elementwise:
             found = self.multiply(found, x)
         return self.function(found, "reciprocal") if exponent < 0 else found
 
-    def compare(self, a: Any, b: Any, *, negated: bool) -> Comparison:
-        """Returns where a > b, or where it is not."""
-        return Comparison(self.add(a, b, -1.0), negated)
+    def compare(self, a: Any, b: Any, *, or_equal: bool) -> Comparison:
+        """Returns where a > b, or where a >= b."""
+        return Comparison(self.add(a, b, -1.0), or_equal)
 
     def select(self, where: Any, cases: Sequence[Any]) -> Value:
         """Returns cases[1] where a comparison holds, cases[0] elsewhere."""
@@ -205,9 +224,7 @@ class Elementwise:
             raise Unsupported("it selects by something else than a comparison")
         like = self.grown(where.above, *(c for c in cases if not isinstance(c, Value)))
         no, yes = (self.planes_of(like, case) for case in cases)
-        if where.negated:
-            no, yes = yes, no
-        return like.with_planes(self.net.select(like.planes, yes, no))
+        return like.with_planes(self.net.select(like.planes, yes, no, or_zero=where.or_zero))
 
 
 def rules(at: Elementwise) -> dict[str, Callable[[Any, list[Any]], Any]]:
@@ -220,32 +237,24 @@ def rules(at: Elementwise) -> dict[str, Callable[[Any, list[Any]], Any]]:
         "sub": lambda eqn, xs: at.add(xs[0], xs[1], -1.0),
         "mul": lambda eqn, xs: at.multiply(*xs),
         "div": lambda eqn, xs: at.divide(*xs),
-        "erfc": lambda eqn, xs: at.affine(at.function(xs[0], "erf"), -1.0, 1.0),
-        "expm1": lambda eqn, xs: at.affine(at.function(xs[0], "exp"), 1.0, -1.0),
         "neg": lambda eqn, xs: at.affine(xs[0], -1.0),
         "max": lambda eqn, xs: at.larger(*xs),
         "min": lambda eqn, xs: at.larger(xs[0], xs[1], -1.0),
         "clamp": lambda eqn, xs: at.clamp(xs[1], xs[0], xs[2]),
         "square": lambda eqn, xs: at.power(xs[0], 2),
         "integer_pow": lambda eqn, xs: at.power(xs[0], eqn.params["y"]),
-        "gt": lambda eqn, xs: at.compare(xs[0], xs[1], negated=False),
-        "lt": lambda eqn, xs: at.compare(xs[1], xs[0], negated=False),
-        "ge": lambda eqn, xs: at.compare(xs[1], xs[0], negated=True),
-        "le": lambda eqn, xs: at.compare(xs[0], xs[1], negated=True),
+        "gt": lambda eqn, xs: at.compare(xs[0], xs[1], or_equal=False),
+        "lt": lambda eqn, xs: at.compare(xs[1], xs[0], or_equal=False),
+        "ge": lambda eqn, xs: at.compare(xs[0], xs[1], or_equal=True),
+        "le": lambda eqn, xs: at.compare(xs[1], xs[0], or_equal=True),
         "select_n": lambda eqn, xs: at.select(xs[0], xs[1:]),
-        **{name: function(name) for name in "exp log tanh logistic erf sqrt rsqrt abs".split()},
+        **{name: function(name) for name in _OF_ONE.split()},
         **dict.fromkeys("copy copy_p stop_gradient name reduce_precision".split(), same),
-        "convert_element_type": _converted,
+        "convert_element_type": lambda eqn, xs: _converted(at, eqn.params["new_dtype"], xs[0]),
     }
 
 
-def _converted(eqn: Any, operands: list[Any]) -> Any:
-    (x,) = operands
-    if (
-        not np.issubdtype(eqn.params["new_dtype"], np.floating)
-        and str(eqn.params["new_dtype"]) != "bfloat16"
-    ):
-        raise Unsupported(f"it converts to {eqn.params['new_dtype']}")
-    if isinstance(x, Comparison):
-        raise Unsupported("it makes numbers of a comparison")
-    return x
+def _converted(at: Elementwise, dtype: Any, x: Any) -> Any:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise Unsupported(f"it converts to {dtype}")
+    return at.select(x, (0.0, 1.0)) if isinstance(x, Comparison) else x

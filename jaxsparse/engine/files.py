@@ -19,9 +19,18 @@ def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
     The file needs neither Python nor JAX (csrc/engine/jaxsparse_engine.h), and is written whole or
     not at all.
 
+    Its inputs and outputs are arrays of float32, in the shapes of those of the function and in the
+    order of `jax.tree.leaves`.
+
     Raises:
+      TypeError: `engine` is not of `compile_inference`.
       ValueError: parts of the network are left to XLA; says which.
+      OSError: the file cannot be written.
     """
+    if not isinstance(engine, CompiledInference):
+        raise TypeError(f"engine is a {type(engine).__name__}, not of compile_inference")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {Path(path).parent}")
     if not engine.is_whole:
         raise ValueError(f"parts of the network need XLA, and a file cannot have them:\n{engine}")
     (data,) = engine.programs
@@ -31,7 +40,10 @@ def save_engine(path: str | os.PathLike, engine: CompiledInference) -> int:
 
 
 class LoadedEngine:
-    """A network from a file: a function of NumPy arrays.
+    """A network from a file: a function of NumPy arrays, not of those that JAX traces.
+
+    Attributes:
+      input_shapes, output_shapes: of an image in each array.
 
     Args:
       path: of `save_engine`.
@@ -50,15 +62,21 @@ class LoadedEngine:
             self._handle = Handle(data, threads)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        self.threads = threads
+        self.input_shapes, self.output_shapes = (
+            self._handle.input_shapes,
+            self._handle.output_shapes,
+        )
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Returns float32[batch, numbers of an image] for every output.
+        """Returns float32[batch, ...] for every output.
 
         Args:
-          *inputs: float32[batch, ...], in the layout that the network had in JAX.
+          *inputs: numbers[batch, ...], in the order and layout that the network had in JAX; they
+            become float32.
 
         Raises:
-          ValueError: their number or their sizes are wrong.
+          ValueError: their number, shapes or dtypes are wrong.
         """
         arrays, batch = self._checked(inputs)
         return self._handle.run(arrays, batch)
@@ -79,15 +97,26 @@ class LoadedEngine:
         return Profile(batch, tuple(steps))
 
     def _checked(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
-        sizes = self._handle.input_sizes
-        if len(inputs) != len(sizes):
-            raise ValueError(f"{len(inputs)} inputs, the network takes {len(sizes)}")
-        batch = len(inputs[0]) if inputs else 1
-        arrays = [np.ascontiguousarray(x, np.float32) for x in inputs]
-        for array, size in zip(arrays, sizes, strict=True):
-            if len(array) != batch or array.size != batch * size:
-                raise ValueError(f"an input is {array.shape}; an image has {size} numbers")
-        return arrays, batch
+        shapes = self.input_shapes
+        if len(inputs) != len(shapes):
+            raise ValueError(f"{len(inputs)} inputs, the network takes {len(shapes)}")
+        arrays = [np.asarray(x) for x in inputs]
+        batch = len(arrays[0]) if arrays and arrays[0].ndim else 0
+        for number, (x, shape) in enumerate(zip(arrays, shapes, strict=True)):
+            if x.shape != (batch, *shape):
+                wanted = ", ".join(map(str, ("images" if number == 0 else batch, *shape)))
+                raise ValueError(f"input {number} has shape {x.shape}; it must be ({wanted})")
+            if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+                raise ValueError(f"input {number} has dtype {x.dtype}; it must be of real numbers")
+        return [np.ascontiguousarray(x, np.float32) for x in arrays], batch
+
+    def __repr__(self) -> str:
+        """Shapes and threads."""
+        shapes = lambda of: ", ".join(str(("images", *x)).replace("'", "") for x in of)
+        return (
+            f"<LoadedEngine: {shapes(self.input_shapes)} -> {shapes(self.output_shapes)}; "
+            f"threads: {self.threads}>"
+        )
 
     @property
     def memory(self) -> int:
@@ -96,5 +125,14 @@ class LoadedEngine:
 
 
 def load_engine(path: str | os.PathLike, threads: int | None = None) -> LoadedEngine:
-    """Returns the network of a file; see `LoadedEngine`."""
+    """Returns the network of a file, as a function of NumPy arrays; see `LoadedEngine`.
+
+    Args:
+      path: of `save_engine`.
+      threads: 1 to 256; default one a core.
+
+    Raises:
+      ValueError: the file is damaged, or no network; or threads are out of range.
+      OSError: it cannot be read.
+    """
     return LoadedEngine(path, threads)

@@ -5,28 +5,30 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.checks import check_whole
+from jaxsparse.engine.arguments import masked_variables, shown
 from jaxsparse.engine.evaluation import bound
 from jaxsparse.engine.library import MOST_THREADS, Handle, library
+from jaxsparse.engine.operations import Linear
 from jaxsparse.engine.profile import MOST_REPEATS, Profile, profile_trace
 from jaxsparse.engine.program import to_bytes
 from jaxsparse.engine.steps import Equation, Outside, Segment, Trace
 from jaxsparse.engine.tracing import trace
 from jaxsparse.kernels.build import engine_library
 from jaxsparse.kernels.load import backend
-from jaxsparse.masks import apply_masks
 from jaxsparse.types import OptionError, PyTree
 
 Weights: TypeAlias = Literal["float32", "bfloat16", "int8"]
 _BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
 _TRACED = 2
 """Images of the trace that serves every batch: with two, what differs between images shows."""
+_DEPENDS = ("the number of images", "it changes what the function does to an image")
 
 
 class _Plan(NamedTuple):
@@ -41,13 +43,6 @@ class _Plan(NamedTuple):
     trace: Trace
     programs: list[bytes]
     outputs: Any
-
-    @property
-    def segment(self) -> Segment | None:
-        """The only step, if it is the engine's and makes all outputs."""
-        steps, outputs = self.trace.steps, self.trace.outputs
-        is_whole = len(steps) == 1 and all(isinstance(x, Outside) for x in outputs)
-        return steps[0] if is_whole and isinstance(steps[0], Segment) else None
 
 
 class CompiledInference:
@@ -73,14 +68,18 @@ class CompiledInference:
         self._function, self._bits = function, _BITS[weights]
         leaves, self._structure = jax.tree.flatten(example)
         self._shapes = [(np.shape(x)[1:], jnp.result_type(x)) for x in leaves]
+        shapes = ", ".join(str(np.shape(x)) for x in leaves) or "none"
+        if not leaves or any(np.ndim(x) == 0 for x in leaves):
+            raise ValueError(f"arrays of the example need images along their first axis: {shapes}")
+        images = np.shape(leaves[0])[0]
+        if any(np.shape(x)[0] != images for x in leaves):
+            raise ValueError(f"arrays of the example have different numbers of images: {shapes}")
         self._plans: dict[int, _Plan] = {}
+        self._programs: dict[bytes, bytes] = {}
+        self._arrays: dict[bytes, jax.Array] = {}
         self._handle: Handle | None = None
-        self._plan = self._planned(_TRACED)
-        # The one segment that serves every batch. A plan for one number of images may be a single
-        # segment too, say for a single image, and still be wrong for others.
-        self._segment = self._plan.segment
-        if self._segment is None:
-            self._plan = self._planned(np.shape(leaves[0])[0])
+        self._segment, depends = self._for_any_number(images)
+        self._plan = self._planned(_TRACED if self._segment else images)
         segment, is_leaf = self._segment, jax.tree_util.treedef_is_leaf
         self._is_one_to_one = (
             segment is not None
@@ -91,6 +90,7 @@ class CompiledInference:
         )
         equations = [step for step in self._plan.trace.steps if isinstance(step, Equation)]
         self.reasons = Counter((step.eqn.primitive.name, step.reason) for step in equations)
+        self.reasons.update([_DEPENDS] if depends else [])
         self._jitted = jax.jit(self._in_jax)
 
     @property
@@ -117,21 +117,18 @@ class CompiledInference:
         """
         if type(inputs) is np.ndarray and self._takes_and_gives_one(inputs):
             (found,) = self._opened().run([inputs], len(inputs))
-            return found.reshape(len(inputs), *self._plan.trace.outputs[0].shape[1:])
+            return found
         leaves, batch = self._checked(inputs)
         segment = self._segment
         are_numpys = all(isinstance(x, np.ndarray) for x in leaves)
         if segment is None or not are_numpys:
-            return self._jitted(inputs)
+            plan = self._plan if segment else self._planned(batch)
+            outputs = self._jitted(inputs, [self._on_device(p) for p in plan.programs])
+            return jax.tree.map(np.asarray, outputs) if are_numpys else outputs
         arrays = [np.ascontiguousarray(leaves[x.number], np.float32) for x in segment.inputs]
         found = self._opened().run(arrays, batch)
-        by_number = dict(enumerate(leaves))
-        for x, array in zip(segment.outputs, found, strict=True):
-            by_number[x.number] = array.reshape(batch, *x.shape[1:])
-        outputs = [
-            np.asarray(by_number[x.number], dtype)
-            for x, dtype in zip(self._plan.trace.outputs, self._plan.trace.dtypes, strict=True)
-        ]
+        dtypes = self._plan.trace.dtypes
+        outputs = [np.asarray(x, dtype) for x, dtype in zip(found, dtypes, strict=True)]
         return jax.tree.unflatten(self._plan.outputs, outputs)
 
     def profile(self, inputs: PyTree, *, repeats: int = 20) -> Profile:
@@ -151,11 +148,28 @@ class CompiledInference:
 
     def __str__(self) -> str:
         """How much of the network the engine runs, and why not the rest."""
-        sizes = ", ".join(f"{len(program):,}" for program in self._plan.programs) or "none"
-        lines = [f"programs of the engine, in bytes: {sizes}"]
+        segments = [step for step in self._plan.trace.steps if isinstance(step, Segment)]
+        linear = [op for x in segments for op in x.net.operations if isinstance(op, Linear)]
+        weights, num_bytes = sum(len(op.weights) for op in linear), map(len, self._plan.programs)
+        what = "the whole network" if self.is_whole else f"{len(segments)} parts of the network"
+        lines = [
+            f"the engine runs {what}: {sum(len(x.net.operations) for x in segments):,} steps, "
+            f"{weights:,} weights, {sum(num_bytes):,} bytes; threads: {self.threads}"
+        ]
         for (name, reason), number in self.reasons.most_common():
-            lines.append(f"XLA runs {number} x {name}: {reason}")
+            is_dependent = (name, reason) == _DEPENDS
+            what = name if is_dependent else f"XLA runs {number} x {name}"
+            lines.append(f"{what}: {reason}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """The first line of `str`."""
+        return f"<CompiledInference: {str(self).splitlines()[0]}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CompiledInference cannot be pickled or copied; save_engine writes a file"
+        )
 
     def _takes_and_gives_one(self, inputs: np.ndarray) -> bool:
         """Whether an array, as it is, is all that the engine needs; the common case, made fast."""
@@ -172,6 +186,23 @@ class CompiledInference:
             self._handle = Handle(self._plan.programs[0], self.threads)
         return self._handle
 
+    def _for_any_number(self, images: int) -> tuple[Segment | None, bool]:
+        """Returns the one segment that serves every number of images, if there is one.
+
+        A plan for one number may be a single segment, and wrong for others: say if the function
+        divides by the number. So two are compared, that of the example and another. Also returns
+        whether they differ.
+        """
+        try:
+            one = self._planned(_TRACED)
+            if one.trace.segment is None:
+                return None, False
+            other = self._planned(images if images > _TRACED else _TRACED + 1)
+        except Exception:  # the function takes its own number alone, or fails with that too
+            return None, True
+        is_same = other.trace.segment is not None and other.programs == one.programs
+        return (one.trace.segment, False) if is_same else (None, True)
+
     def _planned(self, batch: int) -> _Plan:
         if batch not in self._plans:
             shapes = [jax.ShapeDtypeStruct((batch, *s), dtype) for s, dtype in self._shapes]
@@ -184,26 +215,42 @@ class CompiledInference:
                 return found
 
             steps = trace(flat, shapes)
-            programs = [
-                to_bytes(step.net, self._bits) for step in steps.steps if isinstance(step, Segment)
-            ]
+            made = (to_bytes(x.net, self._bits) for x in steps.steps if isinstance(x, Segment))
+            programs = [self._programs.setdefault(program, program) for program in made]
             self._plans[batch] = _Plan(steps, programs, structure[-1])
         return self._plans[batch]
 
     def _checked(self, inputs: PyTree) -> tuple[list[Any], int]:
         leaves, structure = jax.tree.flatten(inputs)
-        if structure != self._structure:
-            raise ValueError(f"inputs are {structure}, the example {self._structure}")
+        if structure != self._structure or not all(hasattr(x, "dtype") for x in leaves):
+            like = jax.tree.unflatten(self._structure, [np.zeros(0)] * len(self._shapes))
+            raise ValueError(f"inputs are {shown(inputs)}; the example is {shown(like)}")
         batch = np.shape(leaves[0])[0] if np.ndim(leaves[0]) else 0
-        for x, (shape, dtype) in zip(leaves, self._shapes, strict=True):
+        for x, name, (shape, dtype) in zip(leaves, self._names, self._shapes, strict=True):
             if np.shape(x) != (batch, *shape):
-                wanted = ", ".join(map(str, ("batch", *shape)))
-                raise ValueError(f"an input has shape {np.shape(x)}; it must be ({wanted})")
+                images = "images" if x is leaves[0] else str(batch)
+                wanted = ", ".join(map(str, (images, *shape)))
+                raise ValueError(f"{name} has shape {np.shape(x)}; it must be ({wanted})")
             if jnp.issubdtype(dtype, jnp.floating) != jnp.issubdtype(x.dtype, jnp.floating):
-                raise ValueError(f"an input has dtype {x.dtype}, the example {dtype}")
+                raise ValueError(f"{name} has dtype {x.dtype}, the example {dtype}")
         return leaves, batch
 
-    def _in_jax(self, inputs: PyTree) -> PyTree:
+    @property
+    def _names(self) -> list[str]:
+        """What errors call the inputs."""
+        paths = jax.tree_util.tree_flatten_with_path(
+            jax.tree.unflatten(self._structure, self._shapes), is_leaf=lambda x: x in self._shapes
+        )[0]
+        return [f"the input{jax.tree_util.keystr(path)}" for path, _ in paths]
+
+    def _on_device(self, program: bytes) -> jax.Array:
+        """The bytes as an array that programs of XLA take, instead of each holding them."""
+        if program not in self._arrays:
+            with jax.ensure_compile_time_eval():
+                self._arrays[program] = jnp.asarray(np.frombuffer(program, np.uint8))
+        return self._arrays[program]
+
+    def _in_jax(self, inputs: PyTree, given_programs: list[jax.Array]) -> PyTree:
         leaves = jax.tree.leaves(inputs)
         batch = leaves[0].shape[0]
         plan = self._plan if self._segment else self._planned(batch)
@@ -211,11 +258,11 @@ class CompiledInference:
             x.number: leaf for x, leaf in zip(plan.trace.inputs, leaves, strict=True)
         }
         read = lambda x: arrays[x.number] if isinstance(x, Outside) else x
-        programs = iter(plan.programs)
+        programs = iter(zip(plan.programs, given_programs, strict=True))
         for step in plan.trace.steps:
             if isinstance(step, Segment):
                 given = [read(x).astype(jnp.float32) for x in step.inputs]
-                found = self._run_segment(next(programs), given, step.outputs, batch)
+                found = self._run_segment(*next(programs), given, step.outputs, batch)
             else:
                 wanted = [var.aval.dtype for var in step.eqn.invars]
                 given = [read(x) for x in step.operands]
@@ -228,22 +275,29 @@ class CompiledInference:
         return jax.tree.unflatten(plan.outputs, outputs)
 
     def _run_segment(
-        self, program: bytes, given: list[Any], outputs: Sequence[Outside], batch: int
+        self,
+        program: bytes,
+        given_program: jax.Array,
+        given: list[Any],
+        outputs: Sequence[Outside],
+        batch: int,
     ) -> list[jax.Array]:
         if backend().name != "compiled":
             raise RuntimeError(f"the engine needs compiled kernels: {backend().why}")
         shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), jnp.float32) for x in outputs]
         call = jax.ffi.ffi_call("jaxsparse_network", shapes, vmap_method="sequential")
         key = int.from_bytes(hashlib.sha256(program).digest()[:8], "little", signed=True)
-        found = call(
-            np.frombuffer(program, np.uint8),
-            *given,
-            library=os.fspath(engine_library() or ""),
-            key=np.int64(key),
-            threads=np.int64(self.threads),
-            batch=np.int64(batch),
+        run = jax.custom_jvp(
+            functools.partial(
+                call,
+                library=os.fspath(engine_library() or ""),
+                key=np.int64(key),
+                threads=np.int64(self.threads),
+                batch=np.int64(batch),
+            )
         )
-        return list(found)
+        run.defjvp(_no_gradient)
+        return list(run(given_program, *given))
 
 
 def compile_inference(
@@ -267,8 +321,8 @@ def compile_inference(
       apply_fn: function of (variables, inputs) at inference, such as `model.apply`; its arrays have
         images along their first axes, and no image changes another one's outputs.
       variables: float leaves of any dtype; the engine computes in float32.
-      masks: for the leaf "params" of the variables if they have one, else for all of them; None if
-        inactive weights are 0 already.
+      masks: for the leaf "params" of the variables if they have one, else for all of them; leaves
+        without a mask are dense. None if inactive weights are 0 already.
       example: inputs, of which shapes (but for the number of images) and dtypes count.
       threads: of the engine, 1 to 256; default one a core. One image uses several where a layer is
         large enough, more images use all.
@@ -295,7 +349,7 @@ def compile_inference(
     threads = check_whole("threads", threads, 1, MOST_THREADS)
     library()
     if masks is not None:
-        variables = _masked(variables, masks)
+        variables = masked_variables(variables, masks)
     return CompiledInference(functools.partial(apply_fn, variables), example, threads, weights)
 
 
@@ -310,8 +364,5 @@ def default_threads() -> int:
     return min(cores or 1, MOST_THREADS)
 
 
-def _masked(variables: PyTree, masks: PyTree) -> PyTree:
-    """Returns variables whose inactive weights are 0."""
-    if isinstance(variables, dict) and "params" in variables:
-        return variables | {"params": apply_masks(variables["params"], masks)}
-    return apply_masks(variables, masks)
+def _no_gradient(primals: Any, tangents: Any) -> NoReturn:
+    raise ValueError("the engine runs inference alone and has no gradient; differentiate the model")

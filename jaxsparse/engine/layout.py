@@ -17,6 +17,9 @@ from jaxsparse.engine.operations import Constant, Linear, read
 LINE = 16
 """Numbers of a cache line, at which planes begin and which kernels write at least."""
 
+MOST_NUMBERS = 1 << 27
+"""Of all planes of an image; kMostFloats of program.h."""
+
 
 class Family(NamedTuple):
     """Sizes with the same distance between rows.
@@ -68,7 +71,12 @@ def lay_out(net: Network) -> Layout:
             if last[plane] == number:
                 places.give_back(plane)
     reach = max((family.lead + family.size for family in families), default=0)
-    return Layout(families, family_of, places.of, places.end + _in_lines(reach))
+    arena = places.end + _in_lines(reach)
+    if arena > MOST_NUMBERS:
+        raise ValueError(
+            f"an image takes {arena:,} numbers of memory in the engine, which has {MOST_NUMBERS:,}"
+        )
+    return Layout(families, family_of, places.of.astype(np.int32), arena)
 
 
 def _families(net: Network) -> list[list[int]]:
@@ -117,7 +125,7 @@ class _Places:
 
     def __init__(self, net: Network, family_by_size: list[Family]) -> None:
         self.size_of, self.families = net.size_of, family_by_size
-        self.of = np.zeros(len(net.size_of), np.int32)
+        self.of = np.zeros(len(net.size_of), np.int64)
         self.free: dict[int, list[int]] = {}
         self.end = 0
         self.is_taken = np.zeros(len(net.size_of), bool)

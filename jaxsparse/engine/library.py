@@ -12,6 +12,9 @@ import numpy as np
 from jaxsparse.kernels.build import engine_library
 
 MOST_THREADS = 256
+NOT_BUILT = (
+    "the engine was not built; `python -m jaxsparse.kernels.build` makes it, with a C++ compiler"
+)
 
 
 class _Step(ctypes.Structure):
@@ -45,27 +48,34 @@ class Handle:
         self._pointer = functions.jaxsparse_engine_open_bytes(data, len(data), threads)
         if not self._pointer:
             raise ValueError(_error(functions))
-        weakref.finalize(self, functions.jaxsparse_engine_close, self._pointer)
+        closing = weakref.finalize(self, functions.jaxsparse_engine_close, self._pointer)
+        closing.atexit = False  # a thread that outlives Python's end may be in a call
         self._run = functions.jaxsparse_engine_run
-        sizes = lambda num, size: [size(self._pointer, i) for i in range(num(self._pointer))]
-        self.input_sizes = sizes(
-            functions.jaxsparse_engine_num_inputs, functions.jaxsparse_engine_input_size
-        )
-        self.output_sizes = sizes(
-            functions.jaxsparse_engine_num_outputs, functions.jaxsparse_engine_output_size
-        )
+        self.input_shapes = self._shapes("input")
+        self.output_shapes = self._shapes("output")
+
+    def _shapes(self, kind: str) -> list[tuple[int, ...]]:
+        """The shapes of an image in the inputs or outputs."""
+        functions = library()
+        number = getattr(functions, f"jaxsparse_engine_num_{kind}s")(self._pointer)
+        shape_of = getattr(functions, f"jaxsparse_engine_{kind}_shape")
+        lengths, found = ctypes.POINTER(ctypes.c_int32)(), []
+        for i in range(number):
+            rank = shape_of(self._pointer, i, ctypes.byref(lengths))
+            found.append(tuple(lengths[axis] for axis in range(rank)))
+        return found
 
     def run(self, inputs: Sequence[np.ndarray], batch: int) -> list[np.ndarray]:
         """Runs a batch.
 
         Args:
-          inputs: float32, contiguous, of `batch` times the input's size.
+          inputs: float32, contiguous, of `batch` images each.
           batch: images.
 
         Returns:
-          float32[batch, size] for every output.
+          float32[batch, ...] for every output.
         """
-        outputs = [np.empty((batch, size), np.float32) for size in self.output_sizes]
+        outputs = [np.empty((batch, *shape), np.float32) for shape in self.output_shapes]
         if self._run(self._pointer, _pointers(inputs), _pointers(outputs), batch):
             raise MemoryError(_error(library()))
         return outputs
@@ -94,7 +104,7 @@ class Handle:
           The outputs, and float64[steps] seconds of each step, as medians.
         """
         functions = library()
-        outputs = [np.empty((batch, size), np.float32) for size in self.output_sizes]
+        outputs = [np.empty((batch, *shape), np.float32) for shape in self.output_shapes]
         seconds = np.empty(functions.jaxsparse_engine_num_steps(self._pointer))
         if functions.jaxsparse_engine_profile(
             self._pointer,
@@ -126,10 +136,7 @@ def library() -> Any:
     except OSError as error:
         raise RuntimeError(f"the engine cannot be loaded: {error}") from None
     if functions is None:
-        raise RuntimeError(
-            "the engine was not built; `python -m jaxsparse.kernels.build` makes it, with a C++ "
-            "compiler"
-        )
+        raise RuntimeError(NOT_BUILT)
     pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     for name, result, *arguments in (
         ("open_bytes", pointer, ctypes.c_char_p, ctypes.c_uint64, whole),
@@ -137,6 +144,8 @@ def library() -> Any:
         ("num_outputs", whole, pointer),
         ("input_size", long, pointer, whole),
         ("output_size", long, pointer, whole),
+        ("input_shape", whole, pointer, whole, pointer),
+        ("output_shape", whole, pointer, whole, pointer),
         ("run", whole, pointer, pointer, pointer, long),
         ("num_steps", whole, pointer),
         ("describe", whole, pointer, whole, pointer),

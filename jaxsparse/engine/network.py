@@ -142,11 +142,13 @@ class Network:
         self.operations.append(Largest(outs, start, groups.ravel()))
         return outs.reshape(planes.shape[:-1])
 
-    def select(self, condition: Planes, above: Planes, otherwise: Planes) -> Planes:
-        """Returns `above` where `condition` is above 0 and `otherwise` elsewhere; one shape."""
+    def select(
+        self, condition: Planes, above: Planes, otherwise: Planes, *, or_zero: bool = False
+    ) -> Planes:
+        """Returns `above` where `condition` is above 0 (or 0), else `otherwise`; one shape."""
         outs = self.new(self.size(condition), condition.size)
         parts = (condition.ravel(), above.ravel(), otherwise.ravel())
-        self.operations.append(Select(outs, *parts))
+        self.operations.append(Select(outs, *parts, or_zero))
         return outs.reshape(condition.shape)
 
     def constant(self, size: Size, pixels: np.ndarray) -> Planes:

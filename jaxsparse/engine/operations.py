@@ -34,7 +34,8 @@ class Activation(NamedTuple):
 
     Attributes:
       function: a name of `FUNCTIONS`.
-      low, high: what "clamp" clamps to; it is the identity for infinities.
+      low, high: what "clamp" clamps to; it is the identity for infinities. The factor of
+        "leaky_relu" below 0 is `low`. Of "elu", high * x above 0 and low * (exp(x) - 1) below.
     """
 
     function: str = "clamp"
@@ -45,10 +46,12 @@ class Activation(NamedTuple):
 FUNCTIONS = (
     "clamp",
     "exp",
+    "expm1",
     "log",
     "tanh",
     "logistic",
     "erf",
+    "erfc",
     "sqrt",
     "rsqrt",
     "reciprocal",
@@ -56,6 +59,11 @@ FUNCTIONS = (
     "silu",
     "gelu",
     "gelu_tanh",
+    "softplus",
+    "mish",
+    "hard_silu",
+    "leaky_relu",
+    "elu",
 )
 """The functions of the engine, in the order of its file format."""
 IDENTITY = Activation()
@@ -125,11 +133,10 @@ class Pool:
 
 @dataclasses.dataclass
 class Sum:
-    """The sum over all pixels, times a factor; the outs have one pixel."""
+    """The sum over all pixels; the outs have one pixel."""
 
     outs: Planes
     sources: Planes
-    factor: float = 1.0
 
 
 @dataclasses.dataclass
@@ -152,12 +159,13 @@ class Largest:
 
 @dataclasses.dataclass
 class Select:
-    """Pixels of `above` where `condition` is above 0, and of `otherwise` elsewhere."""
+    """Pixels of `above` where `condition` is above 0 (or 0, if that counts), else `otherwise`."""
 
     outs: Planes
     condition: Planes
     above: Planes
     otherwise: Planes
+    or_zero: bool = False
 
 
 @dataclasses.dataclass
@@ -176,14 +184,14 @@ class Array:
       planes: int32[n].
       first: int64[n], from the beginning of an image, in numbers.
       row, column: distances in the array.
-      size: numbers of an image.
+      shape: of an image.
     """
 
     planes: Planes
     first: np.ndarray
     row: int
     column: int
-    size: int
+    shape: tuple[int, ...]
 
 
 Operation: TypeAlias = Linear | Copy | Reflow | Pool | Sum | Product | Largest | Select | Constant

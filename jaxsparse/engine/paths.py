@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxsparse.engine.library import NOT_BUILT
 from jaxsparse.kernels.build import ENGINE, engine_library
 from jaxsparse.whole_files import written_whole
 
@@ -65,8 +66,5 @@ def engine_paths() -> EnginePaths:
     """
     library = engine_library()
     if library is None:
-        raise RuntimeError(
-            "the engine was not built; `python -m jaxsparse.kernels.build` makes it, with a C++ "
-            "compiler"
-        )
+        raise RuntimeError(NOT_BUILT)
     return EnginePaths(ENGINE.parent, library)

@@ -13,10 +13,9 @@ MOST_TAPS = 1 << 24
 """A layer with more weights than this is left to XLA."""
 
 
-def convolution(net: Network, eqn: Any, operands: list[Any], batch: int) -> Value:
+def convolution(net: Network, eqn: Any, operands: list[Any]) -> Value:
     """Returns the outputs of a convolution with a constant kernel."""
     x, kernel = operands
-    del batch
     params, spec = eqn.params, eqn.params["dimension_numbers"]
     if known(x) or not known(kernel):
         raise Unsupported("its kernel is computed from the inputs")
@@ -95,7 +94,7 @@ def convolved(
     return net.linear(size, start, read, values, dy=dy, dx=dx)
 
 
-def matrix_product(net: Network, eqn: Any, operands: list[Any], batch: int) -> Value:
+def matrix_product(net: Network, eqn: Any, operands: list[Any]) -> Value:
     """Returns the product of an array and a constant, along axes of planes."""
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     x, matrix = operands
@@ -113,7 +112,6 @@ def matrix_product(net: Network, eqn: Any, operands: list[Any], batch: int) -> V
         x = flat(net, x)
     elif pixels:
         x = with_planes_along(net, x, pixels[0])
-    del batch
     inner = [x.place(axis) for axis in left]
     outer = [i for i in range(x.planes.ndim) if i not in inner]
     rows = np.transpose(x.planes, outer + inner)
@@ -177,9 +175,9 @@ def settled(x: Value) -> Value:
     return Value("".join("n" if a == "n" else "c" for a in x.axes), planes, x.size)
 
 
-def rules(net: Network, batch: int) -> dict[str, Callable[[Any, list[Any]], Value]]:
+def rules(net: Network) -> dict[str, Callable[[Any, list[Any]], Value]]:
     """Returns the rules by the name of a primitive: functions of (equation, operands)."""
     return {
-        "conv_general_dilated": lambda eqn, xs: convolution(net, eqn, xs, batch),
-        "dot_general": lambda eqn, xs: matrix_product(net, eqn, xs, batch),
+        "conv_general_dilated": lambda eqn, xs: convolution(net, eqn, xs),
+        "dot_general": lambda eqn, xs: matrix_product(net, eqn, xs),
     }

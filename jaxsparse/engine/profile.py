@@ -88,8 +88,7 @@ def profile_trace(
     for step in trace.steps:
         if isinstance(step, Segment):
             given = [np.ascontiguousarray(read(x), np.float32) for x in step.inputs]
-            flat, steps = profile_handle(Handle(next(remaining), 1), given, batch, repeats)
-            made = [y.reshape(batch, *x.shape[1:]) for x, y in zip(step.outputs, flat, strict=True)]
+            made, steps = profile_handle(Handle(next(remaining), 1), given, batch, repeats)
             found += steps
         else:
             dtypes = [var.aval.dtype for var in step.eqn.invars]  # the engine's are float32

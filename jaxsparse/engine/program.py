@@ -30,7 +30,7 @@ from jaxsparse.engine.operations import (
 )
 
 MAGIC = b"JSENGINE"
-VERSION = 1
+VERSION = 2
 
 
 def to_bytes(net: Network, weight_bits: int = 32) -> bytes:
@@ -39,7 +39,10 @@ def to_bytes(net: Network, weight_bits: int = 32) -> bytes:
     Args:
       net: simplified.
       weight_bits: 32; 16 for bfloat16; or 8 for whole numbers from -127 to 127 and a scale for each
-        plane.
+        plane, but for weights that are much larger than the others of their plane.
+
+    Raises:
+      ValueError: a plane, or all of them, take more memory than the engine has for an image.
     """
     number, layout, to = _numbered(net), lay_out(net), _Writer()
     to.put(len(layout.families))
@@ -101,7 +104,9 @@ class _Writer:
 
 
 def _put_array(to: _Writer, array: Array, number: np.ndarray) -> None:
-    to.put(array.size, array.row, array.column, len(array.planes))
+    to.put(len(array.shape))
+    to.array(array.shape)
+    to.put(array.row, array.column, len(array.planes))
     to.array(number[array.planes])
     to.array(array.first)
 
@@ -128,10 +133,7 @@ def _put_operation(
         case Pool():
             to.put(*operation.window, *operation.stride, *operation.first, len(operation.outs))
             planes(operation.outs, operation.sources)
-        case Sum():
-            to.put(float(operation.factor), len(operation.outs))
-            planes(operation.outs, operation.sources)
-        case Reflow():
+        case Sum() | Reflow():
             to.put(len(operation.outs))
             planes(operation.outs, operation.sources)
         case Product():
@@ -143,7 +145,7 @@ def _put_operation(
             to.array(np.diff(operation.start))
             planes(operation.sources)
         case Select():
-            to.put(len(operation.outs))
+            to.put(int(operation.or_zero), len(operation.outs))
             planes(operation.outs, operation.condition, operation.above, operation.otherwise)
 
 
@@ -189,8 +191,25 @@ def _put_weights(to: _Writer, weights: np.ndarray, counts: np.ndarray, bits: int
         to.array(rounded >> 16, "<u2")
     else:
         out = np.repeat(np.arange(len(counts)), counts)
+        large = np.flatnonzero(_stand_out(weights, out, counts))
+        small = weights.copy()
+        small[large] = 0.0
         largest = np.zeros(len(counts))
-        np.maximum.at(largest, out, np.abs(weights))
+        np.maximum.at(largest, out, np.abs(small))
         scales = np.where(largest > 0, largest / 127, 1.0)
         to.array(scales, "<f4")
-        to.array(np.rint(weights / scales[out]), "<i1")
+        to.array(np.rint(small / scales[out]), "<i1")
+        to.put(len(large))
+        to.array(large)
+        to.array(weights[large], "<f4")
+
+
+def _stand_out(weights: np.ndarray, out: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Whether a weight is more than 8 times the mean of the others of its plane, in size.
+
+    So is that of a shortcut which became part of a convolution. A scale for both would be too
+    coarse for the convolution.
+    """
+    size = np.abs(weights)
+    others = np.bincount(out, size, len(counts))[out] - size
+    return size * (counts[out] - 1) > 8 * others

@@ -7,11 +7,10 @@ active weight reads is not computed.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
 
 import numpy as np
 
+from jaxsparse.engine.functions import applied
 from jaxsparse.engine.network import Network
 from jaxsparse.engine.operations import (
     IDENTITY,
@@ -31,32 +30,7 @@ from jaxsparse.engine.operations import (
 )
 
 _RELU = Activation("clamp", 0.0)
-_NOT_NEGATIVE = ("exp", "logistic", "sqrt", "rsqrt", "abs")
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.array([math.erf(a) for a in x], np.float64)
-
-
-def _logistic(x: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
-
-
-_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "exp": np.exp,
-    "log": np.log,
-    "tanh": np.tanh,
-    "logistic": _logistic,
-    "erf": _erf,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
-    "reciprocal": lambda x: 1 / x,
-    "abs": np.abs,
-    "silu": lambda x: x * _logistic(x),
-    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-}
-"""What a channel that masks have made constant becomes."""
+_NOT_NEGATIVE = ("erfc", "exp", "logistic", "sqrt", "rsqrt", "abs", "softplus")
 
 
 def simplify(net: Network) -> None:
@@ -91,8 +65,6 @@ class _Passes:
     def simplified(self, operation: Operation) -> Operation:
         """Returns an operation as it is when those before it are simplified."""
         operation = _renamed(operation, self.alias)
-        if isinstance(operation, Product):
-            operation = self.gate(operation)
         if not isinstance(operation, Linear):
             if isinstance(operation, Pool | Copy | Reflow):
                 self.not_negative[operation.outs] = self.not_negative[operation.sources]
@@ -100,49 +72,6 @@ class _Passes:
         operation = self.with_sources_written_out(operation)
         self.note(operation)
         return operation
-
-    def gate(self, product: Product) -> Operation:
-        """Returns x * logistic(x) as the function that it is."""
-        right = [self.linear_of(plane) for plane in product.right]
-        is_silu = all(
-            found is not None
-            and found[0] == Activation("logistic")
-            and found[1:] == (0.0, [(int(left), 0, 0, 1.0)])
-            for found, left in zip(right, product.left, strict=True)
-        )
-        if not is_silu:
-            return product
-        # A logistic that only this product reads goes away, and its reading of x with it.
-        np.subtract.at(self.uses, product.left, self.uses[product.right] == 1)
-        num = len(product.outs)
-        zeros = np.zeros(num, np.int32)
-        return Linear(
-            product.outs,
-            np.zeros(num),
-            np.arange(num + 1),
-            product.left,
-            zeros,
-            zeros,
-            np.ones(num),
-            Activation("silu"),
-        )
-
-    def linear_of(self, plane: int) -> tuple | None:
-        """The activation, bias and taps of a linear plane of at most one tap."""
-        if self.maker[plane] < 0:
-            return None
-        made, i = self.made_by[self.maker[plane]], self.place[plane]
-        begin, end = made.start[i], made.start[i + 1]
-        if end - begin > 1:
-            return None
-        taps = zip(
-            made.sources[begin:end].tolist(),
-            made.dy[begin:end].tolist(),
-            made.dx[begin:end].tolist(),
-            made.weights[begin:end].tolist(),
-            strict=True,
-        )
-        return made.activation, float(made.bias[i]), list(taps)
 
     def with_sources_written_out(self, reader: Linear) -> Linear:
         """Returns a linear operation that reads what its sources read, where this costs nothing."""
@@ -261,14 +190,8 @@ def _value_without_taps(made: Linear, at: np.ndarray) -> np.ndarray:
     bias = np.asarray(made.bias)[at]
     if made.activation == IDENTITY:
         return bias
-    function, low, high = made.activation
-    is_constant = made.counts()[at] == 0
-    if function == "clamp":
-        return np.where(is_constant, np.clip(bias, low, high), bias)
-    found = np.array(bias, np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is left to the engine
-        found[is_constant] = _FUNCTIONS[function](found[is_constant])
-    return found
+    is_constant = made.counts()[at] == 0  # what is not finite is left to the engine
+    return np.where(is_constant, applied(made.activation, bias), bias)
 
 
 def _ranges(start: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
+import numpy as np
+
 from jaxsparse.engine.network import Network
 
 
@@ -55,6 +58,12 @@ class Equation:
     reason: str
 
 
+def _is_number(x: Outside) -> bool:
+    """Whether an array can be one of float32."""
+    real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
+    return x.dtype == np.bool_ or real
+
+
 Step: TypeAlias = Segment | Equation
 
 
@@ -73,3 +82,13 @@ class Trace:
     inputs: list[Outside]
     outputs: list[Any]
     dtypes: list[Any]
+
+    @property
+    def segment(self) -> Segment | None:
+        """The only step, if it is the engine's and makes all outputs."""
+        if len(self.steps) != 1 or not isinstance(self.steps[0], Segment):
+            return None
+        made = {x.number for x in self.steps[0].outputs}
+        is_made = lambda x: isinstance(x, Outside) and x.number in made
+        is_whole = all(map(is_made, self.outputs)) and all(map(_is_number, self.inputs))
+        return self.steps[0] if is_whole else None

@@ -1,5 +1,6 @@
 """Reads a forward pass from its jaxpr: the longest parts for the engine, and XLA in between."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from jaxsparse.engine import elementwise, products, shapes, windows
 from jaxsparse.engine.evaluation import computed, is_key
 from jaxsparse.engine.network import Network
-from jaxsparse.engine.operations import Array, Size
+from jaxsparse.engine.operations import ONE_PIXEL, Array, Size
+from jaxsparse.engine.recognition import Function, Origins, is_function, may_end, recognised
 from jaxsparse.engine.simplify import simplify
 from jaxsparse.engine.steps import Equation, Outside, Segment, Step, Trace
 from jaxsparse.engine.values import Unsupported, Value, natural_axes, transposed
@@ -20,6 +22,7 @@ from jaxsparse.tracing.jaxprs import CallAnalysis, inner_equations, walk
 _MOVES = frozenset(
     "broadcast_in_dim concatenate expand_dims reshape rev slice split squeeze transpose".split()
 )
+_CONVERSION = "convert_element_type"
 _PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
@@ -41,6 +44,7 @@ def trace(function: Callable[..., Any], avals: Sequence[jax.ShapeDtypeStruct]) -
         if not small or len(made.steps) == 1:
             break
         left_to_xla |= {number for step in small for number in step.equations}
+    _put_in_order(made)
     for segment in segments:
         simplify(segment.net)
     return made
@@ -52,7 +56,7 @@ def _traced(closed: Any, avals: Sequence[Any], left_to_xla: set[int]) -> Trace:
     inputs = [tracing.new(aval) for aval in avals]
     tracing.num_inputs = len(inputs)
     outputs = walk(closed, inputs, tracing)
-    found = [tracing.exported(x) for x in outputs]
+    found = [tracing.exported(x) for x in [tracing.passed_on(x) for x in outputs]]
     tracing.close()
     return Trace(tracing.steps, inputs, found, [aval.dtype for aval in closed.out_avals])
 
@@ -71,13 +75,28 @@ class _Tracing(CallAnalysis[Any]):
         self.is_open = False
         self.num_arrays = self.num_inputs = self.num_equations = 0
         self.exports: dict[Any, Outside] = {}
-        self.comparisons: dict[int, Outside] = {}
+        self.comparisons: dict[int, Outside] = {}  # by the number of the equation
         self.imports: dict[tuple[int, int], Value] = {}
         self.rules: dict[str, Callable[[Any, list[Any]], Any]] = {}
+        self.functions: dict[int, Function | None] = {}
+        self.origins = Origins()
 
     def constant(self, atom: Any, value: Any) -> Any:
         del atom
         return value if is_key(value) else np.asarray(value)
+
+    def enters(self, eqn: Any, operands: list[Any]) -> bool:
+        """Whether the equation is a call, and not of a function that the engine has."""
+        if not super().enters(eqn, operands):
+            return False
+        self.functions[id(eqn)] = None
+        inside = [x for x in operands if isinstance(x, _DEPENDENT)]
+        if len(inside) == 1 and isinstance(inside[0], Value | Outside) and is_function(eqn):
+            # The array may still be XLA's, so a value stands for it.
+            as_base = [_ANY if isinstance(x, _DEPENDENT) else x for x in operands]
+            origin = Origins().made(eqn, as_base)
+            self.functions[id(eqn)] = recognised(origin) if origin else None
+        return self.functions[id(eqn)] is None
 
     def operation(self, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         if not any(isinstance(x, _DEPENDENT) for x in operands):
@@ -92,9 +111,10 @@ class _Tracing(CallAnalysis[Any]):
 
     def in_segment(self, eqn: Any, operands: list[Any], number: int) -> Sequence[Any]:
         """Adds an equation to the open segment."""
-        name = eqn.primitive.name
+        name, function = eqn.primitive.name, self.functions.get(id(eqn))
         compares = any(isinstance(x, elementwise.Comparison) for x in operands)
-        if name not in _NAMES or (compares and name != "select_n"):
+        is_known = function is not None or name in _NAMES
+        if not is_known or (compares and name not in ("select_n", _CONVERSION)):
             raise Unsupported("it is not one of the engine's operations")
         made_by_xla = lambda x: isinstance(x, Outside) and x.number >= self.num_inputs
         if name in _MOVES and all(map(made_by_xla, operands)):
@@ -102,20 +122,47 @@ class _Tracing(CallAnalysis[Any]):
         if not self.is_open:
             self.open()
         segment = self.segments[-1]
-        found = self.rules[name](
-            eqn, [self.operand(x, eqn, place) for place, x in enumerate(operands)]
-        )
+        given, operands = operands, [self.operand(x, eqn, i) for i, x in enumerate(operands)]
+        if function is not None:
+            (x,) = (x for x in operands if isinstance(x, Value))
+            found = [self.applied(function, x)]
+        else:
+            found = self.rules[name](eqn, operands)
+            found = found if eqn.primitive.multiple_results else [found]
         segment.has_product |= name in _PRODUCTS
         segment.equations.append(number)
-        found = found if eqn.primitive.multiple_results else [found]
-        return [self.at_home(x, eqn, operands) for x in found]
+        found = [self.at_home(x, eqn, given) for x in found]
+        return [self.as_function(eqn, operands, x, function) for x in found]
+
+    def applied(self, function: Function, x: Value) -> Value:
+        """Returns a function of the engine of an array."""
+        planes = self.segments[-1].net.each(
+            x.planes, function.factor, function.shift, function.activation
+        )
+        return x.with_planes(planes)
+
+    def as_function(self, eqn: Any, operands: list[Any], x: Any, known: Function | None) -> Any:
+        """Returns an array as a function of the engine, if it is one of numbers of another array.
+
+        What lies in between is dropped, if nobody else reads it.
+        """
+        origin = self.origins.made(eqn, operands) if isinstance(x, Value) else None
+        if origin is None or origin.base.planes.shape != x.planes.shape:
+            return x
+        if known is None and may_end(origin):
+            function = recognised(origin)
+            if function is not None:
+                x = self.at_home(self.applied(function, origin.base), eqn, [])
+        self.origins.note(x, origin)
+        return x
 
     def at_home(self, x: Any, eqn: Any, operands: list[Any]) -> Any:
         """Returns a result of the open segment that knows where it comes from."""
         home = len(self.segments) - 1
         if isinstance(x, elementwise.Comparison):
-            return x._replace(above=x.above._replace(home=home), source=(eqn, operands))
-        return x._replace(home=home)
+            source = (self.num_equations, eqn, operands)
+            return x._replace(above=x.above._replace(home=home), source=source)
+        return x._replace(home=home) if isinstance(x, Value) else x
 
     def in_xla(self, eqn: Any, operands: list[Any], reason: str) -> list[Outside]:
         """Adds an equation for XLA, behind the segment if it needs its arrays."""
@@ -129,6 +176,7 @@ class _Tracing(CallAnalysis[Any]):
         net = Network()
         self.segments.append(Segment(net, [], []))
         self.is_open = True
+        self.origins = Origins()
         self.rules = _rules(net, self.batch, self.channels_first)
 
     def close(self) -> None:
@@ -154,6 +202,12 @@ class _Tracing(CallAnalysis[Any]):
         if not isinstance(x, Outside):
             return x
         key = (home, x.number)
+        is_whole = x.dtype == np.bool_ or (
+            jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize <= 2
+        )  # and exact as float32
+        becomes_real = is_whole and eqn is not None and eqn.primitive.name == _CONVERSION
+        if not (jnp.issubdtype(x.dtype, jnp.floating) or becomes_real):
+            raise Unsupported(f"it takes {x.dtype} numbers")
         if key not in self.imports:
             axes = _axes_that_follow(eqn, place, len(x.shape))
             axes = axes or natural_axes(len(x.shape), self.channels_first)
@@ -162,8 +216,6 @@ class _Tracing(CallAnalysis[Any]):
 
     def imported(self, x: Outside, axes: str, home: int) -> Value:
         """Makes an array of XLA an input of the open segment."""
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise Unsupported(f"it takes {x.dtype} numbers")
         if not x.shape or x.shape[0] != self.batch or 0 in x.shape:
             raise Unsupported(f"it takes an array of shape {x.shape}, without images")
         segment = self.segments[home]
@@ -179,10 +231,10 @@ class _Tracing(CallAnalysis[Any]):
     def exported(self, x: Any) -> Any:
         """Returns a value as an array of XLA; constants stay."""
         if isinstance(x, elementwise.Comparison):
-            eqn, operands = x.source
-            if id(eqn) not in self.comparisons:
-                (self.comparisons[id(eqn)],) = self.in_xla(eqn, operands, "it leaves its segment")
-            return self.comparisons[id(eqn)]
+            number, eqn, operands = x.source
+            if number not in self.comparisons:
+                (self.comparisons[number],) = self.in_xla(eqn, operands, "it leaves its segment")
+            return self.comparisons[number]
         if not isinstance(x, Value):
             return x
         if self.is_open and x.home == len(self.segments) - 1:
@@ -197,6 +249,16 @@ class _Tracing(CallAnalysis[Any]):
             self.segments[x.home].net.outputs.append(_array(x))
         return self.exports[key]
 
+    def passed_on(self, x: Any) -> Any:
+        """Returns an input that is an output too as a value of the first segment, if open."""
+        is_input = isinstance(x, Outside) and x.number < self.num_inputs
+        if not is_input or not self.is_open or self.steps:
+            return x
+        try:
+            return self.operand(x, None, 0)
+        except Unsupported:
+            return x
+
     def transposed_by_xla(self, x: Value) -> Outside:
         """Returns a value, whose images are not along the first axis, as an array of XLA."""
         at = x.axes.index("n")
@@ -209,6 +271,7 @@ class _Tracing(CallAnalysis[Any]):
 
 
 _DEPENDENT = (Value, Outside, elementwise.Comparison)
+_ANY = Value("n", np.zeros((), np.int32), ONE_PIXEL)
 
 
 def _rules(
@@ -216,7 +279,7 @@ def _rules(
 ) -> dict[str, Callable[[Any, list[Any]], Any]]:
     return {
         **elementwise.rules(elementwise.Elementwise(net, batch)),
-        **products.rules(net, batch),
+        **products.rules(net),
         **windows.rules(net),
         **shapes.Shapes(net, batch, channels_first).rules(),
         "optimization_barrier": lambda eqn, xs: xs,
@@ -231,6 +294,8 @@ def _axes_that_follow(eqn: Any, place: int, rank: int) -> str | None:
 
     What a matrix product adds up is planes, and so is what becomes the axis of a vector.
     """
+    if eqn is None:
+        return None
     if eqn.primitive.name == "reshape" and len(eqn.outvars[0].aval.shape) == 2:
         return "n" + "c" * (rank - 1)
     if eqn.primitive.name != "dot_general" or place > 1:
@@ -263,5 +328,21 @@ def _array(value: Value) -> Array:
             at = value.place(axis)
             along = np.arange(shape[axis]) * strides[axis]
             first += along.reshape([-1 if i == at else 1 for i in range(first.ndim)])
-    size = int(np.prod(shape[1:]))
-    return Array(value.planes.ravel(), first.ravel(), stride("y"), stride("x"), size)
+    return Array(value.planes.ravel(), first.ravel(), stride("y"), stride("x"), shape[1:])
+
+
+def _put_in_order(made: Trace) -> None:
+    """Gives the only part of a forward pass all inputs and outputs, in the order of the function.
+
+    So a file has them as the function does. An input may be unread, and an output repeated.
+    """
+    segment = made.segment
+    if segment is None:
+        return
+    net = segment.net
+    inputs = {x.number: array for x, array in zip(segment.inputs, net.inputs, strict=True)}
+    outputs = {x.number: array for x, array in zip(segment.outputs, net.outputs, strict=True)}
+    unread = lambda x: Array(np.zeros(0, np.int32), np.zeros(0, np.int64), 0, 0, x.shape[1:])
+    net.inputs = [inputs.get(x.number) or unread(x) for x in made.inputs]
+    net.outputs = [dataclasses.replace(outputs[x.number]) for x in made.outputs]
+    segment.inputs, segment.outputs = list(made.inputs), list(made.outputs)

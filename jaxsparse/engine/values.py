@@ -124,7 +124,7 @@ def transposed(value: Value, permutation: tuple[int, ...]) -> Value:
     """Returns the array with its axes in another order."""
     axes = "".join(value.axes[i] for i in permutation)
     places = [value.place(i) for i in permutation if value.axes[i] == "c"]
-    return Value(axes, np.transpose(value.planes, places), value.size)
+    return value._replace(axes=axes, planes=np.transpose(value.planes, places))
 
 
 def reshaped(net: Network, value: Value, shape: tuple[int, ...], batch: int) -> Value:
@@ -139,7 +139,8 @@ def reshaped(net: Network, value: Value, shape: tuple[int, ...], batch: int) -> 
     axes, size, lengths = "n", value.size, []
     left, new = list(zip(value.axes[1:], old[1:], strict=True)), list(shape[1:])
     while left or new:
-        joined, cut = _joined(left, new), _cut(left, new, size)
+        rows = axes + "".join(letter for letter, _ in left)  # no second axis of rows
+        joined, cut = _joined(left, new), "y" not in rows and _cut(left, new, size)
         if left and left[0][0] in "yx" and new and new[0] == left[0][1]:
             axes += left.pop(0)[0]
             new.pop(0)

@@ -11,6 +11,9 @@ from jaxsparse.engine.operations import ONE_PIXEL, Pool, Size, Sum
 from jaxsparse.engine.products import Window, convolved, settled
 from jaxsparse.engine.values import Unsupported, Value
 
+MOST_SPAN = 1 << 20
+"""Pixels of a row that the windows of a max pool may see; kMostSpan of program.h."""
+
 
 def reduced(net: Network, x: Value, axes: Sequence[int], *, largest: bool) -> Value:
     """Returns the sum or the largest along axes of an array."""
@@ -72,6 +75,8 @@ def windowed(net: Network, x: Value, eqn: Any, *, largest: bool) -> Value:
     if largest:
         if any(w > 2 * length + 64 for w, length in zip(pair("window"), x.size, strict=True)):
             raise Unsupported("its windows are much larger than the image")  # parser.h
+        if (size.width - 1) * pair("stride")[1] + pair("window")[1] > MOST_SPAN:
+            raise Unsupported("its windows see too many pixels")
         outs = net.new(size, len(flat))
         net.operations.append(Pool(outs, flat, pair("window"), pair("stride"), pair("first")))
     else:

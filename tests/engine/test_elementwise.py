@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.engine.agreement import assert_agree, compiled, difference, numbers
 
@@ -15,13 +16,16 @@ FUNCTIONS = {
     "erf": jax.scipy.special.erf,
     "erfc": jax.scipy.special.erfc,
     "exp": jnp.exp,
-    "expm1": lambda x: jnp.expm1(x) + 1,
+    "expm1": jnp.expm1,
     "gelu": jax.nn.gelu,
     "gelu with erf": lambda x: jax.nn.gelu(x, approximate=False),
     "hard_sigmoid": jax.nn.hard_sigmoid,
     "hard_swish": jax.nn.hard_swish,
     "hard_tanh": jax.nn.hard_tanh,
+    "heaviside": lambda x: (x >= 0.25).astype(x.dtype),
     "leaky_relu": jax.nn.leaky_relu,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "mish": jax.nn.mish,
     "log": lambda x: jnp.log(jnp.abs(x) + 0.1),
     "power -3": lambda x: (2 + jnp.abs(x)) ** -3,
     "power 4": lambda x: x**4,
@@ -33,6 +37,7 @@ FUNCTIONS = {
     "selu": jax.nn.selu,
     "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
     "softmax of channels": jax.nn.softmax,
     "softmax of pixels": lambda x: jax.nn.softmax(x, (1, 2)),
     "soft_sign": jax.nn.soft_sign,
@@ -64,7 +69,7 @@ def test_functions_of_constants():
 
 def test_extreme_numbers():
     x = np.array([[0, -0.0, 1e-30, -1e-30, 20, -20, 90, -90, 1e4, -1e4, 3e38, -3e38]], np.float32)
-    names = "elu gelu leaky_relu relu6 sigmoid silu tanh exp".split()
+    names = "elu erfc expm1 gelu leaky_relu mish relu6 selu sigmoid silu softplus tanh exp".split()
     engine = compiled(lambda x: {name: FUNCTIONS[name](x) for name in names}, x)
     for name, got in engine((x,)).items():
         want = np.asarray(FUNCTIONS[name](x))
@@ -73,7 +78,8 @@ def test_extreme_numbers():
 
 def test_nan_stays_nan():
     x = np.full((1, 2, 2, 3), np.nan, np.float32)
-    names = "abs clip elu exp gelu relu relu6 sigmoid silu tanh".split()
+    names = "abs clip elu erfc exp expm1 gelu leaky_relu mish relu relu6 sigmoid silu softplus tanh"
+    names = names.split()
     engine = compiled(
         lambda x: {name: FUNCTIONS[name](x) for name in names} | {"largest": x.max((1, 2))}, x
     )
@@ -148,12 +154,92 @@ def test_norms():
     )
 
 
-def test_softplus_is_left_to_xla(compiled):
-    """It is the logarithm of 1 + exp, which loses digits if it is computed so."""
-    del compiled
-    engine = _compiled(lambda x: jax.nn.softplus(x @ np.eye(4, dtype=np.float32)), IMAGES)
-    assert "log1p" in str(engine)
-    assert difference(engine((IMAGES,)), jax.nn.softplus(IMAGES)) < 1e-6
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (jax.nn.elu, "elu"),
+        (jax.nn.gelu, "gelu_tanh"),
+        (lambda x: jax.nn.gelu(x, approximate=False), "gelu"),
+        (jax.nn.hard_sigmoid, "clip"),
+        (jax.nn.hard_silu, "hard_silu"),
+        (lambda x: jax.nn.leaky_relu(x, 0.3), "leaky_relu"),
+        (jax.nn.mish, "mish"),
+        (jax.nn.relu6, "clip"),
+        (jax.nn.selu, "elu"),
+        (jax.nn.silu, "silu"),
+        (jax.nn.softplus, "softplus"),
+        (lambda x: x / (1 + jnp.exp(-x)), "silu"),
+        (lambda x: jnp.where(x < 0, 0.3 * x, x), "leaky_relu"),
+        (lambda x: jnp.minimum(jnp.maximum(2 * x - 1, -1), 0.5), "clip"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_activations_are_no_steps_of_their_own(function, name, dtype):
+    """However they are written, the layer applies them where it writes."""
+    w = numbers(4, 6, seed=1).astype(dtype)
+    engine = _compiled(lambda x: function(x.astype(dtype) @ w).astype(np.float32), IMAGES)
+    assert not engine.reasons
+    steps = [step for step in engine.profile((IMAGES,), repeats=1).steps if step.planes]
+    assert [(step.kind, step.function) for step in steps] == [("linear", name)]
+    want = function(IMAGES @ np.asarray(w, np.float32))
+    assert difference(engine((IMAGES,)), want) < (1e-5 if dtype == np.float32 else 1e-2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.where(x > 7.3, 7.3, jax.nn.silu(x)),  # alike only up to its own constant
+        lambda x: jnp.clip(x, -3, 3) * 0.999,
+        lambda x: x * jax.nn.sigmoid(1.01 * x),
+        lambda x: jnp.where(x > 0, x, 0.1 * x * x),
+        lambda x: jnp.where(x > 0.01, x, 0.1 * x),
+    ],
+)
+def test_functions_that_look_alike(function):
+    x = 6 * numbers(17, 30)
+    want, (got,) = function(x), [_compiled(lambda x: {"y": function(x)}, x)((x,))["y"]]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_comparisons_with_nan():
+    x = np.array([[np.nan, -1, 0, 1, np.inf]], np.float32)
+    functions = {
+        "gt": lambda x: jnp.where(x > 0, 1.0, 2.0),
+        "ge": lambda x: jnp.where(x >= 0, 1.0, 2.0),
+        "lt": lambda x: jnp.where(x < 0, 1.0, 2.0),
+        "le": lambda x: jnp.where(x <= 0, 1.0, 2.0),
+        "kept": lambda x: jnp.where(x >= 0, x, 0.0),
+    }
+    engine = _compiled(lambda x: {name: f(x) for name, f in functions.items()}, x)
+    assert not engine.reasons
+    for name, got in engine((x,)).items():
+        np.testing.assert_array_equal(got, functions[name](x), err_msg=name)
+
+
+def test_nothing_is_read_that_has_no_weight():
+    """Not even where reading it, times 0, is faster."""
+    x = numbers(17, 64)
+    x[:, 1] = np.inf
+    w = numbers(32, 3, seed=1)
+    engine = _compiled(lambda x: (x[:, ::2] @ w, jnp.exp(x[:, 1::2])), x)
+    assert not engine.reasons
+    for batch in (1, 3, 16, 17):
+        np.testing.assert_allclose(
+            engine((x[:batch],))[0], x[:batch, ::2] @ w, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_helper_that_compares_twice():
+    """A function under jit is the same equations wherever it is called."""
+    fires = jax.jit(lambda x: (x > 0).astype(np.float32))
+    sorted_too = lambda x: jnp.sort(x, -1)
+    w = numbers(4, 4, seed=1)
+    for between in (lambda x: x, sorted_too):
+        network = lambda x, between=between: (fires(x @ w), fires(between(-x @ w)), fires(x) @ w)
+        engine = _compiled(network, IMAGES[:, 0, 0])
+        got, want = engine((IMAGES[:, 0, 0],)), network(IMAGES[:, 0, 0])
+        for a, b in zip(got, want, strict=True):
+            assert difference(a, b) < 1e-5
 
 
 _compiled = compiled

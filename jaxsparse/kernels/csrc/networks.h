@@ -3,6 +3,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdint>
+#include <iterator>
 #include <list>
 #include <map>
 #include <memory>
@@ -28,6 +30,8 @@ class Networks {
       return;
     }
     find(loaded, "open_bytes", open_);
+    find(loaded, "open_beside", open_beside_);
+    find(loaded, "memory", memory_of_);
     find(loaded, "close", close_);
     find(loaded, "run", run_);
     find(loaded, "error", error_);
@@ -46,11 +50,21 @@ class Networks {
     const std::shared_ptr<jaxsparse_engine> engine = opened(key, bytes, size);
     if (engine == nullptr) return error_();
     if (sizes != expected(engine.get(), batch)) return "arrays of other sizes than the network's";
-    return run_(engine.get(), inputs.data(), outputs.data(), batch) == 0 ? "" : error_();
+    if (run_(engine.get(), inputs.data(), outputs.data(), batch) != 0) return error_();
+    note(key, *engine, batch);
+    return "";
   }
 
  private:
-  static constexpr std::size_t kMost = 32;  // networks that stay open
+  // Bytes of the networks that stay open, beside the one that ran last.
+  static constexpr std::uint64_t kMost = 1ULL << 30;
+
+  struct Open {
+    std::shared_ptr<jaxsparse_engine> engine;
+    std::list<Key>::iterator place;  // in `by_use_`
+    std::uint64_t memory;
+    i64 batch;  // of its last run
+  };
 
   template <class Function>
   void find(void* library, const std::string& name, Function& to) {
@@ -61,19 +75,43 @@ class Networks {
   std::shared_ptr<jaxsparse_engine> opened(const Key& key, const unsigned char* bytes,
                                            std::size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto& found = open_networks_[key];
-    if (found == nullptr) {
-      found = {open_(bytes, size, static_cast<int>(key.second)), [this](jaxsparse_engine* engine) {
-                 if (engine != nullptr) close_(engine);
-               }};
-      oldest_.push_back(key);
+    const auto found = open_networks_.find(key);
+    if (found != open_networks_.end()) {
+      by_use_.splice(by_use_.end(), by_use_, found->second.place);
+      return found->second.engine;
     }
-    const auto result = found;
-    if (oldest_.size() > kMost) {  // one that runs is closed when it is done
-      open_networks_.erase(oldest_.front());
-      oldest_.pop_front();
+    const int threads = static_cast<int>(key.second);
+    jaxsparse_engine* made = nullptr;
+    for (const auto& [other, network] : open_networks_) {  // the parts of a network share threads
+      if (other.second != key.second) continue;
+      made = open_beside_(bytes, size, network.engine.get());
+      break;
     }
-    return result;
+    if (open_networks_.empty() || made == nullptr) made = open_(bytes, size, threads);
+    if (made == nullptr) return nullptr;
+    const std::shared_ptr<jaxsparse_engine> engine(
+        made, [this](jaxsparse_engine* closed) { close_(closed); });
+    by_use_.push_back(key);
+    open_networks_[key] = {engine, std::prev(by_use_.end()), 0, -1};
+    return engine;
+  }
+
+  // Counts the memory of a network that has run, and closes those that were not used for longest if
+  // there is too much. One that runs is closed when it is done.
+  void note(const Key& key, const jaxsparse_engine& engine, i64 batch) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = open_networks_.find(key);
+    if (found == open_networks_.end() || found->second.batch == batch) return;
+    found->second.batch = batch;
+    memory_ -= found->second.memory;
+    found->second.memory = memory_of_(&engine);
+    memory_ += found->second.memory;
+    while (memory_ > kMost && by_use_.size() > 1) {
+      const auto oldest = open_networks_.find(by_use_.front());
+      memory_ -= oldest->second.memory;
+      open_networks_.erase(oldest);
+      by_use_.pop_front();
+    }
   }
 
   std::vector<i64> expected(const jaxsparse_engine* engine, i64 batch) const {
@@ -85,6 +123,8 @@ class Networks {
 
   std::string problem_;
   decltype(&jaxsparse_engine_open_bytes) open_;
+  decltype(&jaxsparse_engine_open_beside) open_beside_;
+  decltype(&jaxsparse_engine_memory) memory_of_;
   decltype(&jaxsparse_engine_close) close_;
   decltype(&jaxsparse_engine_run) run_;
   decltype(&jaxsparse_engine_error) error_;
@@ -93,8 +133,9 @@ class Networks {
   decltype(&jaxsparse_engine_input_size) input_size_;
   decltype(&jaxsparse_engine_output_size) output_size_;
   std::mutex mutex_;
-  std::map<Key, std::shared_ptr<jaxsparse_engine>> open_networks_;
-  std::list<Key> oldest_;
+  std::map<Key, Open> open_networks_;
+  std::list<Key> by_use_;  // the last one was used last
+  std::uint64_t memory_ = 0;
 };
 
 // The networks of a library. They stay until the process ends: threads may still run them.

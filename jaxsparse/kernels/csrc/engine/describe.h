@@ -18,9 +18,10 @@ inline const char* name_of(const Select&) { return "select"; }
 inline const char* name_of(const Reflow&) { return "reshape"; }
 
 inline const char* name_of(const Activation& activation) {
-  static const char* const names[] = {"clip", "exp",   "log",        "tanh", "logistic",
-                                      "erf",  "sqrt",  "rsqrt",      "reciprocal", "abs",
-                                      "silu", "gelu",  "gelu_tanh"};
+  static const char* const names[] = {
+      "clip",       "exp", "expm1", "log",  "tanh",      "logistic", "erf",  "erfc",      "sqrt", "rsqrt",
+      "reciprocal", "abs", "silu",  "gelu", "gelu_tanh", "softplus", "mish", "hard_silu",
+      "leaky_relu", "elu"};
   static_assert(sizeof names / sizeof *names == static_cast<std::size_t>(Function::count));
   const float infinity = std::numeric_limits<float>::infinity();
   if (activation.function == Function::clamp && activation.high == infinity) {

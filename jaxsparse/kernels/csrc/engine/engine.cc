@@ -73,13 +73,25 @@ std::vector<unsigned char> read_file(const char* path) {
   return bytes;
 }
 
+jaxsparse_engine* opened(const void* bytes, std::uint64_t size,
+                         std::shared_ptr<jaxsparse::engine::Workers> workers) {
+  const auto* start = static_cast<const unsigned char*>(bytes);
+  const auto body = jaxsparse::engine::unpacked(start, size);
+  return new jaxsparse_engine{{body.bytes, body.size, std::move(workers), kernels()}};
+}
+
 jaxsparse_engine* opened(const void* bytes, std::uint64_t size, int threads) {
   if (threads < 1 || threads > 256) {
     throw std::runtime_error("threads are " + std::to_string(threads) + ", not in [1, 256]");
   }
-  const auto* start = static_cast<const unsigned char*>(bytes);
-  const auto body = jaxsparse::engine::unpacked(start, size);
-  return new jaxsparse_engine{{body.bytes, body.size, threads, kernels()}};
+  return opened(bytes, size, jaxsparse::engine::Workers::shared(threads));
+}
+
+int shape_of(const std::vector<jaxsparse::engine::Array>& arrays, int number,
+             const std::int32_t** lengths) {
+  if (number < 0 || number >= static_cast<int>(arrays.size())) return -1;
+  *lengths = arrays[number].shape.data();
+  return static_cast<int>(arrays[number].shape.size());
 }
 
 std::int64_t size_of(const std::vector<jaxsparse::engine::Array>& arrays, int number) {
@@ -102,6 +114,12 @@ jaxsparse_engine* jaxsparse_engine_open_bytes(const void* bytes, std::uint64_t s
                  static_cast<jaxsparse_engine*>(nullptr));
 }
 
+jaxsparse_engine* jaxsparse_engine_open_beside(const void* bytes, std::uint64_t size,
+                                               const jaxsparse_engine* other) {
+  return guarded([&] { return opened(bytes, size, other->session.workers()); },
+                 static_cast<jaxsparse_engine*>(nullptr));
+}
+
 int jaxsparse_engine_num_inputs(const jaxsparse_engine* engine) {
   return static_cast<int>(engine->session.program().inputs.size());
 }
@@ -116,6 +134,16 @@ int64_t jaxsparse_engine_input_size(const jaxsparse_engine* engine, int input) {
 
 int64_t jaxsparse_engine_output_size(const jaxsparse_engine* engine, int output) {
   return size_of(engine->session.program().outputs, output);
+}
+
+int jaxsparse_engine_input_shape(const jaxsparse_engine* engine, int input,
+                                 const int32_t** lengths) {
+  return shape_of(engine->session.program().inputs, input, lengths);
+}
+
+int jaxsparse_engine_output_shape(const jaxsparse_engine* engine, int output,
+                                  const int32_t** lengths) {
+  return shape_of(engine->session.program().outputs, output, lengths);
 }
 
 int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,

@@ -104,7 +104,8 @@ class Form {
   }
 
   // Gives planes of one pixel that read many of their neighbours' sources taps of weight 0 for the
-  // others: reading all in a row is faster than looking some of them up.
+  // others: reading all in a row is faster than looking some of them up. The kernel lets nothing
+  // of what it reads there through.
   static void fill_gaps(Layer& layer) {
     constexpr i64 kFewest = 16, kGap = 6;  // taps of a plane; pixels in a row for a tap
     Ints offsets, counts;
@@ -117,7 +118,8 @@ class Form {
                          std::adjacent_find(first, first + num) == first + num;
       if (num < kFewest || !rises || span > kGap * num) {
         offsets.insert(offsets.end(), first, first + num);
-        weights.insert(weights.end(), &layer.weights[at], &layer.weights[at] + num);
+        const auto from = layer.weights.begin() + at;
+        weights.insert(weights.end(), from, from + num);
         counts.push_back(static_cast<std::int32_t>(num));
       } else {
         const std::size_t begin = weights.size();

@@ -33,7 +33,12 @@ JAXSPARSE_ENGINE_PUBLIC jaxsparse_engine* jaxsparse_engine_open(const char* path
 /* The same for bytes in memory, which are not needed any longer afterwards. */
 JAXSPARSE_ENGINE_PUBLIC jaxsparse_engine* jaxsparse_engine_open_bytes(const void* bytes, uint64_t size, int threads);
 
-/* Numbers of input and output arrays. */
+/* The same, run by the threads of another engine: their calls wait for each other. That one may be
+ * closed before this one. */
+JAXSPARSE_ENGINE_PUBLIC jaxsparse_engine* jaxsparse_engine_open_beside(const void* bytes, uint64_t size,
+                                                                       const jaxsparse_engine* other);
+
+/* Numbers of input and output arrays, which are in the order of the function that was compiled. */
 JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_inputs(const jaxsparse_engine* engine);
 JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_outputs(const jaxsparse_engine* engine);
 
@@ -41,8 +46,16 @@ JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_num_outputs(const jaxsparse_engine*
 JAXSPARSE_ENGINE_PUBLIC int64_t jaxsparse_engine_input_size(const jaxsparse_engine* engine, int input);
 JAXSPARSE_ENGINE_PUBLIC int64_t jaxsparse_engine_output_size(const jaxsparse_engine* engine, int output);
 
+/* The shape of an image in an input or an output: its number of axes, -1 if there is no such array, and
+ * the lengths of these axes, which live as long as the engine. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_input_shape(const jaxsparse_engine* engine, int input,
+                                                         const int32_t** lengths);
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_output_shape(const jaxsparse_engine* engine, int output,
+                                                          const int32_t** lengths);
+
 /* Runs a batch of `batch` images, 0 or more. Returns 0, or 1 if memory is short. Several threads may
- * call it for one engine; they then wait for each other. */
+ * call it for one engine; they then wait for each other. A process that forks while a call runs must
+ * not call the engine in the child. */
 JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
                          float* const* outputs, int64_t batch);
 

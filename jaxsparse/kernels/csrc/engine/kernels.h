@@ -25,6 +25,12 @@ struct Block {
   const std::int32_t* out;     // by plane: where it begins, from the beginning of the arena
 };
 
+// A function of `Function` in program.h, by its number, and the two numbers that some take.
+struct Applied {
+  std::uint32_t function;
+  float low, high;
+};
+
 constexpr int kMostVectors = 12;  // of a tile
 constexpr int kBlock = 4;         // planes with the same taps that are made together
 constexpr int kBlockVectors = 6;  // of a tile of such planes
@@ -36,16 +42,24 @@ struct Kernels {
   Make linear[kMostVectors + 1];
   Make block[kBlockVectors + 1];
   float (*single)(const float* arena, const Block&);  // a plane of one pixel, not yet clamped
-  void (*apply)(std::uint32_t function, float* p, const std::int32_t* mask, std::int64_t num);
+  void (*apply)(const Applied&, float* p, const std::int32_t* mask, std::int64_t num);
   void (*largest)(float* to, const float* from, std::int64_t num);
   void (*select)(float* to, const float* condition, const float* above, const float* otherwise,
-                 std::int64_t num);
+                 bool or_zero, std::int64_t num);
   void (*multiply)(float* to, const float* a, const float* b, std::int64_t num);
   void (*scale)(float* to, const float* from, const float* factors, std::int64_t num);  // 16 in turn
   void (*add_up)(float* sums, const float* from, std::int64_t num);                     // 16 in turn
   // Copies rows of `width` floats, of which the source has every `stride`-th, 1 or 2.
   void (*rows)(float* to, std::int64_t to_pitch, const float* from, std::int64_t from_pitch,
                std::int64_t num, std::int64_t width, std::int64_t stride);
+  // The largest of `num` rows, at each of `width` places.
+  void (*tallest)(float* to, const float* from, std::int64_t pitch, std::int64_t num,
+                  std::int64_t width);
+  // The largest of `window` neighbours, at each of `width` places that are `stride` apart; a place
+  // has one number, or 16.
+  using Widest = void (*)(float* to, const float* from, std::int64_t window, std::int64_t stride,
+                          std::int64_t width);
+  Widest widest, widest_of_16;
 };
 
 }  // namespace jaxsparse::engine

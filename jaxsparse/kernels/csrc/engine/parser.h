@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "program.h"
@@ -26,12 +28,44 @@ class Parser {
     for (i64 n = count("constants"); n > 0; n--) p_.constants.push_back(read_constant());
     for (i64 n = count("inputs"); n > 0; n--) p_.inputs.push_back(read_array());
     for (i64 n = count("outputs"); n > 0; n--) p_.outputs.push_back(read_array());
-    for (i64 n = count("operations"); n > 0; n--) p_.operations.push_back(read_operation());
+    for (i64 n = count("operations"); n > 0; n--) {
+      p_.operations.push_back(read_operation());
+      std::visit([&](const auto& operation) { add_work(operation); }, p_.operations.back());
+    }
     require(in_.left() == 0, "it has more bytes than its parts");
     return std::move(p_);
   }
 
  private:
+  static constexpr i64 kMostAxes = 32;
+  // Numbers that an image may touch: bytes that were made up shall not keep a machine busy.
+  static constexpr double kMostWork = 1e13;
+
+  // Adds what an operation takes for an image.
+  template <class Operation>
+  void add_work(const Operation& operation) {
+    if (operation.outs.empty()) return;
+    double pixels = 0, window = 1;
+    for (const i64 plane : operation.outs) {
+      pixels += static_cast<double>(p_.geometry(plane).extent());
+    }
+    if constexpr (std::is_same_v<Operation, Linear>) {
+      window += static_cast<double>(operation.taps.size()) / operation.outs.size();
+    } else if constexpr (std::is_same_v<Operation, Pool>) {
+      double width = 0;  // rows of the windows are as wide as the image
+      for (const i64 plane : operation.sources) {
+        width = std::max(width, static_cast<double>(p_.geometry(plane).width));
+      }
+      window += static_cast<double>(operation.window_x + operation.window_y) +
+                static_cast<double>(operation.window_y) * width /
+                    p_.geometry(operation.outs[0]).width;
+    } else if constexpr (std::is_same_v<Operation, Largest>) {
+      window += static_cast<double>(operation.sources.size()) / operation.outs.size();
+    }
+    work_ += pixels * window;
+    require(work_ <= kMostWork, "it would take too long");
+  }
+
   i64 count(const char* what) { return in_.number(0, kMost, what); }
 
   void read_planes() {
@@ -99,7 +133,12 @@ class Parser {
 
   Array read_array() {
     Array a{};
-    a.size = count("an array's size");
+    a.shape = in_.array<std::int32_t>(in_.number(0, kMostAxes, "an array's axes"));
+    a.size = 1;
+    for (const i64 length : a.shape) {
+      require(0 <= length && length * a.size <= kMost, "an array's shape is negative or too large");
+      a.size *= length;
+    }
     a.row = in_.number(0, kMost, "a stride");
     a.column = in_.number(0, kMost, "a stride");
     const i64 num = count("planes");
@@ -205,6 +244,13 @@ class Parser {
           l.weights.push_back(scales[out] * static_cast<float>(whole[i]));
         }
       }
+      const i64 num_large = count("large weights");
+      const Ints place = in_.array<std::int32_t>(num_large);
+      const Floats large = in_.array<float>(num_large);
+      for (i64 i = 0; i < num_large; i++) {
+        require(0 <= place[i] && place[i] < num, "there is no such weight");
+        l.weights[place[i]] = large[i];
+      }
     }
   }
 
@@ -264,6 +310,9 @@ class Parser {
       require(p.window_y <= most_window(g.height) && p.window_x <= most_window(g.width),
               "a window is much larger than the image");
     }
+    for (const i64 plane : p.outs) {
+      require(pool_span(p, p_.geometry(plane)) <= kMostSpan, "windows see too many pixels");
+    }
     return p;
   }
 
@@ -272,7 +321,6 @@ class Parser {
 
   Sum read_sum() {
     Sum s{};
-    s.scale = real();
     const i64 num = count("planes");
     s.outs = read_planes_of(num);
     s.sources = read_planes_of(num);
@@ -319,6 +367,7 @@ class Parser {
 
   Select read_select() {
     Select s;
+    s.or_zero = in_.number(0, 1, "whether 0 counts") == 1;
     const i64 num = count("planes");
     for (Ints* planes : {&s.outs, &s.condition, &s.above, &s.otherwise}) {
       *planes = read_planes_of(num);
@@ -344,6 +393,7 @@ class Parser {
 
   Reader in_;
   Program p_;
+  double work_ = 0;
 };
 
 }  // namespace jaxsparse::engine

@@ -17,7 +17,7 @@ using i64 = std::int64_t;
 using Ints = std::vector<std::int32_t>;
 using Floats = std::vector<float>;
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr i64 kLine = 16;         // floats of a cache line; planes of several pixels begin at one
 constexpr i64 kMost = 1LL << 28;  // of every size in a program
 // Floats of an arena, and of the pixels of all sizes that planes have.
@@ -40,11 +40,12 @@ struct Plane {
 };
 
 enum class Function : std::uint32_t {
-  clamp, exp, log, tanh, logistic, erf, sqrt, rsqrt, reciprocal, abs, silu, gelu, gelu_tanh, count
+  clamp, exp, expm1, log, tanh, logistic, erf, erfc, sqrt, rsqrt, reciprocal, abs, silu, gelu, gelu_tanh,
+  softplus, mish, hard_silu, leaky_relu, elu, count
 };
 struct Activation {
   Function function;
-  float low, high;  // of `clamp`
+  float low, high;  // of `clamp`, `leaky_relu` and `elu`
 };
 
 struct Linear {
@@ -70,10 +71,10 @@ struct Pool {
   i64 window_y, window_x, stride_y, stride_x, first_y, first_x;
   Ints outs, sources;
 };
+constexpr i64 kMostSpan = 1 << 20;
 
-// The sum of all pixels, times `scale`.
+// The sum of all pixels.
 struct Sum {
-  float scale;
   Ints outs, sources;
 };
 
@@ -87,8 +88,9 @@ struct Largest {
   Ints outs, counts, sources;
 };
 
-// `above` where `condition` is above 0, `otherwise` elsewhere.
+// `above` where `condition` is above 0, or 0 if that counts; `otherwise` elsewhere.
 struct Select {
+  bool or_zero;
   Ints outs, condition, above, otherwise;
 };
 
@@ -108,7 +110,8 @@ struct Constant {
 // How planes lie in an array of the caller, for one image: the pixel (y, x) of plane i is at
 // first[i] + y * row + x * column.
 struct Array {
-  i64 size;  // floats of an image
+  Ints shape;  // of an image
+  i64 size;    // floats of an image
   i64 row, column;
   Ints planes, first;
   bool in_a_row;  // planes of one pixel, in the same order one after the other in array and arena
@@ -128,6 +131,11 @@ struct Program {
   // Where the first pixel of a plane is.
   i64 first(i64 plane) const { return planes[plane].place + family(plane).lead; }
 };
+
+// The pixels of a row that the windows of a pool see, those beside the image too; at most kMostSpan.
+inline i64 pool_span(const Pool& pool, const Geometry& out) {
+  return (out.width - 1) * pool.stride_x + pool.window_x;
+}
 
 // Rounds up to whole cache lines, but leaves one pixel alone.
 inline i64 in_lines(i64 floats) {

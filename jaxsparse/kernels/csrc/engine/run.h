@@ -18,31 +18,31 @@ class Runner {
   Runner(const Form& form, const Kernels& kernels, float* arena)
       : form_(form), program_(form.program), kernels_(kernels), arena_(arena), g_(form.images) {}
 
-  // Copies the form's images into the arena.
-  void load(const Array& array, const float* from) const {
+  // Copies images into the arena, at most as many as the form has.
+  void load(const Array& array, const float* from, i64 images) const {
     if (array.in_a_row) {
       float* to = first(array.planes[0]);
-      for (i64 k = 0; k < g_; k++) {
+      for (i64 k = 0; k < images; k++) {
         copy_apart(from + k * array.size + array.first[0], 1, to + k, g_,
                    static_cast<i64>(array.planes.size()));
       }
       return;
     }
-    for_rows(array, [&](i64 place, float* row, i64 width) {
+    for_rows(array, images, [&](i64 place, float* row, i64 width) {
       copy_apart(from + place, array.column, row, g_, width);
     });
   }
 
-  void save(const Array& array, float* to) const {
+  void save(const Array& array, float* to, i64 images) const {
     if (array.in_a_row) {
       const float* from = first(array.planes[0]);
-      for (i64 k = 0; k < g_; k++) {
+      for (i64 k = 0; k < images; k++) {
         copy_apart(from + k, g_, to + k * array.size + array.first[0], 1,
                    static_cast<i64>(array.planes.size()));
       }
       return;
     }
-    for_rows(array, [&](i64 place, const float* row, i64 width) {
+    for_rows(array, images, [&](i64 place, const float* row, i64 width) {
       copy_apart(row, g_, to + place, array.column, width);
     });
   }
@@ -112,26 +112,30 @@ class Runner {
     }
   }
 
+  // First down the columns, into a row with room for what windows see beside the image.
   void run(const Pool& pool, Part part) const {
     const i64 num = static_cast<i64>(pool.outs.size());
+    const float least = -std::numeric_limits<float>::infinity();
     for (i64 i = part.begin(num); i < part.end(num); i++) {
       const Geometry &to = program_.geometry(pool.outs[i]), &from = program_.geometry(pool.sources[i]);
+      const i64 span = pool_span(pool, to);
+      const i64 begin = std::max<i64>(pool.first_x, 0);
+      const i64 width = std::min(from.width, pool.first_x + span) - begin;
+      thread_local Floats row;
+      row.assign(span * g_, least);
       for (i64 y = 0; y < to.height; y++) {
-        float* row = first(pool.outs[i]) + y * to.pitch * g_;
-        std::fill_n(row, to.width * g_, -std::numeric_limits<float>::infinity());
-        for (i64 wy = 0; wy < pool.window_y; wy++) {
-          const i64 source_y = y * pool.stride_y + pool.first_y + wy;
-          if (source_y < 0 || source_y >= from.height) continue;
-          const float* source = first(pool.sources[i]) + source_y * from.pitch * g_;
-          for (i64 wx = 0; wx < pool.window_x; wx++) {
-            const i64 shift = pool.first_x + wx;
-            const i64 begin = first_inside(shift, pool.stride_x, to.width);
-            const i64 end = end_inside(shift, pool.stride_x, to.width, from.width);
-            if (begin >= end) continue;
-            raise(row + begin * g_, source + (begin * pool.stride_x + shift) * g_, end - begin,
-                  pool.stride_x);
-          }
+        const i64 first_y = y * pool.stride_y + pool.first_y, top = std::max<i64>(first_y, 0);
+        const i64 rows = std::min(from.height, first_y + pool.window_y) - top;
+        float* out = first(pool.outs[i]) + y * to.pitch * g_;
+        if (rows <= 0 || width <= 0) {
+          std::fill_n(out, to.width * g_, least);
+          continue;
         }
+        const float* source = first(pool.sources[i]) + (top * from.pitch + begin) * g_;
+        kernels_.tallest(&row[(begin - pool.first_x) * g_], source, from.pitch * g_, rows,
+                         width * g_);
+        const auto widest = g_ == 1 ? kernels_.widest : kernels_.widest_of_16;
+        widest(out, row.data(), pool.window_x, pool.stride_x, to.width);
       }
     }
   }
@@ -144,7 +148,7 @@ class Runner {
       for (i64 width = kLine / 2; width >= g_; width /= 2) {
         for (i64 k = 0; k < width; k++) sums[k] += sums[k + width];
       }
-      for (i64 k = 0; k < g_; k++) first(sum.outs[i])[k] = sums[k] * sum.scale;
+      for (i64 k = 0; k < g_; k++) first(sum.outs[i])[k] = sums[k];
     }
   }
 
@@ -160,7 +164,7 @@ class Runner {
         float factors[kLine];
         for (i64 k = 0; k < kLine; k++) factors[k] = first(right)[k % g_];
         kernels_.scale(to, left, factors, length);
-        kernels_.apply(0, to, form_.mask(product.outs[i]), length);  // 0 times infinity is not 0
+        kernels_.apply({}, to, form_.mask(product.outs[i]), length);  // 0 times infinity is not 0
       }
     }
   }
@@ -169,7 +173,7 @@ class Runner {
     const i64 num = static_cast<i64>(select.outs.size());
     for (i64 i = part.begin(num); i < part.end(num); i++) {
       kernels_.select(first(select.outs[i]), first(select.condition[i]), first(select.above[i]),
-                      first(select.otherwise[i]), form_.length(select.outs[i]));
+                      first(select.otherwise[i]), select.or_zero, form_.length(select.outs[i]));
     }
   }
 
@@ -191,13 +195,13 @@ class Runner {
   float* first(i64 plane) const { return arena_ + program_.first(plane) * g_; }
 
   // Calls each(its place in the array, its first float in the arena, its width) for the rows of all
-  // planes of all images.
+  // planes of the first images.
   template <class Each>
-  void for_rows(const Array& array, const Each& each) const {
+  void for_rows(const Array& array, i64 images, const Each& each) const {
     for (std::size_t i = 0; i < array.planes.size(); i++) {
       const Geometry& g = program_.geometry(array.planes[i]);
       float* plane = first(array.planes[i]);
-      for (i64 k = 0; k < g_; k++) {
+      for (i64 k = 0; k < images; k++) {
         for (i64 y = 0; y < g.height; y++) {
           each(k * array.size + array.first[i] + y * array.row, plane + y * g.pitch * g_ + k,
                g.width);
@@ -245,32 +249,7 @@ class Runner {
   }
 
   void apply(const Activation& a, float* to, const std::int32_t* mask, i64 num) const {
-    kernels_.apply(static_cast<std::uint32_t>(a.function), to, mask, num);
-  }
-
-  // Raises pixels to others that are `stride` apart.
-  void raise(float* to, const float* from, i64 num, i64 stride) const {
-    if (stride == 1 || g_ > 1) {
-      const i64 together = stride == 1 ? num : 1;
-      for (i64 x = 0; x < num; x += together) {
-        kernels_.largest(to + x * g_, from + x * stride * g_, together * g_);
-      }
-      return;
-    }
-    if (stride == 2) {
-      constexpr i64 kSome = 64;
-      float some[kSome];
-      for (i64 x = 0; x < num; x += kSome) {
-        const i64 here = std::min(kSome, num - x);
-        kernels_.rows(some, 0, from + x * stride, 0, 1, here, stride);
-        kernels_.largest(to + x, some, here);
-      }
-      return;
-    }
-    for (i64 x = 0; x < num; x++) {
-      const float a = to[x], b = from[x * stride];
-      to[x] = a >= b || a != a ? a : b;  // NaN wins
-    }
+    kernels_.apply({static_cast<std::uint32_t>(a.function), a.low, a.high}, to, mask, num);
   }
 
   // Of the places x in [0, num), the first one at which x * stride + shift is 0 or more, and the

@@ -1,10 +1,13 @@
 // When the images of a batch go through a network alone, and when 16 of them together.
 //
 // Planes of few pixels do not fill a vector, unless 16 images lie interleaved; large planes of 16
-// images do not stay in the cache. So a batch may begin image by image, and go on together.
+// images do not stay in the cache. So a batch may begin image by image, and go on together. Where
+// that pays, fewer than 16 go together too: other lanes of the vectors are then computed in vain.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <optional>
 #include <type_traits>
 
 #include "form.h"
@@ -89,13 +92,14 @@ inline Ints planes_over(const Program& program, i64 cut) {
   return found;
 }
 
-// The cut that takes the least time. A cut behind the last operation is none.
-inline Schedule schedule_of(const Program& program) {
+// The cut that takes the least time for up to 16 images. A cut behind the last operation is none.
+inline Schedule schedule_of(const Program& program, i64 images) {
+  const double num_lanes = static_cast<double>(kLine) / static_cast<double>(images);
   const i64 num = static_cast<i64>(program.operations.size());
   std::vector<double> alone{0}, together{0};
   for (const Operation& operation : program.operations) {
     alone.push_back(alone.back() + cost(program, operation, 1));
-    together.push_back(together.back() + cost(program, operation, kLine));
+    together.push_back(together.back() + num_lanes * cost(program, operation, kLine));
   }
   Schedule best{num, {}};
   double least = alone.back();
@@ -111,5 +115,46 @@ inline Schedule schedule_of(const Program& program) {
   }
   return best;
 }
+
+// Images of a batch: `num` times some that go through the network in the same way.
+struct Stretch {
+  i64 first, images, num;
+};
+
+// The schedules of a program, each found when it is needed.
+class Schedules {
+ public:
+  explicit Schedules(const Program& program)
+      : program_(program), interleaves_(program.arena * kLine <= kMostInterleaved) {}
+
+  // That of up to 16 images.
+  const Schedule& of(i64 images) {
+    std::optional<Schedule>& found = found_[images];
+    if (!found) found = images > 1 && interleaves_ ? schedule_of(program_, images) : alone();
+    return *found;
+  }
+
+  bool is_together(i64 images) { return of(images).cut < num_operations(); }
+
+  // Groups of 16, then a smaller one, then single images; a stretch may be empty. The number of
+  // threads has no say: one image and 16 are added up in another order.
+  std::array<Stretch, 3> stretches(i64 batch) {
+    const i64 groups = is_together(kLine) ? batch / kLine : 0, rest = batch - groups * kLine;
+    const bool is_group = rest < kLine && is_together(rest);
+    return {{{0, kLine, groups},
+             {groups * kLine, rest, is_group ? 1 : 0},
+             {groups * kLine, 1, is_group ? 0 : rest}}};
+  }
+
+ private:
+  static constexpr i64 kMostInterleaved = 1 << 26;  // floats
+
+  i64 num_operations() const { return static_cast<i64>(program_.operations.size()); }
+  Schedule alone() const { return {num_operations(), {}}; }
+
+  const Program& program_;
+  const bool interleaves_;
+  std::array<std::optional<Schedule>, kLine + 1> found_;
+};
 
 }  // namespace jaxsparse::engine

@@ -38,23 +38,20 @@ class Arena {
 
 class Session {
  public:
-  Session(const unsigned char* bytes, std::uint64_t size, int threads, const Kernels& kernels)
+  // Sessions may share workers; their runs then wait for each other.
+  Session(const unsigned char* bytes, std::uint64_t size, std::shared_ptr<Workers> workers,
+          const Kernels& kernels)
       : program_(Parser(bytes, size).parse()),
-        schedule_(schedule_of(program_)),
+        schedules_(program_),
         kernels_(kernels),
-        workers_(std::make_unique<Workers>(threads)) {
-    // Constant planes are in no operation, and are in both arenas anyway.
-    if (program_.arena * kLine > kMostInterleaved) schedule_ = {num_operations(), {}};
-  }
-
-  ~Session() {
-    if (workers_->are_elsewhere()) static_cast<void>(workers_.release());
-  }
+        workers_(std::move(workers)) {}
 
   const Program& program() const { return program_; }
+  const std::shared_ptr<Workers>& workers() const { return workers_; }
 
   // Bytes of the program, of its forms and of the working memory, so far.
   std::uint64_t memory() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
     std::uint64_t bytes = program_.planes.size() * sizeof(Plane);
     for (const Operation& operation : program_.operations) {
       if (const auto* linear = std::get_if<Linear>(&operation)) {
@@ -75,25 +72,14 @@ class Session {
 
   // One call at a time; others wait.
   void run(const float* const* inputs, float* const* outputs, i64 batch) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    // The number of threads has no say: one image and 16 are added up in another order.
-    const i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0;
-    if (groups > 0) {
-      prepare(many_, arenas_many_, kLine, groups);
-      if (schedule_.cut > 0) prepare(one_, arenas_one_, 1, groups);
-      run_groups(groups, *many_, [&](i64 group, int thread, Part part) {
-        run_together(inputs, outputs, group * kLine, thread, part);
+    const std::scoped_lock lock(mutex_, workers_->mutex());
+    for (const Stretch& stretch : schedules_.stretches(batch)) {
+      if (stretch.num == 0) continue;
+      const Group group = group_of(stretch, stretch.num);
+      run_groups(stretch.num, *group.late, [&](i64 i, int thread, Part part) {
+        run_group(group, inputs, outputs, stretch.first + i * stretch.images, thread, part);
       });
     }
-    const i64 done = groups * kLine;
-    if (done == batch) return;
-    prepare(one_, arenas_one_, 1, batch - done);
-    run_groups(batch - done, *one_, [&](i64 image, int thread, Part part) {
-      const Range all{&*one_, arenas_one_[thread].data(), 0, num_operations()};
-      load(all, inputs, done + image, part);
-      run_range(all, part);
-      save(all, outputs, done + image, part);
-    });
   }
 
   // Steps of `profile`: reading, interleaving, the operations, writing.
@@ -122,7 +108,31 @@ class Session {
     i64 begin, end;
   };
 
+  // How some images go through the network: one by one before the cut, in `early`, then together.
+  // One image alone is in `late` from the start.
+  struct Group {
+    i64 images;
+    const Schedule& schedule;
+    const Form *early, *late;
+    std::vector<Arena>&early_arenas, &late_arenas;
+
+    // The operations that the images go through together.
+    i64 begin() const { return images > 1 ? schedule.cut : 0; }
+  };
+
   i64 num_operations() const { return static_cast<i64>(program_.operations.size()); }
+
+  // Makes the forms and arenas of a stretch, of which `num` groups run at the same time.
+  Group group_of(const Stretch& stretch, i64 num) {
+    const Schedule& schedule = schedules_.of(stretch.images);
+    const bool is_one = stretch.images == 1;
+    if (is_one || schedule.cut > 0) prepare(one_, arenas_one_, 1, num);
+    if (!is_one) prepare(many_, arenas_many_, kLine, num);
+    const auto pointer = [](const std::optional<Form>& form) { return form ? &*form : nullptr; };
+    const Form* late = pointer(is_one ? one_ : many_);
+    return {stretch.images, schedule,     pointer(one_),
+            late,           arenas_one_, is_one ? arenas_one_ : arenas_many_};
+  }
 
   // Makes a form, and an arena for each thread that has images of its own.
   void prepare(std::optional<Form>& form, std::vector<Arena>& arenas, i64 images, i64 groups) {
@@ -160,26 +170,23 @@ class Session {
                        [](const Layer& layer) { return layer.work() >= kWorthMeeting; });
   }
 
-  void run_together(const float* const* inputs, float* const* outputs, i64 image, int thread,
-                    Part part) {
-    const Range late{&*many_, arenas_many_[thread].data(), schedule_.cut, num_operations()};
-    if (schedule_.cut == 0) {
-      load(late, inputs, image, part);
-    } else {
-      const Range early{&*one_, arenas_one_[thread].data(), 0, schedule_.cut};
-      for (i64 k = 0; k < kLine; k++) {
-        load(early, inputs, image + k, part);
-        run_range(early, part);
-        if (part.number == 0) interleave(early.arena, late.arena, k);
-      }
+  void run_group(const Group& group, const float* const* inputs, float* const* outputs, i64 image,
+                 int thread, Part part) {
+    const Range late{group.late, group.late_arenas[thread].data(), group.begin(), num_operations()};
+    if (late.begin == 0) load(late, inputs, image, group.images, part);
+    for (i64 k = 0; late.begin > 0 && k < group.images; k++) {
+      const Range early{group.early, group.early_arenas[thread].data(), 0, late.begin};
+      load(early, inputs, image + k, 1, part);
+      run_range(early, part);
+      if (part.number == 0) interleave(group.schedule, early.arena, late.arena, k);
     }
     run_range(late, part);
-    save(late, outputs, image, part);
+    save(late, outputs, image, group.images, part);
   }
 
   // Puts the planes of an image among those of 16.
-  void interleave(const float* from, float* to, i64 image) const {
-    for (const i64 plane : schedule_.interleaved) {
+  void interleave(const Schedule& schedule, const float* from, float* to, i64 image) const {
+    for (const i64 plane : schedule.interleaved) {
       const i64 first = program_.first(plane), extent = program_.geometry(plane).extent();
       for (i64 i = first; i < first + extent; i++) to[i * kLine + image] = from[i];
     }
@@ -196,21 +203,21 @@ class Session {
     are_apart = !is_shared;
   }
 
-  void load(const Range& range, const float* const* inputs, i64 image, Part part) {
+  void load(const Range& range, const float* const* inputs, i64 image, i64 num, Part part) {
     if (part.number > 0) return;
     const Runner runner(*range.form, kernels_, range.arena);
     for (std::size_t i = 0; i < program_.inputs.size(); i++) {
       const Array& array = program_.inputs[i];
-      runner.load(array, inputs[i] + image * array.size);
+      runner.load(array, inputs[i] + image * array.size, num);
     }
   }
 
-  void save(const Range& range, float* const* outputs, i64 image, Part part) {
+  void save(const Range& range, float* const* outputs, i64 image, i64 num, Part part) {
     if (part.number == 0) {
       const Runner runner(*range.form, kernels_, range.arena);
       for (std::size_t i = 0; i < program_.outputs.size(); i++) {
         const Array& array = program_.outputs[i];
-        runner.save(array, outputs[i] + image * array.size);
+        runner.save(array, outputs[i] + image * array.size, num);
       }
     }
     if (part.of > 1) workers_->meet();  // nobody begins the next image
@@ -249,31 +256,29 @@ class Session {
   }
 
   void time_run(const float* const* inputs, float* const* outputs, i64 batch, double* seconds) {
+    for (const Stretch& stretch : schedules_.stretches(batch)) {
+      if (stretch.num == 0) continue;
+      const Group group = group_of(stretch, 1);
+      for (i64 i = 0; i < stretch.num; i++) {
+        time_group(group, inputs, outputs, stretch.first + i * stretch.images, seconds);
+      }
+    }
+  }
+
+  void time_group(const Group& group, const float* const* inputs, float* const* outputs, i64 image,
+                  double* seconds) {
     const Part whole{0, 1};
     double &reading = seconds[0], &interleaving = seconds[1], &writing = seconds[num_steps() - 1];
-    const i64 groups = schedule_.cut < num_operations() ? batch / kLine : 0, done = groups * kLine;
-    if (groups > 0) prepare(many_, arenas_many_, kLine, 1);
-    if (schedule_.cut > 0 || done < batch) prepare(one_, arenas_one_, 1, 1);
-    for (i64 image = 0; image < done; image += kLine) {
-      const Range late{&*many_, arenas_many_[0].data(), schedule_.cut, num_operations()};
-      if (schedule_.cut == 0) {
-        timed(reading, [&] { load(late, inputs, image, whole); });
-      }
-      for (i64 k = 0; schedule_.cut > 0 && k < kLine; k++) {
-        const Range early{&*one_, arenas_one_[0].data(), 0, schedule_.cut};
-        timed(reading, [&] { load(early, inputs, image + k, whole); });
-        time_range(early, seconds);
-        timed(interleaving, [&] { interleave(early.arena, late.arena, k); });
-      }
-      time_range(late, seconds);
-      timed(writing, [&] { save(late, outputs, image, whole); });
+    const Range late{group.late, group.late_arenas[0].data(), group.begin(), num_operations()};
+    if (late.begin == 0) timed(reading, [&] { load(late, inputs, image, group.images, whole); });
+    for (i64 k = 0; late.begin > 0 && k < group.images; k++) {
+      const Range early{group.early, group.early_arenas[0].data(), 0, late.begin};
+      timed(reading, [&] { load(early, inputs, image + k, 1, whole); });
+      time_range(early, seconds);
+      timed(interleaving, [&] { interleave(group.schedule, early.arena, late.arena, k); });
     }
-    for (i64 image = done; image < batch; image++) {
-      const Range all{&*one_, arenas_one_[0].data(), 0, num_operations()};
-      timed(reading, [&] { load(all, inputs, image, whole); });
-      time_range(all, seconds);
-      timed(writing, [&] { save(all, outputs, image, whole); });
-    }
+    time_range(late, seconds);
+    timed(writing, [&] { save(late, outputs, image, group.images, whole); });
   }
 
   void time_range(const Range& range, double* seconds) {
@@ -295,15 +300,13 @@ class Session {
     runner.run(other, part);
   }
 
-  static constexpr i64 kMostInterleaved = 1 << 26;  // floats
-
   Program program_;
-  Schedule schedule_;
+  Schedules schedules_;
   const Kernels& kernels_;
-  std::unique_ptr<Workers> workers_;
+  std::shared_ptr<Workers> workers_;
   std::optional<Form> one_, many_;
   std::vector<Arena> arenas_one_, arenas_many_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace jaxsparse::engine

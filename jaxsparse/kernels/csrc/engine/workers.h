@@ -51,8 +51,18 @@ class Workers {
 
   ~Workers() { end(); }
 
-  // Whether this process was forked, so that the threads stayed behind. They can then not be joined,
-  // nor can what they wait for be destroyed.
+  // Makes workers that are left as they are if their owner is gone in a process that was forked:
+  // their threads stayed behind and cannot be joined, nor can what they wait for be destroyed.
+  static std::shared_ptr<Workers> shared(int num) {
+    return {new Workers(num), [](Workers* workers) {
+              if (!workers->are_elsewhere()) delete workers;
+            }};
+  }
+
+  // Held by whoever runs tasks.
+  std::mutex& mutex() { return running_; }
+
+  // Whether this process was forked, so that the threads stayed behind.
   bool are_elsewhere() const { return num_ > 1 && getpid() != process_; }
 
   // Threads that work: 1 in a process that was forked, since the others stayed behind.
@@ -119,7 +129,7 @@ class Workers {
   const std::function<void(int)>* task_ = nullptr;
   std::atomic<unsigned> task_number_{0};
   std::atomic<int> left_{0}, arrived_{0}, turn_{0}, asleep_{0};
-  std::mutex mutex_;
+  std::mutex mutex_, running_;
   std::condition_variable wake_;
   bool ends_ = false;
 };
