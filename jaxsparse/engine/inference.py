@@ -1,11 +1,10 @@
 """A whole network as one call: compiled for inference by its active weights."""
 
 import functools
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,36 +12,16 @@ import numpy as np
 
 from jaxsparse.checks import check_whole
 from jaxsparse.engine.arguments import masked_variables, shown
-from jaxsparse.engine.evaluation import bound
+from jaxsparse.engine.in_xla import run_steps
 from jaxsparse.engine.library import MOST_THREADS, Handle, library
-from jaxsparse.engine.operations import Linear
+from jaxsparse.engine.plans import Plan, Plans
 from jaxsparse.engine.profile import MOST_REPEATS, Profile, profile_trace
-from jaxsparse.engine.program import to_bytes
-from jaxsparse.engine.steps import Equation, Outside, Segment, Trace
-from jaxsparse.engine.tracing import trace
-from jaxsparse.kernels.build import engine_library
-from jaxsparse.kernels.load import backend
+from jaxsparse.engine.steps import Equation
 from jaxsparse.types import OptionError, PyTree
 
 Weights: TypeAlias = Literal["float32", "bfloat16", "int8"]
 _BITS = {"float32": 32, "bfloat16": 16, "int8": 8}
-_TRACED = 2
-"""Images of the trace that serves every batch: with two, what differs between images shows."""
 _DEPENDS = ("the number of images", "it changes what the function does to an image")
-
-
-class _Plan(NamedTuple):
-    """A forward pass for one number of images; for any, if it is one segment.
-
-    Attributes:
-      trace: in steps.
-      programs: bytes of each segment, in the order of the steps.
-      outputs: structure of the outputs.
-    """
-
-    trace: Trace
-    programs: list[bytes]
-    outputs: Any
 
 
 class CompiledInference:
@@ -65,7 +44,6 @@ class CompiledInference:
         weights: Weights,
     ) -> None:
         self.threads = threads
-        self._function, self._bits = function, _BITS[weights]
         leaves, self._structure = jax.tree.flatten(example)
         self._shapes = [(np.shape(x)[1:], jnp.result_type(x)) for x in leaves]
         shapes = ", ".join(str(np.shape(x)) for x in leaves) or "none"
@@ -74,12 +52,12 @@ class CompiledInference:
         images = np.shape(leaves[0])[0]
         if any(np.shape(x)[0] != images for x in leaves):
             raise ValueError(f"arrays of the example have different numbers of images: {shapes}")
-        self._plans: dict[int, _Plan] = {}
-        self._programs: dict[bytes, bytes] = {}
+        self._plans = Plans(function, self._structure, self._shapes, _BITS[weights])
         self._arrays: dict[bytes, jax.Array] = {}
         self._handle: Handle | None = None
-        self._segment, depends = self._for_any_number(images)
-        self._plan = self._planned(_TRACED if self._segment else images)
+        plan, depends = self._plans.for_any_number(images)
+        self._plan = plan or self._plans.of(images)
+        self._segment = plan and plan.trace.segment
         segment, is_leaf = self._segment, jax.tree_util.treedef_is_leaf
         self._is_one_to_one = (
             segment is not None
@@ -122,7 +100,7 @@ class CompiledInference:
         segment = self._segment
         are_numpys = all(isinstance(x, np.ndarray) for x in leaves)
         if segment is None or not are_numpys:
-            plan = self._plan if segment else self._planned(batch)
+            plan = self._plan_for(batch)
             outputs = self._jitted(inputs, [self._on_device(p) for p in plan.programs])
             return jax.tree.map(np.asarray, outputs) if are_numpys else outputs
         arrays = [np.ascontiguousarray(leaves[x.number], np.float32) for x in segment.inputs]
@@ -143,18 +121,18 @@ class CompiledInference:
         """
         repeats = check_whole("repeats", repeats, 1, MOST_REPEATS)
         leaves, batch = self._checked(inputs)
-        plan = self._plan if self._segment else self._planned(batch)
+        plan = self._plan_for(batch)
         return profile_trace(plan.trace, plan.programs, leaves, batch, repeats)
 
     def __str__(self) -> str:
         """How much of the network the engine runs, and why not the rest."""
-        segments = [step for step in self._plan.trace.steps if isinstance(step, Segment)]
-        linear = [op for x in segments for op in x.net.operations if isinstance(op, Linear)]
-        weights, num_bytes = sum(len(op.weights) for op in linear), map(len, self._plan.programs)
-        what = "the whole network" if self.is_whole else f"{len(segments)} parts of the network"
+        plan = self._plan
+        what = (
+            "the whole network" if self.is_whole else f"{len(plan.programs)} parts of the network"
+        )
         lines = [
-            f"the engine runs {what}: {sum(len(x.net.operations) for x in segments):,} steps, "
-            f"{weights:,} weights, {sum(num_bytes):,} bytes; threads: {self.threads}"
+            f"the engine runs {what}: {plan.num_steps:,} steps, {plan.num_weights:,} weights, "
+            f"{sum(map(len, plan.programs)):,} bytes; threads: {self.threads}"
         ]
         for (name, reason), number in self.reasons.most_common():
             is_dependent = (name, reason) == _DEPENDS
@@ -171,6 +149,9 @@ class CompiledInference:
             "a CompiledInference cannot be pickled or copied; save_engine writes a file"
         )
 
+    def _plan_for(self, images: int) -> Plan:
+        return self._plan if self._segment else self._plans.of(images)
+
     def _takes_and_gives_one(self, inputs: np.ndarray) -> bool:
         """Whether an array, as it is, is all that the engine needs; the common case, made fast."""
         return (
@@ -185,40 +166,6 @@ class CompiledInference:
         if self._handle is None:
             self._handle = Handle(self._plan.programs[0], self.threads)
         return self._handle
-
-    def _for_any_number(self, images: int) -> tuple[Segment | None, bool]:
-        """Returns the one segment that serves every number of images, if there is one.
-
-        A plan for one number may be a single segment, and wrong for others: say if the function
-        divides by the number. So two are compared, that of the example and another. Also returns
-        whether they differ.
-        """
-        try:
-            one = self._planned(_TRACED)
-            if one.trace.segment is None:
-                return None, False
-            other = self._planned(images if images > _TRACED else _TRACED + 1)
-        except Exception:  # the function takes its own number alone, or fails with that too
-            return None, True
-        is_same = other.trace.segment is not None and other.programs == one.programs
-        return (one.trace.segment, False) if is_same else (None, True)
-
-    def _planned(self, batch: int) -> _Plan:
-        if batch not in self._plans:
-            shapes = [jax.ShapeDtypeStruct((batch, *s), dtype) for s, dtype in self._shapes]
-            structure: list[Any] = []
-
-            def flat(*leaves: Any) -> list[Any]:
-                outputs = self._function(jax.tree.unflatten(self._structure, leaves))
-                found, tree = jax.tree.flatten(outputs)
-                structure.append(tree)
-                return found
-
-            steps = trace(flat, shapes)
-            made = (to_bytes(x.net, self._bits) for x in steps.steps if isinstance(x, Segment))
-            programs = [self._programs.setdefault(program, program) for program in made]
-            self._plans[batch] = _Plan(steps, programs, structure[-1])
-        return self._plans[batch]
 
     def _checked(self, inputs: PyTree) -> tuple[list[Any], int]:
         leaves, structure = jax.tree.flatten(inputs)
@@ -250,54 +197,10 @@ class CompiledInference:
                 self._arrays[program] = jnp.asarray(np.frombuffer(program, np.uint8))
         return self._arrays[program]
 
-    def _in_jax(self, inputs: PyTree, given_programs: list[jax.Array]) -> PyTree:
+    def _in_jax(self, inputs: PyTree, programs: list[jax.Array]) -> PyTree:
         leaves = jax.tree.leaves(inputs)
-        batch = leaves[0].shape[0]
-        plan = self._plan if self._segment else self._planned(batch)
-        arrays: dict[int, Any] = {
-            x.number: leaf for x, leaf in zip(plan.trace.inputs, leaves, strict=True)
-        }
-        read = lambda x: arrays[x.number] if isinstance(x, Outside) else x
-        programs = iter(zip(plan.programs, given_programs, strict=True))
-        for step in plan.trace.steps:
-            if isinstance(step, Segment):
-                given = [read(x).astype(jnp.float32) for x in step.inputs]
-                found = self._run_segment(*next(programs), given, step.outputs, batch)
-            else:
-                wanted = [var.aval.dtype for var in step.eqn.invars]
-                given = [read(x) for x in step.operands]
-                found = bound(step.eqn, [_as(x, d) for x, d in zip(given, wanted, strict=True)])
-            arrays.update((x.number, y) for x, y in zip(step.outputs, found, strict=True))
-        outputs = [
-            _as(read(x), dtype)
-            for x, dtype in zip(plan.trace.outputs, plan.trace.dtypes, strict=True)
-        ]
-        return jax.tree.unflatten(plan.outputs, outputs)
-
-    def _run_segment(
-        self,
-        program: bytes,
-        given_program: jax.Array,
-        given: list[Any],
-        outputs: Sequence[Outside],
-        batch: int,
-    ) -> list[jax.Array]:
-        if backend().name != "compiled":
-            raise RuntimeError(f"the engine needs compiled kernels: {backend().why}")
-        shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), jnp.float32) for x in outputs]
-        call = jax.ffi.ffi_call("jaxsparse_network", shapes, vmap_method="sequential")
-        key = int.from_bytes(hashlib.sha256(program).digest()[:8], "little", signed=True)
-        run = jax.custom_jvp(
-            functools.partial(
-                call,
-                library=os.fspath(engine_library() or ""),
-                key=np.int64(key),
-                threads=np.int64(self.threads),
-                batch=np.int64(batch),
-            )
-        )
-        run.defjvp(_no_gradient)
-        return list(run(given_program, *given))
+        plan = self._plan_for(leaves[0].shape[0])
+        return jax.tree.unflatten(plan.outputs, run_steps(plan, leaves, programs, self.threads))
 
 
 def compile_inference(
@@ -353,16 +256,7 @@ def compile_inference(
     return CompiledInference(functools.partial(apply_fn, variables), example, threads, weights)
 
 
-def _as(x: Any, dtype: Any) -> Any:
-    """Returns an array in a dtype: XLA's operations take what they took when they were traced."""
-    return x if getattr(x, "dtype", dtype) == dtype else jnp.asarray(x, dtype)
-
-
 def default_threads() -> int:
     """One a core that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, MOST_THREADS)
-
-
-def _no_gradient(primals: Any, tangents: Any) -> NoReturn:
-    raise ValueError("the engine runs inference alone and has no gradient; differentiate the model")

@@ -71,7 +71,7 @@ def test_a_program_is_kept_once():
     engine = compile_inference(lambda _, x: jnp.sort(x @ W) @ W[:, :2], {}, None, numbers(2, 6))
     for batch in (1, 2, 3, 4):
         engine(numbers(batch, 6))
-    plans = list(engine._plans.values())
+    plans = list(engine._plans.made.values())
     assert len(plans) == 4
     assert len({id(program) for plan in plans for program in plan.programs}) == 2
     assert len(engine._arrays) == 2

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jaxsparse.engine.files import save_engine
 from jaxsparse.engine.inference import compile_inference
 from tests.engine.drawn import SHAPE, drawn
+from tests.engine.test_elementwise import FUNCTIONS
 from tests.kernels import sanitize
 
 SEEDS = range(4, 14)
@@ -25,7 +27,19 @@ def written(folder: Path) -> list[Path]:
         )
         files.append(folder / f"{seed}.jse")
         save_engine(files[-1], engine)
+    engine = compile_inference(lambda _, x: vectors(x), {}, None, np.zeros((1, 40), np.float32))
+    assert engine.is_whole
+    files.append(folder / "vectors.jse")
+    save_engine(files[-1], engine)
     return files
+
+
+def vectors(x: jax.Array) -> tuple[jax.Array, ...]:
+    """All functions, dense layers that read nearly all of their inputs, and a dead logit."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(40, 9)) * (rng.random((40, 9)) < 0.7) * (np.arange(9) < 8)
+    functions = [f for name, f in FUNCTIONS.items() if "softmax" not in name]
+    return (*(f(x @ weights.astype(np.float32)) for f in functions), x)
 
 
 @pytest.mark.processes
@@ -42,5 +56,5 @@ def test_clean(sanitizer, damaged, tmp_path):
         driver="engine_driver.cc",
         files=written(tmp_path),
     )
-    assert said.startswith(f"{len(SEEDS)} networks")
+    assert said.startswith(f"{len(SEEDS) + 1} networks")
     assert not damaged or f"{damaged} damaged" in said

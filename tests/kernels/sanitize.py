@@ -22,6 +22,8 @@ from jaxsparse.kernels import build, load
 DRIVER = Path(__file__).parent / "driver"
 SANITIZERS = ("address,undefined", "thread")
 FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
+CHECKED = "-D_GLIBCXX_ASSERTIONS"
+"""Makes the standard library check what its containers are asked for."""
 
 
 def levels() -> list[str]:
@@ -73,6 +75,7 @@ def run(
         command = [
             *build.compiler(),
             *FLAGS,
+            CHECKED,
             f"-march={level}",
             *_options(sanitizer),
             f"-I{DRIVER}",
