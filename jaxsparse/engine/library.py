@@ -80,6 +80,15 @@ class Handle:
             raise MemoryError(_error(library()))
         return outputs
 
+    def tune(self, inputs: Sequence[np.ndarray], batch: int) -> None:
+        """Keeps what is fastest for a batch of this size; takes what `run` does."""
+        outputs = [np.empty((batch, *shape), np.float32) for shape in self.output_shapes]
+        functions = library()
+        if functions.jaxsparse_engine_tune(
+            self._pointer, _pointers(inputs), _pointers(outputs), batch
+        ):
+            raise MemoryError(_error(functions))
+
     def steps(self) -> list[tuple[Any, ...]]:
         """Returns the fields of `ProfileStep`, but for the time, of all steps."""
         functions, found = library(), []
@@ -147,6 +156,7 @@ def library() -> Any:
         ("input_shape", whole, pointer, whole, pointer),
         ("output_shape", whole, pointer, whole, pointer),
         ("run", whole, pointer, pointer, pointer, long),
+        ("tune", whole, pointer, pointer, pointer, long),
         ("num_steps", whole, pointer),
         ("describe", whole, pointer, whole, pointer),
         ("profile", whole, pointer, pointer, pointer, long, whole, pointer),

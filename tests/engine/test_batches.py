@@ -1,10 +1,10 @@
-"""Any number of images: groups of 16 and smaller ones, and functions that read the number."""
+"""Any number of images: groups of 16 and smaller ones, tuned; functions that read the number."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.engine.files import save_engine
+from jaxsparse.engine.files import load_engine, save_engine
 from jaxsparse.engine.inference import compile_inference
 from tests.engine.agreement import difference, numbers
 
@@ -42,6 +42,32 @@ def test_no_image_changes_another():
         mixed = x.copy()
         mixed[::2] = fill
         np.testing.assert_array_equal(engine(mixed)[1::2], want[1::2])
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16, 39])
+def test_tuned(batch, tmp_path):
+    """Whatever is found fastest, outputs are right, and of the same bits for any threads."""
+    network = lambda _, x: jnp.tanh(x.reshape(-1, 5, 8)[..., None] * V[:1, None, None]).max((1, 2)) @ V[:5]
+    x = numbers(batch, 40)
+    engine = compile_inference(network, {}, None, x, threads=2)
+    assert engine.is_whole
+    save_engine(tmp_path / "network.jse", engine)
+    loaded = load_engine(tmp_path / "network.jse", 1)
+    want = network({}, x)
+    for _ in range(3):
+        engine.tune(x)
+        loaded.tune(x)
+        for other in (1, batch, 40):
+            y = numbers(other, 40)
+            assert difference(engine(y), network({}, y)) < 1e-5
+        np.testing.assert_allclose(engine(x), want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(loaded(x)[0], want, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_tuned():
+    mixed = compile_inference(lambda _, x: jnp.sort(x @ W), {}, None, numbers(2, 40))
+    with pytest.raises(ValueError, match="only a network that the engine runs as a whole is tuned"):
+        mixed.tune(numbers(2, 40))
 
 
 def test_a_profile_of_a_small_group():

@@ -157,6 +157,17 @@ int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
       1);
 }
 
+int jaxsparse_engine_tune(jaxsparse_engine* engine, const float* const* inputs,
+                          float* const* outputs, int64_t batch) {
+  return guarded(
+      [&] {
+        if (batch < 0) throw std::runtime_error("a batch has 0 images or more");
+        engine->session.tune(inputs, outputs, batch);
+        return 0;
+      },
+      1);
+}
+
 int jaxsparse_engine_num_steps(const jaxsparse_engine* engine) {
   return static_cast<int>(engine->session.num_steps());
 }

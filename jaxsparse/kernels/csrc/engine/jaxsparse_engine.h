@@ -59,6 +59,13 @@ JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_output_shape(const jaxsparse_engine
 JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_run(jaxsparse_engine* engine, const float* const* inputs,
                          float* const* outputs, int64_t batch);
 
+/* Runs a batch several times in several ways, and keeps what is fastest on this machine for batches of
+ * this size: how many images go side by side from which step on, and which steps several threads share.
+ * Without it a model of the costs decides. Results may then differ from those before in their last
+ * digits. Returns 0, or 1 if memory is short. */
+JAXSPARSE_ENGINE_PUBLIC int jaxsparse_engine_tune(jaxsparse_engine* engine, const float* const* inputs,
+                                                  float* const* outputs, int64_t batch);
+
 /* A step of a run: reading the inputs, putting images side by side, an operation, or writing the
  * outputs. All numbers are of one image. */
 typedef struct {

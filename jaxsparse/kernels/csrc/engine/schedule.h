@@ -5,10 +5,12 @@
 // that pays, fewer than 16 go together too: other lanes of the vectors are then computed in vain.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "form.h"
 
@@ -92,8 +94,12 @@ inline Ints planes_over(const Program& program, i64 cut) {
   return found;
 }
 
-// The cut that takes the least time for up to 16 images. A cut behind the last operation is none.
-inline Schedule schedule_of(const Program& program, i64 images) {
+// Fewer than 16 images must gain so much by going together: threads share single ones out better.
+constexpr double kWorthJoining = 0.7;
+
+// The cuts for up to 16 images, by the time that they take; at most `num`. One behind the last
+// operation is none.
+inline std::vector<Schedule> schedules_of(const Program& program, i64 images, std::size_t most) {
   const double num_lanes = static_cast<double>(kLine) / static_cast<double>(images);
   const i64 num = static_cast<i64>(program.operations.size());
   std::vector<double> alone{0}, together{0};
@@ -101,19 +107,22 @@ inline Schedule schedule_of(const Program& program, i64 images) {
     alone.push_back(alone.back() + cost(program, operation, 1));
     together.push_back(together.back() + num_lanes * cost(program, operation, kLine));
   }
-  Schedule best{num, {}};
-  double least = alone.back();
+  const double limit = images < kLine ? kWorthJoining * alone.back() : alone.back();
+  std::vector<std::pair<double, Schedule>> found{{limit, {num, {}}}};
   for (i64 cut = 0; cut < num; cut++) {
     double time = alone[cut] + together.back() - together[cut];
-    if (time >= least) continue;
-    const Ints planes = cut > 0 ? planes_over(program, cut) : Ints{};
+    if (found.size() >= most && time >= found.back().first) continue;
+    Ints planes = cut > 0 ? planes_over(program, cut) : Ints{};
     for (const i64 plane : planes) time += kInterleaving * program.geometry(plane).extent();
-    if (time < least) {
-      least = time;
-      best = {cut, planes};
-    }
+    const auto later = std::upper_bound(
+        found.begin(), found.end(), time,
+        [](double mine, const auto& other) { return mine < other.first; });
+    found.insert(later, {time, {cut, std::move(planes)}});
+    if (found.size() > most) found.pop_back();
   }
-  return best;
+  std::vector<Schedule> sorted;
+  for (auto& [time, schedule] : found) sorted.push_back(std::move(schedule));
+  return sorted;
 }
 
 // Images of a batch: `num` times some that go through the network in the same way.
@@ -130,9 +139,20 @@ class Schedules {
   // That of up to 16 images.
   const Schedule& of(i64 images) {
     std::optional<Schedule>& found = found_[images];
-    if (!found) found = images > 1 && interleaves_ ? schedule_of(program_, images) : alone();
+    if (!found) found = candidates(images, 1)[0];
     return *found;
   }
+
+  // Schedules that may be the fastest one, by the time that they should take.
+  std::vector<Schedule> candidates(i64 images, std::size_t most = 6) const {
+    if (images < 2 || !interleaves_) return {alone()};
+    auto found = schedules_of(program_, images, most);
+    const auto is_alone = [&](const Schedule& x) { return x.cut == num_operations(); };
+    if (most > 1 && std::none_of(found.begin(), found.end(), is_alone)) found.push_back(alone());
+    return found;
+  }
+
+  void set(i64 images, const Schedule& schedule) { found_[images] = schedule; }
 
   bool is_together(i64 images) { return of(images).cut < num_operations(); }
 

@@ -4,18 +4,13 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <limits>
 #include <optional>
 
 #include "parser.h"
-#include "run.h"
-#include "schedule.h"
-#include "workers.h"
+#include "passes.h"
 
 namespace jaxsparse::engine {
-
-// Vectors that are multiplied, or moved, below which an operation is faster on one thread: results
-// of another core come slowly, and meeting takes time.
-constexpr i64 kWorthMeeting = 30000;
 
 // Working memory that begins at a cache line.
 class Arena {
@@ -43,8 +38,8 @@ class Session {
           const Kernels& kernels)
       : program_(Parser(bytes, size).parse()),
         schedules_(program_),
-        kernels_(kernels),
-        workers_(std::move(workers)) {}
+        workers_(std::move(workers)),
+        passes_(program_, kernels, *workers_) {}
 
   const Program& program() const { return program_; }
   const std::shared_ptr<Workers>& workers() const { return workers_; }
@@ -73,13 +68,28 @@ class Session {
   // One call at a time; others wait.
   void run(const float* const* inputs, float* const* outputs, i64 batch) {
     const std::scoped_lock lock(mutex_, workers_->mutex());
-    for (const Stretch& stretch : schedules_.stretches(batch)) {
-      if (stretch.num == 0) continue;
-      const Group group = group_of(stretch, stretch.num);
-      run_groups(stretch.num, *group.late, [&](i64 i, int thread, Part part) {
-        run_group(group, inputs, outputs, stretch.first + i * stretch.images, thread, part);
+    run_batch(inputs, outputs, batch);
+  }
+
+  // Measures which ways of a batch through the network are fastest here, and keeps them.
+  void tune(const float* const* inputs, float* const* outputs, i64 batch) {
+    const std::scoped_lock lock(mutex_, workers_->mutex());
+    for (const i64 images : {batch < kLine ? 0 : kLine, batch % kLine}) {
+      if (images < 2) continue;
+      const std::vector<Schedule> candidates = schedules_.candidates(images);
+      const std::size_t best = fastest(candidates.size(), [&](std::size_t i) {
+        schedules_.set(images, candidates[i]);
+        run_batch(inputs, outputs, batch);
       });
+      schedules_.set(images, candidates[best]);
     }
+    if (workers_->num() == 1) return;
+    const i64 candidates[] = {kWorthMeeting, kWorthMeeting / 8, kWorthMeeting * 8, kMostWork};
+    const std::size_t best = fastest(std::size(candidates), [&](std::size_t i) {
+      passes_.worth_meeting = candidates[i];
+      run_batch(inputs, outputs, batch);
+    });
+    passes_.worth_meeting = candidates[best];
   }
 
   // Steps of `profile`: reading, interleaving, the operations, writing.
@@ -101,13 +111,6 @@ class Session {
   }
 
  private:
-  // Operations on an arena.
-  struct Range {
-    const Form* form;
-    float* arena;
-    i64 begin, end;
-  };
-
   // How some images go through the network: one by one before the cut, in `early`, then together.
   // One image alone is in `late` from the start.
   struct Group {
@@ -120,7 +123,40 @@ class Session {
     i64 begin() const { return images > 1 ? schedule.cut : 0; }
   };
 
+  // Work that no operation has.
+  static constexpr i64 kMostWork = std::numeric_limits<i64>::max();
+
   i64 num_operations() const { return static_cast<i64>(program_.operations.size()); }
+
+  void run_batch(const float* const* inputs, float* const* outputs, i64 batch) {
+    for (const Stretch& stretch : schedules_.stretches(batch)) {
+      if (stretch.num == 0) continue;
+      const Group group = group_of(stretch, stretch.num);
+      run_groups(stretch.num, *group.late, [&](i64 i, int thread, Part part) {
+        run_group(group, inputs, outputs, stretch.first + i * stretch.images, thread, part);
+      });
+    }
+  }
+
+  // Which of some ways is fastest: they run in turn, and the best time of each counts. The first one
+  // is preferred, as what is left to chance shall not decide.
+  template <class Run>
+  static std::size_t fastest(std::size_t num, const Run& run) {
+    constexpr int kRounds = 7;
+    constexpr double kMargin = 0.97, kLongest = 2;  // seconds, if a run is not so long
+    std::vector<double> least(num, std::numeric_limits<double>::infinity());
+    double whole = 0;
+    for (int round = 0; round <= kRounds && (round < 2 || whole < kLongest); round++) {
+      for (std::size_t i = 0; i < num; i++) {
+        double seconds = 0;
+        timed(seconds, [&] { run(i); });
+        whole += seconds;
+        if (round > 0) least[i] = std::min(least[i], seconds);  // the first one makes forms
+      }
+    }
+    const auto best = std::min_element(least.begin(), least.end());
+    return *best < kMargin * least[0] ? best - least.begin() : 0;
+  }
 
   // Makes the forms and arenas of a stretch, of which `num` groups run at the same time.
   Group group_of(const Stretch& stretch, i64 num) {
@@ -158,93 +194,25 @@ class Session {
     const auto all = [&](Part part) {
       for (i64 i = 0; i < groups; i++) one(i, 0, part);
     };
-    if (threads > 1 && is_worth_waking(form)) {
+    if (threads > 1 && passes_.is_worth_waking(form)) {
       workers_->run([&](int thread) { all({thread, threads}); });
     } else {
       all({0, 1});
     }
   }
 
-  static bool is_worth_waking(const Form& form) {
-    return std::any_of(form.layers.begin(), form.layers.end(),
-                       [](const Layer& layer) { return layer.work() >= kWorthMeeting; });
-  }
-
   void run_group(const Group& group, const float* const* inputs, float* const* outputs, i64 image,
                  int thread, Part part) {
     const Range late{group.late, group.late_arenas[thread].data(), group.begin(), num_operations()};
-    if (late.begin == 0) load(late, inputs, image, group.images, part);
+    if (late.begin == 0) passes_.load(late, inputs, image, group.images, part);
     for (i64 k = 0; late.begin > 0 && k < group.images; k++) {
       const Range early{group.early, group.early_arenas[thread].data(), 0, late.begin};
-      load(early, inputs, image + k, 1, part);
-      run_range(early, part);
-      if (part.number == 0) interleave(group.schedule, early.arena, late.arena, k);
+      passes_.load(early, inputs, image + k, 1, part);
+      passes_.run_range(early, part);
+      if (part.number == 0) passes_.interleave(group.schedule, early.arena, late.arena, k);
     }
-    run_range(late, part);
-    save(late, outputs, image, group.images, part);
-  }
-
-  // Puts the planes of an image among those of 16.
-  void interleave(const Schedule& schedule, const float* from, float* to, i64 image) const {
-    for (const i64 plane : schedule.interleaved) {
-      const i64 first = program_.first(plane), extent = program_.geometry(plane).extent();
-      for (i64 i = first; i < first + extent; i++) to[i * kLine + image] = from[i];
-    }
-  }
-
-  // Runs a step on all threads or, if it is small, on the first. Threads meet before and behind
-  // what they share.
-  template <class Step>
-  void run_step(i64 work, Part part, bool& are_apart, const Step& step) {
-    const bool is_shared = part.of > 1 && work >= kWorthMeeting;
-    if (is_shared && are_apart) workers_->meet();
-    if (is_shared || part.number == 0) step(is_shared ? part : Part{0, 1});
-    if (is_shared) workers_->meet();
-    are_apart = !is_shared;
-  }
-
-  void load(const Range& range, const float* const* inputs, i64 image, i64 num, Part part) {
-    if (part.number > 0) return;
-    const Runner runner(*range.form, kernels_, range.arena);
-    for (std::size_t i = 0; i < program_.inputs.size(); i++) {
-      const Array& array = program_.inputs[i];
-      runner.load(array, inputs[i] + image * array.size, num);
-    }
-  }
-
-  void save(const Range& range, float* const* outputs, i64 image, i64 num, Part part) {
-    if (part.number == 0) {
-      const Runner runner(*range.form, kernels_, range.arena);
-      for (std::size_t i = 0; i < program_.outputs.size(); i++) {
-        const Array& array = program_.outputs[i];
-        runner.save(array, outputs[i] + image * array.size, num);
-      }
-    }
-    if (part.of > 1) workers_->meet();  // nobody begins the next image
-  }
-
-  void run_range(const Range& range, Part part) {
-    const Runner runner(*range.form, kernels_, range.arena);
-    bool are_apart = true;  // the first thread has loaded the image
-    std::size_t layer = 0;
-    for (i64 i = 0; i < range.end; i++) {
-      const Operation& operation = program_.operations[i];
-      const bool is_linear = std::holds_alternative<Linear>(operation);
-      layer += is_linear;
-      if (i < range.begin) continue;
-      if (is_linear) {
-        const Layer& linear = range.form->layers[layer - 1];
-        run_step(linear.work(), part, are_apart, [&](Part mine) { runner.run(linear, mine); });
-      } else {
-        std::visit(
-            [&](const auto& other) {
-              run_step(work_of(*range.form, other), part, are_apart,
-                       [&](Part mine) { run_other(runner, other, mine); });
-            },
-            operation);
-      }
-    }
-    if (are_apart && part.of > 1) workers_->meet();
+    passes_.run_range(late, part);
+    passes_.save(late, outputs, image, group.images, part);
   }
 
   // Adds the seconds of a step.
@@ -270,40 +238,28 @@ class Session {
     const Part whole{0, 1};
     double &reading = seconds[0], &interleaving = seconds[1], &writing = seconds[num_steps() - 1];
     const Range late{group.late, group.late_arenas[0].data(), group.begin(), num_operations()};
-    if (late.begin == 0) timed(reading, [&] { load(late, inputs, image, group.images, whole); });
+    if (late.begin == 0) timed(reading, [&] { passes_.load(late, inputs, image, group.images, whole); });
     for (i64 k = 0; late.begin > 0 && k < group.images; k++) {
       const Range early{group.early, group.early_arenas[0].data(), 0, late.begin};
-      timed(reading, [&] { load(early, inputs, image + k, 1, whole); });
+      timed(reading, [&] { passes_.load(early, inputs, image + k, 1, whole); });
       time_range(early, seconds);
-      timed(interleaving, [&] { interleave(group.schedule, early.arena, late.arena, k); });
+      timed(interleaving, [&] { passes_.interleave(group.schedule, early.arena, late.arena, k); });
     }
     time_range(late, seconds);
-    timed(writing, [&] { save(late, outputs, image, group.images, whole); });
+    timed(writing, [&] { passes_.save(late, outputs, image, group.images, whole); });
   }
 
   void time_range(const Range& range, double* seconds) {
     for (i64 i = range.begin; i < range.end; i++) {
       const Range one{range.form, range.arena, i, i + 1};
-      timed(seconds[i + 2], [&] { run_range(one, {0, 1}); });
+      timed(seconds[i + 2], [&] { passes_.run_range(one, {0, 1}); });
     }
-  }
-
-  template <class Other>
-  static i64 work_of(const Form& form, const Other& other) {
-    const i64 planes = static_cast<i64>(other.outs.size());
-    return planes == 0 ? 0 : planes * (4 + form.length(other.outs[0]) / 4);
-  }
-
-  static void run_other(const Runner&, const Linear&, Part) {}
-  template <class Other>
-  static void run_other(const Runner& runner, const Other& other, Part part) {
-    runner.run(other, part);
   }
 
   Program program_;
   Schedules schedules_;
-  const Kernels& kernels_;
   std::shared_ptr<Workers> workers_;
+  Passes passes_;
   std::optional<Form> one_, many_;
   std::vector<Arena> arenas_one_, arenas_many_;
   mutable std::mutex mutex_;
