@@ -18,7 +18,9 @@ masks, which may be None, decide the sparsity.
 All are sampled in turn, round by round, so that another load on the machine meets all alike. A
 number is the median over the rounds [quartiles]. XLA uses all cores, whatever --threads says. ONNX
 Runtime runs the same masked network with dense kernels, if it is installed
-(`pip install onnx onnxruntime`). The plot needs matplotlib (`pip install matplotlib`).
+(`pip install onnx onnxruntime`). The plot needs matplotlib (`pip install matplotlib`). Behind the
+table come the steps of the engine, and with layer_times.py, which lies beside this file, the layers
+of XLA and of ONNX Runtime.
 """
 
 import argparse
@@ -43,6 +45,9 @@ from jaxsparse.paths import leaves_by_path
 from jaxsparse.sparse import CompiledInference, compile_inference
 from jaxsparse.text_table import text_table
 
+sys.path.insert(0, str(Path(__file__).parent))  # also where this file is imported
+import layer_times
+
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 MODELS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "lenet_300_100": (LeNet300100, MNIST),
@@ -55,6 +60,7 @@ MODELS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     **{f"vgg{n}": (functools.partial(VGG, n), CIFAR) for n in (16, 19)},
     "wide_resnet_22_2": (functools.partial(WideResNet, 22, 2), CIFAR),
 }
+PLOTS = (".png", ".pdf", ".svg")
 MOST_DIFFERENT = 1e-4  # of the largest output, from XLA's
 Run = Callable[[], Any]
 Weights = Literal["float32", "bfloat16", "int8"]
@@ -121,9 +127,21 @@ def compiled(network: Network, threads: int, weights: Weights) -> CompiledInfere
 
 
 def profile(network: Network, args: argparse.Namespace) -> list[str]:
-    """Where the engine's time goes in the smallest batch, and what is left to XLA."""
-    engine = compiled(network, 1, args.weights)
-    return [str(engine), str(engine.profile(of_batch(network.example, min(args.batch))))]
+    """Where the time goes in the smallest batch: in the engine, and in dense ones."""
+    engine, images = compiled(network, 1, args.weights), of_batch(network.example, min(args.batch))
+    lines = [str(engine), str(engine.profile(images))]
+    dense = {
+        "XLA, all cores": layer_times.of_xla(jax.jit(network.apply_fn), network.variables, images)
+    }
+    if args.onnx:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            jaxsparse.save_onnx(path, network.apply_fn, network.variables, None, network.example)
+            feeds = onnx_feeds(images)
+            dense["ONNX Runtime, one thread"] = layer_times.of_onnx_runtime(path, feeds, 1)
+    for name, layers in dense.items():
+        lines += ["", f"dense, {name}", *text_table(layer_times.rows(layers), align="<<>>")]
+    return lines
 
 
 def named(name: str, sparsity: float) -> Network:
@@ -148,9 +166,12 @@ def own(name: str) -> Network:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         refuse(f"MODEL={name}: {error}")
-    made = tuple(make())
-    if len(made) != len(Network._fields):
-        refuse(f"MODEL={name} returns {len(made)} values, not {', '.join(Network._fields)}")
+    made = make()
+    if not isinstance(made, tuple | list) or len(made) != len(Network._fields):
+        what = (
+            f"{len(made)} values" if isinstance(made, tuple | list) else f"a {type(made).__name__}"
+        )
+        refuse(f"MODEL={name} returns {what}, not {', '.join(Network._fields)}")
     return Network(*made)
 
 
@@ -207,12 +228,15 @@ def onnx_session(network: Network, threads: int) -> Callable[[Any], Any] | None:
         return None
     names = {x.name for x in session.get_inputs()}
 
-    def run(images: Any) -> Any:
-        leaves = leaves_by_path(images)
-        given = {f"input/{path}" if path else "input": x for path, x in leaves.items()}
-        return session.run(None, {name: x for name, x in given.items() if name in names})
+    return lambda images: session.run(
+        None, {name: x for name, x in onnx_feeds(images).items() if name in names}
+    )
 
-    return run
+
+def onnx_feeds(images: Any) -> dict[str, Any]:
+    """The inputs under the names that `save_onnx` gives them."""
+    leaves = leaves_by_path(images)
+    return {f"input/{path}" if path else "input": x for path, x in leaves.items()}
 
 
 def compare(runs: dict[str, Run], weights: str) -> None:
@@ -295,7 +319,6 @@ def plot(path: Path, model: str, rows: Sequence[Row]) -> None:
         )
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"\nplot: {path}")
 
@@ -333,7 +356,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     seconds = one(listed(float, lambda x: 0 < x < 3600, "in (0, 3600)"))
     add("--seconds", type=seconds, default=0.25, metavar="S", help="of calls in a sample (0.25)")
     add("--no_onnx", dest="onnx", action="store_false", help="leave out ONNX Runtime")
-    add("--no_profile", dest="profile", action="store_false", help="leave out the engine's steps")
+    add("--no_profile", dest="profile", action="store_false", help="leave out steps and layers")
     add("--plot", default="benchmark_inference.png", metavar="FILE", help='"" draws none')
     args = parser.parse_args(argv)
     if ":" in args.model:
@@ -343,6 +366,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.model not in MODELS:
         parser.error(f"MODEL={args.model} is none of {', '.join(MODELS)}, nor module:function")
     args.sparsity = args.sparsity or [0.9, 0.99]
+    plot = Path(args.plot)
+    if args.plot and (plot.suffix not in PLOTS or not plot.parent.is_dir()):
+        parser.error(
+            f"--plot: {args.plot} must end with {', '.join(PLOTS)}, in a folder that exists"
+        )
     return args
 
 

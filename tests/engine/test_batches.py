@@ -47,7 +47,9 @@ def test_no_image_changes_another():
 @pytest.mark.parametrize("batch", [1, 5, 16, 39])
 def test_tuned(batch, tmp_path):
     """Whatever is found fastest, outputs are right, and of the same bits for any threads."""
-    network = lambda _, x: jnp.tanh(x.reshape(-1, 5, 8)[..., None] * V[:1, None, None]).max((1, 2)) @ V[:5]
+    network = lambda _, x: (
+        jnp.tanh(x.reshape(-1, 5, 8)[..., None] * V[:1, None, None]).max((1, 2)) @ V[:5]
+    )
     x = numbers(batch, 40)
     engine = compile_inference(network, {}, None, x, threads=2)
     assert engine.is_whole

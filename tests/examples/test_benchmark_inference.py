@@ -23,14 +23,16 @@ def own(monkeypatch):
     masks = {"first": np.ones((6, 8), bool), "last": np.arange(32).reshape(8, 4) % 2 == 0}
     apply = lambda v, x: jax.nn.relu(x @ v["first"]) @ v["last"]
     network = lambda: (apply, variables, masks, draw(3, 6))
-    module = types.SimpleNamespace(network=network, short=lambda: (apply, variables))
+    module = types.SimpleNamespace(
+        network=network, short=lambda: (apply, variables), number=lambda: 3
+    )
     monkeypatch.setitem(sys.modules, "own_network", module)
     return module
 
 
 def test_a_network_of_the_package(capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    plot = tmp_path / "new" / "plot.png"
+    plot = tmp_path / "plot.png"
     flags = ["--sparsity=0.9,0.99", "--batch=1,3", "--no_onnx", f"--plot={plot}", *QUICK]
     benchmark_inference.main(["lenet_300_100", *flags])
     lines = capsys.readouterr().out.splitlines()
@@ -56,8 +58,15 @@ def test_a_network_of_ones_own(own, capsys):
 @pytest.mark.variants
 def test_onnx_runtime_takes_part(own, capsys):
     pytest.importorskip("onnxruntime")
-    benchmark_inference.main(["own_network:network", "--no_profile", "--plot=", *QUICK])
-    assert "ONNX Runtime / engine" in capsys.readouterr().out
+    benchmark_inference.main(["own_network:network", "--plot=", *QUICK])
+    lines = capsys.readouterr().out.splitlines()
+    assert "ONNX Runtime / engine" in lines[1]
+    of_xla, of_onnx = (
+        lines.index(f"dense, {x}") for x in ("XLA, all cores", "ONNX Runtime, one thread")
+    )
+    assert sum("f32[1,4]" in line or "f32[1,8]" in line for line in lines[of_xla:of_onnx]) >= 1
+    layers = [line.split()[0] for line in lines[of_onnx + 2 : -1]]
+    assert layers.count("Gemm") + layers.count("MatMul") + layers.count("FusedGemm") == 2
 
 
 def test_without_onnx_runtime_it_goes_on(own, capsys, monkeypatch):
@@ -87,6 +96,9 @@ def test_outputs_that_differ_end_it():
         (["own_network:network", "--sparsity=0.9"], "--sparsity: own_network:network has masks"),
         (["own_network:none"], "MODEL=own_network:none: "),
         (["own_network:short"], "MODEL=own_network:short returns 2 values, not apply_fn, "),
+        (["own_network:number"], "MODEL=own_network:number returns a int, not apply_fn, "),
+        (["lenet5", "--plot=plot.foo"], "--plot: plot.foo must end with .png, .pdf, .svg, in a"),
+        (["lenet5", "--plot=none/plot.png"], "--plot: none/plot.png must end with .png"),
     ],
 )
 def test_what_is_wrong_is_one_line(own, flags, message, capsys):
