@@ -173,16 +173,28 @@ def test_norms():
         (lambda x: jnp.minimum(jnp.maximum(2 * x - 1, -1), 0.5), "clip"),
     ],
 )
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_activations_are_no_steps_of_their_own(function, name, dtype):
+def test_activations_are_no_steps_of_their_own(function, name):
     """However they are written, the layer applies them where it writes."""
-    w = numbers(4, 6, seed=1).astype(dtype)
-    engine = _compiled(lambda x: function(x.astype(dtype) @ w).astype(np.float32), IMAGES)
+    w = numbers(4, 6, seed=1)
+    assert_one_step(lambda x: function(x @ w), name, function(IMAGES @ w))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(jax.nn.gelu, "gelu_tanh"), (jax.nn.silu, "silu"), (jax.nn.elu, "elu")]
+)
+def test_activations_of_narrow_numbers(function, name):
+    """Their constants have few digits, and the engine's have all."""
+    w = numbers(4, 6, seed=1).astype(jnp.bfloat16)
+    narrow = lambda x: function(x.astype(jnp.bfloat16) @ w).astype(np.float32)
+    assert_one_step(narrow, name, function(IMAGES @ np.asarray(w, np.float32)), relative=1e-2)
+
+
+def assert_one_step(network, name, want, relative=1e-5):
+    engine = _compiled(network, IMAGES)
     assert not engine.reasons
     steps = [step for step in engine.profile((IMAGES,), repeats=1).steps if step.planes]
     assert [(step.kind, step.function) for step in steps] == [("linear", name)]
-    want = function(IMAGES @ np.asarray(w, np.float32))
-    assert difference(engine((IMAGES,)), want) < (1e-5 if dtype == np.float32 else 1e-2)
+    assert difference(engine((IMAGES,)), want) < relative
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ class Cut(Exception):
 
 # From 6, within phase and cycle; from 12, after both.
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "execution"), [(13, "masked"), (7, "sparse")])
+@pytest.mark.parametrize(
+    ("step", "execution"), [(13, "masked"), pytest.param(7, "sparse", marks=pytest.mark.long)]
+)
 def test_resuming_is_exact(step, execution, straight, tmp_path, monkeypatch):
     record = loop.record
 
@@ -200,7 +202,7 @@ def test_each_trick_alone_at_a_weight_a_layer(fields, active, tmp_path):
     ("flags", "active"),
     [
         ("--dyrelu --dyrelu_stop=1", [24, 24]),
-        ("--weight_sharing", [24, 24]),
+        pytest.param("--weight_sharing", [24, 24], marks=pytest.mark.long),
         ("--cycles=1 --cycle_share=1 --cycle_interval=1", [47, 70]),
     ],
     ids=["dyrelu", "sharing", "cycles"],
@@ -237,7 +239,7 @@ def test_without_its_parts_east_is_configured_as_rigl_itop():
     assert cifar.recipe_of(parse("--schedule=east")) == cifar.recipe_of(parse("--recipe=east"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_its_parts_east_trains_as_rigl_itop():
     off = "--cycles=0 --dyrelu=False --weight_sharing=False --sparsity=0.9"
     off += " --steps=5 --update_interval=2 --batch_size=8"
