@@ -241,6 +241,7 @@ def test_nothing_is_read_that_has_no_weight():
         )
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_helper_that_compares_twice():
     """A function under jit is the same equations wherever it is called."""
     fires = jax.jit(lambda x: (x > 0).astype(np.float32))
