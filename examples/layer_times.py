@@ -12,7 +12,7 @@ import os
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
     microseconds: float
 
 
-def of_xla(apply: Callable[..., Any], *inputs: Any, calls: int = 20) -> list[Layer]:
+def of_xla(apply: Any, *inputs: Any, calls: int = 20) -> list[Layer]:
     """Returns the operations of a function's program, in the order in which they end.
 
     Args:
