@@ -20,7 +20,8 @@ namespace jaxsparse::engine {
 constexpr double kInterleaving = 3;
 // Floats of an operation's planes, of 16 images, that stay in the cache.
 constexpr double kCached = 1 << 19;
-constexpr double kUncached = 1.15;  // times slower
+// Vectors that are multiplied in the time that one takes from or to memory behind the cache.
+constexpr double kTraffic = 4.3;
 // Vectors that are multiplied in the time that a tap costs in a tile, beside its multiplications.
 constexpr double kTap = 1.5;
 
@@ -60,14 +61,14 @@ inline double cost(const Program& program, const Operation& operation, i64 image
       if (is_made) made += extent;
     }
   });
+  const double traffic = images > 1 && floats > kCached ? kTraffic * floats / kLine / images : 0;
   const auto* linear = std::get_if<Linear>(&operation);
-  if (linear == nullptr) return (floats + 4 * static_cast<double>(images)) / kLine / images;
+  if (linear == nullptr) return (floats + 4 * static_cast<double>(images)) / kLine / images + traffic;
   if (linear->outs.empty()) return 0;
   const double extent = made / linear->outs.size();
   const double vectors = extent == 1 ? 1 : extent / kLine;
   const double taps = static_cast<double>(linear->taps.size() + 4 * linear->outs.size());
-  const double slower = images > 1 && floats > kCached ? kUncached : 1;
-  return taps * (vectors + kTap * std::ceil(vectors / kMostVectors)) / images * slower;
+  return taps * (vectors + kTap * std::ceil(vectors / kMostVectors)) / images + traffic;
 }
 
 // Planes that operations before `cut` or the caller make, and later ones or the caller read.
