@@ -24,7 +24,7 @@ from flax import linen as nn
 
 import jaxsparse
 from benchmarks import timing
-from experiments import cifar, loop
+from experiments import cifar, fashion_mnist, loop
 from experiments.records import progress
 from experiments.training.run import Run
 from jaxsparse.nn import Compacted, choose_forms, compact_module, sparse_execution
@@ -119,11 +119,12 @@ def report(args: argparse.Namespace, folder: Path) -> None:
 
 
 def trained(folder: Path, data_dir: Path | None) -> tuple[Run, Network]:
-    """Returns a finished run, and its network after the last step."""
+    """Returns a finished run of `cifar.py` or `fashion_mnist.py`, and its last network."""
     flags = json.loads((folder / "config.json").read_text())
-    fields = {field.name for field in dataclasses.fields(cifar.Config)}
+    script = fashion_mnist if flags["model"] in fashion_mnist.MODELS else cifar
+    fields = {field.name for field in dataclasses.fields(script.Config)}
     asked = {name: value for name, value in flags.items() if name in fields}
-    run = cifar.run_of(cifar.Config(**asked | {"data_dir": data_dir}))
+    run = script.run_of(script.Config(**asked | {"data_dir": data_dir}))
     reached = progress.resume(folder / "checkpoints", run, loop.create_state(run))
     variables = reached.state.variables
     masks = jaxsparse.masks_from_params(variables["params"], run.method.prunable)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.inference_weights runs/east --data_dir=data
 
-Each folder is one of a finished run of `experiments/cifar.py`; its last network is taken. The table
+Each folder is one of a finished run of `experiments/cifar.py` or `fashion_mnist.py`; its last
+network is taken. The table
 has the accuracy on all test images, and the largest difference of a logit from XLA's, as a share of
 the largest logit.
 """
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of experiments/cifar.py")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--data_dir", type=Path, help="where the images are")
     args = parser.parse_args(argv)
     print(timing.machine())
