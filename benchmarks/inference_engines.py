@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxsparse
 from benchmarks.quiet import Run
-from jaxsparse.nn import LeNet300100, choose_forms, cifar_resnet, resnet, sparse_execution
+from jaxsparse.nn import LeNet5, LeNet300100, choose_forms, cifar_resnet, resnet, sparse_execution
 from jaxsparse.sparse import (
     CompiledInference,
     compile_inference,
@@ -22,11 +23,26 @@ from jaxsparse.sparse import (
 )
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
+
+
+class SmallMLP(nn.Module):
+    """Two hidden layers of 64."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns float[images, 10] from float[images, features]."""
+        for _ in range(2):
+            x = nn.relu(nn.Dense(64)(x))
+        return nn.Dense(10)(x)
+
+
 MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "resnet8": (cifar_resnet(8), CIFAR),
     "resnet20": (cifar_resnet(20), CIFAR),
     "resnet34": (resnet(34, stem="cifar", num_classes=10), CIFAR),
     "lenet_300_100": (LeNet300100(), MNIST),
+    "lenet5": (LeNet5(), MNIST),
+    "mlp": (SmallMLP(), (64,)),
 }
 
 
