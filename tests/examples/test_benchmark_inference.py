@@ -69,6 +69,13 @@ def test_onnx_runtime_takes_part(own, capsys):
     assert layers.count("Gemm") + layers.count("MatMul") + layers.count("FusedGemm") == 2
 
 
+def test_without_layer_times_it_goes_on(own, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "layer_times", None)  # as if it did not lie there
+    benchmark_inference.main(["own_network:network", "--no_onnx", "--plot=", *QUICK])
+    out = capsys.readouterr().out
+    assert "linear, relu" in out and "dense, XLA" not in out
+
+
 def test_without_onnx_runtime_it_goes_on(own, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     flags = ["--threads=1,2", "--no_profile", "--plot=", *QUICK]
