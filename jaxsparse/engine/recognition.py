@@ -15,6 +15,7 @@ from jaxsparse.engine.elementwise import Comparison
 from jaxsparse.engine.evaluation import computed
 from jaxsparse.engine.functions import FUNCTIONS_OF_ONE, applied
 from jaxsparse.engine.operations import Activation
+from jaxsparse.engine.steps import Outside
 from jaxsparse.engine.values import Value
 from jaxsparse.tracing.jaxprs import CallAnalysis, called, inner_equations, walk
 
@@ -86,6 +87,8 @@ class Origins:
             return self.made(eqn, operands)
         if isinstance(x, Value):
             return self.of[id(x.planes)][1] if id(x.planes) in self.of else Origin(x)
+        if isinstance(x, Outside):  # of a comparison, which remembers what it was given
+            return None
         x = np.asarray(x)
         is_one = x.size == 1 or (x.size > 1 and not any(x.strides))
         return x.reshape(-1)[0] if is_one else None

@@ -144,10 +144,10 @@ class _Tracing(CallAnalysis[Any]):
     def as_function(self, eqn: Any, operands: list[Any], x: Any, known: Function | None) -> Any:
         """Returns an array as a function of the engine, if it is one of numbers of another array.
 
-        What lies in between is dropped, if nobody else reads it.
+        The steps in between are dropped, if nobody else reads them.
         """
         origin = self.origins.made(eqn, operands) if isinstance(x, Value) else None
-        if origin is None or origin.base.planes.shape != x.planes.shape:
+        if origin is None or not _lie_alike(origin.base, x):
             return x
         if known is None and may_end(origin):
             function = recognised(origin)
@@ -268,6 +268,11 @@ class _Tracing(CallAnalysis[Any]):
         aval = jax.ShapeDtypeStruct(given.shape, given.dtype)
         (eqn,) = jax.make_jaxpr(lambda array: array.transpose(back))(aval).jaxpr.eqns
         return self.in_xla(eqn, [given], "images are not along its first axis")[0]
+
+
+def _lie_alike(a: Value, b: Value) -> bool:
+    """Whether two arrays have the same axes, and planes of the same size and number."""
+    return (a.axes, a.size, a.planes.shape) == (b.axes, b.size, b.planes.shape)
 
 
 _DEPENDENT = (Value, Outside, elementwise.Comparison)

@@ -241,6 +241,15 @@ def test_nothing_is_read_that_has_no_weight():
         )
 
 
+def test_a_comparison_of_an_input_chooses_from_a_layer():
+    """The condition is a function of two arrays, and the choice is none of one."""
+    x, w = numbers(17, 6), numbers(6, 6, seed=1)
+    choose = lambda x: (lambda y: jnp.where(x > y, y, 0.1 * y))(x @ w)
+    engine = _compiled(choose, x)
+    assert not engine.reasons
+    assert difference(engine((x,)), choose(x)) < 1e-5
+
+
 @pytest.mark.usefixtures("compiled")
 def test_a_helper_that_compares_twice():
     """A function under jit is the same equations wherever it is called."""
