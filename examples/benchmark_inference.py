@@ -124,7 +124,7 @@ def compiled(network: Network, threads: int, weights: Weights) -> CompiledInfere
 
 
 def profile(network: Network, args: argparse.Namespace) -> list[str]:
-    """Where the time goes in the smallest batch: in the engine, and in dense ones."""
+    """The time of each step of the smallest batch, in the engine and in dense ones."""
     engine, images = compiled(network, 1, args.weights), of_batch(network.example, min(args.batch))
     lines = [str(engine), str(engine.profile(images))]
     try:

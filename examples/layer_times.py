@@ -1,4 +1,4 @@
-"""Where the time of dense engines goes, layer by layer; `benchmark_inference.py` prints it.
+"""The time of each layer in dense engines; `benchmark_inference.py` prints it.
 
 XLA's operations are those of the compiled program, in which several layers may be fused. ONNX
 Runtime's are the nodes of its optimised graph. Both are medians over some calls while a profiler

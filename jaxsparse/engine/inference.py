@@ -206,7 +206,7 @@ class CompiledInference:
 
     @property
     def _names(self) -> list[str]:
-        """What errors call the inputs."""
+        """Names of the inputs, for errors."""
         paths = jax.tree_util.tree_flatten_with_path(
             jax.tree.unflatten(self._structure, self._shapes), is_leaf=lambda x: x in self._shapes
         )[0]

@@ -18,7 +18,7 @@ LINE = 16
 """Numbers of a cache line, at which planes begin and which kernels write at least."""
 
 MOST_NUMBERS = 1 << 27
-"""Of all planes of an image; kMostFloats of program.h."""
+"""Most numbers that all planes of an image may take; kMostFloats of program.h."""
 
 
 class Family(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a forward pass becomes for a number of images, or for any number."""
+"""Plans: forward passes in steps, for a number of images or for any number."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

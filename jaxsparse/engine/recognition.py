@@ -30,7 +30,7 @@ _OF_NUMBERS = frozenset(
     "rsqrt select_n sign sqrt square stop_gradient sub tanh".split()
 )
 _LAST = frozenset("add clamp div max min mul select_n sub".split())
-"""What a function may end with, if it is not a call."""
+"""Operations that may end a function which is not a call."""
 
 
 class Function(NamedTuple):
