@@ -31,6 +31,13 @@ struct Applied {
   float low, high;
 };
 
+// Windows inside of an image: rows of them, and what each sees.
+struct Windows {
+  std::int64_t rows, width, to_pitch;  // of the results
+  std::int64_t pitch;                  // of the image
+  std::int64_t window_y, window_x, stride_y, stride_x;  // stride_x is 1 or 2
+};
+
 constexpr int kMostVectors = 12;  // of a tile
 constexpr int kBlock = 4;         // planes with the same taps that are made together
 constexpr int kBlockVectors = 6;  // of a tile of such planes
@@ -60,6 +67,8 @@ struct Kernels {
   using Widest = void (*)(float* to, const float* from, std::int64_t window, std::int64_t stride,
                           std::int64_t width);
   Widest widest, widest_of_16;
+  // The largest number in each window of an image.
+  void (*windows)(const Windows&, float* to, const float* from);
 };
 
 }  // namespace jaxsparse::engine

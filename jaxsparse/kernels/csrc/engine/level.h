@@ -38,25 +38,42 @@ void add_up(float* sums, const float* from, std::int64_t num) {
   }
 }
 
-// Every second float, as long as vectors of sources end before the row's last source.
-inline void even_row(float* to, const float* from, std::int64_t width) {
-  std::int64_t i = 0;
+// The floats of two vectors at even places, or at odd ones.
 #if defined(__clang__) || __GNUC__ >= 12
+template <int odd>
+inline Vec half(Vec a, Vec b) {
 #if defined(__AVX512F__)
-  for (; i + 16 < width; i += 16) {
-    const Vec a = load(from + 2 * i), b = load(from + 2 * i + 16);
-    store(to + i, __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
-                                          28, 30));
-  }
+  return __builtin_shufflevector(a, b, odd, odd + 2, odd + 4, odd + 6, odd + 8, odd + 10, odd + 12,
+                                 odd + 14, odd + 16, odd + 18, odd + 20, odd + 22, odd + 24,
+                                 odd + 26, odd + 28, odd + 30);
+#elif defined(__AVX__)
+  return __builtin_shufflevector(a, b, odd, odd + 2, odd + 4, odd + 6, odd + 8, odd + 10, odd + 12,
+                                 odd + 14);
+#else
+  return __builtin_shufflevector(a, b, odd, odd + 2, odd + 4, odd + 6);
 #endif
-  typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-  for (; i + 4 < width; i += 4) {
-    const Four a = *reinterpret_cast<const Four*>(from + 2 * i);
-    const Four b = *reinterpret_cast<const Four*>(from + 2 * i + 4);
-    *reinterpret_cast<Four*>(to + i) = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-  }
+}
+#else
+template <int odd>
+inline Vec half(Vec a, Vec b) {
+  float both[2 * kLanes], found[kLanes];
+  store(both, a);
+  store(both + kLanes, b);
+  for (int k = 0; k < kLanes; k++) found[k] = both[2 * k + odd];
+  return load(found);
+}
 #endif
-  for (; i < width; i++) to[i] = from[2 * i];
+
+// The floats at even places, or at odd ones, among the first `num` at p.
+template <int odd>
+inline Vec half_of(const float* p, int num) {
+  const Vec a = some(p, num < kLanes ? num : kLanes);
+  return half<odd>(a, num > kLanes ? some(p + kLanes, num - kLanes) : Vec{});
+}
+
+// Every second float, and none behind the last of them.
+inline void even_row(float* to, const float* from, std::int64_t width) {
+  each(to, width, [&](std::int64_t i, int k) { return half_of<0>(from + 2 * i, 2 * k - 1); });
 }
 
 void rows(float* to, std::int64_t to_pitch, const float* from, std::int64_t from_pitch,
@@ -129,6 +146,26 @@ void widest_of_16(float* to, const float* from, std::int64_t window, std::int64_
   for (; width > 0; width--, to += 16, from += 16 * stride) tallest(to, from, 16, window, 16);
 }
 
+// Windows beside each other share what they load; so this is for small ones.
+void windows(const Windows& of, float* to, const float* from) {
+  for (std::int64_t y = 0; y < of.rows; y++, to += of.to_pitch, from += of.stride_y * of.pitch) {
+    each(to, of.width, [&](std::int64_t i, int k) {
+      Vec found = all(-__builtin_inff());
+      for (std::int64_t row = 0; row < of.window_y; row++) {
+        const float* p = from + row * of.pitch + i * of.stride_x;
+        for (std::int64_t w = 0; of.stride_x == 1 && w < of.window_x; w++) {
+          found = larger(found, some(p + w, k));
+        }
+        for (std::int64_t w = 0; of.stride_x == 2 && w < of.window_x; w += 2) {
+          found = larger(found, half_of<0>(p + w, 2 * k - 1));
+          if (w + 1 < of.window_x) found = larger(found, half_of<1>(p + w, 2 * k));
+        }
+      }
+      return found;
+    });
+  }
+}
+
 }  // namespace
 
 static const Kernels kKernels = {
@@ -136,7 +173,7 @@ static const Kernels kKernels = {
      linear<8>, linear<9>, linear<10>, linear<11>, linear<12>},
     {nullptr, block<1>, block<2>, block<3>, block<4>, block<5>, block<6>},
     single, apply, largest, select, multiply, scale, add_up, rows,
-    tallest, widest, widest_of_16,
+    tallest, widest, widest_of_16, windows,
 };
 
 }  // namespace jaxsparse::engine

@@ -112,30 +112,22 @@ class Runner {
     }
   }
 
-  // First down the columns, into a row with room for what windows see beside the image.
   void run(const Pool& pool, Part part) const {
+    constexpr i64 kSmall = 9;  // pixels of a window that are read anew for the next one
     const i64 num = static_cast<i64>(pool.outs.size());
-    const float least = -std::numeric_limits<float>::infinity();
     for (i64 i = part.begin(num); i < part.end(num); i++) {
       const Geometry &to = program_.geometry(pool.outs[i]), &from = program_.geometry(pool.sources[i]);
-      const i64 span = pool_span(pool, to);
-      const i64 begin = std::max<i64>(pool.first_x, 0);
-      const i64 width = std::min(from.width, pool.first_x + span) - begin;
-      thread_local Floats row;
-      row.assign(span * g_, least);
-      for (i64 y = 0; y < to.height; y++) {
-        const i64 first_y = y * pool.stride_y + pool.first_y, top = std::max<i64>(first_y, 0);
-        const i64 rows = std::min(from.height, first_y + pool.window_y) - top;
-        float* out = first(pool.outs[i]) + y * to.pitch * g_;
-        if (rows <= 0 || width <= 0) {
-          std::fill_n(out, to.width * g_, least);
-          continue;
-        }
-        const float* source = first(pool.sources[i]) + (top * from.pitch + begin) * g_;
-        kernels_.tallest(&row[(begin - pool.first_x) * g_], source, from.pitch * g_, rows,
-                         width * g_);
-        const auto widest = g_ == 1 ? kernels_.widest : kernels_.widest_of_16;
-        widest(out, row.data(), pool.window_x, pool.stride_x, to.width);
+      const i64 end_y = pool.first_y + (to.height - 1) * pool.stride_y + pool.window_y;
+      const bool inside = pool.first_y >= 0 && pool.first_x >= 0 && end_y <= from.height &&
+                          pool.first_x + pool_span(pool, to) <= from.width;
+      float* out = first(pool.outs[i]);
+      const float* source = first(pool.sources[i]);
+      if (g_ == 1 && inside && pool.stride_x <= 2 && pool.window_y * pool.window_x <= kSmall) {
+        const Windows windows{to.height,     to.width,      to.pitch,      from.pitch,
+                              pool.window_y, pool.window_x, pool.stride_y, pool.stride_x};
+        kernels_.windows(windows, out, source + pool.first_y * from.pitch + pool.first_x);
+      } else {
+        row_by_row(pool, to, from, out, source);
       }
     }
   }
@@ -193,6 +185,28 @@ class Runner {
 
  private:
   float* first(i64 plane) const { return arena_ + program_.first(plane) * g_; }
+
+  // First down the columns, into a row with room for what windows see beside the image.
+  void row_by_row(const Pool& pool, const Geometry& to, const Geometry& from, float* out,
+                  const float* source) const {
+    const float least = -std::numeric_limits<float>::infinity();
+    const i64 span = pool_span(pool, to), begin = std::max<i64>(pool.first_x, 0);
+    const i64 width = std::min(from.width, pool.first_x + span) - begin;
+    const auto widest = g_ == 1 ? kernels_.widest : kernels_.widest_of_16;
+    thread_local Floats row;
+    row.assign(span * g_, least);
+    for (i64 y = 0; y < to.height; y++, out += to.pitch * g_) {
+      const i64 first_y = y * pool.stride_y + pool.first_y, top = std::max<i64>(first_y, 0);
+      const i64 rows = std::min(from.height, first_y + pool.window_y) - top;
+      if (rows <= 0 || width <= 0) {
+        std::fill_n(out, to.width * g_, least);
+        continue;
+      }
+      kernels_.tallest(&row[(begin - pool.first_x) * g_], source + (top * from.pitch + begin) * g_,
+                       from.pitch * g_, rows, width * g_);
+      widest(out, row.data(), pool.window_x, pool.stride_x, to.width);
+    }
+  }
 
   // Calls each(its place in the array, its first float in the arena, its width) for the rows of all
   // planes of the first images.

@@ -55,21 +55,47 @@ inline Vec masked(Vec x, const std::int32_t* mask) {
   return reinterpret_cast<Vec>(reinterpret_cast<Bits>(x) & *reinterpret_cast<const Bits*>(mask));
 }
 
+// The first `num` of the floats at p, and zeros; the others are not touched.
+#if defined(__AVX512F__)
+inline Vec load_first(const float* p, int num) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << num) - 1), p);
+}
+inline void store_first(float* p, Vec a, int num) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << num) - 1), a);
+}
+#elif defined(__AVX__)
+inline __m256i mask_of_first(int num) {
+  alignas(32) static constexpr std::int32_t kMask[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + kLanes - num));
+}
+inline Vec load_first(const float* p, int num) {
+  return _mm256_maskload_ps(p, mask_of_first(num));
+}
+inline void store_first(float* p, Vec a, int num) {
+  _mm256_maskstore_ps(p, mask_of_first(num), a);
+}
+#else
+inline Vec load_first(const float* p, int num) {
+  float rest[kLanes] = {};
+  for (int k = 0; k < num; k++) rest[k] = p[k];
+  return load(rest);
+}
+inline void store_first(float* p, Vec a, int num) {
+  float rest[kLanes];
+  store(rest, a);
+  for (int k = 0; k < num; k++) p[k] = rest[k];
+}
+#endif
+
+inline Vec some(const float* p, int num) { return num == kLanes ? load(p) : load_first(p, num); }
+
 template <class Of>
 inline void each(float* to, std::int64_t num, Of of) {
   std::int64_t i = 0;
   for (; i + kLanes <= num; i += kLanes) store(to + i, of(i, kLanes));
   if (i == num) return;
-  float rest[kLanes] = {};
-  store(rest, of(i, static_cast<int>(num - i)));
-  for (std::int64_t k = i; k < num; k++) to[k] = rest[k - i];
-}
-
-inline Vec some(const float* p, int num) {
-  if (num == kLanes) return load(p);
-  float rest[kLanes] = {};
-  for (int k = 0; k < num; k++) rest[k] = p[k];
-  return load(rest);
+  const int rest = static_cast<int>(num - i);
+  store_first(to + i, of(i, rest), rest);
 }
 
 // NaN wins.
