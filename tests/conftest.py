@@ -59,7 +59,6 @@ def pytest_addoption(parser):
 
 
 # What the second Python runs of the conformance and of the pages: one of each kind.
-METHODS = {"gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed"}
 PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
 # And what it leaves out: the parts of the experiments, whose scripts it runs, and the benchmarks.
 PARTS = {path.name for path in Path(__file__).with_name("experiments").iterdir() if path.is_dir()}
@@ -71,6 +70,8 @@ def pytest_collection_modifyitems(config, items):
     """Leaves a case of some tests; of the conformance some methods, some pages, all engines."""
     if not config.getoption("--first-cases"):
         return
+    from tests.conformance.table import KINDS  # JAX is set up by now
+
     seen, kept, others = set(), [], []
     tests = collections.defaultdict(set)
     for item in items:
@@ -85,7 +86,7 @@ def pytest_collection_modifyitems(config, items):
         is_part = "benchmarks" in folders or ("experiments" in folders and PARTS & {*folders})
         function = item.nodeid.split("[")[0]
         test = (function, *kinds.values())
-        chosen = kinds.get("name", "rigl") in METHODS and kinds.get("page", "README") in PAGES
+        chosen = kinds.get("name", "rigl") in KINDS and kinds.get("page", "README") in PAGES
         if len(tests[item.path]) < TESTS_OF_A_FILE or "conformance" in folders:
             tests[item.path].add(function)
         is_early = function in tests[item.path]

@@ -2,11 +2,12 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import optax
+import pytest
 
 import jaxsparse
 from jaxsparse.paths import leaf_paths
@@ -261,6 +262,15 @@ OPTIMIZERS = {
         ).gradient_transformation()
     ),
 }
+
+
+# One method of each kind, for what takes long.
+KINDS = ("gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed")
+
+
+def of_each_kind(names: Iterable[str]) -> list[Any]:
+    """Rows of a table of methods: one of each kind, and the others for `make test-long`."""
+    return [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 @functools.cache

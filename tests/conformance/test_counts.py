@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from tests.conformance.table import CASES, EVERY, OPTIMIZERS, TOTAL, init, method_of, train, update
+from tests.conformance.table import (
+    CASES,
+    EVERY,
+    OPTIMIZERS,
+    TOTAL,
+    init,
+    method_of,
+    of_each_kind,
+    train,
+    update,
+)
 from tests.trees import FIXED, NUM_WEIGHTS, fill, map_prunable, others, prunable, trees
 
 EVENTFUL = [name for name, case in CASES.items() if case.steps]
@@ -109,7 +119,7 @@ ODD = {
 NOT_FINITE = {"all_nan", "some_nan", "infinite"}
 
 
-@pytest.mark.parametrize("name", EVENTFUL)
+@pytest.mark.parametrize("name", of_each_kind(EVENTFUL))
 def test_counts_are_exact_for_odd_scores(name, key):
     """An event on a gradient that is not finite is left out, and the next one makes up for it."""
     case, method = CASES[name], method_of(name)

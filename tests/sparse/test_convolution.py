@@ -149,7 +149,9 @@ def with_gradients(conv, images, values, positions, grads):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", SIDES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet34", pytest.param("resnet50", marks=pytest.mark.long)]
+)
 def test_the_layers_of_resnets(name, batch, compiled):
     for shape, kernel_shape, window, layouts in layers_with(name, batch):
         rng = np.random.default_rng(0)
