@@ -168,11 +168,13 @@ def _label_sparsities(axes: Axes, sparsities: Iterable[float]) -> None:
     low, high = densities[0] / 1.3, densities[-1] * 1.3
     axes.set_xlim(high, low)  # before the scale, for which a single density gives no limits
     axes.set_xscale("log")
+    label = lambda density: f"{100 * (1.0 - density):.6g} %"
     ticks = densities[:1]
     for density in densities[1:]:
-        if math.log(density / ticks[-1]) > 0.1 * math.log(high / low):
+        width = 0.02 * len(label(density))  # of the axis
+        if math.log(density / ticks[-1]) > max(width, 0.1) * math.log(high / low):
             ticks.append(density)
-    axes.set_xticks(ticks, [f"{100 * (1.0 - density):.6g} %" for density in ticks])
+    axes.set_xticks(ticks, [label(density) for density in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -14,10 +14,10 @@ same up to rounding.
 
 The sparsities are those of tickets after 7, 10, 13, 17, 21 and 31 rounds of 20 %: 79 to 99.9 %.
 
-Hardware and time: about 8 hours of one core of an AMD EPYC or an Intel Xeon; 351 of 366 runs are
-finished. The tickets of LeNet-5 lack the third seed, and its static masks at 99.9 % are refused:
-no path leads from an image to a logit.
-Software: jax 0.10.2, commits c1c8852 to 4a27757.
+Hardware and time: some 10 hours of one core of an AMD EPYC or an Intel Xeon. 363 of 366 runs are
+finished. The others, LeNet-5's static masks at 99.9 %, are refused: no path leads from an image to
+a logit.
+Software: jax 0.10.2, commits c1c8852 to e7499e2.
 
 Expected test accuracy in percent, LeNet-300-100, mean of three seeds (dense 89.97):
 

@@ -184,9 +184,10 @@ def test_plot_sparsities(tmp_path, figures):
         ({"dense": [(0.0, 0.9, 0.1)]}, []),
         ({"rigl": [(0.9, 0.8, math.nan)]}, ["90 %"]),
         ({"rigl": [(s, 0.8, 0.1) for s in (0.5, 0.9, 0.95, 0.96, 0.999)]}, 4),
+        ({"rigl": [(round(1 - 0.8**r, 4), 0.8, 0.1) for r in (7, 10, 13, 17, 21, 31)]}, 5),
         ({f"method {i}": [(0.9, i / 20, 0.1)] for i in range(15)}, ["90 %"]),
     ],
-    ids=["dense alone", "one point", "close sparsities", "many methods"],
+    ids=["dense alone", "one point", "close sparsities", "long labels", "many methods"],
 )
 def test_unusual_comparisons_are_drawn_without_overlap(tmp_path, figures, methods, ticks):
     plots.plot_sparsities(tmp_path / "p.png", metric="test_accuracy", panels={"title": methods})
