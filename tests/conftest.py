@@ -7,7 +7,6 @@ next one takes from a cache, which each worker has for itself and its processes.
 Strict dtype promotion is asked for where only our code runs (optax itself does not hold it).
 """
 
-import collections
 import gc
 import os
 import tempfile
@@ -54,7 +53,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--first-cases",
         action="store_true",
-        help="the first case of the first two tests of a file; CI does so on its second Python",
+        help="the first case of the first test of a file; CI does so on its second Python",
     )
 
 
@@ -62,18 +61,27 @@ def pytest_addoption(parser):
 PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
 # And what it leaves out: the parts of the experiments, whose scripts it runs, and the benchmarks.
 PARTS = {path.name for path in Path(__file__).with_name("experiments").iterdir() if path.is_dir()}
-# Another version of JAX or Flax breaks most tests of a file at once, if it breaks any.
-TESTS_OF_A_FILE = 2
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves folders out before they are imported, which takes as long as some tests."""
+    if not config.getoption("--first-cases"):
+        return None
+    folders = {*collection_path.relative_to(config.rootpath).parts}
+    return "benchmarks" in folders or ("experiments" in folders and bool(PARTS & folders)) or None
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves a case of some tests; of the conformance some methods, some pages, all engines."""
+    """Leaves a case of some tests; of the conformance some methods, some pages, all engines.
+
+    Another version of JAX or Flax breaks most tests of a file at once, if it breaks any. So one
+    test of a file is enough.
+    """
     if not config.getoption("--first-cases"):
         return
     from tests.conformance.table import KINDS  # JAX is set up by now
 
-    seen, kept, others = set(), [], []
-    tests = collections.defaultdict(set)
+    seen, kept, others, first = set(), [], [], {}
     for item in items:
         cases = getattr(item, "callspec", None)
         params = cases.params if cases else {}
@@ -82,15 +90,13 @@ def pytest_collection_modifyitems(config, items):
             kinds["name"] = params.get("name", "rigl")
         if "docs" in item.path.parts and "page" in params:
             kinds["page"] = Path(str(params["page"])).stem
-        folders = item.path.parts
-        is_part = "benchmarks" in folders or ("experiments" in folders and PARTS & {*folders})
         function = item.nodeid.split("[")[0]
         test = (function, *kinds.values())
-        chosen = kinds.get("name", "rigl") in KINDS and kinds.get("page", "README") in PAGES
-        if len(tests[item.path]) < TESTS_OF_A_FILE or "conformance" in folders:
-            tests[item.path].add(function)
-        is_early = function in tests[item.path]
-        chosen = chosen and is_early and not is_part and (not cases or test not in seen)
+        is_first = first.setdefault(item.path, function) == function
+        chosen = is_first or "conformance" in item.path.parts
+        chosen = chosen and (not cases or test not in seen)
+        chosen = chosen and kinds.get("name", "rigl") in KINDS
+        chosen = chosen and kinds.get("page", "README") in PAGES
         (kept if chosen else others).append(item)
         seen.add(test)
     items[:] = kept

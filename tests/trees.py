@@ -59,8 +59,8 @@ def others(tree: Any) -> list[np.ndarray]:
 
 def every_other(tree: Any) -> Any:
     """Masks by hand: weights 0, 2, 4, ... of every prunable leaf."""
-    dense = jax.tree.map(lambda x: jnp.ones(x.shape, bool), tree)
-    return map_prunable(lambda m: (jnp.arange(m.size) % 2 == 0).reshape(m.shape), dense)
+    dense = jax.tree.map(lambda x: jnp.asarray(np.ones(x.shape, bool)), tree)
+    return map_prunable(lambda m: jnp.asarray((np.arange(m.size) % 2 == 0).reshape(m.shape)), dense)
 
 
 @st.composite

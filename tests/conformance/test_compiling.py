@@ -1,6 +1,7 @@
 """Outside of jit nothing is compiled anew for other values: a table of calls, each made thrice."""
 
 import contextlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -51,16 +52,21 @@ def masks_of(i):
     return jax.tree.unflatten(jax.tree.structure(FIXED), masks)
 
 
+def wave(of, i, *shape):
+    """Made without JAX, as it would compile where this file is read."""
+    return jnp.asarray(of(np.arange(math.prod(shape), dtype=np.float32) + i).reshape(shape))
+
+
 PARAMS = [fill(FIXED, i) for i in CALLS]
 NUMPY = [jax.tree.map(np.asarray, params) for params in PARAMS]
 MASKS = [masks_of(i) for i in CALLS]
-SCORES = [{"a": jnp.sin(jnp.arange(12.0) + i), "b": jnp.cos(jnp.arange(9.0) + i)} for i in CALLS]
+SCORES = [{"a": wave(np.sin, i, 12), "b": wave(np.cos, i, 9)} for i in CALLS]
 SLOTS = [TX.init(params) for params in PARAMS]
 KEYS = [jax.random.key(i) for i in CALLS]
-FLAT = [{"kernel": jnp.sin(jnp.arange(48.0).reshape(6, 8) + i)} for i in CALLS]
+FLAT = [{"kernel": wave(np.sin, i, 6, 8)} for i in CALLS]
 FLAT_MASKS = [jax.tree.map(lambda x: jaxsparse.top_k_mask(x, 20), x) for x in FLAT]
-IMAGES = [jnp.sin(jnp.arange(100.0).reshape(2, 5, 5, 2) + i) for i in CALLS]
-KERNELS = [jnp.cos(jnp.arange(72.0).reshape(3, 3, 2, 4) + i) for i in CALLS]
+IMAGES = [wave(np.sin, i, 2, 5, 5, 2) for i in CALLS]
+KERNELS = [wave(np.cos, i, 3, 3, 2, 4) for i in CALLS]
 WEIGHTS = [sparse.to_sparse(x, jaxsparse.top_k_mask(x, 20)) for x in KERNELS]
 DENSE = [sparse.to_sparse(x["kernel"], m["kernel"]) for x, m in zip(FLAT, FLAT_MASKS, strict=True)]
 POSITIONS = [sparse.find_positions(masks) for masks in FLAT_MASKS]

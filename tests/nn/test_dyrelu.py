@@ -39,7 +39,7 @@ from tests.trees import fill
 
 IMAGES = jax.random.normal(jax.random.key(0), (3, 4, 4, 8))
 DYRELU = DyReLU()
-PARAMS = DYRELU.init(jax.random.key(1), IMAGES)
+PARAMS = jax.jit(DYRELU.init)(jax.random.key(1), IMAGES)
 NETWORKS = {
     "lenet5": (LeNet5(), (28, 28, 1), 4),
     "lenet_300_100": (LeNet300100(), (28, 28, 1), 2),
