@@ -170,9 +170,14 @@ def library() -> Any:
 
 
 def _pointers(arrays: Sequence[np.ndarray]) -> Any:
-    # Faster than `array.ctypes.data`, which makes an object.
-    addresses = [array.__array_interface__["data"][0] for array in arrays]
-    return (ctypes.c_void_p * len(arrays))(*addresses)
+    return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
+
+
+def _address(array: np.ndarray) -> int:
+    try:  # a third of the time of the other way, and of `array.ctypes.data`
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, or empty
+        return array.__array_interface__["data"][0]
 
 
 def _error(functions: Any) -> str:

@@ -22,6 +22,14 @@ def test_every_number():
             assert difference(engine(x[:batch]), want) < 1e-5, batch
 
 
+def test_arrays_that_cannot_be_written():
+    x = numbers(3, 40)
+    engine = compile_inference(lambda _, x: x @ W, {}, None, x)
+    want = engine(x)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(engine(x), want)
+
+
 @pytest.mark.parametrize("batch", [2, 7, 15, 23, 34])
 def test_same_bits_for_any_threads(batch):
     network = lambda _, x: jnp.tanh(x @ W) @ V
