@@ -57,37 +57,38 @@ def pytest_addoption(parser):
     )
 
 
-# What the second Python runs of the conformance and of the pages: one of each kind.
+# The pages that the second Python runs, one of each kind.
 PAGES = {"README", "training_loops", "masks_and_optimizers", "export"}
-# And what it leaves out: the parts of the experiments, whose scripts it runs, and the benchmarks.
-PARTS = {path.name for path in Path(__file__).with_name("experiments").iterdir() if path.is_dir()}
 
 
-def pytest_ignore_collect(collection_path, config):
-    """Leaves folders out before they are imported, which takes as long as some tests."""
-    if not config.getoption("--first-cases"):
-        return None
-    folders = {*collection_path.relative_to(config.rootpath).parts}
-    return "benchmarks" in folders or ("experiments" in folders and bool(PARTS & folders)) or None
+def pytest_configure(config):
+    """Leaves out the benchmarks and the parts of the experiments, before they are imported.
+
+    The second Python runs the scripts of the experiments.
+    """
+    if config.getoption("--first-cases"):
+        tests = Path(__file__).parent
+        parts = [path.name for path in (tests / "experiments").iterdir() if path.is_dir()]
+        folders = [tests / "benchmarks"]
+        folders += [root / "experiments" / part for root in (tests, tests.parent) for part in parts]
+        config.option.ignore = [*(config.option.ignore or []), *map(str, folders)]
 
 
+@pytest.hookimpl(trylast=True)  # of those that -m has chosen
 def pytest_collection_modifyitems(config, items):
-    """Leaves a case of some tests; of the conformance some methods, some pages, all engines.
+    """Keeps the first case of a file's first test; of the conformance one of each test.
 
-    Another version of JAX or Flax breaks most tests of a file at once, if it breaks any. So one
-    test of a file is enough.
+    Another version of JAX or Flax breaks most tests of a file at once, if it breaks any.
     """
     if not config.getoption("--first-cases"):
         return
-    from tests.conformance.table import KINDS  # JAX is set up by now
-
     seen, kept, others, first = set(), [], [], {}
     for item in items:
         cases = getattr(item, "callspec", None)
         params = cases.params if cases else {}
         kinds = {"engine": params.get("engine")}
         if "conformance" in item.path.parts:
-            kinds["name"] = params.get("name", "rigl")
+            kinds["name"] = params.get("name")
         if "docs" in item.path.parts and "page" in params:
             kinds["page"] = Path(str(params["page"])).stem
         function = item.nodeid.split("[")[0]
@@ -95,7 +96,6 @@ def pytest_collection_modifyitems(config, items):
         is_first = first.setdefault(item.path, function) == function
         chosen = is_first or "conformance" in item.path.parts
         chosen = chosen and (not cases or test not in seen)
-        chosen = chosen and kinds.get("name", "rigl") in KINDS
         chosen = chosen and kinds.get("page", "README") in PAGES
         (kept if chosen else others).append(item)
         seen.add(test)

@@ -264,13 +264,16 @@ OPTIMIZERS = {
 }
 
 
-# One method of each kind, for what takes long.
-KINDS = ("gmp", "granet_st", "rigl", "snfs", "set_itop_block", "rigl_n_of_m", "east", "composed")
+# Rows that differ from another one in an option. What takes long leaves them to `make test-long`.
+ALIKE = (
+    "static_given gmp_layer gmp_sparse_start gmp_block granet granet_to_the_end granet_layer set "
+    "rigl_itop set_itop static_cycles granet_st_cycles itop_block_cycles"
+).split()
 
 
-def of_each_kind(names: Iterable[str]) -> list[Any]:
-    """Rows of a table of methods: one of each kind, and the others for `make test-long`."""
-    return [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in names]
+def alike_are_long(names: Iterable[str]) -> list[Any]:
+    """Returns names of rows, those of `ALIKE` marked as long."""
+    return [pytest.param(x, marks=pytest.mark.long) if x in ALIKE else x for x in names]
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def masks_of(i):
 
 
 def wave(of, i, *shape):
-    """Made without JAX, as it would compile where this file is read."""
+    """NumPy computes it: JAX would compile at import."""
     return jnp.asarray(of(np.arange(math.prod(shape), dtype=np.float32) + i).reshape(shape))
 
 

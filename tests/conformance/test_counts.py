@@ -16,9 +16,9 @@ from tests.conformance.table import (
     EVERY,
     OPTIMIZERS,
     TOTAL,
+    alike_are_long,
     init,
     method_of,
-    of_each_kind,
     train,
     update,
 )
@@ -119,7 +119,7 @@ ODD = {
 NOT_FINITE = {"all_nan", "some_nan", "infinite"}
 
 
-@pytest.mark.parametrize("name", of_each_kind(EVENTFUL))
+@pytest.mark.parametrize("name", alike_are_long(EVENTFUL))
 def test_counts_are_exact_for_odd_scores(name, key):
     """An event on a gradient that is not finite is left out, and the next one makes up for it."""
     case, method = CASES[name], method_of(name)

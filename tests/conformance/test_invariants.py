@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from tests.conformance.table import CASES, KINDS, OPTIMIZERS, method_of, train
+from tests.conformance.table import ALIKE, CASES, OPTIMIZERS, method_of, train
 from tests.trees import FIXED, fill, others, prunable
 
 NUM_SLOTS = {"momentum": 1, "adamw": 2, "multi_steps": 2}
@@ -30,14 +30,19 @@ def assert_zero_outside(masks, *trees):
             assert not np.signbit(off).any()
 
 
-RUNS = [
-    *itertools.product(CASES, ["momentum"], ["float32"]),
-    *itertools.product(KINDS, ["adamw", "multi_steps"], ["float32"]),
-    *itertools.product(KINDS, ["adamw"], ["bfloat16"]),
+RUNS = [("momentum", "float32"), ("adamw", "float32"), ("multi_steps", "float32")] + [
+    ("adamw", "bfloat16")
 ]
+LONG = set(itertools.product(ALIKE, RUNS[1:]))
 
 
-@pytest.mark.parametrize(("name", "optimizer", "dtype"), RUNS)
+@pytest.mark.parametrize(
+    ("name", "optimizer", "dtype"),
+    [
+        pytest.param(name, *run, marks=[pytest.mark.long] * ((name, run) in LONG))
+        for name, run in itertools.product(CASES, RUNS)
+    ],
+)
 def test_nothing_off_the_mask(name, optimizer, dtype, key):
     method, tx, params = method_of(name), OPTIMIZERS[optimizer], fill(FIXED, 0, dtype)
     first = params, tx.init(params)

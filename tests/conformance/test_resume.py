@@ -6,7 +6,7 @@ import pytest
 
 from jaxsparse.checkpoint import restore_checkpoint, restore_masks, save_checkpoint
 from tests.checkpoint.states import bits
-from tests.conformance.table import CASES, OPTIMIZERS, Step, method_of, of_each_kind, train
+from tests.conformance.table import CASES, OPTIMIZERS, Step, alike_are_long, method_of, train
 from tests.trees import FIXED, fill
 
 PARTS = ("params", "opt_state", "masks", "observe_state")
@@ -16,7 +16,7 @@ def state_of(step: Step):
     return {name: getattr(step, name) for name in PARTS}
 
 
-@pytest.mark.parametrize("name", of_each_kind(CASES))
+@pytest.mark.parametrize("name", alike_are_long(CASES))
 def test_a_resumed_run_is_the_straight_run(name, key, tmp_path):
     method, tx, params = method_of(name), OPTIMIZERS["momentum"], fill(FIXED, 0)
     straight = list(train(method, params, tx, key))

@@ -43,14 +43,18 @@ def vectors(x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 @pytest.mark.processes
-@pytest.mark.long  # it compiles the engine twice
-@pytest.mark.parametrize(("sanitizer", "damaged"), [("address,undefined", 5000), ("thread", 0)])
-def test_clean(sanitizer, damaged, tmp_path):
+@pytest.mark.long  # it compiles the engine three times
+@pytest.mark.parametrize(
+    ("sanitizer", "level", "damaged"),
+    [("address,undefined", 0, 5000), ("address,undefined", -1, 5000), ("thread", -1, 0)],
+)
+def test_clean(sanitizer, level, damaged, tmp_path):
+    """Sanitizers see nothing of masked loads, and the lowest level has none of them."""
     if why := sanitize.why_not(sanitizer):
         pytest.skip(why)
     said = sanitize.run(
         sanitizer,
-        sanitize.levels()[0],
+        sanitize.levels()[level],
         first=0,
         num=damaged,
         driver="engine_driver.cc",

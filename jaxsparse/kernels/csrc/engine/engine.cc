@@ -2,7 +2,9 @@
 #include "jaxsparse_engine.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <new>
+#include <string_view>
 
 #include "container.h"
 #include "describe.h"
@@ -28,15 +30,20 @@ namespace {
 
 thread_local std::string last_error;
 
+// Returns those of the best level that this machine has, or of a lower one that the environment
+// variable JAXSPARSE_KERNELS names.
 const Kernels& kernels() {
 #if defined(__x86_64__)
+  const char* named = std::getenv("JAXSPARSE_KERNELS");
+  const std::string_view wanted = named ? named : "";
+  const bool is_v2 = wanted == "x86-64-v2", is_lower = is_v2 || wanted == "x86-64-v3";
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if (!is_lower && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
     return jaxsparse_kernels_v4();
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (!is_v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     return jaxsparse_kernels_v3();
   }
   return jaxsparse_kernels_v2();

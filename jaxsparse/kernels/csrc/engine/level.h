@@ -38,7 +38,7 @@ void add_up(float* sums, const float* from, std::int64_t num) {
   }
 }
 
-// The floats of two vectors at even places, or at odd ones.
+// Returns the floats of two vectors at even places, or at odd ones.
 #if defined(__clang__) || __GNUC__ >= 12
 template <int odd>
 inline Vec half(Vec a, Vec b) {
@@ -64,14 +64,14 @@ inline Vec half(Vec a, Vec b) {
 }
 #endif
 
-// The floats at even places, or at odd ones, among the first `num` at p.
+// Returns the floats at even places, or at odd ones, among the first `num` at p.
 template <int odd>
 inline Vec half_of(const float* p, int num) {
   const Vec a = some(p, num < kLanes ? num : kLanes);
   return half<odd>(a, num > kLanes ? some(p + kLanes, num - kLanes) : Vec{});
 }
 
-// Every second float, and none behind the last of them.
+// Copies every second float; reads none behind the last.
 inline void even_row(float* to, const float* from, std::int64_t width) {
   each(to, width, [&](std::int64_t i, int k) { return half_of<0>(from + 2 * i, 2 * k - 1); });
 }
@@ -146,17 +146,19 @@ void widest_of_16(float* to, const float* from, std::int64_t window, std::int64_
   for (; width > 0; width--, to += 16, from += 16 * stride) tallest(to, from, 16, window, 16);
 }
 
-// Windows beside each other share what they load; so this is for small ones.
+// Loads the pixels of each window anew, also those that the next one shares: for small windows.
 void windows(const Windows& of, float* to, const float* from) {
-  for (std::int64_t y = 0; y < of.rows; y++, to += of.to_pitch, from += of.stride_y * of.pitch) {
-    each(to, of.width, [&](std::int64_t i, int k) {
+  for (std::int64_t y = 0; y < of.rows; y++) {
+    const float* first = from + y * of.stride_y * of.pitch;
+    each(to + y * of.to_pitch, of.width, [&](std::int64_t i, int k) {
       Vec found = all(-__builtin_inff());
       for (std::int64_t row = 0; row < of.window_y; row++) {
-        const float* p = from + row * of.pitch + i * of.stride_x;
-        for (std::int64_t w = 0; of.stride_x == 1 && w < of.window_x; w++) {
-          found = larger(found, some(p + w, k));
+        const float* p = first + row * of.pitch + i * of.stride_x;
+        if (of.stride_x == 1) {
+          for (std::int64_t w = 0; w < of.window_x; w++) found = larger(found, some(p + w, k));
+          continue;
         }
-        for (std::int64_t w = 0; of.stride_x == 2 && w < of.window_x; w += 2) {
+        for (std::int64_t w = 0; w < of.window_x; w += 2) {
           found = larger(found, half_of<0>(p + w, 2 * k - 1));
           if (w + 1 < of.window_x) found = larger(found, half_of<1>(p + w, 2 * k));
         }

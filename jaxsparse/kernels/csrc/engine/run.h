@@ -113,16 +113,16 @@ class Runner {
   }
 
   void run(const Pool& pool, Part part) const {
-    constexpr i64 kSmall = 9;  // pixels of a window that are read anew for the next one
+    constexpr i64 kSmall = 9;  // most pixels of a window that `windows` is faster for
     const i64 num = static_cast<i64>(pool.outs.size());
     for (i64 i = part.begin(num); i < part.end(num); i++) {
       const Geometry &to = program_.geometry(pool.outs[i]), &from = program_.geometry(pool.sources[i]);
       const i64 end_y = pool.first_y + (to.height - 1) * pool.stride_y + pool.window_y;
-      const bool inside = pool.first_y >= 0 && pool.first_x >= 0 && end_y <= from.height &&
+      const bool is_inside = pool.first_y >= 0 && pool.first_x >= 0 && end_y <= from.height &&
                           pool.first_x + pool_span(pool, to) <= from.width;
       float* out = first(pool.outs[i]);
       const float* source = first(pool.sources[i]);
-      if (g_ == 1 && inside && pool.stride_x <= 2 && pool.window_y * pool.window_x <= kSmall) {
+      if (g_ == 1 && is_inside && pool.stride_x <= 2 && pool.window_y * pool.window_x <= kSmall) {
         const Windows windows{to.height,     to.width,      to.pitch,      from.pitch,
                               pool.window_y, pool.window_x, pool.stride_y, pool.stride_x};
         kernels_.windows(windows, out, source + pool.first_y * from.pitch + pool.first_x);

@@ -55,7 +55,7 @@ inline Vec masked(Vec x, const std::int32_t* mask) {
   return reinterpret_cast<Vec>(reinterpret_cast<Bits>(x) & *reinterpret_cast<const Bits*>(mask));
 }
 
-// The first `num` of the floats at p, and zeros; the others are not touched.
+// Load the first `num` floats at p, and zeros behind them, or store to them; touch no others.
 #if defined(__AVX512F__)
 inline Vec load_first(const float* p, int num) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << num) - 1), p);
