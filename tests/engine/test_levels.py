@@ -9,7 +9,9 @@ import pytest
 
 from tests.kernels import sanitize
 
-FILES = [Path(__file__).with_name(f"test_{name}.py") for name in ("windows", "elementwise", "drawn")]
+FILES = [
+    Path(__file__).with_name(f"test_{name}.py") for name in ("windows", "elementwise", "drawn")
+]
 
 
 @pytest.mark.processes
