@@ -173,7 +173,7 @@ def _pointers(arrays: Sequence[np.ndarray]) -> Any:
     return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
 
 
-def _address(array: np.ndarray) -> int:
+def _address(array: Any) -> int:
     try:  # takes a third of the time of the other way, and of `array.ctypes.data`
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
     except (TypeError, ValueError):  # read-only, or empty
