@@ -16,6 +16,7 @@ cosine. They end with a network that has --target of the multiply-adds:
     l1          channels removed at once, by the L1 norm of their kernels, then trained
     norm_scale  likewise by the scales of their batch norms
     taylor      likewise by the derivative of the loss by a gate behind their batch norms
+    activation  likewise by the mean activation that the next layers read
     random      likewise at random: the control of the criteria
     isomorphic  as l1, but groups of channels compete with groups of the same structure alone
     gradual     as l1, in --narrowings steps in the first half of its training

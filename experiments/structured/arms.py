@@ -107,6 +107,11 @@ ARMS: Mapping[str, Arm] = {
         one_shot.by_taylor,
         takes=("score_batches",),
     ),
+    "activation": _one_shot(
+        "one-shot, by the mean activation that the next layers read",
+        one_shot.by_activation,
+        takes=("score_batches",),
+    ),
     "random": _one_shot("one-shot, at random: the control of the criteria", one_shot.by_random),
     "isomorphic": _one_shot(
         "one-shot, by the L1 norm, groups compete with groups of the same structure",

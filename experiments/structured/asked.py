@@ -25,8 +25,8 @@ class Config:
 
     arms: str = "dense,resrep,csgd,l1"
     """Ways to a narrower network, with commas. Trained: resrep, csgd. Removed at once and trained
-    on: l1, norm_scale, taylor, random, isomorphic (l1, ranked so). In steps: gradual (l1). Control:
-    dense."""
+    on: l1, norm_scale, taylor, activation, random, isomorphic (l1, ranked so). In steps: gradual
+    (l1). Control: dense."""
     target: float = 0.5
     """Share of the multiply-adds that is left, above 0 and at most 1."""
     model: str = "resnet20"
@@ -89,7 +89,7 @@ class Config:
     narrowings: int = 4
     """Number of steps in which gradual removes channels."""
     score_batches: int = 10
-    """Training batches that taylor reads."""
+    """Training batches that taylor and activation read."""
     lasso: cli.OptionalFloat = None
     """Penalty of resrep. Default: the published 1e-4, or the smallest that suffices for the run."""
     mask_start: cli.OptionalInt = None

@@ -30,6 +30,7 @@ from jaxsparse.structured import (
     ChannelGroups,
     WidthPlan,
     channel_importance,
+    mean_activations,
     plan_widths,
     random_importance,
 )
@@ -91,6 +92,22 @@ def _gates(run: Run, state: RunState, batch: Batch) -> PyTree:
     }
     zeros = jax.tree.map(jnp.zeros_like, state.variables)
     return {**zeros, "params": with_leaves(zeros["params"], gates)}
+
+
+def by_activation(setting: Setting, reached: Reached, groups: ChannelGroups) -> Importance:
+    """The mean of |x| where the next layers read a channel, over training batches.
+
+    Reference: Molchanov et al. 2017; see `mean_activations`. Batches are those that follow the
+    training of the base, and the network is as at inference.
+    """
+    run, variables = setting.base, reached.state.variables
+    measure = jax.jit(functools.partial(mean_activations, reached.model.apply))
+    total = jax.tree.map(jnp.zeros_like, variables)
+    batches = run.batches(reached.step)
+    for _ in range(setting.score_batches):
+        images, _ = next(batches).take()
+        total = jax.tree.map(jnp.add, total, measure(variables, run.normalise(images)))
+    return channel_importance(groups, total, of="input")
 
 
 def plan(

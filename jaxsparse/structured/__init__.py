@@ -18,6 +18,7 @@ C-SGD: `cluster`, `csgd`, `csgd_preflight`, and `merge_outputs` with `merge_inpu
 Activation gradients that are pruned in simulation: `jaxsparse.structured.activation_gradients`.
 """
 
+from jaxsparse.structured.activations import mean_activations
 from jaxsparse.structured.channel_costs import CostTable, Ruled, cost_table, group_costs
 from jaxsparse.structured.channel_groups import channel_groups
 from jaxsparse.structured.clusters import cluster
@@ -83,6 +84,7 @@ __all__ = [
     "is_mask_step",
     "kept_rows",
     "lasso_preflight",
+    "mean_activations",
     "merge_compactor",
     "merge_inputs",
     "merge_outputs",

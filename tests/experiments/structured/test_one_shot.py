@@ -66,6 +66,19 @@ def test_taylor_is_the_mean_square_of_the_derivative_by_a_gate_behind_the_norm(s
     np.testing.assert_allclose(found[INNER], normalised(np.square(each).sum(0)), rtol=1e-4)
 
 
+def test_activation_is_the_mean_behind_the_relu(setting, base):
+    run, (groups, _) = setting.base, traced(setting.model, setting.image)
+    found = one_shot.by_activation(setting, base, groups)
+    batches, means = run.batches(BASE), []
+    for images, _ in (next(batches).take() for _ in range(2)):
+        _, seen = run.model.apply(
+            base.state.variables, run.normalise(images), capture_intermediates=True
+        )
+        norm = seen["intermediates"]["stage1_block1"]["norm1"]["__call__"][0]
+        means.append(jax.nn.relu(norm).mean((0, 1, 2)))
+    np.testing.assert_allclose(found[INNER], normalised(sum(means)), rtol=1e-5)
+
+
 def test_training_starts_with_the_narrow_network(setting, base):
     begun = ARMS["l1"].begin(setting, base, Stretch(0.5, BASE + STEPS))
     groups, costs = traced(setting.model, setting.image)
