@@ -1,12 +1,12 @@
-"""Runs equations of a jaxpr: at once, or as a part of what is being traced."""
+"""Runs equations of a jaxpr at once, on arrays of NumPy and keys of random numbers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+
+from jaxsparse.tracing.equations import bound
 
 
 def computed(eqn: Any, operands: list[Any]) -> list[Any]:
@@ -21,14 +21,6 @@ def computed(eqn: Any, operands: list[Any]) -> list[Any]:
     with jax.ensure_compile_time_eval():  # a function that is being traced may call a network
         found = bound(eqn, operands)
     return [x if is_key(x) else np.asarray(x) for x in found]
-
-
-def bound(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    """Runs an equation in JAX."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    as_array = lambda x: x if isinstance(x, Tracer) or is_key(x) else jnp.asarray(x)
-    found = eqn.primitive.bind(*map(as_array, operands), **params)
-    return list(found) if eqn.primitive.multiple_results else [found]
 
 
 def is_key(x: Any) -> bool:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.engine.evaluation import bound
 from jaxsparse.engine.plans import Plan
 from jaxsparse.engine.steps import Outside, Segment
 from jaxsparse.kernels.build import engine_library
 from jaxsparse.kernels.load import backend
+from jaxsparse.tracing.equations import bound
 
 
 def run_steps(

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.engine.evaluation import bound, is_key
+from jaxsparse.engine.evaluation import is_key
 from jaxsparse.engine.library import Handle
 from jaxsparse.engine.steps import Outside, Segment, Trace
 from jaxsparse.text_table import text_table
+from jaxsparse.tracing.equations import bound
 
 MOST_REPEATS = 10_000
 _HEADING = ("step", "planes", "pixels", "weights", "multiply-adds", "us", "share", "per ns")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsparse.tracing.equations import bound
 from jaxsparse.tracing.jaxprs import CallAnalysis, called, inner_equations, walk
 from jaxsparse.types import PyTree
 
@@ -92,14 +93,8 @@ class _Reading(CallAnalysis[_Value]):
             names = {inner.primitive.name for inner in inner_equations(eqn)}
             if is_data and names & _PRODUCTS:
                 raise ValueError(f"weights are read inside a {eqn.primitive.name}, not measured")
-        params = eqn.primitive.get_bind_params(eqn.params)
-        found = eqn.primitive.bind(*(_as_array(x.array) for x in operands), **params)
-        found = found if eqn.primitive.multiple_results else [found]
+        found = bound(eqn, [x.array for x in operands])
         return [_Value(x, is_data, is_weight) for x in found]
-
-
-def _as_array(x: Any) -> Any:
-    return x if hasattr(x, "dtype") else jnp.asarray(x)
 
 
 def _product_with_means(eqn: Any, operands: list[_Value], side: int) -> jax.Array:

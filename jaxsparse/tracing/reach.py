@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jaxsparse.tracing.equations import bound
 from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.tracing.owner_operations import of_equation
 from jaxsparse.tracing.owners import Owners, constant, mixed
@@ -128,8 +129,7 @@ class _Reaching(CallAnalysis[Value]):
             return operands
         if any(isinstance(x, Reach) for x in operands):
             return _reached(eqn, operands, self.uses)
-        outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-        return outputs if eqn.primitive.multiple_results else [outputs]
+        return bound(eqn, operands)
 
 
 def _reached(eqn: Any, operands: list[Value], uses: list[Use]) -> list[Value]:

@@ -21,6 +21,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
+from jaxsparse.tracing.equations import bound
 from jaxsparse.tracing.jaxprs import CallAnalysis, walk
 from jaxsparse.tracing.primitives import SEPARATE
 
@@ -99,12 +100,12 @@ class _Scaling(CallAnalysis[Value]):
     def operation(self, eqn: Any, operands: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
         if name in SEPARATE and name != "optimization_barrier":
-            return [_scaled(_plain(x)) for x in _bound(eqn, map(_plain, operands))]
+            return [_scaled(_plain(x)) for x in bound(eqn, map(_plain, operands))]
         if not any(isinstance(x, Scaled) for x in operands):
-            return _bound(eqn, operands)
+            return bound(eqn, operands)
         rule = _rule(eqn, operands)
         if rule is None:
-            return _bound(eqn, map(_plain, operands))
+            return bound(eqn, map(_plain, operands))
         return rule(eqn, operands)
 
 
@@ -132,16 +133,16 @@ def _rule(eqn: Any, operands: list[Value]) -> Rule | None:
 def _linear(eqn: Any, operands: list[Value]) -> list[Value]:
     first, *others = operands
     if not isinstance(first, Scaled) or any(isinstance(x, Scaled) for x in others):
-        return _bound(eqn, map(_plain, operands))
+        return bound(eqn, map(_plain, operands))
     adds_up = eqn.primitive.name in ("reduce_sum", "reduce_window_sum", "cumsum")
-    found = _bound(eqn, [first.mantissa, *others])
+    found = bound(eqn, [first.mantissa, *others])
     if adds_up:
         return [_normal(x, first.exponent) for x in found]
     return [first._replace(mantissa=x) for x in found]
 
 
 def _product(eqn: Any, operands: list[Value]) -> list[Value]:
-    (product,) = _bound(eqn, map(_mantissa, operands))
+    (product,) = bound(eqn, map(_mantissa, operands))
     exponent = functools.reduce(lax.add, map(_exponent, operands))
     drift = sum(x.drift for x in operands if isinstance(x, Scaled)) + 1
     if eqn.primitive.name != "mul" or drift > _MOST_DRIFT:
@@ -151,25 +152,25 @@ def _product(eqn: Any, operands: list[Value]) -> list[Value]:
 
 def _quotient(eqn: Any, operands: list[Value]) -> list[Value]:
     above, below = map(_exponent, operands)
-    (quotient,) = _bound(eqn, map(_mantissa, operands))
+    (quotient,) = bound(eqn, map(_mantissa, operands))
     return [_normal(quotient, above - below)]
 
 
 def _power(eqn: Any, operands: list[Value]) -> list[Value]:
     x, times = _settled(operands[0]), eqn.params.get("y", 2)
-    (power,) = _bound(eqn, [x.mantissa])
+    (power,) = bound(eqn, [x.mantissa])
     return [_normal(power, x.exponent * times)]
 
 
 def _root(eqn: Any, operands: list[Value]) -> list[Value]:
     x, sign = _settled(operands[0]), -1 if eqn.primitive.name == "rsqrt" else 1
     odd = x.exponent & 1
-    (root,) = _bound(eqn, [x.mantissa * _power_of_two(odd, x.mantissa.dtype)])
+    (root,) = bound(eqn, [x.mantissa * _power_of_two(odd, x.mantissa.dtype)])
     return [_normal(root, sign * ((x.exponent - odd) // 2))]
 
 
 def _sign(eqn: Any, operands: list[Value]) -> list[Value]:
-    return [_scaled(x) for x in _bound(eqn, map(_mantissa, operands))]
+    return [_scaled(x) for x in bound(eqn, map(_mantissa, operands))]
 
 
 def _aligned(eqn: Any, operands: list[Value]) -> list[Value]:
@@ -177,14 +178,14 @@ def _aligned(eqn: Any, operands: list[Value]) -> list[Value]:
     arrays, exponent, drift = _to_one_exponent(operands[where])
     given = list(operands)
     given[where] = arrays
-    found = _bound(eqn, map(_plain, given))
+    found = bound(eqn, map(_plain, given))
     return [
         _normal(x, exponent) if drift > _MOST_DRIFT else Scaled(x, exponent, drift) for x in found
     ]
 
 
 def _compared(eqn: Any, operands: list[Value]) -> list[Value]:
-    return _bound(eqn, _to_one_exponent(operands)[0])
+    return bound(eqn, _to_one_exponent(operands)[0])
 
 
 def _to_one_exponent(operands: Sequence[Value]) -> tuple[list[jax.Array], jax.Array, int]:
@@ -280,14 +281,3 @@ def _mantissa(x: Value) -> jax.Array:
 
 def _exponent(x: Value) -> jax.Array:
     return x.exponent if isinstance(x, Scaled) else jnp.int32(0)
-
-
-def _bound(eqn: Any, operands: Any) -> list[Any]:
-    """Runs the equation on arrays."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    outputs = eqn.primitive.bind(*map(_as_array, operands), **params)
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
-
-
-def _as_array(x: Any) -> Any:
-    return jnp.asarray(x) if isinstance(x, int | float | bool | np.ndarray | np.generic) else x
