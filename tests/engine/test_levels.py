@@ -10,7 +10,8 @@ import pytest
 from tests.kernels import sanitize
 
 FILES = [
-    Path(__file__).with_name(f"test_{name}.py") for name in ("windows", "elementwise", "drawn")
+    Path(__file__).with_name(f"test_{name}.py")
+    for name in ("windows", "elementwise", "interleaving", "drawn")
 ]
 
 

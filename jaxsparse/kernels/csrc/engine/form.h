@@ -37,6 +37,8 @@ class Form {
     for (const Operation& operation : program.operations) {
       if (const auto* linear = std::get_if<Linear>(&operation)) layers.push_back(layer_of(*linear));
     }
+    for (const Array& array : program.inputs) input_places.push_back(places_of(array, -1));
+    for (const Array& array : program.outputs) output_places.push_back(places_of(array, 0));
   }
 
   Form(const Form&) = delete;
@@ -45,6 +47,9 @@ class Form {
   const Program& program;
   const i64 images;
   std::vector<Layer> layers;  // in the order of the linear operations
+  // By array, if images lie interleaved: for each float of an image the pixel of the arena that it
+  // is. Empty if that can't be said: if a float is several pixels, or one of an output is none.
+  std::vector<Ints> input_places, output_places;
 
   // Floats of a plane's pixels, with the zeros between them.
   i64 length(i64 plane) const { return in_lines(program.geometry(plane).extent() * images); }
@@ -77,6 +82,25 @@ class Form {
       mask[i] = i / images % g.pitch < g.width ? -1 : 0;
     }
     return mask;
+  }
+
+  // Empty as well if a float has no pixel, and `least` is 0.
+  Ints places_of(const Array& array, std::int32_t least) const {
+    if (images == 1) return {};
+    Ints places(array.size, -1);
+    bool are_single = true;
+    for (std::size_t i = 0; i < array.planes.size(); i++) {
+      const Geometry& g = program.geometry(array.planes[i]);
+      for (i64 y = 0; y < g.height; y++) {
+        for (i64 x = 0; x < g.width; x++) {
+          std::int32_t& place = places[array.first[i] + y * array.row + x * array.column];
+          are_single = are_single && place < 0;
+          place = static_cast<std::int32_t>(program.first(array.planes[i]) + y * g.pitch + x);
+        }
+      }
+    }
+    const bool are_said = std::all_of(places.begin(), places.end(), [&](auto x) { return x >= least; });
+    return are_single && are_said ? places : Ints{};
   }
 
   Layer layer_of(const Linear& linear) const {

@@ -69,6 +69,13 @@ struct Kernels {
   Widest widest, widest_of_16;
   // The largest number in each window of an image.
   void (*windows)(const Windows&, float* to, const float* from);
+  // Puts images among each other: float i of image k to arena[16 * place[i] + k], unless its place
+  // is -1. Images are `apart` floats apart, and have `size`; there are 16 or fewer.
+  void (*interleave)(float* arena, const std::int32_t* place, const float* images,
+                     std::int64_t apart, std::int64_t size, int num);
+  // The other way; every float has a place.
+  void (*separate)(float* images, std::int64_t apart, std::int64_t size, int num,
+                   const float* arena, const std::int32_t* place);
 };
 
 }  // namespace jaxsparse::engine

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "functions.h"
+#include "interleaving.h"
 #include "sums.h"
 
 namespace jaxsparse::engine {
@@ -175,7 +176,7 @@ static const Kernels kKernels = {
      linear<8>, linear<9>, linear<10>, linear<11>, linear<12>},
     {nullptr, block<1>, block<2>, block<3>, block<4>, block<5>, block<6>},
     single, apply, largest, select, multiply, scale, add_up, rows,
-    tallest, widest, widest_of_16, windows,
+    tallest, widest, widest_of_16, windows, interleave, separate,
 };
 
 }  // namespace jaxsparse::engine

@@ -149,10 +149,17 @@ class Parser {
       const i64 last = a.first[i] + (g.height - 1) * a.row + (g.width - 1) * a.column;
       require(0 <= a.first[i] && last < a.size, "a plane is outside of its array");
     }
-    a.in_a_row = num > 0;
-    for (i64 i = 0; a.in_a_row && i < num; i++) {
-      a.in_a_row = p_.geometry(a.planes[i]).extent() == 1 && a.first[i] == a.first[0] + i &&
-                   p_.first(a.planes[i]) == p_.first(a.planes[0]) + i;
+    const bool are_single = std::all_of(a.planes.begin(), a.planes.end(), [&](std::int32_t plane) {
+      return p_.geometry(plane).extent() == 1;
+    });
+    for (i64 i = 0; are_single && i < num; i++) {
+      const auto at = static_cast<std::int32_t>(p_.first(a.planes[i]));
+      Neighbours* last = a.neighbours.empty() ? nullptr : &a.neighbours.back();
+      if (last && a.first[i] == last->in_array + last->num && at == last->in_arena + last->num) {
+        last->num++;
+      } else {
+        a.neighbours.push_back({a.first[i], at, 1});
+      }
     }
     return a;
   }

@@ -35,8 +35,7 @@ class Passes {
     if (part.number > 0) return;
     const Runner runner(*range.form, kernels_, range.arena);
     for (std::size_t i = 0; i < program_.inputs.size(); i++) {
-      const Array& array = program_.inputs[i];
-      runner.load(array, inputs[i] + image * array.size, num);
+      runner.load(i, inputs[i] + image * program_.inputs[i].size, num);
     }
   }
 
@@ -44,8 +43,7 @@ class Passes {
     if (part.number == 0) {
       const Runner runner(*range.form, kernels_, range.arena);
       for (std::size_t i = 0; i < program_.outputs.size(); i++) {
-        const Array& array = program_.outputs[i];
-        runner.save(array, outputs[i] + image * array.size, num);
+        runner.save(i, outputs[i] + image * program_.outputs[i].size, num);
       }
     }
     if (part.of > 1) workers_.meet();  // nobody begins the next image

@@ -107,6 +107,11 @@ struct Constant {
   Floats pixels;  // of all planes, row by row
 };
 
+// Planes of one pixel that are neighbours, in the same order, in an array and in the arena.
+struct Neighbours {
+  std::int32_t in_array, in_arena, num;
+};
+
 // How planes lie in an array of the caller, for one image: the pixel (y, x) of plane i is at
 // first[i] + y * row + x * column.
 struct Array {
@@ -114,7 +119,7 @@ struct Array {
   i64 size;    // floats of an image
   i64 row, column;
   Ints planes, first;
-  bool in_a_row;  // planes of one pixel, in the same order one after the other in array and arena
+  std::vector<Neighbours> neighbours;  // all planes; none if some have several pixels
 };
 
 struct Program {

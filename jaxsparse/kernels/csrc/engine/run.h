@@ -19,32 +19,36 @@ class Runner {
       : form_(form), program_(form.program), kernels_(kernels), arena_(arena), g_(form.images) {}
 
   // Copies images into the arena, at most as many as the form has.
-  void load(const Array& array, const float* from, i64 images) const {
-    if (array.in_a_row) {
-      float* to = first(array.planes[0]);
-      for (i64 k = 0; k < images; k++) {
-        copy_apart(from + k * array.size + array.first[0], 1, to + k, g_,
-                   static_cast<i64>(array.planes.size()));
+  void load(std::size_t input, const float* from, i64 images) const {
+    const Array& array = program_.inputs[input];
+    if (const Ints& places = form_.input_places[input]; !places.empty()) {
+      kernels_.interleave(arena_, places.data(), from, array.size, array.size,
+                          static_cast<int>(images));
+    } else if (g_ == 1 && !array.neighbours.empty()) {
+      for (const Neighbours& some : array.neighbours) {
+        copy_few(from + some.in_array, arena_ + some.in_arena, some.num);
       }
-      return;
+    } else {
+      for_rows(array, images, [&](i64 place, float* row, i64 width) {
+        copy_apart(from + place, array.column, row, g_, width);
+      });
     }
-    for_rows(array, images, [&](i64 place, float* row, i64 width) {
-      copy_apart(from + place, array.column, row, g_, width);
-    });
   }
 
-  void save(const Array& array, float* to, i64 images) const {
-    if (array.in_a_row) {
-      const float* from = first(array.planes[0]);
-      for (i64 k = 0; k < images; k++) {
-        copy_apart(from + k, g_, to + k * array.size + array.first[0], 1,
-                   static_cast<i64>(array.planes.size()));
+  void save(std::size_t output, float* to, i64 images) const {
+    const Array& array = program_.outputs[output];
+    if (const Ints& places = form_.output_places[output]; !places.empty()) {
+      kernels_.separate(to, array.size, array.size, static_cast<int>(images), arena_,
+                        places.data());
+    } else if (g_ == 1 && !array.neighbours.empty()) {
+      for (const Neighbours& some : array.neighbours) {
+        copy_few(arena_ + some.in_arena, to + some.in_array, some.num);
       }
-      return;
+    } else {
+      for_rows(array, images, [&](i64 place, const float* row, i64 width) {
+        copy_apart(row, g_, to + place, array.column, width);
+      });
     }
-    for_rows(array, images, [&](i64 place, const float* row, i64 width) {
-      copy_apart(row, g_, to + place, array.column, width);
-    });
   }
 
   // Tile by tile, so that what a tile reads stays in the cache for all planes.
@@ -65,6 +69,14 @@ class Runner {
     const i64 num = static_cast<i64>(copy.outs.size());
     for (i64 i = part.begin(num); i < part.end(num); i++) {
       const Geometry &to = program_.geometry(copy.outs[i]), &from = program_.geometry(copy.sources[i]);
+      const i64 first_y = copy.first_y[i], first_x = copy.first_x[i];
+      if (to.extent() == 1 && in_range(first_y, from.height) && in_range(first_x, from.width)) {
+        const float* source = first(copy.sources[i]) + (first_y * from.pitch + first_x) * g_;
+        float* out = first(copy.outs[i]);
+        if (g_ == 1) *out = *source;
+        else std::copy_n(source, kLine, out);
+        continue;
+      }
       const i64 begin = first_inside(copy.first_x[i], copy.stride_x, to.width);
       const i64 end = end_inside(copy.first_x[i], copy.stride_x, to.width, from.width);
       const i64 top = first_inside(copy.first_y[i], copy.stride_y, to.height);
@@ -224,6 +236,15 @@ class Runner {
     }
   }
 
+  static void copy_few(const float* from, float* to, i64 num) {
+    constexpr i64 kFew = 16;
+    if (num > kFew) {
+      std::copy_n(from, num, to);
+    } else {
+      for (i64 i = 0; i < num; i++) to[i] = from[i];
+    }
+  }
+
   // Copies floats that are some floats apart.
   static void copy_apart(const float* from, i64 apart, float* to, i64 to_apart, i64 num) {
     if (apart == 1 && to_apart == 1) {
@@ -265,6 +286,8 @@ class Runner {
   void apply(const Activation& a, float* to, const std::int32_t* mask, i64 num) const {
     kernels_.apply({static_cast<std::uint32_t>(a.function), a.low, a.high}, to, mask, num);
   }
+
+  static bool in_range(i64 at, i64 length) { return 0 <= at && at < length; }
 
   // Of the places x in [0, num), the first one at which x * stride + shift is 0 or more, and the
   // end of those where it is below `limit`.

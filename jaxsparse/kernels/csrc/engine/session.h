@@ -58,6 +58,9 @@ class Session {
       for (const Layer& layer : (*form)->layers) {
         bytes += layer.offsets.size() * sizeof(std::int32_t) + layer.weights.size() * sizeof(float);
       }
+      for (const auto* places : {&(*form)->input_places, &(*form)->output_places}) {
+        for (const Ints& of_array : *places) bytes += of_array.size() * sizeof(std::int32_t);
+      }
     }
     for (const auto* arenas : {&arenas_one_, &arenas_many_}) {
       for (const Arena& arena : *arenas) bytes += arena.size() * sizeof(float);
