@@ -45,4 +45,3 @@ def test_images(shape):
         numbers(33, *shape),
         batches=BATCHES,
     )
-

@@ -11,7 +11,7 @@ from tests.kernels import sanitize
 
 FILES = [
     Path(__file__).with_name(f"test_{name}.py")
-    for name in ("windows", "elementwise", "interleaving", "drawn")
+    for name in ("windows", "elementwise", "interleaving", "chunks", "drawn")
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 from jaxsparse.engine.files import save_engine
 from jaxsparse.engine.inference import compile_inference
 from tests.engine.drawn import SHAPE, drawn
+from tests.engine.test_chunks import CHANNELS, wide
 from tests.engine.test_elementwise import FUNCTIONS
 from tests.kernels import sanitize
 
@@ -27,10 +28,11 @@ def written(folder: Path) -> list[Path]:
         )
         files.append(folder / f"{seed}.jse")
         save_engine(files[-1], engine)
-    engine = compile_inference(lambda _, x: vectors(x), {}, None, np.zeros((1, 40), np.float32))
-    assert engine.is_whole
-    files.append(folder / "vectors.jse")
-    save_engine(files[-1], engine)
+    for f, shape in ((vectors, (1, 40)), (wide, (1, 4, 4, CHANNELS))):
+        engine = compile_inference(lambda _, x, f=f: f(x), {}, None, np.zeros(shape, np.float32))
+        assert engine.is_whole
+        files.append(folder / f"{f.__name__}.jse")
+        save_engine(files[-1], engine)
     return files
 
 
@@ -60,5 +62,5 @@ def test_clean(sanitizer, level, damaged, tmp_path):
         driver="engine_driver.cc",
         files=written(tmp_path),
     )
-    assert said.startswith(f"{len(SEEDS) + 1} networks")
+    assert said.startswith(f"{len(SEEDS) + 2} networks")
     assert not damaged or f"{damaged} damaged" in said

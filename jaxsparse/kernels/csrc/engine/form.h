@@ -17,7 +17,9 @@ struct Layer {
   i64 vectors, num_tiles;  // of a plane; vectors of 16 floats; 0 for planes of one pixel
   const std::int32_t* mask;
   i64 num_together;           // blocks of kBlock planes, which come first; the others are of one
-  std::vector<Block> blocks;  // those of one plane by their number of taps
+  // By chunk of the sources, then by plane; those of one plane by their number of taps.
+  std::vector<Block> blocks;
+  i64 num_chunks;  // 1 where planes are made together
   std::vector<i64> cost;      // of the blocks before each one, and of all
   Ints offsets, outs, counts;  // counts: taps by plane
   Floats weights, bias;
@@ -124,6 +126,7 @@ class Form {
     cut_into_blocks(layer);
     const i64 most = layer.num_together > 0 ? kBlockVectors : kMostVectors;
     layer.num_tiles = std::max<i64>((layer.vectors + most - 1) / most, 1);
+    cut_into_chunks(layer);
     return layer;
   }
 
@@ -187,10 +190,61 @@ class Form {
         }
       }
       layer.blocks.push_back({layer.offsets.data() + start[i], weights, layer.counts[i],
-                              layer.bias.data() + at, layer.outs.data() + at});
+                              layer.bias.data() + at, layer.outs.data() + at, true, true});
       layer.cost.push_back(layer.cost.back() + planes * (layer.counts[i] + 4));
       at += planes;
     }
+  }
+
+  // Cuts the sources into chunks, so that what a tile reads of one stays in the nearest cache while
+  // all planes add its taps. Sums are written and read between chunks, so each needs some taps.
+  void cut_into_chunks(Layer& layer) const {
+    constexpr i64 kNear = 1 << 11;  // floats of a chunk's tiles, beside which lie what shifts reach
+    constexpr i64 kFewest = 20;     // taps of a plane in a chunk, on average
+    const Linear& linear = *layer.linear;
+    const i64 num_sources = static_cast<i64>(linear.sources.size());
+    const i64 num_shifts = static_cast<i64>(linear.shifts.size()) / 2;
+    const i64 num_taps = static_cast<i64>(layer.offsets.size());
+    const i64 num_planes = static_cast<i64>(layer.blocks.size());
+    layer.num_chunks = 1;
+    if (layer.num_together > 0 || layer.vectors == 0 || num_planes == 0) return;
+    const i64 read = layer.vectors / layer.num_tiles * kLine * num_sources;
+    const i64 num = std::min(read / kNear, num_taps / (kFewest * num_planes));
+    if (num < 2) return;
+    std::vector<Ints> offsets(num);
+    std::vector<Floats> weights(num);
+    std::vector<Block> blocks(num * num_planes);
+    for (i64 i = 0; i < num_planes; i++) {
+      const Block& block = layer.blocks[i];
+      for (i64 c = 0; c < num; c++) {
+        Block& part = blocks[c * num_planes + i] = block;
+        part.num = -static_cast<i64>(offsets[c].size());
+        part.is_first = c == 0;
+        part.is_last = c == num - 1;
+      }
+      const std::int32_t* tap = linear.taps.data() + (block.offset - layer.offsets.data());
+      for (i64 k = 0; k < block.num; k++) {
+        const i64 chunk = tap[k] / num_shifts * num / num_sources;
+        offsets[chunk].push_back(block.offset[k]);
+        weights[chunk].push_back(block.weight[k]);
+      }
+      for (i64 c = 0; c < num; c++) {
+        blocks[c * num_planes + i].num += static_cast<i64>(offsets[c].size());
+      }
+    }
+    i64 at = 0;
+    for (i64 c = 0; c < num; c++) {
+      std::copy(offsets[c].begin(), offsets[c].end(), layer.offsets.begin() + at);
+      std::copy(weights[c].begin(), weights[c].end(), layer.weights.begin() + at);
+      for (i64 i = 0; i < num_planes; i++) {
+        Block& block = blocks[c * num_planes + i];
+        block.offset = layer.offsets.data() + at;
+        block.weight = layer.weights.data() + at;
+        at += block.num;
+      }
+    }
+    layer.blocks = std::move(blocks);
+    layer.num_chunks = num;
   }
 
   // Whether the planes of every block of neighbours have the same taps.

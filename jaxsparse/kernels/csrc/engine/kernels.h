@@ -16,13 +16,15 @@ struct Tile {
   float low, high;  // what the results are clamped to
 };
 
-// A plane to make from its taps, or kBlock planes that have the same taps.
+// A plane to make from its taps, or kBlock planes that have the same taps. A plane may be made by
+// several blocks, each of which adds some taps to what the one before has written.
 struct Block {
   const std::int32_t* offset;  // by tap: what it reads, from the beginning of the arena
   const float* weight;         // by tap, then by plane
   std::int64_t num;            // of taps
   const float* bias;           // by plane
   const std::int32_t* out;     // by plane: where it begins, from the beginning of the arena
+  bool is_first, is_last;      // of its planes; blocks of kBlock planes are both
 };
 
 // A function of `Function` in program.h, by its number, and the two numbers that some take.

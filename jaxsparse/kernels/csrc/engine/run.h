@@ -274,7 +274,12 @@ class Runner {
     const i64 at = begin * kLine, middle = std::clamp(layer.num_together, first, last);
     const Tile tile{arena_ + at, layer.mask + at, low, high};
     if (middle > first) kernels_.block[vectors](tile, blocks + first, middle - first);
-    if (last > middle) kernels_.linear[vectors](tile, blocks + middle, last - middle);
+    if (last > middle) {
+      const i64 num = static_cast<i64>(layer.blocks.size()) / layer.num_chunks;
+      for (i64 chunk = 0; chunk < layer.num_chunks; chunk++) {
+        kernels_.linear[vectors](tile, blocks + chunk * num + middle, last - middle);
+      }
+    }
     if (clamps) return;
     const i64 together = kBlock - 1;  // planes more that a block of several has
     const i64 end = last + std::min(last, layer.num_together) * together;

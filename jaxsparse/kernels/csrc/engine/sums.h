@@ -19,8 +19,9 @@ inline void strip(const Tile& tile, const Block& block, int at) {
   const std::int32_t* const offset = block.offset;
   const float* const weight = block.weight;
   Vec sums[ways][num];
+  float* const out = tile.arena + *block.out + at;
   for (int v = 0; v < num; v++) {
-    sums[0][v] = all(*block.bias);
+    sums[0][v] = block.is_first ? all(*block.bias) : load(out + v * kLanes);
     for (int w = 1; w < ways; w++) sums[w][v] = Vec{};
   }
   std::int64_t i = 0;
@@ -41,8 +42,11 @@ inline void strip(const Tile& tile, const Block& block, int at) {
       for (int v = 0; v < num; v++) sums[w][v] += sums[w + width][v];
     }
   }
-  float* const out = tile.arena + *block.out;
-  for (int v = 0; v < num; v++) finish(tile, sums[0][v], out, at + v * kLanes);
+  if (!block.is_last) {
+    for (int v = 0; v < num; v++) store(out + v * kLanes, sums[0][v]);
+    return;
+  }
+  for (int v = 0; v < num; v++) finish(tile, sums[0][v], out - at, at + v * kLanes);
 }
 
 template <int num>
