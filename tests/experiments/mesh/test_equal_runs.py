@@ -77,7 +77,7 @@ def test_a_leaf_stays_where_it_was_put(name):
 @pytest.mark.parametrize(
     "flags",
     [
-        "grasp --score_per_class=1 --accumulate=2",
+        pytest.param("grasp --score_per_class=1 --accumulate=2", marks=pytest.mark.long),
         "synflow --score_rounds=5 --exchange=explicit",
     ],
 )
