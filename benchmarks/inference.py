@@ -8,7 +8,8 @@
 weights in XLA's programs (`choose_forms`). All but PyTorch run in one process and are sampled in
 turn; numbers are medians [quartiles] of samples that no other process disturbed, and "?" marks a
 number without any. The limit is the network's active multiply-adds at the kernel's best rate, which
-is measured first, on all threads. Networks have ERK masks and made-up weights.
+is measured first, on all threads. Networks have made-up weights, and random masks with ERK's
+densities or SynFlow's, by which all weights are on paths from image to logit.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _rows(args: argparse.Namespace, name: str, batch: int, rate: float) -> Iterator[dict[str, Any]]:
     """Yields the times of a network at a batch: every sparsity and number of threads."""
     for sparsity in args.sparsity:
-        net = engines.network(name, sparsity)
+        net = engines.network(name, sparsity, args.masks)
         images = net.images(batch)
         limit = 1e3 * batch * _active_macs(net) / rate
         for threads in args.threads:
@@ -135,6 +136,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=listed(int), default=[1])
     parser.add_argument("--sparsity", type=listed(float), default=[0.9, 0.99])
     parser.add_argument("--threads", type=listed(int), default=[1, 2])
+    parser.add_argument("--masks", choices=("erk", "synflow"), default="erk")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--retries", type=int, default=3)
     parser.add_argument("--torch", help="a Python that has PyTorch")

@@ -47,7 +47,7 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 class Network(NamedTuple):
-    """A network with ERK masks drawn, its statistics and biases made up.
+    """A network with masks, its statistics and biases made up.
 
     Attributes:
       model: linen.
@@ -66,17 +66,29 @@ class Network(NamedTuple):
         return np.random.default_rng(0).normal(size=(batch, *self.shape)).astype(np.float32)
 
 
-def network(name: str, sparsity: float) -> Network:
-    """Returns a network of `MODELS`; the norms' statistics differ from channel to channel."""
+def network(name: str, sparsity: float, masks: str = "erk") -> Network:
+    """Returns a network of `MODELS`; the norms' statistics differ from channel to channel.
+
+    Args:
+      name: one of `MODELS`.
+      sparsity: at least 0, below 1.
+      masks: "erk", at random, so that many weights of very sparse networks are on no path from
+        image to logit, and the engine leaves them out; or "synflow", whose weights are on paths.
+    """
     model, shape = MODELS[name]
     variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, *shape)))
     rng = np.random.default_rng(2)
     noisy = lambda x: x + 0.1 * rng.random(x.shape, np.float32) if x.ndim == 1 else x
     params = jax.tree.map(noisy, variables["params"])
-    method = jaxsparse.static(sparsity=sparsity, total_steps=1)
-    masks = method.init(jax.random.key(3), params)
+    if masks == "synflow":
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        apply = lambda params, x: model.apply({"params": params, **rest}, x)
+        found = jaxsparse.synflow_masks(apply, params, (1, *shape), sparsity=sparsity)
+    else:
+        method = jaxsparse.static(sparsity=sparsity, total_steps=1)
+        found = method.init(jax.random.key(3), params)
     kept = {name: jax.tree.map(noisy, tree) for name, tree in variables.items() if name != "params"}
-    return Network(model, kept | {"params": jaxsparse.apply_masks(params, masks)}, masks, shape)
+    return Network(model, kept | {"params": jaxsparse.apply_masks(params, found)}, found, shape)
 
 
 def xla(net: Network, images: np.ndarray) -> Callable[[], np.ndarray]:

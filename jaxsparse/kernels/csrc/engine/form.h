@@ -88,7 +88,7 @@ class Form {
 
   // Empty as well if a float has no pixel, and `least` is 0.
   Ints places_of(const Array& array, std::int32_t least) const {
-    if (images == 1) return {};
+    if (images == 1 || array.planes.empty()) return {};
     Ints places(array.size, -1);
     bool are_single = true;
     for (std::size_t i = 0; i < array.planes.size(); i++) {

@@ -50,6 +50,18 @@ void interleave(float* arena, const std::int32_t* place, const float* images, st
                 std::int64_t size, int num) {
   for (std::int64_t i = 0; i < size; i += kLanes) {
     const int floats = size - i < kLanes ? static_cast<int>(size - i) : kLanes;
+    int found = 0;
+    for (int k = 0; k < floats; k++) found += place[i + k] >= 0;
+    if (4 * found <= kLanes) {  // one by one is faster than transposing
+      for (int k = 0; found > 0 && k < floats; k++) {
+        if (place[i + k] < 0) continue;
+        float* const to = arena + 16LL * place[i + k];
+        for (int image = 0; image < 16; image++) {
+          to[image] = image < num ? images[image * apart + i + k] : 0.0f;
+        }
+      }
+      continue;
+    }
     for (int first = 0; first < 16; first += kLanes) {
       Vec rows[kLanes];
       for (int k = 0; k < kLanes; k++) {
