@@ -15,6 +15,7 @@ SCRIPT = Path(sparse_execution.__file__)
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_the_command_ends_with_a_line_of_json():
     command = [sys.executable, SCRIPT, "--model=resnet8", "--batch=2", "--sparsity=0.9"]
     done = subprocess.run(

@@ -194,6 +194,7 @@ def test_dyrelu_and_weight_sharing_go_with_every_method(schedule):
 
 @pytest.mark.variants
 @pytest.mark.slow
+@pytest.mark.long
 def test_rigl_with_dyrelu_and_weight_sharing_from_its_flags(data_dir, tmp_path, monkeypatch):
     make = functools.partial(ResNet, stage_sizes=(3,), block=BasicBlock, width=4, stem="cifar")
     monkeypatch.setitem(cifar.MODELS, "small", make)

@@ -133,6 +133,7 @@ def mesh_of(shape):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_trains_on_a_mesh_as_on_one_device():
     mesh = mesh_of((4, 2))
     with jax.set_mesh(mesh):

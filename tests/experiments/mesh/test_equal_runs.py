@@ -48,9 +48,12 @@ VARIANTS = {
     "explicit, fully sharded": (8, "--exchange=explicit --fsdp"),
     "micro-batches": (8, "--accumulate=2"),
 }
+LONG = ("explicit, fully sharded", "micro-batches")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.long) if x in LONG else x for x in VARIANTS]
+)
 def test_training_agrees_with_one_device(name):
     """Micro-batches have norms of their own, so that theirs is another run."""
     flags = "--accumulate=2" if "accumulate" in VARIANTS[name][1] else ""

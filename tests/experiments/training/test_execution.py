@@ -77,10 +77,14 @@ def run_of(name="rigl", **fields):
     return make_run(**(defaults | fields))
 
 
+SOME = ("gmp", "rigl", "granet_st")
+
+
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        *((name, Net()) for name in METHODS),
+        *((name, Net()) for name in METHODS if name in SOME),
+        *(pytest.param(x, Net(), marks=pytest.mark.long) for x in METHODS if x not in SOME),
         pytest.param("rigl", Smooth(num_classes=3), marks=pytest.mark.variants),
     ],
 )

@@ -69,7 +69,10 @@ def test_a_layer_is_renamed_and_training_goes_on(tmp_path):
     assert summary["best_step"] > 11
 
 
-@pytest.mark.parametrize("cut", [7, 11, 13, 18])
+@pytest.mark.parametrize(
+    "cut",
+    [pytest.param(7, marks=pytest.mark.long), 11, pytest.param(13, marks=pytest.mark.long), 18],
+)
 def test_a_run_goes_on_to_the_same_bits(cut, tmp_path, monkeypatch):
     """From 5, 10 (before the surgery, cut at it and after it) and 15 (after it)."""
     run, record = run_of(checkpoint_every=5), loop.record
