@@ -46,7 +46,7 @@ class Config:
     """Retrains the masks of a finished run with one thing changed at a time."""
 
     run: cli.OptionalPath = None
-    """Folder of a finished run, of fashion_mnist.py, cifar.py or a round of lottery.py."""
+    """Folder of a finished run of fashion_mnist.py, mnist.py, cifar.py or a round of lottery.py."""
     others: tuple[Path, ...] = ()
     """Folders of other runs of the same network, whose masks the arm swap takes."""
     arms: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class Config(flags.Running):
     model: str = "lenet_300_100"
     """A model of the script: lenet_300_100, lenet5, or those of cifar."""
     experiment: str = "fashion_mnist"
-    """Script that has the network, data and recipe: fashion_mnist or cifar."""
+    """Script that has the network, data and recipe: fashion_mnist, mnist or cifar."""
     rounds: int = 10
     """Number of rounds; after r of them the density is (1 - rate)^r."""
     rate: float = 0.2

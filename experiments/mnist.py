@@ -25,7 +25,7 @@ from experiments.training.recipes import Recipe
 from experiments.training.run import Run
 from jaxsparse.nn import PYTORCH_INIT, pytorch_bias, zero_bias
 
-MODELS, method_of = fashion_mnist.MODELS, fashion_mnist.method_of
+MODELS, IMAGE, method_of = fashion_mnist.MODELS, fashion_mnist.IMAGE, fashion_mnist.method_of
 # Initialisers of kernels, and of biases.
 INITS = {
     "pytorch": (PYTORCH_INIT, pytorch_bias),
@@ -98,10 +98,14 @@ def data_of(config: Config) -> str:
 
 def run_of(config: Config) -> Run:
     """Returns the run that the flags ask for, with its data."""
-    kernel, bias = INITS[cli.nearest(config.weights, INITS, kind="weights")]
-    model = fashion_mnist.model_of(config).clone(kernel_init=kernel, bias_init=bias)
     data = mnist.load(config.data_dir, val_fraction=config.val_fraction)
-    return fashion_mnist.lenet_run(config, model, data, recipe_of(config), normalise)
+    return fashion_mnist.lenet_run(config, model_of(config), data, recipe_of(config), normalise)
+
+
+def model_of(config: Config) -> nn.Module:
+    """Returns the network that the flags ask for."""
+    kernel, bias = INITS[cli.nearest(config.weights, INITS, kind="weights")]
+    return fashion_mnist.model_of(config).clone(kernel_init=kernel, bias_init=bias)
 
 
 def recipe_of(config: Config) -> Recipe:

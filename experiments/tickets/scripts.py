@@ -7,11 +7,16 @@ from typing import Any
 
 import jax
 
-from experiments import cifar, fashion_mnist
+from experiments import cifar, fashion_mnist, mnist
 from experiments.options import cli, flags
 from experiments.training.run import Run
 
-SCRIPTS: Mapping[str, ModuleType] = {"fashion_mnist": fashion_mnist, "cifar": cifar}
+SCRIPTS: Mapping[str, ModuleType] = {
+    "fashion_mnist": fashion_mnist,
+    "cifar": cifar,
+    "mnist": mnist,
+}
+"""By the beginning of their data sets' names."""
 TAKEN = ("experiment", "model", "schedule", "seed", "data_dir", "out", "plan", "sparsity")
 """Flags of a script that the driver sets itself."""
 
@@ -45,7 +50,7 @@ def parsed(experiment: str, model: str, given: Sequence[str], own: Mapping[str, 
 
 def script_of(config: Any) -> ModuleType:
     """Returns the script whose flags these are."""
-    return next(script for script in SCRIPTS.values() if isinstance(config, script.Config))
+    return next(script for script in SCRIPTS.values() if type(config) is script.Config)
 
 
 def run_of(config: Any) -> Run:

@@ -69,9 +69,9 @@ def dense_config(given: dict[str, Any], summary: dict[str, Any]) -> Any:
     Raises:
       ValueError: the data set belongs to no script that can train a mask.
     """
-    script = next((s for s in SCRIPTS.values() if given.get("model") in s.MODELS), None)
     data = str(summary["dataset"])
-    if script is None or not data.startswith(("fashion_mnist", "cifar")):
+    script = next((s for name, s in SCRIPTS.items() if data.startswith(name)), None)
+    if script is None or given.get("model") not in script.MODELS:
         known = ", ".join(SCRIPTS)
         raise ValueError(f"--run is one of {given.get('model')} on {data}; there are {known}")
     names = {field.name for field in dataclasses.fields(script.Config)}

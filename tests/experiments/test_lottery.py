@@ -59,7 +59,7 @@ def test_the_plan_says_every_density(capsys, tmp_path, monkeypatch):
         (["--rates=0.1"], "--rates takes REGEX=RATE, not '0.1'"),
         (["--pattern=2:4"], "--pattern=2:4 fixes the density of Dense_0/kernel"),
         (["--model=lenet"], "unknown model 'lenet'; did you mean 'lenet5'?"),
-        (["--experiment=mnist"], "unknown experiment 'mnist'; did you mean 'fashion_mnist'?"),
+        (["--experiment=fashion"], "unknown experiment 'fashion'; did you mean 'fashion_mnist'?"),
         (["--flags=sparsity=0.5"], "--flags takes no sparsity"),
         (["--flags=dyrelu=True"], "--flags takes no dyrelu"),
         (["--flags=batchsize=3"], "unknown flag '--batchsize'; did you mean '--batch_size'?"),

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import loop, mnist
+from experiments import ablations, loop, mnist
 from experiments.data.fashion_mnist import SAMPLE_DIR
 from experiments.data.mnist import MEAN, STD, load
 from experiments.options import cli
@@ -139,6 +139,10 @@ def test_a_run_and_its_folder(tmp_path):
     summary = mnist.train(config, mnist.run_of(config))
     assert (summary["dataset"], summary["num_active"]) == ("mnist", 26_620)
     assert json.loads((tmp_path / "a" / "config.json").read_text())["weights"] == "pytorch"
+    ablated = ["--run", str(tmp_path / "a"), "--arms", "reinit", "--out", str(tmp_path / "b")]
+    assert cli.run(ablations.main, ablations.Config, ablated) == 0
+    found = json.loads((tmp_path / "b" / "summary.json").read_text())
+    assert found["dataset"] == "mnist" and set(found["arms"]) == {"as trained", "reinit"}
 
 
 @pytest.mark.parametrize(
