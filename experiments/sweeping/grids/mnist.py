@@ -18,12 +18,13 @@ momentum 0, there with that of its dense gradient. `redistribute` moves weights 
 the paper's method does.
 
 The last grids, most of three seeds, ask why cells differ: batch norms and another weight decay
-(static, GMP), moves between layers (SNFS, and with random growth for SET), more weights for the
+(static, GMP, SET), moves between layers (SNFS, and with random growth for SET), more weights for the
 output layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at
-least 100 a layer), and He's initial weights (SNIP).
+least 100 a layer), and He's or LeCun's initial weights (SNIP).
 
 Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared.
-Software: jax 0.10.2, commits a31d35c to 6bda2ea.
+The last two grids: a core of an Intel Xeon, with other work on it.
+Software: jax 0.10.2, commits a31d35c to 6bda2ea, and 84018bc for the last two grids.
 
 Expected test accuracy in percent: the table of experiments/README.md, beside the published one.
 """
@@ -47,7 +48,7 @@ _DYNAMIC = _UNIFORM | {
 }
 
 
-_REASONS = ("erk", "redistribute", "random", "min_keep100", "he")
+_REASONS = ("erk", "redistribute", "random", "min_keep100", "he", "lecun", "norms")
 
 
 def _grid(
@@ -89,4 +90,12 @@ GRIDS = (
     _grid("gmp", _UNIFORM | {"scope": "layer", "min_keep": 100}, "min_keep100", _SPARSEST),
     _grid("static", _DECAY, "decay1e-4", _SPARSEST),
     _grid("snip", _ACTIVE | {"weights": "he"}, "he", (0.95, 0.98)),
+    _grid("snip", _ACTIVE | {"weights": "lecun"}, "lecun", (0.95,)),
+    _grid(
+        "set",
+        _DYNAMIC | _ACTIVE | {"weight_decay": 1e-4},
+        "norms",
+        (0.98, 0.99),
+        model="lenet_300_100_bn",
+    ),
 )
