@@ -18,8 +18,8 @@ momentum 0, there with that of its dense gradient. `redistribute` moves weights 
 the paper's method does.
 
 The last grids, most of three seeds, ask why cells differ: batch norms and another weight decay
-(static, GMP, SET), moves between layers (SNFS, and with random growth for SET), more weights for the
-output layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at
+(static, GMP, SET), moves between layers (SNFS, and with random growth for SET), more weights for
+the output layer, of which uniform densities leave 10 of 1,000 at 99 % (ERK's densities; GMP with at
 least 100 a layer), and He's or LeCun's initial weights (SNIP).
 
 Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared.
