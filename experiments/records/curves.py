@@ -14,9 +14,9 @@ from experiments.records.figures import (
     Series,
     legend_at_right,
     match_steps,
+    panels_with_legends,
     percent,
     save,
-    stacked_axes,
     style,
 )
 
@@ -70,7 +70,7 @@ def plot_curves(
       panels: title of the panel to name of the method to curve.
       in_percent: whether the values are shares.
     """
-    figure, all_axes = stacked_axes((3.4,) * len(panels), "")
+    figure, all_axes = panels_with_legends(list(panels.values()), 3.4)
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
         axes.set_title(textwrap.fill(title, 80), fontsize=12)

@@ -5,7 +5,7 @@ no display is needed.
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -22,11 +22,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":")  # tell lines apart beyond the colours, and in a grey print
 MARKERS = "osD^vPX"
 GREY = "#555555"
+_LABEL, _NARROW_LABEL = 60, 30  # characters of a line in a legend: at most, in the least width
 
 
-def stacked_axes(heights: tuple[float, ...], title: str) -> tuple[Figure, list[Axes]]:
+def stacked_axes(
+    heights: Sequence[float], title: str, width: float = WIDTH
+) -> tuple[Figure, list[Axes]]:
     """Returns a figure with one pair of axes below the other, of these heights in inches."""
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, sum(heights) + 0.6), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     figure.suptitle(textwrap.fill(title, 80), fontsize=12)
     all_axes = [figure.add_subplot(cell) for cell in grid]
@@ -49,10 +52,32 @@ def match_steps(column: Sequence[Axes], all_series: Iterable[Series]) -> None:
         axes.tick_params(labelbottom=False)
 
 
+def panels_with_legends(
+    panels: Sequence[Collection[str]], height: float
+) -> tuple[Figure, list[Axes]]:
+    """Returns axes for panels with room for their legends: as high, and beside them as wide.
+
+    Args:
+      panels: the names in each legend.
+      height: the least of a panel, in inches.
+    """
+    lines = [[line for name in names for line in _wrapped(name).splitlines()] for names in panels]
+    heights = [max(height, 0.9 + 0.21 * len(found)) for found in lines]
+    longest = max((len(line) for found in lines for line in found), default=0)
+    return stacked_axes(heights, "", WIDTH + 0.07 * max(longest - _NARROW_LABEL, 0))
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, _LABEL, break_long_words=False, subsequent_indent="  ")
+
+
 def legend_at_right(axes: Axes, title: str = "at the end") -> None:
-    """Adds a legend to the right of axes that have a line."""
+    """Adds a legend to the right of axes that have a line; long names are wrapped."""
     if axes.get_lines():
+        handles, names = axes.get_legend_handles_labels()
         legend = axes.legend(
+            handles,
+            [_wrapped(name) for name in names],
             loc="upper left",
             bbox_to_anchor=(1.01, 1.0),
             borderaxespad=0,

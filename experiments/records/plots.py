@@ -20,6 +20,7 @@ from experiments.records.figures import (
     Series,
     legend_at_right,
     match_steps,
+    panels_with_legends,
     percent,
     save,
     stacked_axes,
@@ -122,7 +123,7 @@ def plot_sparsities(
         A method looks the same in all panels.
       in_percent: whether the values are shares, which are written in percent.
     """
-    figure, all_axes = stacked_axes((3.6,) * len(panels), "")
+    figure, all_axes = panels_with_legends(list(panels.values()), 3.6)
     names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
     for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
         axes.set_title(textwrap.fill(title, 80), fontsize=12)

@@ -197,3 +197,19 @@ def test_unusual_comparisons_are_drawn_without_overlap(tmp_path, figures, method
     assert overlapping(figures[0]) == []
     points = [container.lines[0] for container in axes.containers]
     assert len({(x.get_color(), x.get_linestyle(), x.get_marker()) for x in points}) == len(points)
+
+
+def test_long_legends_have_room(tmp_path, figures):
+    """They are wrapped, and the figure grows; matplotlib warns if axes have no room left."""
+    methods = {
+        f"set{i} weights=pytorch distribution=uniform " * 2: [(0.9, 0.5, 0.1)] for i in range(20)
+    }
+    plots.plot_sparsities(
+        tmp_path / "p.png", metric="test_accuracy", panels={"a": methods, "b": {}}
+    )
+    (figure,) = figures
+    top, bottom = (axes.get_window_extent() for axes in figure.axes)
+    legend = figure.axes[0].get_legend().get_window_extent()
+    assert top.width > 3 * figure.dpi
+    assert top.y0 < legend.y0 and bottom.y1 < top.y0
+    assert legend.x1 <= figure.bbox.x1
