@@ -17,10 +17,11 @@ struct Layer {
   i64 vectors, num_tiles;  // of a plane; vectors of 16 floats; 0 for planes of one pixel
   const std::int32_t* mask;
   i64 num_together;           // blocks of kBlock planes, which come first; the others are of one
-  // By chunk of the sources, then by plane; those of one plane by their number of taps.
+  // By chunk of the sources, then by plane; those of one plane by its number of taps in all.
   std::vector<Block> blocks;
   i64 num_chunks;  // 1 where planes are made together
-  std::vector<i64> cost;      // of the blocks before each one, and of all
+  // Of the blocks before each one of the first chunk, in all chunks; the last number is that of all.
+  std::vector<i64> cost;
   Ints offsets, outs, counts;  // counts: taps by plane
   Floats weights, bias;
 
@@ -39,8 +40,8 @@ class Form {
     for (const Operation& operation : program.operations) {
       if (const auto* linear = std::get_if<Linear>(&operation)) layers.push_back(layer_of(*linear));
     }
-    for (const Array& array : program.inputs) input_places.push_back(places_of(array, -1));
-    for (const Array& array : program.outputs) output_places.push_back(places_of(array, 0));
+    for (const Array& array : program.inputs) input_places.push_back(places_of(array, false));
+    for (const Array& array : program.outputs) output_places.push_back(places_of(array, true));
   }
 
   Form(const Form&) = delete;
@@ -49,9 +50,7 @@ class Form {
   const Program& program;
   const i64 images;
   std::vector<Layer> layers;  // in the order of the linear operations
-  // By array, if images lie interleaved: for each float of an image the pixel of the arena that it
-  // is. Empty if that can't be said: if a float is several pixels, or one of an output is none.
-  std::vector<Ints> input_places, output_places;
+  std::vector<Ints> input_places, output_places;  // by array, as `places_of` says
 
   // Floats of a plane's pixels, with the zeros between them.
   i64 length(i64 plane) const { return in_lines(program.geometry(plane).extent() * images); }
@@ -86,23 +85,28 @@ class Form {
     return mask;
   }
 
-  // Empty as well if a float has no pixel, and `least` is 0.
-  Ints places_of(const Array& array, std::int32_t least) const {
-    if (images == 1 || array.planes.empty()) return {};
+  // For each float of an image the pixel of the arena that it is, or -1. Empty for one image alone,
+  // if a float is several pixels, if some are none although all must be, or if nearly all are none.
+  Ints places_of(const Array& array, bool must_cover) const {
+    constexpr i64 kRare = 64;  // floats for a pixel
+    i64 pixels = 0;
+    for (const i64 plane : array.planes) {
+      pixels += program.geometry(plane).height * program.geometry(plane).width;
+    }
+    const i64 fewest = must_cover ? array.size : array.size / kRare;
+    if (images == 1 || pixels == 0 || pixels > array.size || pixels < fewest) return {};
     Ints places(array.size, -1);
-    bool are_single = true;
     for (std::size_t i = 0; i < array.planes.size(); i++) {
       const Geometry& g = program.geometry(array.planes[i]);
       for (i64 y = 0; y < g.height; y++) {
         for (i64 x = 0; x < g.width; x++) {
           std::int32_t& place = places[array.first[i] + y * array.row + x * array.column];
-          are_single = are_single && place < 0;
+          if (place >= 0) return {};
           place = static_cast<std::int32_t>(program.first(array.planes[i]) + y * g.pitch + x);
         }
       }
     }
-    const bool are_said = std::all_of(places.begin(), places.end(), [&](auto x) { return x >= least; });
-    return are_single && are_said ? places : Ints{};
+    return places;
   }
 
   Layer layer_of(const Linear& linear) const {
@@ -199,7 +203,7 @@ class Form {
   // Cuts the sources into chunks, so that what a tile reads of one stays in the nearest cache while
   // all planes add its taps. Sums are written and read between chunks, so each needs some taps.
   void cut_into_chunks(Layer& layer) const {
-    constexpr i64 kNear = 1 << 11;  // floats of a chunk's tiles, beside which lie what shifts reach
+    constexpr i64 kNear = 1 << 11;  // floats that a tile reads of a chunk, if nothing is shifted
     constexpr i64 kFewest = 20;     // taps of a plane in a chunk, on average
     const Linear& linear = *layer.linear;
     const i64 num_sources = static_cast<i64>(linear.sources.size());

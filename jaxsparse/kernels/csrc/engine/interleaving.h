@@ -33,7 +33,8 @@ inline Vec zip(Vec a, Vec b) {
 }
 #endif
 
-// Transposes as many vectors as one has floats: each round halves the distance of neighbours.
+// Transposes as many vectors as one has floats. A round shuffles the two halves into each other;
+// after as many rounds as the number has factors of 2, rows and columns have changed places.
 inline void transpose(Vec (&rows)[kLanes]) {
   for (int round = kLanes; round > 1; round /= 2) {
     Vec zipped[kLanes];

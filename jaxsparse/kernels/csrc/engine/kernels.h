@@ -72,7 +72,7 @@ struct Kernels {
   // The largest number in each window of an image.
   void (*windows)(const Windows&, float* to, const float* from);
   // Puts images among each other: float i of image k to arena[16 * place[i] + k], unless its place
-  // is -1. Images are `apart` floats apart, and have `size`; there are 16 or fewer.
+  // is -1. Images are `apart` floats apart, and have `size`; those that 16 lack are zeros.
   void (*interleave)(float* arena, const std::int32_t* place, const float* images,
                      std::int64_t apart, std::int64_t size, int num);
   // The other way; every float has a place.

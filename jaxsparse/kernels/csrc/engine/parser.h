@@ -148,7 +148,9 @@ class Parser {
       const Geometry& g = p_.geometry(a.planes[i]);
       const i64 last = a.first[i] + (g.height - 1) * a.row + (g.width - 1) * a.column;
       require(0 <= a.first[i] && last < a.size, "a plane is outside of its array");
+      work_ += static_cast<double>(g.height) * g.width;
     }
+    require(work_ <= kMostWork, "it would take too long");
     const bool are_single = std::all_of(a.planes.begin(), a.planes.end(), [&](std::int32_t plane) {
       return p_.geometry(plane).extent() == 1;
     });

@@ -119,7 +119,7 @@ struct Array {
   i64 size;    // floats of an image
   i64 row, column;
   Ints planes, first;
-  std::vector<Neighbours> neighbours;  // all planes; none if some have several pixels
+  std::vector<Neighbours> neighbours;  // all planes; none if some have more than one float
 };
 
 struct Program {
