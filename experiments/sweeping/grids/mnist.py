@@ -24,7 +24,7 @@ least 100 a layer), and He's or LeCun's initial weights (SNIP).
 
 Hardware and time: 15 s to 4 minutes a run on one core of an AMD EPYC that other work shared.
 The last two grids: a core of an Intel Xeon, with other work on it.
-Software: jax 0.10.2, commits a31d35c to 6bda2ea, and 84018bc for the last two grids.
+Software: jax 0.10.2, commits a31d35c to 6bda2ea, and b29f607 to 1ea3f52 for the last two.
 
 Expected test accuracy in percent: the table of experiments/README.md, beside the published one.
 """

@@ -20,8 +20,7 @@ struct Layer {
   // By chunk of the sources, then by plane; those of one plane by its number of taps in all.
   std::vector<Block> blocks;
   i64 num_chunks;  // 1 where planes are made together
-  // Of the blocks before each one of the first chunk, in all chunks; the last number is that of all.
-  std::vector<i64> cost;
+  std::vector<i64> cost;  // of the planes of the blocks before each one of a chunk, and of all
   Ints offsets, outs, counts;  // counts: taps by plane
   Floats weights, bias;
 
